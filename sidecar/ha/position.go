@@ -1,0 +1,87 @@
+package ha
+
+import "fmt"
+
+// TLI is a PostgreSQL timeline id. This program gives every term that promotes
+// a timeline of its own, by claiming the number in the cluster record before
+// the promotion, so that one number never names two histories.
+type TLI uint32
+
+// Fork is one line of a timeline history file: timeline TLI was left at End.
+type Fork struct {
+	TLI TLI `json:"tli"`
+	End LSN `json:"end"`
+}
+
+// Position is how much of the write-ahead log a server has on disk: the
+// timelines it came by, oldest first, and where it is on the last one.
+// The zero Position is unknown.
+type Position struct {
+	History []Fork `json:"history,omitempty"`
+	TLI     TLI    `json:"tli"`
+	LSN     LSN    `json:"lsn"`
+}
+
+// Known reports whether the position says anything.
+func (p Position) Known() bool { return p.TLI != 0 }
+
+// String writes a position for people.
+func (p Position) String() string {
+	if !p.Known() {
+		return "unknown"
+	}
+	return fmt.Sprintf("%s on timeline %d", p.LSN, p.TLI)
+}
+
+// end returns where p's history leaves timeline tli, or zero if p never was on
+// it. For p's own timeline that is where p is now.
+func (p Position) end(tli TLI) LSN {
+	if tli == p.TLI {
+		return p.LSN
+	}
+	for _, f := range p.History {
+		if f.TLI == tli {
+			return f.End
+		}
+	}
+	return 0
+}
+
+// Contains reports whether q's log is a prefix of p's (rule S7): p was on q's
+// timeline, and did not leave it before q's position.
+func (p Position) Contains(q Position) bool {
+	return p.Known() && q.Known() && p.end(q.TLI) >= q.LSN
+}
+
+// Compare orders two logs by which of them a later leader must have: it
+// returns a positive number if p is ahead of q, negative if q is ahead of p,
+// and 0 if they are equal. A log that contains the other is ahead. Of two logs
+// that diverged the one on the later timeline is ahead: its term was won with
+// the votes that every acknowledged commit of earlier terms needs (S3), so what
+// the other has beyond the fork was never acknowledged.
+// An unknown position is behind every known one.
+func (p Position) Compare(q Position) int {
+	switch pq, qp := p.Contains(q), q.Contains(p); {
+	case pq && qp:
+		// Same bytes; the later timeline has its switch behind it.
+		return cmp(uint64(p.TLI), uint64(q.TLI))
+	case pq:
+		return 1
+	case qp:
+		return -1
+	case p.TLI != q.TLI:
+		return cmp(uint64(p.TLI), uint64(q.TLI))
+	default:
+		return cmp(uint64(p.LSN), uint64(q.LSN))
+	}
+}
+
+func cmp(a, b uint64) int {
+	switch {
+	case a > b:
+		return 1
+	case a < b:
+		return -1
+	}
+	return 0
+}

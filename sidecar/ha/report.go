@@ -1,0 +1,82 @@
+package ha
+
+// Role is what a member does, as others see it.
+type Role string
+
+// The roles of a member.
+const (
+	RoleStopped   Role = "stopped"   // its server does not run, or is not ready
+	RoleReplica   Role = "replica"   // in recovery
+	RoleCandidate Role = "candidate" // leads a term that has no primary yet
+	RolePrimary   Role = "primary"   // out of recovery
+)
+
+// Report is what a member tells the others about itself, over a stream, at each
+// change and at least once per heartbeat. Promises, votes and pre-votes are
+// facts in it; there are no requests.
+type Report struct {
+	Member string `json:"member"`
+	Seq    uint64 `json:"seq"` // grows with each report of this process
+
+	// Term is the highest term this member has promised (on disk): it follows
+	// no leader of a lower one, and confirms no lower one's lease.
+	Term   uint64 `json:"term"`
+	Role   Role   `json:"role"`
+	Leader string `json:"leader,omitempty"` // whom its server follows
+
+	// Voted: in Term its server receives nothing, nor will; Position is final
+	// until it follows a leader of Term or later (S2).
+	Voted    bool     `json:"voted,omitempty"`
+	Position Position `json:"position"`
+
+	// Hears: it hears a primary of Term, and so refuses to depose it (S8).
+	Hears bool `json:"hears,omitempty"`
+
+	Streaming bool `json:"streaming,omitempty"` // receives from Leader now
+	Writable  bool `json:"writable,omitempty"`  // a primary that takes writes
+	Serving   bool `json:"serving,omitempty"`   // a primary that may acknowledge commits: its server runs out of recovery
+	// Down: a member whose server is surely not running, by word of the guard.
+	Down bool `json:"down,omitempty"`
+
+	// Checkpointed: a primary's last checkpoint is on its current timeline; a
+	// pg_rewind from it is right only then.
+	Checkpointed bool `json:"checkpointed,omitempty"`
+
+	Eligible bool   `json:"eligible,omitempty"` // it may lead
+	Priority int    `json:"priority,omitempty"` // among equals the higher leads
+	NoSync   bool   `json:"nosync,omitempty"`
+	Session  string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
+
+	// The newest record this member knows, so that the others learn of a
+	// ballot before Consul tells them.
+	Record RecordSeen `json:"record"`
+
+	Postgres string `json:"postgres,omitempty"` // host:port of its server
+	API      string `json:"api,omitempty"`
+
+	// Echo: for each other member the Seq of its last report that was read. A
+	// primary counts an echo as confirmation of its lease from when it sent
+	// that report (S5).
+	Echo []Echo `json:"echo,omitempty"`
+
+	Lag      LSN    `json:"-"`
+	Version  string `json:"version,omitempty"`
+	Blocked  string `json:"blocked,omitempty"` // the first block, in words
+	Replay   LSN    `json:"replay,omitempty"`
+	ServerID string `json:"server_id,omitempty"` // PostgreSQL system identifier
+	Pending  bool   `json:"pending_restart,omitempty"`
+}
+
+// Echo acknowledges one report.
+type Echo struct {
+	Member string `json:"member"`
+	Seq    uint64 `json:"seq"`
+}
+
+// RecordSeen is the part of a Record that travels between members.
+type RecordSeen struct {
+	Term   uint64 `json:"term"`
+	Leader string `json:"leader,omitempty"`
+	Phase  Phase  `json:"phase,omitempty"`
+	Index  uint64 `json:"index,omitempty"`
+}

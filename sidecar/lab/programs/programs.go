@@ -1,0 +1,87 @@
+// Package programs finds the programs that a cluster is made of: on PATH, where
+// Debian puts them, or where this repository builds them.
+package programs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+)
+
+// ErrMissing is returned for a program that is nowhere; its text says how to
+// get it.
+var ErrMissing = errors.New("program not found")
+
+// Consul returns the path of consul: the one built by `make programs` in the
+// repository's .cache/bin, else the one on PATH.
+func Consul() (string, error) { return find("consul", "make programs", cacheDirs()) }
+
+// Nomad returns the path of nomad, found like consul.
+func Nomad() (string, error) { return find("nomad", "make programs-nomad", cacheDirs()) }
+
+// HAProxy returns the path of haproxy.
+func HAProxy() (string, error) {
+	return find("haproxy", "apt-get install haproxy", []string{"/usr/sbin"})
+}
+
+// PgBouncer returns the path of pgbouncer.
+func PgBouncer() (string, error) {
+	return find("pgbouncer", "apt-get install pgbouncer", []string{"/usr/sbin"})
+}
+
+// PostgresBin returns the directory of PostgreSQL's server programs, of the
+// newest version that Debian's packages have installed.
+func PostgresBin() (string, error) {
+	dirs, err := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if err != nil {
+		return "", fmt.Errorf("look for PostgreSQL: %w", err)
+	}
+	slices.Sort(dirs)
+	for _, dir := range slices.Backward(dirs) {
+		if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%w: postgres (apt-get install postgresql)", ErrMissing)
+}
+
+func find(name, remedy string, dirs []string) (string, error) {
+	for _, dir := range dirs {
+		if path := filepath.Join(dir, name); executable(path) {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s (%s)", ErrMissing, name, remedy)
+	}
+	return path, nil
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
+// cacheDirs are the .cache/bin folders of the repository that holds the working
+// directory and of the one this file was compiled from.
+func cacheDirs() []string {
+	var dirs []string
+	if dir, err := os.Getwd(); err == nil {
+		for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+				dirs = append(dirs, filepath.Join(dir, ".cache", "bin"))
+				break
+			}
+		}
+	}
+	if _, file, _, ok := runtime.Caller(0); ok {
+		root := filepath.Join(filepath.Dir(file), "..", "..", "..")
+		dirs = append(dirs, filepath.Join(root, ".cache", "bin"))
+	}
+	return dirs
+}
