@@ -1,0 +1,64 @@
+# Everything that a person or CI does with this repository. `make` prints it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# -p 2: packages run their tests against real servers, and more of them at
+# once than that make each other's timing look bad.
+TESTFLAGS ?= -p 2 -timeout 20m
+BENCHFLAGS ?= -p 1 -timeout 60m
+FUZZTIME  ?= 20s
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: programs
+programs: ## provide PostgreSQL, HAProxy, PgBouncer, iproute2 (apt-get, as root) and Consul (PATH, or built once: 7 minutes)
+	@.tools/programs
+
+.PHONY: build
+build: ## build bin/pgsidecar, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pgsidecar ./cmd/pgsidecar
+
+.PHONY: up
+up: programs build ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind
+	@exec bin/pgsidecar lab up
+
+.PHONY: test
+test: programs build format vet ## run every test, on real programs where it matters
+	go test $(TESTFLAGS) ./...
+
+.PHONY: bench
+bench: programs ## measure failover, and whatever else has a number in the README
+	go test -run '^$$' -bench . $(BENCHFLAGS) ./...
+
+.PHONY: format
+format:
+	@files=$$(gofmt -l cmd sidecar $(wildcard checks sessions templates nomad)); \
+	if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
+
+.PHONY: vet
+vet:
+	go vet ./...
+
+.PHONY: lint
+lint: format vet ## gofmt, go vet, staticcheck
+	GOBIN="$(CURDIR)/.cache/bin" go -C .tools/lint install tool
+	.cache/bin/staticcheck ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test for FUZZTIME (20s)
+	@for package in $$(go list ./...); do \
+	    for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	        echo "go test -fuzz $$name $$package"; \
+	        go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$package; \
+	    done; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built; the Consul in .cache/bin stays (rm -r .cache takes it too)
+	rm -rf bin
+	go clean -testcache
