@@ -37,7 +37,7 @@ bench: programs ## measure failover, and whatever else has a number in the READM
 
 .PHONY: format
 format:
-	@files=$$(gofmt -l cmd sidecar $(wildcard checks sessions templates nomad)); \
+	@files=$$(gofmt -l $(wildcard cmd sidecar checks sessions templates nomad)); \
 	if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
 
 .PHONY: vet
