@@ -44,6 +44,7 @@ type Action struct {
 	Primary   bool
 	Hidden    bool
 	Immediate bool
+	Planned   bool
 	Sync      SyncSetting
 	Change    Change
 	Until     Instant

@@ -14,6 +14,15 @@ type Observation struct {
 	Intent Intent
 	// Busy is what the shell is doing now, so that it is not asked twice.
 	Busy Busy
+	// Announced is what Consul's service registration says of this member.
+	Announced Announced
+}
+
+// Announced is the service registration as last made.
+type Announced struct {
+	Known bool
+	Tag   string // "primary", "replica" or empty
+	Term  uint64 // the term it was made for
 }
 
 // Policy is the configuration that decisions depend on: the cluster's dynamic
@@ -34,8 +43,7 @@ type Policy struct {
 	NoSync     bool
 	Priority   int
 
-	Paused   bool // maintenance: decide nothing about roles, keep the lease
-	PassedOn bool // the switchover target must be asked for explicitly
+	Paused bool // maintenance: decide nothing about roles, keep the lease
 }
 
 // Consul is what was read from Consul.

@@ -86,7 +86,10 @@ type Record struct {
 	Members []string `json:"members"`
 	Origin  Origin   `json:"origin"`
 	Final   *Final   `json:"final,omitempty"`
-	Reason  string   `json:"reason,omitempty"` // why this term began, for people
+	// Fenced: Origin's server was surely down when it passed the lock on, so
+	// that nobody has to wait for its lease (S6).
+	Fenced bool   `json:"fenced,omitempty"`
+	Reason string `json:"reason,omitempty"` // why this term began, for people
 
 	// Index is Consul's ModifyIndex of the key as read: what a
 	// compare-and-swap expects. Zero means that the key does not exist.

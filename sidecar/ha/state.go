@@ -7,11 +7,33 @@ type State struct {
 	WakeAt Instant
 	// LeaseUntil is until when this member may serve as primary (S5).
 	LeaseUntil Instant
-	// Role and Blocks are for people.
-	Role   Role
-	Blocks []Block
+	// Role and Blocks are for people. Refused says why a switchover that was
+	// asked for cannot begin.
+	Role    Role
+	Blocks  []Block
+	Refused string
+
+	// Hears: this member hears the primary of the newest term it knows (S8).
+	Hears bool
+	// LostAt is since when it hears none, in term LostTerm.
+	LostAt   Instant
+	LostTerm uint64
+	// VotedAt is when it first saw its own vote in term VotedTerm in effect: an
+	// old primary's lease cannot count on this member's word after it.
+	VotedAt   Instant
+	VotedTerm uint64
+	// PhaseAt is when it first saw the newest term and phase.
+	PhaseAt   Instant
+	PhaseTerm uint64
+	Phase     Phase
+	// Gone are the voters that do not stream, and since when.
+	Gone []Gone
+	// EmptySince is since when Consul has been seen without a record.
+	EmptySince Instant
 }
 
-// MakeReport writes what this member tells the others. Seq, Echo and the
-// addresses are the shell's to fill.
-func MakeReport(s State, o Observation) Report { return Report{Member: o.Self} }
+// Gone is a voter whose walsender is missing.
+type Gone struct {
+	Member string
+	Since  Instant
+}

@@ -1,0 +1,201 @@
+package ha
+
+import "time"
+
+// cloneAfter is how many times in a row an operation that can be repeated for
+// ever (a start, a rewind) may fail before the data directory is cloned anew.
+const cloneAfter = 2
+
+// retryPause is the time between two tries of an operation that failed.
+const retryPause = time.Second
+
+// follow is what a member does that does not lead the newest term.
+func (d *decision) follow() {
+	v := &d.o.Server
+	if v.Process == ProcessRunning && (v.InRecovery == No || v.InRecovery == Unknown && v.WasPrimary) {
+		d.do(Action{Kind: Stop, Immediate: true, Why: "deposed: " + cmpOr(d.seen.Leader, "nobody") + " leads a later term"})
+		return
+	}
+	if d.o.Intent.Shutdown {
+		d.leave()
+		return
+	}
+	switch {
+	case d.rec.Phase == PhaseBootstrap:
+		d.takeOverBootstrap()
+	case v.DataDir == DataHalfMade:
+		d.do(Action{Kind: Discard, Why: "an unfinished copy or rewind was found"})
+	case v.DataDir == DataAbsent:
+		d.clone("there is no data directory yet")
+	case v.Process == ProcessStopped:
+		d.startStandby()
+	case v.InRecovery == Yes:
+		d.disarm()
+		d.attend()
+	}
+}
+
+// disarm ends the lease of a server that is a standby: the guard would stop it
+// for nothing.
+func (d *decision) disarm() {
+	if d.o.Server.Armed && d.o.Busy.Server != Promote {
+		d.do(Action{Kind: Disarm, Why: "a standby needs no lease"})
+	}
+}
+
+// leave stops the server and ends the process; roles were passed on before.
+func (d *decision) leave() {
+	if d.o.Server.Process == ProcessRunning {
+		d.do(Action{Kind: Stop, Why: "this member is asked to stop"})
+		return
+	}
+	if d.o.Busy.Server == NoAction && !d.o.Busy.Commit {
+		d.do(Action{Kind: Exit, Why: "stopped as asked"})
+	}
+}
+
+// startStandby starts the server as a standby that receives nothing yet.
+func (d *decision) startStandby() {
+	if d.o.Policy.Paused && d.o.Server.ExitedAt != 0 {
+		d.block(Block{What: "the server is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"})
+		return
+	}
+	if d.gaveUp(Start) {
+		d.clone("the server does not start as a standby")
+		return
+	}
+	if d.o.Server.Armed && d.o.Server.LeaseUntil <= d.o.Now {
+		d.disarm()
+		return
+	}
+	if d.rested(Start) {
+		d.do(Action{Kind: Start, Why: "start as a standby"})
+	}
+}
+
+// gaveUp reports whether the operation failed so often that another is due.
+func (d *decision) gaveUp(kind ActionKind) bool {
+	b := &d.o.Busy
+	return b.FailedKind == kind && b.Failures >= cloneAfter
+}
+
+// rested reports whether the operation may be tried (again).
+func (d *decision) rested(kind ActionKind) bool {
+	b := &d.o.Busy
+	return b.FailedAt == 0 || b.FailedKind != kind || d.after(b.FailedAt, retryPause)
+}
+
+// clone asks for a copy of the leader's data directory, as soon as there is a
+// leader whose server takes writes.
+func (d *decision) clone(why string) {
+	p := d.leaderPeer()
+	if p == nil {
+		d.block(Block{What: "the data directory is not cloned", Missing: "a primary that answers, of " + cmpOr(d.seen.Leader, "any member")})
+		return
+	}
+	if d.rested(Clone) {
+		d.do(Action{Kind: Clone, From: p.Member, Address: p.Report.Postgres, Term: d.seen.Term, Why: why})
+	}
+}
+
+// leaderPeer is the newest term's leader if it is heard as a primary.
+func (d *decision) leaderPeer() *Peer {
+	p := d.peer(d.seen.Leader)
+	if d.seen.Phase != PhaseLeading || p == nil || !d.fresh(p) || !p.Report.Serving || p.Report.Term != d.seen.Term {
+		return nil
+	}
+	return p
+}
+
+// attend is what a running standby does: it fences for every new term, then
+// follows that term's leader; and it stands in the election if there is none.
+func (d *decision) attend() {
+	v := &d.o.Server
+	switch {
+	case v.Promise < d.seen.Term:
+		a := Action{Kind: Fence, Term: d.seen.Term, Why: "a new term has begun"}
+		if d.seen.Leader == d.o.Self {
+			a.Sync = d.promotionSync() // the lock was passed to this member: be quick
+		}
+		d.do(a)
+		return
+	case v.Promise > d.seen.Term:
+		d.block(Block{What: "no leader is followed", Missing: "Consul's answer for the term that was promised"})
+		return
+	case d.o.Intent.Reinit:
+		d.clone("a new clone was asked for")
+		return
+	case v.Upstream != "" && v.Upstream == d.seen.Leader:
+		if v.Receiving == Yes {
+			d.tag = "replica"
+		} else {
+			d.checkUpstream()
+		}
+	default:
+		d.join()
+	}
+	d.stand()
+}
+
+// stallTime is how long a standby may fail to receive from a leader that it
+// hears before its history is compared again.
+const stallTime = 5 * time.Second
+
+// checkUpstream looks again at a standby that follows the leader but receives
+// nothing from it.
+func (d *decision) checkUpstream() {
+	p := d.leaderPeer()
+	if p == nil || !p.Report.Position.Known() || !d.o.Server.Position.Known() {
+		return
+	}
+	if !p.Report.Position.Contains(d.o.Server.Position) && p.Report.Position.TLI != d.o.Server.Position.TLI {
+		d.rejoin(p)
+	}
+}
+
+// join makes the server follow the newest term's leader, once that is known to
+// contain what the server has (S7).
+func (d *decision) join() {
+	v := &d.o.Server
+	p := d.peer(d.seen.Leader)
+	if p == nil || !d.fresh(p) || p.Report.Term != d.seen.Term || !p.Report.Position.Known() {
+		return
+	}
+	if d.seen.Phase != PhaseLeading && d.seen.Phase != PhasePromoting {
+		return
+	}
+	if !v.Settled || !v.Position.Known() {
+		if v.Upstream != "" && d.rested(Fence) {
+			d.do(Action{Kind: Fence, Term: d.seen.Term, Why: "find out what the server has before it follows another leader"})
+		}
+		return
+	}
+	theirs := p.Report.Position
+	switch {
+	case theirs.Contains(v.Position):
+		d.do(Action{Kind: Follow, Term: d.seen.Term, From: p.Member, Address: p.Report.Postgres, Why: "follow the leader of the term"})
+	case d.seen.Phase != PhaseLeading || !p.Report.Serving:
+		// A candidate that lacks what we have will not promote; wait.
+	case theirs.TLI == v.Position.TLI:
+		// The leader went on from the same log, so it has more than its last report says.
+	default:
+		d.rejoin(p)
+	}
+}
+
+// rejoin brings a diverged server onto the leader's history: by pg_rewind, else
+// by a new clone.
+func (d *decision) rejoin(p *Peer) {
+	if d.gaveUp(Rewind) {
+		d.clone("pg_rewind failed")
+		return
+	}
+	if !p.Report.Checkpointed {
+		d.block(Block{What: "the server is not rewound", Missing: "a checkpoint of " + p.Member + " after its promotion"})
+		return
+	}
+	if d.rested(Rewind) {
+		d.do(Action{Kind: Rewind, From: p.Member, Address: p.Report.Postgres, Term: d.seen.Term,
+			Why: "the server has what " + p.Member + " does not: " + d.o.Server.Position.String()})
+	}
+}

@@ -1,0 +1,352 @@
+package ha
+
+// lead is what the leader of the newest term does.
+func (d *decision) lead() {
+	v := &d.o.Server
+	if d.o.Intent.Shutdown && v.Process == ProcessStopped && !d.lockMine() {
+		d.leave()
+		return
+	}
+	if !d.lockMine() {
+		d.reacquire()
+	}
+	switch d.rec.Phase {
+	case PhaseBootstrap:
+		d.foundCluster()
+	case PhaseElecting:
+		d.leadElection()
+	case PhasePromoting:
+		d.leadPromotion()
+	case PhaseLeading:
+		d.leadCluster()
+	}
+}
+
+// lockMine reports whether this process's session was last seen to hold the
+// leader lock.
+func (d *decision) lockMine() bool {
+	c := &d.o.Consul
+	return c.Session != "" && c.Lock.Session == c.Session
+}
+
+// reacquire takes the lock back in the same term (S8): a lost session alone
+// deposes nobody, and a session of this member's own earlier process is as good
+// as none.
+func (d *decision) reacquire() {
+	c := &d.o.Consul
+	if c.Lock.Session != "" && c.Lock.Holder != d.o.Self {
+		d.block(Block{What: "the leader lock is not taken", Missing: "it is held by " + c.Lock.Holder + " although the record names " + d.o.Self})
+		return
+	}
+	d.commit(Change{What: "reacquire", Record: *d.rec, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
+}
+
+// leadElection is the leader's part between the ballot and the claim.
+func (d *decision) leadElection() {
+	v := &d.o.Server
+	switch {
+	case v.Process == ProcessRunning && v.InRecovery == No:
+		d.do(Action{Kind: Stop, Immediate: true, Why: "its promotion belongs to an earlier term"})
+	case d.o.Intent.Shutdown || v.DataDir != DataPresent:
+		if p := d.heir(); p != nil {
+			d.pass(p, d.o.Self+" cannot lead", d.rec.Final)
+		} else if d.o.Intent.Shutdown {
+			d.leave()
+		} else if v.DataDir == DataHalfMade {
+			d.do(Action{Kind: Discard, Why: "an unfinished copy or rewind was found"})
+		}
+	case v.Process == ProcessStopped:
+		d.startStandby()
+	default:
+		if !d.extend() {
+			d.disarm()
+		}
+		d.elect()
+	}
+}
+
+// heir is the best member that can be passed the candidacy.
+func (d *decision) heir() *Peer {
+	var heir *Peer
+	best := candidate{}
+	for i := range d.o.Peers {
+		p := &d.o.Peers[i]
+		if !d.fresh(p) || p.Link != LinkUp || !p.Report.Eligible || p.Report.Session == "" || p.Report.Role == RoleStopped {
+			continue
+		}
+		c := candidate{member: p.Member, position: p.Report.Position, priority: p.Report.Priority}
+		if heir == nil || c.better(best) {
+			heir, best = p, c
+		}
+	}
+	return heir
+}
+
+// leadPromotion is the leader's part from the claim until its server takes
+// writes.
+func (d *decision) leadPromotion() {
+	v := &d.o.Server
+	inTime := d.extend()
+	switch {
+	case v.Process == ProcessStopped && v.DataDir == DataPresent && v.WasPrimary:
+		d.startPrimary("the promotion was completed before the server stopped")
+	case v.Process == ProcessStopped && v.DataDir == DataPresent:
+		d.startStandby()
+	case v.Process == ProcessStopped:
+		d.block(Block{What: "this member is not promoted", Missing: "its data directory"})
+	case v.InRecovery == Yes && d.gaveUp(Promote):
+		if p := d.heir(); p != nil {
+			d.pass(p, "the promotion of "+d.o.Self+" failed", nil)
+		}
+	case v.InRecovery == Yes && v.Settled && d.lockMine() && inTime && d.armed() && d.rested(Promote):
+		d.do(Action{Kind: Promote, Term: d.rec.Term, Timeline: d.rec.Timeline, Why: "elected"})
+	case v.InRecovery == No:
+		d.serve(inTime)
+	}
+}
+
+// leadCluster is what the primary does.
+func (d *decision) leadCluster() {
+	v := &d.o.Server
+	inTime := d.extend()
+	switch {
+	case v.Process == ProcessStopped:
+		d.revive()
+	case v.InRecovery == No:
+		d.serve(inTime)
+	case v.InRecovery == Yes && !d.o.Policy.Paused:
+		d.ballot(d.o.Self + " was restarted as a standby")
+	}
+}
+
+// revive decides, for a primary whose server is down, between handing over and
+// starting it again.
+func (d *decision) revive() {
+	v, intent := &d.o.Server, &d.o.Intent
+	if d.o.Busy.Server != NoAction {
+		return
+	}
+	if v.DataDir != DataPresent {
+		d.block(Block{What: "the primary is not started", Missing: "its data directory: " + v.Problem})
+		return
+	}
+	leaving := intent.Shutdown || intent.Switchover
+	if leaving || v.ExitedAt != 0 && !intent.Restart && !d.o.Policy.Paused && d.o.Policy.Automatic {
+		if d.handOver() {
+			return
+		}
+	}
+	if intent.Shutdown {
+		d.rest()
+		return
+	}
+	if d.o.Policy.Paused && v.ExitedAt != 0 && !intent.Restart {
+		d.block(Block{What: "the primary is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"})
+		return
+	}
+	if !v.WasPrimary {
+		d.startStandby()
+		return
+	}
+	d.startPrimary("start the primary in place")
+}
+
+// handOver passes the lock to a successor, if one can win the election.
+func (d *decision) handOver() bool {
+	v := &d.o.Server
+	var final *Final
+	if v.CleanStop && v.Position.Known() {
+		final = &Final{Member: d.o.Self, Position: v.Position}
+	}
+	p := d.successor(final != nil)
+	if p == nil || d.o.Consul.Reachable == No {
+		return false
+	}
+	why := "the server of " + d.o.Self + " is down"
+	if d.o.Intent.Switchover || d.o.Intent.Shutdown {
+		why = d.o.Self + " hands over as asked"
+	}
+	d.pass(p, why, final)
+	return true
+}
+
+// successor is the member that gets the lock: the one asked for, else the best.
+// Without a final position it must also have the votes in sight that it needs,
+// for a lock passed to one that cannot win only costs time.
+func (d *decision) successor(final bool) *Peer {
+	if t := d.o.Intent.Target; t != "" && d.o.Intent.Switchover {
+		if p := d.peer(t); d.fresh(p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Session != "" {
+			return p
+		}
+	}
+	heir := d.heir()
+	if heir == nil || final || d.rec.Durability.Mode == ModeAsync {
+		return heir
+	}
+	dur, votes := &d.rec.Durability, 0
+	if dur.K == 0 {
+		return nil
+	}
+	for _, voter := range dur.Voters {
+		if p := d.peer(voter); d.fresh(p) && p.Link == LinkUp && p.Report.Role != RoleStopped {
+			votes++
+		}
+	}
+	if votes < dur.VotesNeeded() {
+		return nil
+	}
+	return heir
+}
+
+// rest records the final position of a primary that stops with nobody to hand
+// over to, and releases the lock.
+func (d *decision) rest() {
+	v := &d.o.Server
+	r := *d.rec
+	r.Final = nil
+	if v.CleanStop && v.Position.Known() {
+		r.Final = &Final{Member: d.o.Self, Position: v.Position}
+	}
+	d.commit(Change{What: "rest", Record: r, Lock: LockRelease, Session: d.o.Consul.Session}, "stopped as asked, with nobody to hand over to")
+}
+
+// startPrimary starts the server of the term's own primary in place, within a
+// lease, and with clients kept out until what it recovered is safe (S9).
+func (d *decision) startPrimary(why string) {
+	if !d.lockMine() || d.s.LeaseUntil == 0 || !d.armed() {
+		d.block(Block{What: "the primary is not started", Missing: "the leader lock, confirmed by Consul or by the members"})
+		return
+	}
+	if d.rec.Final != nil {
+		r := *d.rec
+		r.Final = nil
+		d.commit(Change{What: "resume", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the stopped primary starts again")
+		return
+	}
+	if d.rested(Start) {
+		d.do(Action{Kind: Start, Primary: true, Hidden: true, Term: d.rec.Term, Sync: d.o.Server.Sync, Why: why})
+	}
+}
+
+// serve is what a running primary does in its own term.
+func (d *decision) serve(inTime bool) {
+	v := &d.o.Server
+	if !inTime {
+		d.block(Block{What: "the primary does not serve", Missing: "confirmation of its lease, by Consul or by the members"})
+		if d.o.Now >= max(v.StartedAt, d.s.PhaseAt) {
+			d.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
+		}
+		return
+	}
+	if d.wedged() {
+		d.do(Action{Kind: Stop, Immediate: true, Why: "the server has stopped answering"})
+		return
+	}
+	if v.Hidden && d.recoverySafe() {
+		d.do(Action{Kind: Unhide, Why: "what the server recovered is safe"})
+	}
+	if d.rec.Phase == PhasePromoting {
+		if v.Writable == Yes {
+			d.tag, d.evict = "primary", d.others()
+			r := *d.rec
+			r.Phase = PhaseLeading
+			d.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the server takes writes")
+		}
+		return
+	}
+	if v.Writable != No && !v.Hidden {
+		d.tag, d.evict = "primary", d.others()
+	}
+	if d.depart() {
+		return
+	}
+	d.admit()
+	d.keepDurability()
+	if !v.Checkpointed && d.o.Announced.Tag == "primary" && d.rested(Checkpoint) {
+		d.do(Action{Kind: Checkpoint, Why: "pg_rewind from this server needs one on the new timeline"})
+	}
+}
+
+// wedged reports whether a server that did answer has been silent so long that
+// another should take over, and one can.
+func (d *decision) wedged() bool {
+	v := &d.o.Server
+	return v.SeenAt != 0 && v.FailingSince != 0 && d.o.Policy.Automatic && !d.o.Policy.Paused &&
+		d.after(v.FailingSince, d.o.Policy.FailureTimeout) && d.successor(false) != nil
+}
+
+// recoverySafe reports whether the voters have flushed all that this server
+// recovered: only then may clients see it (S9).
+func (d *decision) recoverySafe() bool {
+	dur := &d.rec.Durability
+	need := dur.K
+	if dur.Has(d.o.Self) {
+		need--
+	}
+	if dur.Mode == ModeAsync || need <= 0 {
+		return true
+	}
+	end := d.o.Server.RecoveryEnd
+	if end != 0 && d.flushed(dur.Voters, end) >= need {
+		return true
+	}
+	d.block(Block{What: "clients are kept out of the restarted primary", Missing: itoa(uint64(need)) +
+		" of its voters to have flushed what it recovered (" + end.String() + ")",
+		Override: "pgsidecar failover --to " + d.o.Self + " --accept-data-loss", Cost: "commits that clients see may be lost by the next failover"})
+	return d.o.Intent.Force
+}
+
+// depart begins a planned handover: the registration is withdrawn, then the
+// server stopped; the final position is the vote. It reports whether the
+// primary is leaving.
+func (d *decision) depart() bool {
+	intent := &d.o.Intent
+	if !intent.Switchover && !intent.Shutdown && !intent.Restart {
+		return false
+	}
+	if !intent.Restart {
+		if why := d.unready(); why != "" && !intent.Shutdown {
+			d.s.Refused = why
+			return false
+		}
+	}
+	d.tag, d.evict = "", nil
+	if !d.o.Announced.Known || d.o.Announced.Tag == "primary" {
+		return true
+	}
+	d.do(Action{Kind: Stop, Planned: true, Why: "hand over as asked"})
+	return true
+}
+
+// maxHandoverLag is how far the target of a switchover may be behind: what is
+// left is sent while the server shuts down, and clients wait for it.
+const maxHandoverLag = 16 << 20
+
+// unready says why no switchover can begin.
+func (d *decision) unready() string {
+	p := d.successor(true)
+	switch {
+	case p == nil:
+		return "no other member can lead now"
+	case d.o.Intent.Target != "" && p.Member != d.o.Intent.Target:
+		return d.o.Intent.Target + " cannot lead now"
+	}
+	for i := range d.o.Server.Walsenders {
+		w := &d.o.Server.Walsenders[i]
+		if w.Member == p.Member && w.Streaming && w.Flush+maxHandoverLag >= d.o.Server.Position.LSN {
+			return ""
+		}
+	}
+	return p.Member + " does not stream, or is more than 16 MiB behind"
+}
+
+// others are the members but this one.
+func (d *decision) others() []string {
+	others := make([]string, 0, len(d.rec.Members))
+	for _, m := range d.rec.Members {
+		if m != d.o.Self {
+			others = append(others, m)
+		}
+	}
+	return others
+}

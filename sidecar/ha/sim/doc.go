@@ -1,0 +1,40 @@
+// Package sim drives the product's core, ha.Decide, through a simulated world
+// of faults and looks for a broken promise after every step.
+//
+// One seed is one run, byte for byte: the only sources of order are the event
+// queue (time, then the sequence in which events were made) and generators
+// seeded from the run's seed. There is no goroutine, no clock and no map in a
+// run. A World is used by one goroutine at a time.
+//
+// # What is simulated
+//
+//   - time: each member's Instant is its own drifting clock (clock.go);
+//   - Consul: a linearizable record and lock, sessions whose TTL ends anywhere
+//     in one to two TTLs, requests and replies that are late or lost, watches
+//     (consul.go is the server, client.go a member's connection to it);
+//   - PostgreSQL: write-ahead log as records with an owner timeline, receive
+//     and flush apart, walsenders with each its own view of
+//     synchronous_standby_names, crash recovery, promotion (server.go, wal.go,
+//     stream.go, sync.go);
+//   - the guard: ends the server at the end of its lease, whatever became of
+//     the sidecar (guard.go);
+//   - the sidecar's shell: observe, decide, act, report (sidecar.go, observe.go,
+//     act.go, operation.go), and the streams between members (reports.go);
+//   - writers beside every server, so that a deposed primary is written to as
+//     well: that is what finds lost commits (writer.go);
+//   - faults: crashes, pauses, partitions, lost sessions, operators (faults.go).
+//
+// # What is checked
+//
+// See check.go: acknowledged commits survive every later promotion, S4 holds at
+// every acknowledgement and every change of the record, async mode has one
+// writer at a time, one leader per term, one history per timeline, nothing
+// half-made serves, nothing unsafe becomes visible, a healthy primary is left
+// alone, and when faults cease the cluster comes back in bounded time.
+//
+// # A failing seed
+//
+// Run it again with Options.Story to get the last events in words; Shrink drops
+// faults and shortens the run while it still fails. Mutations (mutation.go)
+// break one rule each, and the tests demand that the simulation notices.
+package sim

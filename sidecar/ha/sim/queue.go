@@ -1,0 +1,111 @@
+package sim
+
+// eventKind says what happens at an event.
+type eventKind uint8
+
+// The kinds of event. m and p are member indexes, n is a count or an index.
+const (
+	evNone eventKind = iota
+	// Sidecar.
+	evAttach  // a started sidecar has found guard and data directory
+	evWake    // State.WakeAt
+	evBeat    // heartbeat
+	evLook    // a look at the server is answered
+	evReport  // p's report n arrives at m
+	evLink    // m looks at its stream to p again
+	evOpCheck // the moment before an irreversible operation
+	evOp      // the operation under way comes to its next stage
+	evLate    // an operation whose sidecar died takes effect all the same
+	evPolicy  // m learns of the policy in force
+	evSidecar // the supervisor starts m's sidecar again
+	// Consul.
+	evArrive  // call n reaches Consul
+	evReply   // its answer reaches m
+	evTimeout // or m gives up
+	evExpiry  // a session may have expired
+	evRenew   // m renews its session
+	evConfirm // m reads record and lock consistently
+	evWatch   // m's blocking query sees a change
+	// Server.
+	evWrite   // the writer beside m
+	evFlush   // m's log is flushed up to n
+	evConnect // m's walreceiver tries to connect
+	evData    // log up to n arrives at m from p
+	evAck     // p's reply n arrives at m's walsender
+	evTick    // keepalive and time-out of m's stream from p
+	evGone    // one end of a stream sees that it ended
+	evAdopt   // m's walsender for p (or its checkpointer) re-reads the setting
+	evGuard   // m's lease may have ended
+	// World.
+	evFault // fault n begins
+	evHeal  // fault n ends
+	evCalm  // all faults end
+	evEnd   // the time is up
+)
+
+// event is one thing that happens. epoch ties it to a life of what it happens
+// to (a process, a stream, an operation): it is dropped when that ended.
+type event struct {
+	at    int64
+	seq   uint64
+	n     int32
+	epoch uint32
+	kind  eventKind
+	m, p  int8
+}
+
+func (e *event) before(f *event) bool {
+	return e.at < f.at || e.at == f.at && e.seq < f.seq
+}
+
+// queue is a binary heap of events, ordered by time and then by sequence.
+type queue struct {
+	heap []event
+	seq  uint64
+}
+
+func (q *queue) push(e event) {
+	q.seq++
+	e.seq = q.seq
+	q.heap = append(q.heap, e)
+	h := q.heap
+	i := len(h) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !e.before(&h[up]) {
+			break
+		}
+		h[i] = h[up]
+		i = up
+	}
+	h[i] = e
+}
+
+func (q *queue) pop() event {
+	h := q.heap
+	top := h[0]
+	n := len(h) - 1
+	last := h[n]
+	h = h[:n]
+	q.heap = h
+	if n == 0 {
+		return top
+	}
+	i := 0
+	for {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && h[c+1].before(&h[c]) {
+			c++
+		}
+		if !h[c].before(&last) {
+			break
+		}
+		h[i] = h[c]
+		i = c
+	}
+	h[i] = last
+	return top
+}
