@@ -1,0 +1,181 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+)
+
+// HAProxySocket returns the path of the socket of HAProxy's Runtime API.
+func (p *Plan) HAProxySocket() string { return filepath.Join(p.App().Dir, "haproxy.sock") }
+
+// The first haproxy.cfg: every member a static line, none of them in use until
+// the proxy has looked into Consul.
+var haproxyTemplate = template.Must(template.New("haproxy.cfg").Parse(`global
+  stats socket {{.Plan.HAProxySocket}} mode 600 level admin expose-fd listeners
+  maxconn 2000
+  hard-stop-after 5s
+
+defaults
+  mode tcp
+  timeout connect 1s
+  timeout client 1h
+  timeout server 1h
+  timeout queue 10s
+{{range .Listen}}
+listen {{.Name}}
+  bind {{.Address}}
+  default-server on-marked-down shutdown-sessions
+{{- range $.Plan.Members}}
+  server {{.Name}} {{.PostgresAddress}} disabled
+{{- end}}
+{{end}}`))
+
+var proxyTemplate = template.Must(template.New("proxy.hcl").Funcs(template.FuncMap{"q": strconv.Quote}).Parse(
+	`cluster = {{q .Plan.Cluster}}
+
+consul {
+  address = [{{range $i, $a := .Consul}}{{if $i}}, {{end}}{{q $a}}{{end}}]
+  prefix  = {{q .Plan.Prefix}}
+}
+
+service {
+  name = {{q .Plan.Cluster}}
+}
+`))
+
+var pgbouncerTemplate = template.Must(template.New("pgbouncer.ini").Parse(`[databases]
+* = host={{.App.Address}} port={{.App.Ports.Primary}}
+
+[pgbouncer]
+listen_addr = {{.App.Address}}
+listen_port = {{.App.Ports.Pool}}
+unix_socket_dir =
+auth_type = trust
+auth_file = {{.Users}}
+pool_mode = transaction
+max_client_conn = 500
+default_pool_size = 20
+server_connect_timeout = 1
+server_login_retry = 0
+ignore_startup_parameters = extra_float_digits
+`))
+
+// writeAppConfig writes the configuration of HAProxy, the proxy and PgBouncer.
+func (l *Lab) writeAppConfig(h Host) error {
+	type listen struct{ Name, Address string }
+	data := map[string]any{"Plan": l.plan, "Consul": l.plan.consulAddresses(h),
+		"Listen": []listen{{"primary", h.PrimaryAddress()}, {"replicas", h.ReplicasAddress()}}}
+	files := []struct {
+		name     string
+		template *template.Template
+	}{{"haproxy.cfg", haproxyTemplate}, {"proxy.hcl", proxyTemplate}}
+	for _, f := range files {
+		var b strings.Builder
+		if err := f.template.Execute(&b, data); err != nil {
+			return fmt.Errorf("make %s: %w", f.name, err)
+		}
+		if err := os.WriteFile(filepath.Join(h.Dir, f.name), []byte(b.String()), 0o644); err != nil {
+			return fmt.Errorf("write %s: %w", f.name, err)
+		}
+	}
+	if l.plan.PgBouncer == "" {
+		return nil
+	}
+	return l.writePgBouncerConfig(h)
+}
+
+// writePgBouncerConfig gives PgBouncer its own folder, for it cannot run as
+// root, and the application's password, with which it logs in.
+func (l *Lab) writePgBouncerConfig(h Host) error {
+	dir := filepath.Join(h.Dir, "pgbouncer")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make PgBouncer's folder: %w", err)
+	}
+	password, err := os.ReadFile(l.plan.PasswordFile(ApplicationRole))
+	if err != nil {
+		return fmt.Errorf("read a password: %w", err)
+	}
+	users := filepath.Join(dir, "users")
+	line := fmt.Sprintf("%q %q\n", ApplicationRole, strings.TrimSpace(string(password)))
+	if err := os.WriteFile(users, []byte(line), 0o600); err != nil {
+		return fmt.Errorf("write PgBouncer's users: %w", err)
+	}
+	var b strings.Builder
+	if err := pgbouncerTemplate.Execute(&b, map[string]any{"App": h, "Users": users}); err != nil {
+		return fmt.Errorf("make pgbouncer.ini: %w", err)
+	}
+	ini := filepath.Join(dir, "pgbouncer.ini")
+	if err := os.WriteFile(ini, []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write pgbouncer.ini: %w", err)
+	}
+	for _, path := range []string{dir, users, ini} {
+		if err := l.own(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startApp starts what the application's host runs besides Consul.
+func (l *Lab) startApp(ctx context.Context) error {
+	h := l.plan.App()
+	if err := l.startHAProxy(ctx, h); err != nil {
+		return err
+	}
+	if l.plan.PgBouncer != "" {
+		if err := l.startPgBouncer(h); err != nil {
+			return err
+		}
+	}
+	if l.plan.Binary == "" {
+		return nil
+	}
+	return l.Start(ctx, h.Name, Proxy)
+}
+
+// startHAProxy starts HAProxy as its packages do (master-worker) and returns
+// when it takes connections.
+func (l *Lab) startHAProxy(ctx context.Context, h Host) error {
+	config := filepath.Join(h.Dir, "haproxy.cfg")
+	if err := l.start(h, HAProxy, l.plan.HAProxy, "-W", "-db", "-f", config, "-p", filepath.Join(h.Dir, "haproxy.pid")); err != nil {
+		return err
+	}
+	return l.waitListening(ctx, h, HAProxy, h.PrimaryAddress())
+}
+
+func (l *Lab) startPgBouncer(h Host) error {
+	argv := []string{l.plan.PgBouncer, filepath.Join(h.Dir, "pgbouncer", "pgbouncer.ini")}
+	if l.plan.User != "" {
+		argv = []string{argv[0], "-u", l.plan.User, argv[1]}
+	}
+	return l.start(h, PgBouncer, argv...)
+}
+
+// waitListening waits until a program that was just started takes connections.
+func (l *Lab) waitListening(ctx context.Context, h Host, program Program, address string) error {
+	dial, err := l.Dialer(h.Name)
+	if err != nil {
+		return err
+	}
+	err = every(ctx, 20*time.Millisecond, func() (bool, error) {
+		if _, err := l.PID(h.Name, program); err != nil {
+			return false, fmt.Errorf("%w; see %s", err, filepath.Join(h.Dir, string(program)+".log"))
+		}
+		var conn net.Conn
+		if conn, err = dial(ctx, "tcp", address); err != nil {
+			return false, nil
+		}
+		return true, conn.Close()
+	})
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w", program, err)
+	}
+	return nil
+}

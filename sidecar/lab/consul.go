@@ -1,0 +1,117 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// writeConsulConfig writes the agent's configuration: as in production, but
+// with the raft multiplier that Consul advises there (1), and without what one
+// machine does not need (WAN gossip, gRPC, the update check).
+func (l *Lab) writeConsulConfig(h Host) error {
+	client := h.Address
+	if l.plan.Isolated {
+		client += " 127.0.0.1" // a program asks its own host's agent by the usual address
+	}
+	c := map[string]any{
+		"node_name":            h.Name,
+		"datacenter":           "dc1",
+		"data_dir":             filepath.Join(h.Dir, "consul"),
+		"bind_addr":            h.Address,
+		"client_addr":          client,
+		"disable_update_check": true,
+		"log_level":            "INFO",
+		"performance":          map[string]any{"raft_multiplier": 1},
+		"ports": map[string]any{"http": h.Ports.HTTP, "dns": h.Ports.DNS, "serf_lan": h.Ports.SerfLAN,
+			"serf_wan": -1, "server": h.Ports.Server, "grpc": -1, "grpc_tls": -1},
+	}
+	servers := l.plan.Servers()
+	if h.Kind == KindConsul {
+		c["server"] = true
+		c["bootstrap_expect"] = len(servers)
+	}
+	var join []string
+	for _, s := range servers {
+		if s.Name != h.Name {
+			join = append(join, s.at(s.Ports.SerfLAN))
+		}
+	}
+	c["retry_join"] = join
+	c["retry_interval"] = "1s"
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode Consul's configuration: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir, "consul.json"), b, 0o644); err != nil {
+		return fmt.Errorf("write Consul's configuration: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) startConsul(h Host) error {
+	return l.start(h, Consul, l.plan.Consul, "agent", "-config-file", filepath.Join(h.Dir, "consul.json"))
+}
+
+// ConsulClient returns a client of the agent on a host, which connects from
+// that host. The caller gives every call a deadline.
+func (l *Lab) ConsulClient(host string) (*api.Client, error) {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return nil, err
+	}
+	dial, err := l.Dialer(host)
+	if err != nil {
+		return nil, err
+	}
+	client, err := api.NewClient(&api.Config{Address: h.HTTPAddress(), Scheme: "http",
+		HttpClient: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}})
+	if err != nil {
+		return nil, fmt.Errorf("make a client of Consul on %s: %w", host, err)
+	}
+	return client, nil
+}
+
+// waitConsul waits until every agent answers, knows the leader, and all hosts
+// are in the catalog. An agent that starts tells nobody when it listens, so it
+// is asked until it does; from then on the catalog is watched.
+func (l *Lab) waitConsul(ctx context.Context) error {
+	for _, h := range l.plan.Hosts {
+		client, err := l.ConsulClient(h.Name)
+		if err != nil {
+			return err
+		}
+		err = every(ctx, 50*time.Millisecond, func() (bool, error) {
+			if _, err := l.PID(h.Name, Consul); err != nil {
+				return false, fmt.Errorf("%w; see %s", err, filepath.Join(h.Dir, "consul.log"))
+			}
+			leader, err := client.Status().LeaderWithQueryOptions(new(api.QueryOptions).WithContext(ctx))
+			return err == nil && leader != "", nil
+		})
+		if err != nil {
+			return fmt.Errorf("wait for Consul on %s: %w", h.Name, err)
+		}
+	}
+	client, err := l.ConsulClient(l.plan.App().Name)
+	if err != nil {
+		return err
+	}
+	var index uint64
+	for {
+		q := (&api.QueryOptions{WaitIndex: index, WaitTime: 30 * time.Second}).WithContext(ctx)
+		nodes, meta, err := client.Catalog().Nodes(q)
+		if err != nil {
+			return fmt.Errorf("wait for Consul's catalog: %w", err)
+		}
+		if len(nodes) == len(l.plan.Hosts) {
+			return nil
+		}
+		index = meta.LastIndex
+	}
+}

@@ -1,0 +1,471 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// Options say what a lab is made of.
+type Options struct {
+	// Dir is the folder that holds the whole lab. It must not exist, be empty,
+	// or hold a lab that was killed; its parents must let PostgreSQL's user
+	// through.
+	Dir string
+	// Binary is pgsidecar. Empty: only Consul and HAProxy are started, for
+	// tests of the lab and to put something else in the members' place.
+	Binary string
+	// Consul is the path of consul; empty: found (package programs).
+	Consul string
+
+	Members       int    // 0: 3
+	ConsulServers int    // 1 or 3; 0: 1
+	Mode          string // durability, quorum or async; empty: quorum
+	Standbys      int    // that hold each commit; 0: 1
+	Isolated      bool   // a network namespace for each host; needs root
+	PgBouncer     bool   // run PgBouncer too
+	// Detached says that nobody stays to take the lab down: only Down does, and
+	// the next Up refuses.
+	Detached bool
+
+	Log hclog.Logger // nil: none
+}
+
+// Errors of a lab.
+var (
+	// ErrOption is returned by New for options that cannot be, before anything
+	// is changed.
+	ErrOption = errors.New("impossible lab")
+	// ErrInUse is returned by Up for a folder that holds something else, or a
+	// lab that runs.
+	ErrInUse = errors.New("folder is in use")
+	// ErrNoLab is returned by Open when there is no lab in the folder.
+	ErrNoLab = errors.New("no lab")
+)
+
+// Lab is one lab: to be made (New) or already there (Open). Its methods may be
+// called from several goroutines, but for Up and Down.
+type Lab struct {
+	plan     *Plan
+	detached bool
+	log      hclog.Logger
+	reap     sync.WaitGroup // one goroutine for each process started here
+}
+
+// New checks the options and lays the lab out. It starts and writes nothing. It
+// returns ErrOption or programs.ErrMissing.
+func New(o Options) (*Lab, error) {
+	p := &Plan{Version: 1, Isolated: o.Isolated, Cluster: "pg", Prefix: "pgsidecar", Binary: o.Binary,
+		Consul: o.Consul, Mode: orElse(o.Mode, "quorum"), Standbys: orElse(o.Standbys, 1)}
+	servers, members := orElse(o.ConsulServers, 1), orElse(o.Members, 3)
+	switch {
+	case o.Dir == "":
+		return nil, fmt.Errorf("%w: no folder", ErrOption)
+	case servers != 1 && servers != 3:
+		return nil, fmt.Errorf("%w: %d Consul servers; 1 or 3", ErrOption, servers)
+	case members < 1 || members > 9:
+		return nil, fmt.Errorf("%w: %d members; 1 to 9", ErrOption, members)
+	case p.Mode != "quorum" && p.Mode != "async":
+		return nil, fmt.Errorf("%w: durability mode %q; quorum or async", ErrOption, p.Mode)
+	case o.Isolated && os.Geteuid() != 0:
+		return nil, fmt.Errorf("%w: network namespaces need root; without --isolated the lab runs on loopback as any user", ErrOption)
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the lab's folder: %w", err)
+	}
+	p.Dir = dir
+	if err := p.findPrograms(o); err != nil {
+		return nil, err
+	}
+	if p.ID, err = newID(); err != nil {
+		return nil, err
+	}
+	p.addHosts(servers, members)
+	if err := p.givePorts(); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	return &Lab{plan: p, detached: o.Detached, log: o.Log}, nil
+}
+
+// findPrograms fills in the programs' paths; PostgreSQL never runs as root.
+func (p *Plan) findPrograms(o Options) (err error) {
+	if p.Consul == "" {
+		if p.Consul, err = programs.Consul(); err != nil {
+			return err
+		}
+	}
+	if p.HAProxy, err = programs.HAProxy(); err != nil {
+		return err
+	}
+	if p.PostgresBin, err = programs.PostgresBin(); err != nil {
+		return err
+	}
+	if o.PgBouncer {
+		if p.PgBouncer, err = programs.PgBouncer(); err != nil {
+			return err
+		}
+	}
+	if o.Isolated {
+		for _, name := range []string{"ip", "tc"} {
+			if _, err := exec.LookPath(name); err != nil {
+				return fmt.Errorf("%w: %s (apt-get install iproute2)", programs.ErrMissing, name)
+			}
+		}
+	}
+	if os.Geteuid() == 0 {
+		p.User = "postgres"
+	}
+	for _, path := range []string{p.Consul, p.Binary} {
+		if _, err := os.Stat(path); path != "" && err != nil {
+			return fmt.Errorf("%w: %w", programs.ErrMissing, err)
+		}
+	}
+	return nil
+}
+
+// Open returns the lab that is in the folder, running or not. It returns
+// ErrNoLab.
+func Open(dir string, log hclog.Logger) (*Lab, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the lab's folder: %w", err)
+	}
+	p, err := loadPlan(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s", ErrNoLab, dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = hclog.NewNullLogger()
+	}
+	return &Lab{plan: p, log: log}, nil
+}
+
+// Plan returns the lab's layout. It must not be changed.
+func (l *Lab) Plan() *Plan { return l.plan }
+
+// Up makes the lab and returns when Consul has a leader and all programs are
+// started; WaitReady then waits for the cluster. What a killed lab left in the
+// folder is removed first. It returns ErrInUse. When it fails, what it made is
+// there still: the caller calls Down (or looks at the logs first).
+func (l *Lab) Up(ctx context.Context, progress func(string)) error {
+	if err := l.claim(ctx); err != nil {
+		return err
+	}
+	if l.plan.Isolated {
+		progress("making the network")
+		if err := l.makeNetwork(ctx); err != nil {
+			return err
+		}
+	}
+	progress("starting Consul")
+	for _, h := range l.plan.Hosts {
+		if err := l.startConsul(h); err != nil {
+			return err
+		}
+	}
+	if err := l.waitConsul(ctx); err != nil {
+		return err
+	}
+	progress("starting HAProxy")
+	if err := l.startApp(ctx); err != nil {
+		return err
+	}
+	if l.plan.Binary == "" {
+		return nil
+	}
+	progress("starting the members")
+	for _, h := range l.plan.Members() {
+		if err := l.Start(ctx, h.Name, Sidecar); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claim makes the lab's folder ours: cleaned of a dead lab, with plan, secrets
+// and configuration in it.
+func (l *Lab) claim(ctx context.Context) error {
+	p := l.plan
+	unlock, err := lockFolder(p.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := clearDead(ctx, p.Dir); err != nil {
+		return err
+	}
+	if err := l.record(entry{What: madeLab}); err != nil {
+		return err
+	}
+	if err := p.save(); err != nil {
+		return err
+	}
+	owner := entry{What: detached}
+	if !l.detached {
+		started, err := startTime(os.Getpid())
+		if err != nil {
+			return err
+		}
+		owner = entry{What: ownedBy, PID: os.Getpid(), Started: started}
+	}
+	if err := l.record(owner); err != nil {
+		return err
+	}
+	if err := l.writeSecrets(); err != nil {
+		return err
+	}
+	for _, h := range p.Hosts {
+		if err := l.makeHostFolder(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clearDead removes a lab that was killed from the folder. It returns ErrInUse
+// for one that is not dead, and for what is no lab at all.
+func clearDead(ctx context.Context, dir string) error {
+	entries, err := readJournal(dir)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("look into the lab's folder: %w", err)
+		}
+		for _, name := range names {
+			if name.Name() != lockName && name.Name() != filepath.Base(journalPath(dir)) {
+				return fmt.Errorf("%w: %s holds something that is no lab (%s)", ErrInUse, dir, name.Name())
+			}
+		}
+		return nil
+	}
+	old, err := Open(dir, nil)
+	if errors.Is(err, ErrNoLab) {
+		// Killed between the journal's first line and the plan: nothing was
+		// made.
+		return os.Remove(journalPath(dir))
+	}
+	if err != nil {
+		return err
+	}
+	if why := old.aliveFor(entries); why != "" {
+		return fmt.Errorf("%w: a lab runs in %s (%s); pgsidecar lab down --dir %s", ErrInUse, dir, why, dir)
+	}
+	return old.clean(ctx)
+}
+
+// aliveFor says why the lab is not to be cleaned away, or nothing.
+func (l *Lab) aliveFor(entries []entry) string {
+	for _, e := range entries {
+		switch e.What {
+		case ownedBy:
+			if p, err := open(e.PID); err == nil {
+				p.close()
+				if p.started == e.Started && e.PID != os.Getpid() {
+					return fmt.Sprintf("shown by process %d", e.PID)
+				}
+			}
+		case detached:
+			for _, h := range l.plan.Hosts {
+				found, err := l.processes(h)
+				for _, p := range found {
+					p.close()
+				}
+				if err != nil || len(found) > 0 {
+					return "detached"
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// Down stops everything and removes the lab with its folder. It may be called
+// in any state, also again after it failed or was killed.
+func (l *Lab) Down(ctx context.Context) error {
+	unlock, err := lockFolder(l.plan.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.clean(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(l.plan.Dir); err != nil {
+		return fmt.Errorf("remove the lab's folder: %w", err)
+	}
+	l.reap.Wait()
+	return nil
+}
+
+// clean unmakes what the journal names, and empties the folder; the journal
+// goes last.
+func (l *Lab) clean(ctx context.Context) error {
+	// Sidecars and guards first, or they would take what follows for a fault.
+	for _, h := range l.plan.Members() {
+		for _, program := range []Program{Sidecar, Guard} {
+			if err := l.Kill(h.Name, program); err != nil && !errors.Is(err, ErrNotRunning) {
+				return err
+			}
+		}
+	}
+	for _, h := range l.plan.Hosts {
+		if err := l.stopPostgres(ctx, h); err != nil {
+			return err
+		}
+		if err := l.killAll(ctx, h); err != nil {
+			return err
+		}
+	}
+	entries, err := readJournal(l.plan.Dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range namespaces(entries) {
+		if err := removeNamespace(ctx, name); err != nil {
+			return err
+		}
+	}
+	names, err := os.ReadDir(l.plan.Dir)
+	if err != nil {
+		return fmt.Errorf("look into the lab's folder: %w", err)
+	}
+	keep := []string{lockName, filepath.Base(l.plan.path()), filepath.Base(journalPath(l.plan.Dir))}
+	for _, name := range names {
+		if !slices.Contains(keep, name.Name()) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(l.plan.Dir, name.Name())))
+		}
+	}
+	// The plan is of no use without the journal, and a journal without a plan
+	// says that nothing is there.
+	return errors.Join(err, os.Remove(l.plan.path()), os.Remove(journalPath(l.plan.Dir)))
+}
+
+const lockName = "lock"
+
+// lockFolder makes the folder and locks it against another Up or Down.
+func lockFolder(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the lab's folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock the lab's folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%w: another `lab up` or `lab down` is at work in %s", ErrInUse, dir)
+	}
+	return func() { f.Close() }, nil
+}
+
+// makeHostFolder makes the host's folder and its programs' configuration.
+func (l *Lab) makeHostFolder(h Host) error {
+	if err := os.MkdirAll(h.Dir, 0o755); err != nil {
+		return fmt.Errorf("make the folder of %s: %w", h.Name, err)
+	}
+	if err := l.writeConsulConfig(h); err != nil {
+		return err
+	}
+	switch h.Kind {
+	case KindMember:
+		return l.writeMemberConfig(h)
+	case KindApp:
+		return l.writeAppConfig(h)
+	}
+	return nil
+}
+
+// Start starts a program of a host that does not run: Consul, Sidecar, HAProxy,
+// Proxy or PgBouncer.
+func (l *Lab) Start(ctx context.Context, host string, program Program) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	switch program {
+	case Consul:
+		return l.startConsul(h)
+	case Sidecar:
+		return l.start(h, Sidecar, l.plan.Binary, "run", "-config", filepath.Join(h.Dir, "pg.hcl"))
+	case HAProxy:
+		return l.startHAProxy(ctx, h)
+	case Proxy:
+		return l.start(h, Proxy, l.plan.Binary, "proxy", "-config", filepath.Join(h.Dir, "proxy.hcl"))
+	case PgBouncer:
+		return l.startPgBouncer(h)
+	}
+	return fmt.Errorf("%w: %s is not started by the lab", ErrOption, program)
+}
+
+// StartHost starts what a host runs, after KillHost: as a machine that boots.
+func (l *Lab) StartHost(ctx context.Context, host string) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	if err := l.startConsul(h); err != nil {
+		return err
+	}
+	switch {
+	case h.Kind == KindApp:
+		return l.startApp(ctx)
+	case h.Kind == KindMember && l.plan.Binary != "":
+		return l.Start(ctx, host, Sidecar)
+	}
+	return nil
+}
+
+// own gives a file or folder to PostgreSQL's user, when root makes it.
+func (l *Lab) own(path string) error {
+	if l.plan.User == "" {
+		return nil
+	}
+	u, err := user.Lookup(l.plan.User)
+	if err != nil {
+		return fmt.Errorf("look up user %s: %w", l.plan.User, err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return fmt.Errorf("look up user %s: %w", l.plan.User, err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return fmt.Errorf("look up user %s: %w", l.plan.User, err)
+	}
+	return os.Chown(path, uid, gid)
+}
+
+func orElse[T comparable](v, standard T) T {
+	var zero T
+	if v == zero {
+		return standard
+	}
+	return v
+}
+
+// downTimeout is how long one PostgreSQL may take to stop at once.
+const downTimeout = 5 * time.Second

@@ -1,0 +1,210 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/template"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names of the secrets' files, and of the roles that they are for.
+const (
+	SuperuserRole   = "postgres"
+	ReplicationRole = "replicator"
+	ApplicationRole = "drill" // an ordinary role, as an application has one
+)
+
+// PasswordFile returns the path of the file with a role's password.
+func (p *Plan) PasswordFile(role string) string { return filepath.Join(p.Dir, "secrets", role) }
+
+// writeSecrets makes a password for each role.
+func (l *Lab) writeSecrets() error {
+	if err := os.MkdirAll(filepath.Join(l.plan.Dir, "secrets"), 0o755); err != nil {
+		return fmt.Errorf("make the folder of the secrets: %w", err)
+	}
+	for _, role := range []string{SuperuserRole, ReplicationRole, ApplicationRole} {
+		b := make([]byte, 16)
+		if _, err := rand.Read(b); err != nil {
+			return fmt.Errorf("make a password: %w", err)
+		}
+		path := l.plan.PasswordFile(role)
+		if err := os.WriteFile(path, []byte(hex.EncodeToString(b)+"\n"), 0o600); err != nil {
+			return fmt.Errorf("write a password: %w", err)
+		}
+		if err := l.own(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The parameters keep what PostgreSQL makes outside of its data directory
+// small: shared memory segments that a killed server leaves would outlive the
+// lab, so dynamic ones are files in the data directory.
+var memberTemplate = template.Must(template.New("pg.hcl").Funcs(template.FuncMap{"q": strconv.Quote}).Parse(
+	`cluster = {{q .Plan.Cluster}}
+member  = {{q .Host.Name}}
+
+consul {
+  address = [{{range $i, $a := .Consul}}{{if $i}}, {{end}}{{q $a}}{{end}}]
+  prefix  = {{q .Plan.Prefix}}
+}
+
+service {
+  name = {{q .Plan.Cluster}}
+}
+
+postgres {
+  bin_dir   = {{q .Plan.PostgresBin}}
+  data_dir  = {{q .Host.DataDir}}
+{{- if .Plan.User}}
+  user      = {{q .Plan.User}}
+{{- end}}
+  listen    = {{q .Host.PostgresAddress}}
+  advertise = {{q .Host.PostgresAddress}}
+
+  superuser {
+    name          = {{q .Superuser}}
+    password_file = {{q (.Plan.PasswordFile .Superuser)}}
+  }
+
+  replication {
+    name          = {{q .Replication}}
+    password_file = {{q (.Plan.PasswordFile .Replication)}}
+  }
+
+  parameters = {
+    shared_buffers             = "16MB"
+    max_connections            = "100"
+    dynamic_shared_memory_type = "mmap"
+  }
+
+  hba = [{{q .HBA}}]
+}
+
+api {
+  listen = {{q .Host.APIAddress}}
+}
+
+durability {
+  mode     = {{q .Plan.Mode}}
+  standbys = {{.Plan.Standbys}}
+}
+
+failover {
+  automatic = true
+}
+`))
+
+// hba lets the application in by password, from anywhere in the lab.
+func (p *Plan) hba() string {
+	if p.Isolated {
+		return "host all all 10.213.0.0/24 scram-sha-256"
+	}
+	return "host all all 127.0.0.1/32 scram-sha-256"
+}
+
+// consulAddresses are the host's own agent, then the servers.
+func (p *Plan) consulAddresses(h Host) []string {
+	addresses := []string{h.HTTPAddress()}
+	for _, s := range p.Servers() {
+		addresses = append(addresses, s.HTTPAddress())
+	}
+	return addresses
+}
+
+// writeMemberConfig writes pg.hcl, and makes the folder in which PostgreSQL's
+// user makes its data directory.
+func (l *Lab) writeMemberConfig(h Host) error {
+	parent := filepath.Dir(h.DataDir())
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return fmt.Errorf("make the folder of the data directory: %w", err)
+	}
+	if err := l.own(parent); err != nil {
+		return err
+	}
+	var b strings.Builder
+	err := memberTemplate.Execute(&b, map[string]any{"Plan": l.plan, "Host": h, "HBA": l.plan.hba(),
+		"Consul": l.plan.consulAddresses(h), "Superuser": SuperuserRole, "Replication": ReplicationRole})
+	if err != nil {
+		return fmt.Errorf("make pg.hcl: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir, "pg.hcl"), []byte(b.String()), 0o644); err != nil {
+		return fmt.Errorf("write pg.hcl: %w", err)
+	}
+	return nil
+}
+
+// stopPostgres stops the host's server at once (immediate shutdown), so that it
+// removes its shared memory, and removes what one that was killed left.
+func (l *Lab) stopPostgres(ctx context.Context, h Host) error {
+	if h.Kind != KindMember {
+		return nil
+	}
+	segment, known := sharedMemory(h)
+	p, err := l.find(h, Postgres)
+	if err != nil && !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	if err == nil {
+		defer p.close()
+		// A stopped process takes no other signal before it goes on.
+		if err := errors.Join(p.signal(syscall.SIGQUIT), p.signal(syscall.SIGCONT)); err != nil {
+			return err
+		}
+		stopping, cancel := context.WithTimeout(ctx, downTimeout)
+		defer cancel()
+		// If it does not stop in time it is killed with the rest.
+		_ = p.wait(stopping)
+	}
+	// The backends of a postmaster that was killed hold the segment.
+	if err := l.killAll(ctx, h); err != nil || !known {
+		return err
+	}
+	return segment.remove()
+}
+
+// segment is a System V shared memory segment, as postmaster.pid names it.
+type segment struct{ key, id int }
+
+// sharedMemory reads the seventh line of postmaster.pid: key and id of the
+// segment that PostgreSQL uses to know that nobody else is in its directory.
+func sharedMemory(h Host) (segment, bool) {
+	b, err := os.ReadFile(filepath.Join(h.DataDir(), "postmaster.pid"))
+	lines := strings.Split(string(b), "\n")
+	if err != nil || len(lines) < 7 {
+		return segment{}, false
+	}
+	fields := strings.Fields(lines[6])
+	if len(fields) != 2 {
+		return segment{}, false
+	}
+	key, err1 := strconv.Atoi(fields[0])
+	id, err2 := strconv.Atoi(fields[1])
+	return segment{key: key, id: id}, err1 == nil && err2 == nil
+}
+
+// remove removes the segment unless it is gone, is another's by now (its key is
+// not what the file said), or is in use.
+func (s segment) remove() error {
+	var d unix.SysvShmDesc
+	if _, err := unix.SysvShmCtl(s.id, unix.IPC_STAT, &d); err != nil {
+		return nil // gone, as it should be
+	}
+	if int(d.Perm.Key) != s.key || d.Nattch != 0 {
+		return nil
+	}
+	if _, err := unix.SysvShmCtl(s.id, unix.IPC_RMID, nil); err != nil {
+		return fmt.Errorf("remove shared memory segment %d: %w", s.id, err)
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotIsolated is returned by what needs a link of its own for each host.
+var ErrNotIsolated = errors.New("this lab is on loopback; only an isolated one (lab up --isolated, as root) has links to cut")
+
+// namespaceDir is where iproute2 keeps the namespaces that have names.
+const namespaceDir = "/run/netns"
+
+// deadMAC belongs to nobody (locally administered): frames to it are lost.
+const deadMAC = "02:00:00:00:de:ad"
+
+// makeNetwork makes a namespace for each host and one for the bridge, and joins
+// them. No interface is ever outside of these namespaces.
+func (l *Lab) makeNetwork(ctx context.Context) error {
+	names := []string{l.plan.Bridge}
+	for _, h := range l.plan.Hosts {
+		names = append(names, h.Namespace)
+	}
+	for _, name := range names {
+		if err := l.record(entry{What: madeNamespace, Name: name}); err != nil {
+			return err
+		}
+		if err := ip(ctx, "netns", "add", name); err != nil {
+			return err
+		}
+	}
+	bridge := []string{"link add br0 type bridge", "link set br0 up", "link set lo up"}
+	for _, h := range l.plan.Hosts {
+		bridge = append(bridge,
+			fmt.Sprintf("link add %s type veth peer name eth0 netns %s", h.Name, h.Namespace),
+			fmt.Sprintf("link set %s master br0 up", h.Name))
+	}
+	if err := ipBatch(ctx, l.plan.Bridge, bridge); err != nil {
+		return err
+	}
+	for _, h := range l.plan.Hosts {
+		err := ipBatch(ctx, h.Namespace, []string{
+			"link set lo up",
+			fmt.Sprintf("address add %s/24 dev eth0", h.Address),
+			"link set eth0 up",
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LinkDown takes the host's cable out: nothing goes in or out.
+func (l *Lab) LinkDown(ctx context.Context, host string) error { return l.setLink(ctx, host, "down") }
+
+// LinkUp puts the host's cable in, and returns when the link carries traffic.
+func (l *Lab) LinkUp(ctx context.Context, host string) error {
+	if err := l.setLink(ctx, host, "up"); err != nil {
+		return err
+	}
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	// The kernel tells of a carrier up to a second late.
+	err = every(ctx, 10*time.Millisecond, func() (bool, error) {
+		here, err := running(h.Namespace, "eth0")
+		if err != nil || !here {
+			return false, err
+		}
+		return running(l.plan.Bridge, h.Name)
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the link of %s: %w", host, err)
+	}
+	return nil
+}
+
+// running reports whether an interface is up and has a carrier.
+func running(namespace, name string) (up bool, err error) {
+	err = within(namespace, func() error {
+		i, err := net.InterfaceByName(name)
+		if err != nil {
+			return fmt.Errorf("look at interface %s: %w", name, err)
+		}
+		up = i.Flags&net.FlagRunning != 0
+		return nil
+	})
+	return up, err
+}
+
+func (l *Lab) setLink(ctx context.Context, host, state string) error {
+	if !l.plan.Isolated {
+		return ErrNotIsolated
+	}
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	return ip(ctx, "-n", l.plan.Bridge, "link", "set", h.Name, state)
+}
+
+// CutOneWay loses everything that one host sends to the other, silently, as a
+// broken switch does; the other way stays open. It works by a wrong entry in
+// the sender's neighbour table, so it needs nothing of the kernel but
+// namespaces.
+func (l *Lab) CutOneWay(ctx context.Context, from, to string) error {
+	return l.neighbour(ctx, from, to, true)
+}
+
+// Cut loses everything between two hosts, both ways.
+func (l *Lab) Cut(ctx context.Context, a, b string) error {
+	return errors.Join(l.CutOneWay(ctx, a, b), l.CutOneWay(ctx, b, a))
+}
+
+// Heal mends both ways between two hosts. What was whole stays whole.
+func (l *Lab) Heal(ctx context.Context, a, b string) error {
+	return errors.Join(l.neighbour(ctx, a, b, false), l.neighbour(ctx, b, a, false))
+}
+
+// HealAll mends every cut and takes every loss away.
+func (l *Lab) HealAll(ctx context.Context) error {
+	if !l.plan.Isolated {
+		return nil
+	}
+	var errs []error
+	for _, h := range l.plan.Hosts {
+		errs = append(errs, ip(ctx, "-n", h.Namespace, "neigh", "flush", "dev", "eth0", "nud", "permanent"), l.LinkUp(ctx, h.Name))
+		errs = append(errs, l.clearTraffic(ctx, h))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Lab) neighbour(ctx context.Context, from, to string, dead bool) error {
+	if !l.plan.Isolated {
+		return ErrNotIsolated
+	}
+	a, err := l.plan.Host(from)
+	if err != nil {
+		return err
+	}
+	b, err := l.plan.Host(to)
+	if err != nil {
+		return err
+	}
+	if dead {
+		return ip(ctx, "-n", a.Namespace, "neigh", "replace", b.Address, "lladdr", deadMAC, "dev", "eth0", "nud", "permanent")
+	}
+	// "flush to" removes the entry if it exists, and is content if not.
+	return ip(ctx, "-n", a.Namespace, "neigh", "flush", "to", b.Address, "dev", "eth0", "nud", "permanent")
+}
+
+// Lose loses a share (0 to 1) of what a host sends and of what it receives.
+func (l *Lab) Lose(ctx context.Context, host string, share float64) error {
+	if !l.plan.Isolated {
+		return ErrNotIsolated
+	}
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	if err := l.clearTraffic(ctx, h); err != nil {
+		return err
+	}
+	// A classic BPF program that decides by itself (direct-action): a random
+	// number below the limit means TC_ACT_SHOT (2), else TC_ACT_OK (0). The
+	// load is the kernel's SKF_AD_OFF + SKF_AD_RANDOM. It needs no netem.
+	limit := uint32(share * 0xffffffff)
+	program := fmt.Sprintf("4,32 0 0 4294963256,53 1 0 %d,6 0 0 2,6 0 0 0", limit)
+	if err := l.tc(ctx, h, "qdisc", "add", "dev", "eth0", "clsact"); err != nil {
+		return err
+	}
+	for _, direction := range []string{"ingress", "egress"} {
+		if err := l.tc(ctx, h, "filter", "add", "dev", "eth0", direction, "bpf", "da", "bytecode", program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ErrNoNetem is returned by Delay where the kernel lacks the netem scheduler.
+var ErrNoNetem = errors.New("this kernel cannot delay packets (no sch_netem)")
+
+// Delay makes everything that a host sends arrive later, with some jitter. It
+// returns ErrNoNetem where the kernel cannot do it.
+func (l *Lab) Delay(ctx context.Context, host string, delay, jitter time.Duration) error {
+	if !l.plan.Isolated {
+		return ErrNotIsolated
+	}
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	err = l.tc(ctx, h, "qdisc", "replace", "dev", "eth0", "root", "netem", "delay", delay.String(), jitter.String())
+	if err != nil && strings.Contains(err.Error(), "qdisc kind is unknown") {
+		return ErrNoNetem
+	}
+	return err
+}
+
+// clearTraffic takes loss and delay away. There may be none; then tc complains,
+// and is not listened to.
+func (l *Lab) clearTraffic(ctx context.Context, h Host) error {
+	_ = l.tc(ctx, h, "qdisc", "del", "dev", "eth0", "clsact")
+	_ = l.tc(ctx, h, "qdisc", "del", "dev", "eth0", "root")
+	return nil
+}
+
+func (l *Lab) tc(ctx context.Context, h Host, args ...string) error {
+	return run(ctx, "", "tc", append([]string{"-n", h.Namespace}, args...)...)
+}
+
+func ip(ctx context.Context, args ...string) error { return run(ctx, "", "ip", args...) }
+
+// ipBatch gives several commands to one `ip`, in a namespace.
+func ipBatch(ctx context.Context, namespace string, commands []string) error {
+	return run(ctx, strings.Join(commands, "\n")+"\n", "ip", "-n", namespace, "-batch", "-")
+}
+
+// run runs a command to its end; its error has what the command said.
+func run(ctx context.Context, stdin, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// removeNamespace removes a namespace and with it the links in it. One that is
+// not there is no error.
+func removeNamespace(ctx context.Context, name string) error {
+	if _, err := os.Lstat(filepath.Join(namespaceDir, name)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return ip(ctx, "netns", "delete", name)
+}
+
+// inNamespace reports whether a process's network namespace is the one of that
+// name.
+func inNamespace(pid int, name string) bool {
+	a, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(filepath.Join(namespaceDir, name))
+	return err == nil && os.SameFile(a, b)
+}
+
+// within calls f on a thread that is in the namespace: processes started by f
+// and sockets made by f belong to it for good. The empty namespace is the
+// caller's own.
+func within(namespace string, f func() error) error {
+	if namespace == "" {
+		return f()
+	}
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open own namespace: %w", err)
+	}
+	defer home.Close()
+	there, err := os.Open(filepath.Join(namespaceDir, namespace))
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open namespace: %w", err)
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter namespace %s: %w", namespace, err)
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		// The thread stays locked and so ends with this goroutine: no other
+		// goroutine must ever run in this namespace.
+		return errors.Join(err, fmt.Errorf("leave namespace %s: %w", namespace, back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// Dialer returns a function that connects as a program on the host would. It
+// takes addresses, not names: a resolver would ask from the wrong place.
+func (l *Lab) Dialer(host string) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		// A literal address is dialled by this very goroutine, and so by this
+		// thread, where the socket gets its namespace.
+		name, _, err := net.SplitHostPort(address)
+		if err == nil && net.ParseIP(name) == nil {
+			return nil, fmt.Errorf("dial %s from %s: not an IP address", address, host)
+		}
+		err = within(h.Namespace, func() error {
+			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+			return err
+		})
+		return conn, err
+	}, nil
+}
+
+// namespaces returns the names that the journal has.
+func namespaces(entries []entry) []string {
+	var names []string
+	for _, e := range entries {
+		if e.What == madeNamespace && !slices.Contains(names, e.Name) {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}

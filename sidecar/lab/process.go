@@ -1,0 +1,380 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// EnvMark is the environment variable that marks the processes of a lab: its
+// value is the lab's id, a slash, and the host's name.
+const EnvMark = "PGSIDECAR_LAB"
+
+// Program is a program that runs on a host.
+type Program string
+
+// The programs of a lab.
+const (
+	Consul    Program = "consul"
+	Sidecar   Program = "sidecar" // pgsidecar run
+	Guard     Program = "guard"   // started by the sidecar
+	Postgres  Program = "postgres"
+	HAProxy   Program = "haproxy"
+	Proxy     Program = "proxy" // pgsidecar proxy
+	PgBouncer Program = "pgbouncer"
+)
+
+// ErrNotRunning is returned when the program to be signalled does not run.
+var ErrNotRunning = errors.New("not running")
+
+// process is one process as /proc shows it, held by a pidfd so that a signal
+// cannot hit another that got its pid.
+type process struct {
+	pid     int
+	fd      int
+	started uint64
+}
+
+// open holds a process. It returns fs.ErrNotExist if there is none.
+func open(pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", pid, fs.ErrNotExist)
+	}
+	started, err := startTime(pid)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &process{pid: pid, fd: fd, started: started}, nil
+}
+
+func (p *process) close() { unix.Close(p.fd) }
+
+// signal sends a signal. That the process is gone already is no error.
+func (p *process) signal(sig syscall.Signal) error {
+	err := unix.PidfdSendSignal(p.fd, sig, nil, 0)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.pid, err)
+	}
+	return nil
+}
+
+// wait returns when the process has exited, or when the context ends.
+func (p *process) wait(ctx context.Context) error {
+	for {
+		fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+		// The exit is an event; the 20 ms are how soon the context is noticed.
+		n, err := unix.Poll(fds, 20)
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("wait for process %d: %w", p.pid, err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("wait for process %d: %w", p.pid, ctx.Err())
+		}
+	}
+}
+
+// startTime reads field 22 of /proc/PID/stat.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("look at process %d: %w", pid, fs.ErrNotExist)
+	}
+	// The second field is the name in parentheses, and may hold anything.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" {
+		return 0, fmt.Errorf("look at process %d: %w", pid, fs.ErrNotExist)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// belongs reports whether a process is of the host: by its mark, its network
+// namespace, or, for PostgreSQL, its data directory.
+func (l *Lab) belongs(pid int, h Host) bool {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	mark := []byte(EnvMark + "=" + l.plan.ID + "/" + h.Name + "\x00")
+	if env, err := os.ReadFile(proc + "/environ"); err == nil &&
+		(bytes.HasPrefix(env, mark) || bytes.Contains(env, append([]byte{0}, mark...))) {
+		return true
+	}
+	if h.Namespace != "" && inNamespace(pid, h.Namespace) {
+		return true
+	}
+	if h.Kind != KindMember {
+		return false
+	}
+	// PostgreSQL writes its title over its environment. A shell of ours in
+	// that directory is not of the lab, so the program is looked at too.
+	cwd, err := os.Readlink(proc + "/cwd")
+	if err != nil || strings.TrimSuffix(cwd, " (deleted)") != h.DataDir() {
+		return false
+	}
+	exe, err := os.Readlink(proc + "/exe")
+	return err == nil && filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) == l.plan.PostgresBin
+}
+
+// processes holds all processes of the host. The caller closes them.
+func (l *Lab) processes(h Host) ([]*process, error) {
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var found []*process
+	for _, name := range names {
+		pid, err := strconv.Atoi(name.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		p, err := open(pid)
+		if err != nil {
+			continue
+		}
+		if !l.belongs(pid, h) {
+			p.close()
+			continue
+		}
+		found = append(found, p)
+	}
+	return found, nil
+}
+
+// find holds the one process of a program on a host. It returns ErrNotRunning
+// if there is none. The caller closes it.
+func (l *Lab) find(h Host, program Program) (*process, error) {
+	missing := fmt.Errorf("%s on %s: %w", program, h.Name, ErrNotRunning)
+	if program == Postgres {
+		return l.findPostmaster(h, missing)
+	}
+	if program == Guard {
+		return l.findGuard(h, missing)
+	}
+	entries, err := readJournal(l.plan.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var last entry
+	for _, e := range entries {
+		if e.What == madeProcess && e.Host == h.Name && e.Name == string(program) && e.PID != 0 {
+			last = e
+		}
+	}
+	if last.PID == 0 {
+		return nil, missing
+	}
+	p, err := open(last.PID)
+	if err != nil {
+		return nil, missing
+	}
+	if p.started != last.Started {
+		p.close()
+		return nil, missing
+	}
+	return p, nil
+}
+
+// findPostmaster goes by the first line of postmaster.pid.
+func (l *Lab) findPostmaster(h Host, missing error) (*process, error) {
+	b, err := os.ReadFile(filepath.Join(h.DataDir(), "postmaster.pid"))
+	if err != nil {
+		return nil, missing
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || pid <= 0 {
+		return nil, missing
+	}
+	p, err := open(pid)
+	if err != nil {
+		return nil, missing
+	}
+	if !l.belongs(pid, h) {
+		p.close()
+		return nil, missing
+	}
+	return p, nil
+}
+
+// findGuard goes by the second word of the command line: `pgsidecar guard`.
+func (l *Lab) findGuard(h Host, missing error) (*process, error) {
+	all, err := l.processes(h)
+	if err != nil {
+		return nil, err
+	}
+	var guard *process
+	for _, p := range all {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+		words := bytes.Split(line, []byte{0})
+		if err == nil && guard == nil && len(words) > 1 && string(words[1]) == "guard" {
+			guard = p
+			continue
+		}
+		p.close()
+	}
+	if guard == nil {
+		return nil, missing
+	}
+	return guard, nil
+}
+
+// PID returns the process id of a program on a host, or ErrNotRunning.
+func (l *Lab) PID(host string, program Program) (int, error) {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return 0, err
+	}
+	p, err := l.find(h, program)
+	if err != nil {
+		return 0, err
+	}
+	defer p.close()
+	return p.pid, nil
+}
+
+// Signal sends a signal to a program on a host. It returns ErrNotRunning.
+func (l *Lab) Signal(host string, program Program, sig syscall.Signal) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	p, err := l.find(h, program)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.signal(sig)
+}
+
+// Kill sends SIGKILL to programs of a host, all of them found before the first
+// is hit, so that they go together. It returns ErrNotRunning, and then has
+// killed nothing.
+func (l *Lab) Kill(host string, programs ...Program) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	var targets []*process
+	defer func() {
+		for _, p := range targets {
+			p.close()
+		}
+	}()
+	for _, program := range programs {
+		p, err := l.find(h, program)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, p)
+	}
+	for _, p := range targets {
+		err = errors.Join(err, p.signal(syscall.SIGKILL))
+	}
+	return err
+}
+
+// Wait returns when a program on a host has exited; at once if it does not run.
+func (l *Lab) Wait(ctx context.Context, host string, program Program) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	p, err := l.find(h, program)
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.wait(ctx)
+}
+
+// KillHost kills every process of a host with SIGKILL, as a loss of power does.
+func (l *Lab) KillHost(ctx context.Context, host string) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	return l.killAll(ctx, h)
+}
+
+// killAll kills until nothing of the host is left: a process may have started
+// another while the list was made.
+func (l *Lab) killAll(ctx context.Context, h Host) error {
+	for {
+		found, err := l.processes(h)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		for _, p := range found {
+			err = errors.Join(err, p.signal(syscall.SIGKILL))
+		}
+		for _, p := range found {
+			err = errors.Join(err, p.wait(ctx))
+			p.close()
+		}
+		if err != nil {
+			return fmt.Errorf("kill the processes of %s: %w", h.Name, err)
+		}
+	}
+}
+
+// start runs a program on a host, in its namespace, with its output in a file
+// of the host's folder. It does not wait for the program to be ready.
+func (l *Lab) start(h Host, program Program, argv ...string) error {
+	if err := l.record(entry{What: madeProcess, Host: h.Name, Name: string(program)}); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(filepath.Join(h.Dir, string(program)+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("open the log of %s: %w", program, err)
+	}
+	defer out.Close()
+	// Without the caller's context on purpose: the process outlives this call,
+	// and with --detach this program.
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = h.Dir
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append(os.Environ(), EnvMark+"="+l.plan.ID+"/"+h.Name, "GOTRACEBACK=all")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := within(h.Namespace, cmd.Start); err != nil {
+		return fmt.Errorf("start %s on %s: %w", program, h.Name, err)
+	}
+	started, err := startTime(cmd.Process.Pid)
+	l.reap.Go(func() { _ = cmd.Wait() }) // its exit status is told by those who watch it
+	if err != nil {
+		return fmt.Errorf("%s on %s ended at once: %w; see %s", program, h.Name, ErrNotRunning, out.Name())
+	}
+	return l.record(entry{What: madeProcess, Host: h.Name, Name: string(program), PID: cmd.Process.Pid, Started: started})
+}
+
+// every calls f now and then, until it returns true or an error, or the context
+// ends: for what tells nobody when it is ready.
+func every(ctx context.Context, interval time.Duration, f func() (bool, error)) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		done, err := f()
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/jackc/pgx/v5"
+)
+
+// WaitReady waits until the cluster is whole: Consul's health names one primary
+// and all others as replicas, all passing, and the primary itself says that all
+// others stream from it. Consul is watched; PostgreSQL, which tells nobody, is
+// asked.
+func (l *Lab) WaitReady(ctx context.Context) error {
+	primary, err := l.waitRegistered(ctx)
+	if err != nil {
+		return err
+	}
+	want := len(l.plan.Members()) - 1
+	var last error
+	err = every(ctx, 50*time.Millisecond, func() (bool, error) {
+		var streaming int
+		streaming, last = l.streaming(ctx, primary)
+		return last == nil && streaming == want, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait until %d replicas stream from %s: %w", want, primary, errors.Join(err, last))
+	}
+	return nil
+}
+
+// waitRegistered waits for one passing primary and the others as passing
+// replicas. It returns the primary's name.
+func (l *Lab) waitRegistered(ctx context.Context) (string, error) {
+	client, err := l.ConsulClient(l.plan.App().Name)
+	if err != nil {
+		return "", err
+	}
+	var index uint64
+	var seen string
+	for {
+		q := (&api.QueryOptions{WaitIndex: index, WaitTime: time.Minute}).WithContext(ctx)
+		services, meta, err := client.Health().Service(l.plan.Cluster, "", true, q)
+		if err != nil {
+			return "", fmt.Errorf("wait for the members in Consul (seen: %s): %w", seen, err)
+		}
+		var primaries, replicas []string
+		for _, s := range services {
+			for _, tag := range s.Service.Tags {
+				switch tag {
+				case "primary":
+					primaries = append(primaries, s.Node.Node)
+				case "replica":
+					replicas = append(replicas, s.Node.Node)
+				}
+			}
+		}
+		if len(primaries) == 1 && len(replicas) == len(l.plan.Members())-1 {
+			return primaries[0], nil
+		}
+		seen = fmt.Sprintf("primary %v, replicas %v", primaries, replicas)
+		index = meta.LastIndex
+	}
+}
+
+// streaming asks a server how many standbys stream from it.
+func (l *Lab) streaming(ctx context.Context, member string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	config, err := l.ConnConfig(SuperuserRole, member)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	var n int
+	err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").Scan(&n)
+	return n, err
+}
+
+// ConnConfig returns how the application connects, as a role, directly to a
+// member's server. Change its Host and Port for another way.
+func (l *Lab) ConnConfig(role, member string) (*pgx.ConnConfig, error) {
+	h, err := l.plan.Host(member)
+	if err != nil {
+		return nil, err
+	}
+	dial, err := l.Dialer(l.plan.App().Name)
+	if err != nil {
+		return nil, err
+	}
+	password, err := os.ReadFile(l.plan.PasswordFile(role))
+	if err != nil {
+		return nil, fmt.Errorf("read a password: %w", err)
+	}
+	config, err := pgx.ParseConfig("sslmode=disable connect_timeout=2")
+	if err != nil {
+		return nil, fmt.Errorf("make a connection's configuration: %w", err)
+	}
+	config.Host, config.Port = h.Address, uint16(h.Ports.Postgres)
+	config.User, config.Password, config.Database = role, strings.TrimSpace(string(password)), "postgres"
+	config.Fallbacks = nil
+	config.DialFunc = dial
+	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	return config, nil
+}
+
+// Status is what a lab is at a moment.
+type Status struct {
+	Dir   string       `json:"dir"`
+	ID    string       `json:"id"`
+	Hosts []HostStatus `json:"hosts"`
+}
+
+// HostStatus is what runs on a host.
+type HostStatus struct {
+	Host
+	PIDs map[Program]int `json:"pids"` // only of what runs
+	// Tags are the member's tags in Consul's catalog, and Checks the state of
+	// its checks, worst first; both empty when it is not registered.
+	Tags   []string `json:"tags,omitempty"`
+	Health string   `json:"health,omitempty"`
+}
+
+// Status looks at the lab's processes, and asks Consul for the members' tags
+// and health. Where Consul does not answer within two seconds they are left
+// out.
+func (l *Lab) Status(ctx context.Context) (Status, error) {
+	s := Status{Dir: l.plan.Dir, ID: l.plan.ID}
+	for _, h := range l.plan.Hosts {
+		hs := HostStatus{Host: h, PIDs: map[Program]int{}}
+		for _, program := range []Program{Consul, Sidecar, Guard, Postgres, HAProxy, Proxy, PgBouncer} {
+			pid, err := l.PID(h.Name, program)
+			if errors.Is(err, ErrNotRunning) {
+				continue
+			}
+			if err != nil {
+				return Status{}, err
+			}
+			hs.PIDs[program] = pid
+		}
+		s.Hosts = append(s.Hosts, hs)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	client, err := l.ConsulClient(l.plan.App().Name)
+	if err != nil {
+		return Status{}, err
+	}
+	services, _, err := client.Health().Service(l.plan.Cluster, "", false, new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return s, nil
+	}
+	for _, service := range services {
+		for i := range s.Hosts {
+			if s.Hosts[i].Name == service.Node.Node {
+				s.Hosts[i].Tags, s.Hosts[i].Health = service.Service.Tags, service.Checks.AggregatedStatus()
+			}
+		}
+	}
+	return s, nil
+}
