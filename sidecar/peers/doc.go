@@ -1,0 +1,59 @@
+// Package peers is the mesh of streams over which the members of a cluster tell
+// each other their ha.Report (DESIGN: signals, rules S5, S6 and S8).
+//
+// There are no requests. Votes, pre-votes, promises and confirmations of a
+// lease are facts in a report, and every member sends its newest report to
+// everyone who asked for it: at each change at once, and at every heartbeat.
+//
+// # Streams
+//
+// Whoever wants to hear a member dials it: one TCP connection for each
+// direction, so that everything known of a member comes from one connection
+// that this process owns, dials and judges by itself:
+//
+//	subscriber                                publisher
+//	GET /peer, Upgrade: pgsidecar-peer/1  ->            cluster, name, process, nonce
+//	                                      <-  101       name, process, nonce
+//	proof                                 ->
+//	                                      <-  frames    length, JSON, HMAC-SHA256
+//
+// End of file or a reset breaks a stream at once, silence after
+// Options.Timeout. The address is dialled again at once, then every 20 to 500
+// ms. Refused means that nobody listens there any more: the process is gone
+// (ha.LinkRefused). Then its server's port is tried too, because both together
+// prove that the old primary is dead (S6). An accepted stream proves nothing
+// about its subscriber; it only makes this process dial that member at once.
+//
+// # Who may speak
+//
+// All members share a secret. Each stream has a key of its own, an HMAC of both
+// nonces, names and processes under the secret; the subscriber proves first
+// that it has it, the publisher by its first frame. Every frame's HMAC covers
+// its number, so that a replayed, reordered, reflected or changed frame ends
+// the stream. There are no timestamps on the wire. The secret is read again for
+// every new stream. What is refused is counted, and logged once per cause and
+// minute.
+//
+// A firewall that answers with a reset in place of a host makes it look dead.
+// Firewalls between members must drop, not reject.
+//
+// # Echoes
+//
+// A primary's lease may rest on the others' echoes (S5). An echo must not be
+// newer than the promise that its report carries. So a report echoes only what
+// Peers had shown when the report was published: a shell that calls Peers, then
+// reads its promise, decides, and publishes, in this order and from one
+// goroutine, never confirms a lease after it promised a later term.
+// A report's sequence numbers begin at random, so that an echo meant for an
+// earlier process of the same name means nothing to the next.
+//
+// Heartbeats stop when nothing has been published for Options.Timeout: they
+// are a sign of life of the loop that decides, not of this package.
+//
+// # Goroutines
+//
+//	Run            the caller's; heartbeats; starts and joins the others
+//	follow         one for each other member; owned by Run; ends with its address or Run
+//	ServeHTTP      net/http's, one for each accepted stream; joined by Run
+//	watchGone      one for each accepted stream; joined by its ServeHTTP
+package peers

@@ -1,0 +1,324 @@
+package peers
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Options configure a Mesh.
+type Options struct {
+	Member  string // this member's name
+	Cluster string // members of another cluster are refused
+	// Key returns the secret that all members share, at least one byte. It is
+	// called for each new stream, so that a changed file counts from then on.
+	Key func() ([]byte, error)
+	// Now reads CLOCK_BOOTTIME; it dates what is received and sent.
+	Now func() ha.Instant
+	// Heartbeat is how often the report is sent without a change. Default 500 ms.
+	Heartbeat time.Duration
+	// Timeout is the failure timeout: silence after which a stream is broken,
+	// and how long a report is repeated that was not published again.
+	// Default 2 s; at least two heartbeats.
+	Timeout time.Duration
+	// TLS is used to dial the others; nil: no TLS.
+	TLS    *tls.Config
+	Logger hclog.Logger // default: none
+}
+
+// Address is where another member's API listens.
+type Address struct {
+	Member string
+	API    string // host:port
+}
+
+// The pace of dialling a member that does not answer.
+const (
+	firstPause = 20 * time.Millisecond
+	maxPause   = 500 * time.Millisecond
+)
+
+// sentKept is how many of the newest reports' times are known. It only has to
+// cover the way of an echo: a report, and a heartbeat back.
+const sentKept = 1024
+
+type sent struct {
+	seq uint64
+	at  ha.Instant
+}
+
+// Mesh is this member's part of the mesh. Its methods may be called from any
+// goroutine, except that Peers is for the goroutine that calls Publish.
+type Mesh struct {
+	member, cluster, process string
+
+	key                func() ([]byte, error)
+	now                func() ha.Instant
+	heartbeat, timeout time.Duration
+	tls                *tls.Config
+	logger             hclog.Logger
+
+	// readdressed tells Run that SetAddresses changed something.
+	readdressed chan struct{}
+	// handshakes holds a token for each accepted stream that proved nothing yet.
+	handshakes chan struct{}
+	// streams counts the accepted streams; Run waits for them.
+	streams sync.WaitGroup
+
+	mu       sync.Mutex
+	running  context.Context // Run's; nil while it does not run
+	notify   func()
+	peers    map[string]*peer
+	accepted map[string]*accepted // by the subscriber's name
+	refusals [len(causes)]refusalCount
+
+	report      ha.Report // as published: without Seq and Echo
+	publishedAt ha.Instant
+	seq         uint64
+	sent        [sentKept]sent // by seq
+	payload     []byte         // newest report as sent; nil: none yet
+	newer       chan struct{}  // closed when payload is replaced
+}
+
+// New checks the options and returns a Mesh that does nothing until Run.
+func New(o Options) (*Mesh, error) {
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 500 * time.Millisecond
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 2 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	switch {
+	case o.Member == "" || o.Cluster == "":
+		return nil, errors.New("new mesh: member and cluster must be named")
+	case len(o.Member) > maxName || len(o.Cluster) > maxName:
+		return nil, fmt.Errorf("new mesh: names are limited to %d bytes", maxName)
+	case o.Key == nil || o.Now == nil:
+		return nil, errors.New("new mesh: key and clock are required")
+	case o.Heartbeat < 0 || o.Timeout < 2*o.Heartbeat:
+		return nil, fmt.Errorf("new mesh: timeout %s must be at least two heartbeats of %s", o.Timeout, o.Heartbeat)
+	}
+	var start [8]byte
+	rand.Read(start[:]) // never fails
+	return &Mesh{
+		member: o.Member, cluster: o.Cluster, process: rand.Text(),
+		key: o.Key, now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
+		logger:      o.Logger.Named("peers"),
+		readdressed: make(chan struct{}, 1),
+		handshakes:  make(chan struct{}, maxHandshakes),
+		peers:       make(map[string]*peer),
+		accepted:    make(map[string]*accepted),
+		// 52 bits: exact in every reader of JSON, and room to grow.
+		seq:   binary.BigEndian.Uint64(start[:]) >> 13,
+		newer: make(chan struct{}),
+	}, nil
+}
+
+// Run keeps the streams until ctx ends, and returns ctx's cause after every
+// goroutine has ended. notify is called after each change of what Peers
+// returns, from several goroutines; it must not block.
+func (m *Mesh) Run(ctx context.Context, notify func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var followers sync.WaitGroup
+	m.mu.Lock()
+	if m.running != nil {
+		m.mu.Unlock()
+		cancel(nil)
+		return errors.New("run mesh: already running")
+	}
+	m.running, m.notify = ctx, notify
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.running = nil // no stream is accepted from here on
+		m.mu.Unlock()
+		cancel(nil)
+		followers.Wait()
+		m.streams.Wait()
+	}()
+
+	tick := time.NewTicker(m.heartbeat)
+	defer tick.Stop()
+	m.startFollowers(ctx, &followers)
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-m.readdressed:
+			m.startFollowers(ctx, &followers)
+		case <-tick.C:
+			m.beat()
+		}
+	}
+}
+
+// startFollowers gives each peer that has none its goroutine.
+func (m *Mesh) startFollowers(ctx context.Context, followers *sync.WaitGroup) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.stop == nil {
+			ctx, stop := context.WithCancel(ctx)
+			p.stop = stop
+			followers.Go(func() { m.follow(ctx, p) })
+		}
+	}
+}
+
+// SetAddresses names all other members that are to be heard, replacing the
+// last call's; this member itself is ignored. A member that is no longer named
+// is forgotten, and its streams are closed. One with a new address is dialled
+// there; what its last report said stays.
+func (m *Mesh) SetAddresses(all []Address) {
+	m.mu.Lock()
+	wanted := make(map[string]*peer, len(all))
+	changed := false
+	for _, a := range all {
+		if a.Member == "" || a.Member == m.member {
+			continue
+		}
+		old, known := m.peers[a.Member]
+		if known && old.address == a.API {
+			wanted[a.Member] = old
+			continue
+		}
+		p := &peer{address: a.API, kick: make(chan struct{}, 1), facts: ha.Peer{Member: a.Member}}
+		if known {
+			p.facts, p.shown = old.facts, old.shown
+			p.facts.Link, p.facts.PostgresRefused = ha.LinkUnknown, ha.Unknown
+		}
+		wanted[a.Member] = p
+		changed = true
+	}
+	for name, p := range m.peers {
+		if wanted[name] != p {
+			changed = true
+			p.gone = true
+			if p.stop != nil {
+				p.stop()
+			}
+		}
+	}
+	m.peers = wanted
+	for name, a := range m.accepted {
+		if wanted[name] == nil {
+			a.close()
+		}
+	}
+	m.mu.Unlock()
+	if !changed {
+		return
+	}
+	select {
+	case m.readdressed <- struct{}{}:
+	default:
+	}
+	m.tell()
+}
+
+// tell calls notify.
+func (m *Mesh) tell() {
+	m.mu.Lock()
+	notify := m.notify
+	m.mu.Unlock()
+	if notify != nil {
+		notify()
+	}
+}
+
+// Publish makes r this member's report; Seq and Echo are set here. If it
+// differs from the last one it is sent at once, otherwise with the next
+// heartbeat, so that two members do not answer each other for ever. A stream
+// that is slow gets only the newest.
+//
+// It must be called after every decision, and at least once per failure
+// timeout: heartbeats end when it is not. The mesh keeps r's slices.
+func (m *Mesh) Publish(r ha.Report) {
+	r.Member, r.Seq, r.Echo = m.member, 0, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.publishedAt = m.now()
+	for _, p := range m.peers {
+		p.echoed = p.shown
+	}
+	if m.payload != nil && reflect.DeepEqual(r, m.report) {
+		return
+	}
+	m.report = r
+	m.stamp()
+}
+
+// beat repeats the report, if the loop that publishes it is alive.
+func (m *Mesh) beat() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.publishedAt.Within(m.timeout, m.now()) {
+		m.stamp()
+	}
+}
+
+// stamp makes the next payload from the report, and wakes the streams. The time
+// is taken before anything is sent: a lease is counted from it (S5).
+func (m *Mesh) stamp() {
+	m.seq++
+	r := m.report
+	r.Seq = m.seq
+	for name, p := range m.peers {
+		if p.echoed != 0 {
+			r.Echo = append(r.Echo, ha.Echo{Member: name, Seq: p.echoed})
+		}
+	}
+	slices.SortFunc(r.Echo, func(a, b ha.Echo) int { return cmp.Compare(a.Member, b.Member) })
+	at := m.now()
+	payload, err := json.Marshal(r)
+	if err != nil || len(payload) > MaxFrame {
+		// The others will take this member for silent, which is safe.
+		m.logger.Error("report cannot be sent", "error", err, "bytes", len(payload), "limit_bytes", MaxFrame)
+		return
+	}
+	m.sent[m.seq%sentKept] = sent{m.seq, at}
+	m.payload = payload
+	close(m.newer)
+	m.newer = make(chan struct{})
+}
+
+// newest returns the payload to send (nil: none yet) and a channel that is
+// closed when there is a newer one.
+func (m *Mesh) newest() ([]byte, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.payload, m.newer
+}
+
+// Peers returns what is known of the members named by SetAddresses, sorted by
+// name. The next published report echoes what it returned: see the package
+// comment for the order of calls. ReceivedAt is when a report was read; after
+// this process was suspended it may be younger than the report, while
+// EchoSentAt is a lower bound that holds always: the report was made after it.
+func (m *Mesh) Peers() []ha.Peer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]ha.Peer, 0, len(m.peers))
+	for _, p := range m.peers {
+		p.shown = p.facts.Report.Seq
+		all = append(all, p.facts)
+	}
+	slices.SortFunc(all, func(a, b ha.Peer) int { return cmp.Compare(a.Member, b.Member) })
+	return all
+}

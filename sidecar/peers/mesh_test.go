@@ -1,0 +1,549 @@
+package peers_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/peers"
+)
+
+const (
+	heartbeat = 50 * time.Millisecond
+	timeout   = 400 * time.Millisecond
+	patience  = 10 * time.Second // how long a test waits for what must happen
+)
+
+var epoch = time.Now()
+
+func now() ha.Instant { return ha.Instant(time.Since(epoch)) + 1 }
+
+func secret() ([]byte, error) { return []byte("a shared secret"), nil }
+
+// member is a mesh with its API on a loopback port, and a loop that does what
+// the shell's does: Peers, then Publish.
+type member struct {
+	*peers.Mesh
+	name   string
+	server *httptest.Server
+	wake   chan struct{}
+	seen   chan []ha.Peer // newest
+	report atomic.Pointer[ha.Report]
+	stop   func() // like kill -9: every connection ends
+}
+
+func newMember(t testing.TB, name string, change func(*peers.Options)) *member {
+	t.Helper()
+	o := peers.Options{Member: name, Cluster: "pg", Key: secret, Now: now, Heartbeat: heartbeat, Timeout: timeout}
+	if change != nil {
+		change(&o)
+	}
+	mesh, err := peers.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &member{Mesh: mesh, name: name, wake: make(chan struct{}, 1), seen: make(chan []ha.Peer, 1)}
+	m.report.Store(&ha.Report{Role: ha.RoleReplica})
+	m.server = httptest.NewUnstartedServer(mesh)
+	if o.TLS != nil {
+		m.server.StartTLS()
+	} else {
+		m.server.Start()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran, looped := make(chan error, 1), make(chan struct{})
+	go func() { ran <- mesh.Run(ctx, m.poke) }()
+	go m.loop(ctx, looped)
+	stopped := false
+	m.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		m.server.Listener.Close()
+		cancel()
+		if err := <-ran; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run of %s returned %v", name, err)
+		}
+		<-looped
+		m.server.Close()
+	}
+	t.Cleanup(m.stop)
+	return m
+}
+
+func (m *member) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *member) loop(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	tick := time.NewTicker(timeout / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.seen:
+		default:
+		}
+		m.seen <- m.Peers()
+		m.Publish(*m.report.Load())
+		select {
+		case <-m.wake:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// say publishes a report as soon as the loop comes to it.
+func (m *member) say(r ha.Report) {
+	m.report.Store(&r)
+	m.poke()
+}
+
+func (m *member) address() string { return m.server.Listener.Addr().String() }
+
+func introduce(members ...*member) {
+	var all []peers.Address
+	for _, m := range members {
+		all = append(all, peers.Address{Member: m.name, API: m.address()})
+	}
+	for _, m := range members {
+		m.SetAddresses(all)
+	}
+}
+
+// await waits until what m knows of the other satisfies the condition, and
+// returns how long that took.
+func (m *member) await(t testing.TB, other, what string, is func(ha.Peer) bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	late := time.After(patience)
+	var last ha.Peer
+	for {
+		select {
+		case all := <-m.seen:
+			for _, p := range all {
+				if p.Member == other {
+					if last = p; is(p) {
+						return time.Since(began)
+					}
+				}
+			}
+		case <-late:
+			t.Fatalf("%s never saw %s %s; last: %+v", m.name, other, what, last)
+		}
+	}
+}
+
+func up(p ha.Peer) bool      { return p.Link == ha.LinkUp && p.ReceivedAt != 0 }
+func silent(p ha.Peer) bool  { return p.Link == ha.LinkSilent }
+func refused(p ha.Peer) bool { return p.Link == ha.LinkRefused }
+
+func refusals(m *peers.Mesh, cause string) uint64 {
+	for _, r := range m.Refusals() {
+		if r.Cause == cause {
+			return r.Count
+		}
+	}
+	panic("no cause " + cause)
+}
+
+// awaitRefusal polls: a refusal is no event that Peers tells of.
+func awaitRefusal(t *testing.T, m *peers.Mesh, cause string, more uint64) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(patience)
+	for refusals(m, cause) < more {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("%d refusals for %q, want %d: %v", refusals(m, cause), cause, more, m.Refusals())
+		}
+	}
+}
+
+func TestThreeMembersHearEachOther(t *testing.T) {
+	a, b, c := newMember(t, "a", nil), newMember(t, "b", nil), newMember(t, "c", nil)
+	introduce(a, b, c)
+	b.say(ha.Report{Role: ha.RolePrimary, Term: 7, Postgres: "127.0.0.1:5432",
+		Position: ha.Position{TLI: 3, LSN: 0x3000060, History: []ha.Fork{{TLI: 1, End: 0x2000000}}}})
+	for _, m := range []*member{a, c} {
+		m.await(t, "b", "as primary", func(p ha.Peer) bool {
+			return up(p) && p.Report.Role == ha.RolePrimary && p.Report.Term == 7 && p.Report.Member == "b" &&
+				p.Report.Position.LSN == 0x3000060 && len(p.Report.Position.History) == 1
+		})
+	}
+	b.await(t, "a", "echo", func(p ha.Peer) bool { return p.EchoSentAt != 0 })
+	b.await(t, "c", "echo", func(p ha.Peer) bool { return p.EchoSentAt != 0 })
+}
+
+func TestEchoAdvancesWithHeartbeats(t *testing.T) {
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	introduce(a, b)
+	first := ha.Instant(0)
+	a.await(t, "b", "first echo", func(p ha.Peer) bool { first = p.EchoSentAt; return first != 0 })
+	a.await(t, "b", "later echo", func(p ha.Peer) bool { return p.EchoSentAt.Sub(first) > 2*heartbeat })
+	a.await(t, "b", "recent echo", func(p ha.Peer) bool {
+		if p.EchoSentAt > p.ReceivedAt {
+			t.Fatalf("echo of a report sent after it: %+v", p)
+		}
+		return p.EchoSentAt.Within(3*heartbeat, now())
+	})
+}
+
+// A report must not confirm what its maker had not seen (S5): the promise that
+// the report carries may be older.
+func TestEchoIsOnlyOfWhatPeersShowed(t *testing.T) {
+	a := newMember(t, "a", nil)
+	var b *peers.Mesh
+	b, err := peers.New(peers.Options{Member: "b", Cluster: "pg", Key: secret, Now: now, Heartbeat: heartbeat, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(b)
+	defer server.Close()
+	heard := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error)
+	go func() {
+		ran <- b.Run(ctx, func() {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	defer func() { cancel(); <-ran }()
+	addresses := []peers.Address{{Member: "a", API: a.address()}, {Member: "b", API: server.Listener.Addr().String()}}
+	a.SetAddresses(addresses)
+	b.SetAddresses(addresses)
+
+	b.Publish(ha.Report{Term: 1})
+	a.await(t, "b", "report", up)
+	for range 5 { // b reads reports, and its heartbeats go on
+		<-heard
+	}
+	a.await(t, "b", "report without echo", func(p ha.Peer) bool {
+		if p.EchoSentAt != 0 || len(p.Report.Echo) != 0 {
+			t.Fatal("echo of a report that b's loop has not seen")
+		}
+		return true
+	})
+	b.Peers()
+	b.Publish(ha.Report{Term: 1})
+	var at ha.Instant
+	a.await(t, "b", "echo", func(p ha.Peer) bool { at = p.EchoSentAt; return at != 0 })
+	for range 5 {
+		<-heard
+	}
+	a.await(t, "b", "the same echo", func(p ha.Peer) bool {
+		if p.EchoSentAt != at {
+			t.Fatal("the echo moved although b's loop did not")
+		}
+		return true
+	})
+}
+
+func TestProcessGoneIsRefusedAtOnce(t *testing.T) {
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	introduce(a, b)
+	a.await(t, "b", "up", up)
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.say(ha.Report{Postgres: port.Addr().String()})
+	a.await(t, "b", "with its server", func(p ha.Peer) bool { return p.Report.Postgres != "" })
+
+	b.stop()
+	took := a.await(t, "b", "refused", refused)
+	t.Logf("refused after %s", took)
+	if took > timeout/2 {
+		t.Errorf("a dead process was noticed after %s: by silence, not by end of file", took)
+	}
+	a.await(t, "b", "with its server alive", func(p ha.Peer) bool { return p.PostgresRefused == ha.No })
+	port.Close()
+	a.await(t, "b", "with its server gone", func(p ha.Peer) bool { return p.PostgresRefused == ha.Yes })
+}
+
+func TestRestartedProcessIsHeardAgain(t *testing.T) {
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	introduce(a, b)
+	a.await(t, "b", "up", up)
+	b.stop()
+	a.await(t, "b", "refused", refused)
+	again := newMember(t, "b", nil)
+	introduce(a, again)
+	again.say(ha.Report{Term: 9})
+	a.await(t, "b", "again", func(p ha.Peer) bool {
+		return up(p) && p.Report.Term == 9 && p.PostgresRefused == ha.Unknown
+	})
+	again.await(t, "a", "up", up)
+}
+
+// relay forwards TCP until it is told to keep the connections open and silent.
+func relay(t *testing.T, to string) (address string, hold func(bool)) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held atomic.Bool
+	t.Cleanup(func() { l.Close() })
+	pump := func(dst, src net.Conn) {
+		defer dst.Close()
+		defer src.Close()
+		buf := make([]byte, 4096)
+		for {
+			n, err := src.Read(buf)
+			if err != nil {
+				return
+			}
+			if held.Load() {
+				continue // swallowed
+			}
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go pump(in, out)
+			go pump(out, in)
+		}
+	}()
+	return l.Addr().String(), held.Store
+}
+
+func TestSilentPeer(t *testing.T) {
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	through, hold := relay(t, b.address())
+	a.SetAddresses([]peers.Address{{Member: "b", API: through}})
+	b.SetAddresses([]peers.Address{{Member: "a", API: a.address()}})
+	a.await(t, "b", "up", up)
+	hold(true)
+	took := a.await(t, "b", "silent", silent)
+	t.Logf("silent after %s", took)
+	if took < timeout-2*heartbeat || took > 3*timeout {
+		t.Errorf("silence was noticed after %s; the failure timeout is %s", took, timeout)
+	}
+	hold(false)
+	a.await(t, "b", "up again", up)
+}
+
+// A loop that hangs must not be kept alive by its heartbeats.
+func TestHeartbeatsEndWithTheLoop(t *testing.T) {
+	a := newMember(t, "a", nil)
+	b, err := peers.New(peers.Options{Member: "b", Cluster: "pg", Key: secret, Now: now, Heartbeat: heartbeat, Timeout: timeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(b)
+	defer server.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error)
+	go func() { ran <- b.Run(ctx, func() {}) }()
+	defer func() { cancel(); <-ran }()
+	a.SetAddresses([]peers.Address{{Member: "b", API: server.Listener.Addr().String()}})
+	b.Publish(ha.Report{Term: 1})
+	a.await(t, "b", "up", up)
+	a.await(t, "b", "silent", silent)
+}
+
+func TestRemovedMemberIsForgotten(t *testing.T) {
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	introduce(a, b)
+	a.await(t, "b", "up", up)
+	a.SetAddresses(nil)
+	if all := a.Peers(); len(all) != 0 {
+		t.Errorf("still known: %+v", all)
+	}
+	a.SetAddresses([]peers.Address{{Member: "a", API: a.address()}, {Member: "b", API: b.address()}})
+	a.await(t, "b", "again", up)
+}
+
+func TestTLS(t *testing.T) {
+	// Both servers have httptest's certificate; the client trusts it.
+	trial := httptest.NewTLSServer(http.NotFoundHandler())
+	trial.Close()
+	config := trial.Client().Transport.(*http.Transport).TLSClientConfig
+	withTLS := func(o *peers.Options) { o.TLS = &tls.Config{RootCAs: config.RootCAs} }
+	a, b := newMember(t, "a", withTLS), newMember(t, "b", withTLS)
+	introduce(a, b)
+	a.await(t, "b", "up", up)
+	b.await(t, "a", "up", up)
+	b.stop()
+	a.await(t, "b", "refused", refused)
+}
+
+func TestSecretIsReadForEachStream(t *testing.T) {
+	var current atomic.Pointer[string]
+	set := func(s string) { current.Store(&s) }
+	set("old")
+	rotating := func(o *peers.Options) {
+		o.Key = func() ([]byte, error) { return []byte(*current.Load()), nil }
+	}
+	fixed := func(s string) func(*peers.Options) {
+		return func(o *peers.Options) { o.Key = func() ([]byte, error) { return []byte(s), nil } }
+	}
+	a, b := newMember(t, "a", rotating), newMember(t, "b", fixed("new"))
+	introduce(a, b)
+	awaitRefusal(t, a.Mesh, "unauthenticated", 2) // as publisher and as subscriber
+	awaitRefusal(t, b.Mesh, "unauthenticated", 2)
+	set("new")
+	a.await(t, "b", "up", up)
+	b.await(t, "a", "up", up)
+}
+
+func TestMissingSecretRefusesAll(t *testing.T) {
+	a := newMember(t, "a", func(o *peers.Options) {
+		o.Key = func() ([]byte, error) { return nil, nil }
+	})
+	b := newMember(t, "b", nil)
+	introduce(a, b)
+	awaitRefusal(t, a.Mesh, "secret", 2)
+	b.await(t, "a", "silent", silent)
+}
+
+func TestWrongClusterAndWrongName(t *testing.T) {
+	a := newMember(t, "a", nil)
+	other := newMember(t, "b", func(o *peers.Options) { o.Cluster = "another" })
+	introduce(a, other)
+	awaitRefusal(t, a.Mesh, "cluster", 2)
+	a.await(t, "b", "silent", silent)
+
+	c := newMember(t, "c", nil)
+	a.SetAddresses([]peers.Address{{Member: "d", API: c.address()}})
+	awaitRefusal(t, a.Mesh, "name", 1)
+	a.await(t, "d", "silent", silent)
+}
+
+func TestDuplicateName(t *testing.T) {
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	introduce(a, b)
+	b.await(t, "a", "up", up)
+	a.await(t, "b", "up", up)
+	twin := newMember(t, "a", nil)
+
+	twin.SetAddresses([]peers.Address{{Member: "b", API: b.address()}})
+	awaitRefusal(t, b.Mesh, "duplicate", 1)
+	twin.await(t, "b", "silent", silent)
+	a.await(t, "b", "still up", up)
+
+	// Dialled under another name, it finds itself.
+	b.SetAddresses([]peers.Address{{Member: "a", API: a.address()}, {Member: "c", API: b.address()}})
+	awaitRefusal(t, b.Mesh, "duplicate", 2)
+}
+
+func TestProbe(t *testing.T) {
+	a := newMember(t, "a", nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if got := a.Probe(t.Context(), address); got != ha.No {
+		t.Errorf("listening: refused %s", got)
+	}
+	l.Close()
+	if got := a.Probe(t.Context(), address); got != ha.Yes {
+		t.Errorf("not listening: refused %s", got)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, address := range []string{"", "127.0.0.1", "no-such-name.invalid:5432", "[::1:5432"} {
+		if got := a.Probe(cancelled, address); got != ha.Unknown {
+			t.Errorf("%q: refused %s", address, got)
+		}
+	}
+}
+
+// A DNS server that refuses connections says nothing about the member.
+func TestProbeIsNotFooledByDNS(t *testing.T) {
+	resolver := net.DefaultResolver
+	t.Cleanup(func() { net.DefaultResolver = resolver })
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", closed.Addr().String())
+	}}
+	a := newMember(t, "a", nil)
+	if got := a.Probe(t.Context(), "n1.example:5432"); got != ha.Unknown {
+		t.Errorf("refused %s", got)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	good := peers.Options{Member: "a", Cluster: "pg", Key: secret, Now: now}
+	if _, err := peers.New(good); err != nil {
+		t.Errorf("defaults: %v", err)
+	}
+	for name, change := range map[string]func(*peers.Options){
+		"no member":     func(o *peers.Options) { o.Member = "" },
+		"no cluster":    func(o *peers.Options) { o.Cluster = "" },
+		"no key":        func(o *peers.Options) { o.Key = nil },
+		"no clock":      func(o *peers.Options) { o.Now = nil },
+		"short timeout": func(o *peers.Options) { o.Timeout = 600 * time.Millisecond },
+	} {
+		o := good
+		change(&o)
+		if _, err := peers.New(o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func BenchmarkPublishToPeers(b *testing.B) {
+	x, y := newMember(b, "x", nil), newMember(b, "y", nil)
+	introduce(x, y)
+	x.await(b, "y", "up", up)
+	y.await(b, "x", "up", up)
+	took := make([]time.Duration, 0, b.N)
+	term := uint64(0)
+	for b.Loop() {
+		term++
+		began := time.Now()
+		x.Publish(report(term))
+		x.report.Store(new(report(term)))
+		y.await(b, "x", fmt.Sprint("term ", term), func(p ha.Peer) bool { return p.Report.Term == term })
+		took = append(took, time.Since(began))
+	}
+	b.ReportMetric(float64(quantile(took, 0.5).Microseconds()), "p50-µs")
+	b.ReportMetric(float64(quantile(took, 0.99).Microseconds()), "p99-µs")
+}
+
+func report(term uint64) ha.Report { return ha.Report{Role: ha.RoleReplica, Term: term} }
+
+func quantile(all []time.Duration, q float64) time.Duration {
+	slices.Sort(all)
+	return all[int(q*float64(len(all)-1))]
+}
