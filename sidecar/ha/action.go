@@ -9,18 +9,20 @@ const (
 	NoAction ActionKind = iota
 
 	// On the server.
-	Init       // make a new data directory (initdb), as the marker allows
-	Clone      // replace the data directory by a copy of From's
-	Rewind     // pg_rewind to From's history, keeping aside what diverged
-	Start      // start the server; Primary says as what, Hidden whether clients stay out
-	Stop       // stop it: fast, or Immediate
-	Fence      // promise Term on disk, clear the upstream, see the walreceiver gone (S2)
-	Follow     // promise Term on disk, receive from From
-	SetSync    // synchronous_standby_names = Sync, and see it in effect
-	Promote    // leave recovery, on Timeline
-	Unhide     // let clients in (S9)
-	Checkpoint // so that pg_rewind from this server is right
-	Discard    // remove the half-made data directory that the marker names (S10)
+	Init    // make a new data directory (initdb), as the marker allows
+	Clone   // replace the data directory by a copy of From's
+	Rewind  // pg_rewind to From's history, keeping aside what diverged
+	Start   // start the server; Primary says as what, Hidden whether clients stay out
+	Stop    // stop it: fast, or Immediate
+	Fence   // promise Term on disk, clear the upstream, see the walreceiver gone (S2)
+	Follow  // promise Term on disk, receive from From
+	SetSync // synchronous_standby_names = Sync, and see it in effect
+	Promote // leave recovery, on Timeline
+	Unhide  // let clients in (S9)
+	Discard // remove the half-made data directory that the marker names (S10)
+
+	// Beside whatever else is under way.
+	Checkpoint // a checkpoint now, so that pg_rewind from this server is right
 
 	// On the rest of the world.
 	Commit   // one Consul transaction
@@ -54,7 +56,7 @@ type Action struct {
 }
 
 var kindNames = [...]string{"none", "init", "clone", "rewind", "start", "stop", "fence", "follow", "set-sync",
-	"promote", "unhide", "checkpoint", "discard", "commit", "lease", "disarm", "announce", "exit"}
+	"promote", "unhide", "discard", "checkpoint", "commit", "lease", "disarm", "announce", "exit"}
 
 // String returns the kind's name, as in logs and metrics.
 func (k ActionKind) String() string { return kindNames[k] }

@@ -1,0 +1,157 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Errors that the interfaces below may return and that the shell tells apart.
+var (
+	// ErrConflict: a transaction found something else than it expected; record
+	// and lock have been read again.
+	ErrConflict = errors.New("conflict")
+	// ErrNotReady: the server is starting up or shutting down, and said so.
+	ErrNotReady = errors.New("server is not ready")
+)
+
+// Cluster is the members' shared memory: the record, the lock and the service
+// registration in Consul.
+type Cluster interface {
+	// Run keeps session, watches and registration until ctx is done, and calls
+	// notify after each change of the view. It returns when all it began has ended.
+	Run(ctx context.Context, notify func()) error
+	// View is the newest that is known; it costs no request.
+	View() ClusterView
+	// Commit does one transaction. The view has its result when it returns. It
+	// returns ErrConflict if something else was found than the change expects.
+	Commit(ctx context.Context, change ha.Change) error
+	// SetHolding says whether this member believes that it holds the lock: while
+	// it does, Run confirms it about once a second.
+	SetHolding(holding bool)
+	// Register makes the service registration say this, now and after the agent
+	// forgot it.
+	Register(ctx context.Context, r Registration) error
+	// Deregister removes the registration.
+	Deregister(ctx context.Context) error
+	// Evict takes the primary tag from these members in the catalog, and returns
+	// when nobody but this member has it.
+	Evict(ctx context.Context, members []string) error
+	// PutHistory stores the account of one term.
+	PutHistory(ctx context.Context, term uint64, account []byte) error
+	// ReleaseSession ends the session at a clean stop.
+	ReleaseSession(ctx context.Context) error
+}
+
+// ClusterView is what is known of the cluster in Consul.
+type ClusterView struct {
+	Consul   ha.Consul
+	Settings []byte // the config key, JSON; nil: there is none
+	Members  []Instance
+	Err      error // the last error, for people
+}
+
+// Instance is a member as registered in Consul.
+type Instance struct {
+	Member   string
+	API      string // host:port
+	Postgres string // host:port
+}
+
+// Registration is what the service registration says.
+type Registration struct {
+	Tag     string // "primary", "replica" or empty
+	Meta    [][2]string
+	Status  string // passing, warning or critical
+	Text    string // for people; constant while the state is
+	Replica Check
+}
+
+// Check is one more check of the service: replication.
+type Check struct {
+	Status string
+	Text   string
+}
+
+// Peers is the mesh of streams to the other members.
+type Peers interface {
+	// Run keeps the streams until ctx is done, and calls notify after each change.
+	Run(ctx context.Context, notify func()) error
+	SetMembers(members []Instance)
+	// Publish sends the report to all, now and with each heartbeat.
+	Publish(report ha.Report)
+	Peers() []ha.Peer
+}
+
+// Guard is the process between this one and the postmaster (S5).
+type Guard interface {
+	// Notify names the function to call when the status has changed.
+	Notify(changed func())
+	Status() GuardStatus
+	Lease(ctx context.Context, until ha.Instant) error
+	Disarm(ctx context.Context) error
+}
+
+// GuardStatus is what the guard knows of the postmaster.
+type GuardStatus struct {
+	Process    ha.Process
+	StartedAt  ha.Instant
+	ExitedAt   ha.Instant
+	Exit       string // how it ended, for people
+	Armed      bool
+	LeaseUntil ha.Instant
+}
+
+// Source is another member's server.
+type Source struct {
+	Member  string
+	Address string // host:port
+}
+
+// Start says how the server is to be started.
+type Start struct {
+	Primary bool
+	Hidden  bool // clients are kept out (S9)
+	Sync    ha.SyncSetting
+}
+
+// Stop says how the server is to be stopped.
+type Stop struct {
+	Immediate bool
+	Planned   bool // checkpoint while it still serves
+}
+
+// Server is the local PostgreSQL server. Each method but the looks is an
+// exclusive operation; all keep their deadline from ctx.
+type Server interface {
+	// Inspect fills in what the files say, without SQL.
+	Inspect(ctx context.Context, v *ha.Server) error
+	// Look fills in what SQL says, in one round trip, on a connection of its
+	// own. It returns ErrNotReady if the server answers that it is starting.
+	Look(ctx context.Context, v *ha.Server) error
+	// Probe writes, and so finds a full or hung disk.
+	Probe(ctx context.Context) error
+	// SyncInEffect returns the primary's flush position read after every
+	// walsender was seen to use the last setting (S4); zero while one does not.
+	SyncInEffect(ctx context.Context) (ha.LSN, error)
+
+	Init(ctx context.Context) error
+	Clone(ctx context.Context, from Source) error
+	Rewind(ctx context.Context, from Source) error
+	Discard(ctx context.Context) error
+	Start(ctx context.Context, how Start) error
+	Stop(ctx context.Context, how Stop) error
+	// Fence promises the term on disk, then stops receiving, and returns the
+	// final position (S2). A setting with names is made at the same time.
+	Fence(ctx context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error)
+	// Follow promises the term on disk and receives from the source.
+	Follow(ctx context.Context, term uint64, from Source) error
+	SetSync(ctx context.Context, set ha.SyncSetting) error
+	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
+	Unhide(ctx context.Context) error
+	Checkpoint(ctx context.Context) error
+	// Upkeep makes roles and replication slots for the members.
+	Upkeep(ctx context.Context, members []string) error
+	Close()
+}

@@ -1,0 +1,249 @@
+package sidecar
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// observe gathers what is known into one observation.
+func (s *Sidecar) observe() ha.Observation {
+	view := s.opts.Cluster.View()
+	s.setMembers(view.Members)
+	peers := s.opts.Peers.Peers()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.policy = overlay(s.opts.Policy, view.Settings, s.opts.Member, s.log)
+	s.fulfil(view.Consul.Record)
+	o := ha.Observation{
+		Now: s.opts.Now(), Self: s.opts.Member, Policy: s.policy, Consul: view.Consul, Server: s.server,
+		Peers: peers, Intent: s.intent, Busy: s.busy, Announced: s.announced,
+	}
+	o.Server.Walsenders = slices.Clone(s.server.Walsenders)
+	return o
+}
+
+// fulfil forgets what was asked for once it has come about.
+func (s *Sidecar) fulfil(r ha.Record) {
+	if s.intent.Switchover && r.Term > s.asked {
+		s.intent.Switchover, s.intent.Target = false, ""
+	}
+	if s.intent.Force && r.Leader == s.opts.Member && r.Phase == ha.PhaseLeading && s.server.InRecovery == ha.No {
+		s.intent.Force = false
+	}
+}
+
+// setMembers tells the mesh of the members that Consul names.
+func (s *Sidecar) setMembers(members []Instance) {
+	if slices.Equal(members, s.members) || len(members) == 0 {
+		return
+	}
+	s.members = slices.Clone(members)
+	s.opts.Peers.SetMembers(s.members)
+}
+
+// guardChanged takes over what the guard says. An exit reaches the loop without
+// waiting for anything else.
+func (s *Sidecar) guardChanged() {
+	g := s.opts.Guard.Status()
+	s.mu.Lock()
+	was := s.server.Process
+	v := &s.server
+	v.Process, v.StartedAt, v.ExitedAt, v.Armed, v.LeaseUntil = g.Process, g.StartedAt, g.ExitedAt, g.Armed, g.LeaseUntil
+	died := was == ha.ProcessRunning && g.Process == ha.ProcessStopped
+	if died {
+		forgetSQL(v)
+		v.CleanStop = false
+	}
+	expected := s.busy.Server != ha.NoAction
+	s.mu.Unlock()
+	if died && !expected {
+		s.log.Error("postgres exited", "status", g.Exit)
+	}
+	s.notify()
+	if was != g.Process {
+		s.lookNow()
+	}
+}
+
+// forgetSQL drops what was known by SQL of a server that runs no more.
+func forgetSQL(v *ha.Server) {
+	v.SeenAt, v.FailingSince = 0, 0
+	v.InRecovery, v.Writable, v.Receiving = ha.Unknown, ha.Unknown, ha.Unknown
+	v.Upstream, v.Position, v.Settled, v.Hidden = "", ha.Position{}, false, false
+	v.Walsenders, v.SyncAt, v.RecoveryEnd, v.Checkpointed = nil, 0, 0, false
+}
+
+// inspectTimeout bounds a look at the data directory's files.
+const inspectTimeout = 10 * time.Second
+
+// inspect reads what the files say.
+func (s *Sidecar) inspect(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	s.mu.Lock()
+	v := s.server
+	s.mu.Unlock()
+	err := s.opts.Server.Inspect(ctx, &v)
+	if err != nil {
+		s.log.Error("cannot inspect the data directory", "error", err)
+		return
+	}
+	s.mu.Lock()
+	w := &s.server
+	w.DataDir, w.Problem, w.SystemID, w.WasPrimary = v.DataDir, v.Problem, v.SystemID, v.WasPrimary
+	w.Promise, w.Fenced = max(w.Promise, v.Promise), v.Fenced
+	if w.Process == ha.ProcessStopped {
+		w.CleanStop, w.Position = v.CleanStop, v.Position
+	}
+	s.mu.Unlock()
+	s.notify()
+}
+
+const (
+	lookEvery   = time.Second            // a settled server
+	lookSoon    = 100 * time.Millisecond // something is under way
+	lookStart   = 10 * time.Millisecond  // the server is starting
+	probeEvery  = 5 * time.Second        // the write probe
+	upkeepEvery = 5 * time.Second
+)
+
+// lookLoop looks at the server by SQL: at each kick, and at a pace that depends
+// on what is going on.
+func (s *Sidecar) lookLoop(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var probed ha.Instant
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.kick:
+		case <-timer.C:
+		}
+		s.mu.Lock()
+		process, dir := s.server.Process, s.server.DataDir
+		idle := s.busy.Server == ha.NoAction
+		s.mu.Unlock()
+		switch {
+		case process == ha.ProcessRunning:
+			probed = s.look(ctx, probed)
+		case idle && (process == ha.ProcessStopped || dir == ha.DataUnknown):
+			s.inspect(ctx)
+		}
+		timer.Reset(s.pace())
+	}
+}
+
+// pace is how soon the next look is due.
+func (s *Sidecar) pace() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &s.server
+	switch {
+	case v.Process == ha.ProcessRunning && v.InRecovery == ha.Unknown:
+		return lookStart
+	case v.Process == ha.ProcessRunning && (v.InRecovery == ha.Yes && v.Receiving != ha.Yes ||
+		v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || v.Writable != ha.Yes)):
+		return lookSoon
+	}
+	return lookEvery
+}
+
+// look fills in the SQL facts; it returns when the last write probe was made.
+func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
+	now := s.opts.Now()
+	s.mu.Lock()
+	v, started := s.server, s.server.StartedAt
+	timeout := s.policy.FailureTimeout / 2
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, max(timeout, 500*time.Millisecond))
+	defer cancel()
+	err := s.opts.Server.Look(ctx, &v)
+	writable := v.Writable
+	if err == nil && v.InRecovery == ha.No {
+		if v.Writable != ha.Yes || !probed.Within(probeEvery, now) {
+			probed = now
+			writable = ha.Known(s.opts.Server.Probe(ctx) == nil)
+		}
+		if v.SyncAt == 0 {
+			if at, err := s.opts.Server.SyncInEffect(ctx); err == nil {
+				v.SyncAt = at
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &s.server
+	if w.Process != ha.ProcessRunning || w.StartedAt != started || s.busy.Server != ha.NoAction {
+		return probed // it looked at another life of the server, or an operation is changing it
+	}
+	if err != nil {
+		if w.FailingSince == 0 && w.SeenAt != 0 {
+			w.FailingSince = now
+			s.log.Warn("the server does not answer", "error", err)
+		}
+		s.notify()
+		return probed
+	}
+	if w.FailingSince != 0 {
+		s.log.Info("the server answers again")
+	}
+	w.SeenAt, w.FailingSince = now, 0
+	w.InRecovery, w.Receiving, w.Upstream, w.Position = v.InRecovery, v.Receiving, v.Upstream, v.Position
+	w.Settled = v.Settled
+	w.Hidden, w.Checkpointed, w.Sync, w.PendingRestart = v.Hidden, v.Checkpointed, v.Sync, v.PendingRestart
+	w.Walsenders, w.SyncAt, w.RecoveryEnd = v.Walsenders, v.SyncAt, v.RecoveryEnd
+	if v.InRecovery == ha.No {
+		w.Writable = writable
+	}
+	if v.SystemID != "" {
+		w.SystemID = v.SystemID
+	}
+	s.notify()
+	return probed
+}
+
+// peersChanged looks at the server at once when another member has begun or
+// ceased to stream: the primary's walsenders have changed then.
+func (s *Sidecar) peersChanged() {
+	s.notify()
+	s.mu.Lock()
+	v := &s.server
+	waiting := v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden) || v.InRecovery == ha.Yes && v.Receiving != ha.Yes
+	s.mu.Unlock()
+	if waiting {
+		s.lookNow()
+	}
+}
+
+// upkeepLoop makes roles and slots for the members.
+func (s *Sidecar) upkeepLoop(ctx context.Context) error {
+	ticker := time.NewTicker(upkeepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		snap := s.Snapshot()
+		if snap == nil || snap.Observation.Server.InRecovery == ha.Unknown || snap.Observation.Busy.Server != ha.NoAction {
+			continue
+		}
+		work, cancel := context.WithTimeout(ctx, upkeepEvery)
+		if err := s.opts.Server.Upkeep(work, snap.Observation.Consul.Record.Members); err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot keep roles and replication slots", "error", err)
+		}
+		cancel()
+	}
+}
+
+// sameReport compares without what the mesh stamps.
+func sameReport(a, b ha.Report) bool {
+	a.Seq, b.Seq, a.Echo, b.Echo = 0, 0, nil, nil
+	return reflect.DeepEqual(a, b)
+}

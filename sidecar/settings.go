@@ -1,0 +1,105 @@
+package sidecar
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Settings are the cluster-wide dynamic settings, kept as JSON in Consul. What
+// is absent is as the member's own configuration says.
+type Settings struct {
+	Version    int                 `json:"version,omitempty"`
+	Paused     *Pause              `json:"paused,omitempty"`
+	Durability *DurabilitySettings `json:"durability,omitempty"`
+	Failover   *FailoverSettings   `json:"failover,omitempty"`
+	Parameters map[string]string   `json:"parameters,omitempty"`
+}
+
+// Pause is maintenance: nothing is decided about roles until it ends by itself.
+type Pause struct {
+	Until   time.Time `json:"until,omitzero"` // zero: until it is resumed
+	Members []string  `json:"members,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// DurabilitySettings override the durability block.
+type DurabilitySettings struct {
+	Mode      ha.Mode `json:"mode,omitempty"`
+	Standbys  *int    `json:"standbys,omitempty"`
+	Strict    *bool   `json:"strict,omitempty"`
+	MaxVoters *int    `json:"max_voters,omitempty"`
+}
+
+// FailoverSettings override the failover block. Durations are in Go's notation.
+type FailoverSettings struct {
+	Automatic      *bool  `json:"automatic,omitempty"`
+	FailureTimeout string `json:"failure_timeout,omitempty"`
+	Lease          string `json:"lease,omitempty"`
+}
+
+// overlay puts the dynamic settings over the member's own policy. Settings that
+// cannot be read change nothing.
+func overlay(p ha.Policy, raw []byte, member string, log hclog.Logger) ha.Policy {
+	if len(raw) == 0 {
+		return p
+	}
+	var set Settings
+	if err := json.Unmarshal(raw, &set); err != nil {
+		log.Debug("the dynamic settings cannot be read; the configuration file's hold", "error", err)
+		return p
+	}
+	return set.Apply(p, member, time.Now())
+}
+
+// Apply returns the policy with these settings over it, as they hold for the
+// member at the time.
+func (set Settings) Apply(p ha.Policy, member string, now time.Time) ha.Policy {
+	if pause := set.Paused; pause != nil && (pause.Until.IsZero() || now.Before(pause.Until)) && pause.concerns(member) {
+		p.Paused = true
+	}
+	if d := set.Durability; d != nil {
+		if d.Mode == ha.ModeQuorum || d.Mode == ha.ModeAsync {
+			p.Mode = d.Mode
+		}
+		if d.Standbys != nil && *d.Standbys >= 0 {
+			p.Standbys = *d.Standbys
+		}
+		if d.Strict != nil {
+			p.Strict = *d.Strict
+		}
+		if d.MaxVoters != nil && *d.MaxVoters >= 0 {
+			p.MaxVoters = *d.MaxVoters
+		}
+	}
+	if f := set.Failover; f != nil {
+		if f.Automatic != nil {
+			p.Automatic = *f.Automatic
+		}
+		failure, lease := duration(f.FailureTimeout, p.FailureTimeout), duration(f.Lease, p.Lease)
+		if lease >= 2*failure {
+			p.FailureTimeout, p.Lease = failure, lease
+		}
+	}
+	return p
+}
+
+func (p *Pause) concerns(member string) bool {
+	for _, m := range p.Members {
+		if m == member {
+			return true
+		}
+	}
+	return len(p.Members) == 0
+}
+
+func duration(text string, otherwise time.Duration) time.Duration {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return otherwise
+	}
+	return d
+}

@@ -1,0 +1,255 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Sidecar runs one member.
+type Sidecar struct {
+	opts Options
+	log  hclog.Logger
+
+	wake chan struct{} // capacity 1: something was observed
+	kick chan struct{} // capacity 1: look at the server now
+
+	// Owned by the loop.
+	state    ha.State
+	reported ha.Report
+	blocks   string
+	members  []Instance
+
+	mu     sync.Mutex // guards what follows
+	server ha.Server
+	busy   ha.Busy
+	cancel context.CancelFunc // of the operation on the server
+	intent ha.Intent
+	asked  uint64 // the term in which the switchover was asked for
+	// announced is what the registration says; announcing that it is being changed.
+	announced     ha.Announced
+	announcing    bool
+	leasing       bool
+	checkpointing bool
+	policy        ha.Policy
+	exit          *ExitError
+	ready         bool
+	account       Account
+	lostAt        time.Time // the leader was lost then, by this member's wall clock
+
+	serverLock sync.Mutex // held by the operation on the server
+	snapshot   atomic.Pointer[Snapshot]
+	tasks      sync.WaitGroup // operations under way
+}
+
+// Snapshot is the last decision and what it was made from.
+type Snapshot struct {
+	Observation ha.Observation
+	State       ha.State
+	Report      ha.Report
+	Problem     string // the last error of Consul, for people
+}
+
+// ExitError is returned by Run when the member ended by its own decision.
+type ExitError struct {
+	Code int
+	Why  string
+}
+
+// Error says why the member ended.
+func (e *ExitError) Error() string { return e.Why }
+
+// New checks the options; it starts nothing. It returns ErrOptions.
+func New(o Options) (*Sidecar, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	return &Sidecar{
+		opts: o, log: o.Logger, policy: o.Policy,
+		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+	}, nil
+}
+
+// Run runs the member until ctx is done or it ends by its own decision; then it
+// returns an ExitError. The server is stopped only by an Exit action: when ctx
+// ends the guard and the server live on, for the next sidecar to find. All that
+// Run began has ended when it returns.
+func (s *Sidecar) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.opts.Guard.Notify(s.guardChanged)
+	s.guardChanged()
+	s.inspect(ctx)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ignoreCancel(s.opts.Cluster.Run(ctx, s.notify)) })
+	group.Go(func() error { return ignoreCancel(s.opts.Peers.Run(ctx, s.peersChanged)) })
+	group.Go(func() error { return s.lookLoop(ctx) })
+	group.Go(func() error { return s.upkeepLoop(ctx) })
+	group.Go(func() error {
+		defer cancel()
+		return s.loop(ctx)
+	})
+	err := group.Wait()
+	s.tasks.Wait()
+	s.opts.Server.Close()
+	return err
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// notify wakes the loop.
+func (s *Sidecar) notify() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookNow wakes the look at the server.
+func (s *Sidecar) lookNow() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Snapshot returns the last decision; nil before the first.
+func (s *Sidecar) Snapshot() *Snapshot { return s.snapshot.Load() }
+
+// Shutdown asks the member to hand over, stop its server and end. Run returns
+// when it is done.
+func (s *Sidecar) Shutdown() {
+	s.ask(func(i *ha.Intent) { i.Shutdown = true })
+}
+
+// Switchover asks the primary to hand over to the target, or to the best
+// member. The answer is in the snapshots: the leader of a later term, or
+// State.Refused.
+func (s *Sidecar) Switchover(target string) {
+	s.ask(func(i *ha.Intent) { i.Switchover, i.Target = true, target })
+}
+
+// Restart asks for a restart of the local server.
+func (s *Sidecar) Restart() { s.ask(func(i *ha.Intent) { i.Restart = true }) }
+
+// Reinit asks for a new clone of a replica.
+func (s *Sidecar) Reinit() { s.ask(func(i *ha.Intent) { i.Reinit = true }) }
+
+// Force lets this member lead without the votes that safety asks for.
+func (s *Sidecar) Force() { s.ask(func(i *ha.Intent) { i.Force = true }) }
+
+// Withdraw takes back whatever was asked for but a shutdown.
+func (s *Sidecar) Withdraw() {
+	s.ask(func(i *ha.Intent) { *i = ha.Intent{Shutdown: i.Shutdown} })
+}
+
+func (s *Sidecar) ask(change func(*ha.Intent)) {
+	s.mu.Lock()
+	change(&s.intent)
+	s.intent.Since = s.opts.Now()
+	s.asked = s.opts.Cluster.View().Consul.Record.Term
+	s.mu.Unlock()
+	s.notify()
+}
+
+// SetPolicy replaces the member's own part of the policy (a reload).
+func (s *Sidecar) SetPolicy(p ha.Policy) {
+	s.mu.Lock()
+	s.opts.Policy = p
+	s.mu.Unlock()
+	s.notify()
+}
+
+// loop is the one goroutine that owns ha.State: observe, decide, act, report.
+func (s *Sidecar) loop(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		o := s.observe()
+		state, actions := ha.Decide(s.state, o)
+		s.state = state
+		s.note(o)
+		for _, a := range actions {
+			s.act(ctx, a)
+		}
+		s.report(o)
+		if exit := s.exiting(); exit != nil {
+			return s.end(ctx, exit)
+		}
+		timer.Reset(s.untilWake())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// longestSleep bounds the time between two decisions, in case an event is lost.
+const longestSleep = time.Second
+
+func (s *Sidecar) untilWake() time.Duration {
+	if at := s.state.WakeAt; at != 0 {
+		return min(max(at.Sub(s.opts.Now()), 0), longestSleep)
+	}
+	return longestSleep
+}
+
+func (s *Sidecar) exiting() *ExitError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.exit
+}
+
+// end stops what must not go on without a sidecar, and leaves the cluster.
+func (s *Sidecar) end(ctx context.Context, exit *ExitError) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	var errs []error
+	if s.opts.Guard.Status().Process == ha.ProcessRunning {
+		errs = append(errs, s.opts.Server.Stop(ctx, Stop{}))
+	}
+	errs = append(errs, s.opts.Cluster.Deregister(ctx), s.opts.Cluster.ReleaseSession(ctx))
+	if err := errors.Join(errs...); err != nil {
+		s.log.Warn("did not leave the cluster cleanly", "error", err)
+	}
+	return exit
+}
+
+// endTimeout bounds leaving the cluster: Nomad's default kill_timeout is 5 s,
+// and by now the server is down already.
+const endTimeout = 4 * time.Second
+
+// report publishes what has changed in what this member says of itself.
+func (s *Sidecar) report(o ha.Observation) {
+	r := ha.MakeReport(s.state, o)
+	r.Postgres, r.API, r.Version = s.opts.Postgres, s.opts.API, s.opts.Version
+	s.snapshot.Store(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err)})
+	if !sameReport(r, s.reported) {
+		s.reported = r
+		s.opts.Peers.Publish(r)
+	}
+	s.opts.Cluster.SetHolding(o.Consul.Record.Leader == s.opts.Member && o.Consul.Lock.Session != "" && o.Consul.Lock.Session == o.Consul.Session)
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprint(err)
+}
