@@ -3,6 +3,7 @@ package peers
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -14,22 +15,19 @@ import (
 	"testing"
 	"time"
 
-	"context"
-
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
-var testEpoch = time.Now()
-
-func testNow() ha.Instant { return ha.Instant(time.Since(testEpoch)) + 1 }
+// testNow stands still, so that what was published once stays fresh.
+func testNow() ha.Instant { return 1 }
 
 var testSecret = []byte("a shared secret")
 
-// victim is a running mesh named "victim" that never publishes by itself.
+// victim is a running mesh named "victim" that has published once.
 func victim(t *testing.T) (*Mesh, string, chan struct{}) {
 	t.Helper()
 	m, err := New(Options{Member: "victim", Cluster: "pg", Now: testNow,
-		Key: func() ([]byte, error) { return testSecret, nil }, Heartbeat: 50 * time.Millisecond, Timeout: time.Second})
+		Key: func() ([]byte, error) { return testSecret, nil }, Heartbeat: 50 * time.Millisecond, Timeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +37,7 @@ func victim(t *testing.T) (*Mesh, string, chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error)
 	running := make(chan struct{})
+	m.Publish(ha.Report{Term: 1})
 	m.SetAddresses([]Address{{Member: "marker", API: "127.0.0.1:1"}})
 	go func() {
 		ran <- m.Run(ctx, func() {
@@ -350,12 +349,29 @@ func TestTrickleIsSilence(t *testing.T) {
 func TestReportLargerThanAFrameIsNotSent(t *testing.T) {
 	m, _, _ := victim(t)
 	m.Publish(ha.Report{Blocked: strings.Repeat("x", MaxFrame)})
-	if payload, _ := m.newest(); payload != nil {
+	if payload, _ := m.newest(); bytes.Contains(payload, []byte("xxx")) {
 		t.Errorf("%d bytes", len(payload))
 	}
 	m.Publish(ha.Report{Blocked: "short"})
-	if payload, _ := m.newest(); payload == nil {
+	if payload, _ := m.newest(); !bytes.Contains(payload, []byte("short")) {
 		t.Error("nothing after it either")
+	}
+}
+
+// A DNS server that refuses connections says nothing about the member.
+func TestProbeIsNotFooledByDNS(t *testing.T) {
+	m, _, _ := victim(t)
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	m.resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", closed.Addr().String())
+	}}
+	if got := m.Probe(t.Context(), "n1.example:5432"); got != ha.Unknown {
+		t.Errorf("refused %s", got)
 	}
 }
 

@@ -86,14 +86,12 @@ func (m *Mesh) subscribe(ctx context.Context, p *peer) error {
 			return fmt.Errorf("set deadline: %w", err)
 		}
 		payload, err := frames.read()
-		if err == nil && len(payload) > 0 {
+		if err == nil {
 			var r ha.Report
 			if r, err = decodeReport(payload, p.facts.Member, last); err == nil {
 				last = r.Seq
 				m.received(p, r)
 			}
-		} else if err == nil {
-			m.linked(p)
 		}
 		switch {
 		case err != nil && up:
@@ -227,19 +225,6 @@ func (m *Mesh) received(p *peer, r ha.Report) {
 		m.logger.Info("peer heard", "peer", p.facts.Member)
 	}
 	m.tell()
-}
-
-// linked notes that the stream is up although no report came yet.
-func (m *Mesh) linked(p *peer) {
-	m.mu.Lock()
-	changed := !p.gone && p.facts.Link != ha.LinkUp
-	if changed {
-		p.facts.Link, p.facts.PostgresRefused = ha.LinkUp, ha.Unknown
-	}
-	m.mu.Unlock()
-	if changed {
-		m.tell()
-	}
 }
 
 // lost notes that there is no stream, and why.

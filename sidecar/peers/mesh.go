@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"slices"
 	"sync"
@@ -70,6 +71,7 @@ type Mesh struct {
 	heartbeat, timeout time.Duration
 	tls                *tls.Config
 	logger             hclog.Logger
+	resolver           *net.Resolver
 
 	// readdressed tells Run that SetAddresses changed something.
 	readdressed chan struct{}
@@ -120,6 +122,7 @@ func New(o Options) (*Mesh, error) {
 		member: o.Member, cluster: o.Cluster, process: rand.Text(),
 		key: o.Key, now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
 		logger:      o.Logger.Named("peers"),
+		resolver:    net.DefaultResolver,
 		readdressed: make(chan struct{}, 1),
 		handshakes:  make(chan struct{}, maxHandshakes),
 		peers:       make(map[string]*peer),
@@ -298,11 +301,15 @@ func (m *Mesh) stamp() {
 	m.newer = make(chan struct{})
 }
 
-// newest returns the payload to send (nil: none yet) and a channel that is
-// closed when there is a newer one.
+// newest returns the payload to send, and a channel that is closed when there
+// is a newer one. The payload is nil while nothing was published within the
+// failure timeout: a new stream must not make an old report look new.
 func (m *Mesh) newest() ([]byte, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.publishedAt.Within(m.timeout, m.now()) {
+		return nil, m.newer
+	}
 	return m.payload, m.newer
 }
 

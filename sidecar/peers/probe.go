@@ -47,7 +47,7 @@ func (m *Mesh) dial(ctx context.Context, address string) (net.Conn, error) {
 	var addrs []netip.Addr
 	if literal, err := netip.ParseAddr(host); err == nil {
 		addrs = []netip.Addr{literal}
-	} else if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
+	} else if addrs, err = m.resolver.LookupNetIP(ctx, "ip", host); err != nil {
 		return nil, fmt.Errorf("dial: %s", err) // not %w: it may be ECONNREFUSED of a DNS server
 	}
 	var dialer net.Dialer

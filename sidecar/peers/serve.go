@@ -42,8 +42,9 @@ func statusError(status int) error {
 
 // ServeHTTP is the publisher's end of a stream: GET /peer on the member's API.
 // It answers 426 to what is not the protocol, 403 to another cluster, 409 to
-// this member's own name, and 503 while Run does not run. It returns when the
-// stream has ended.
+// this member's own name, and 503 while there is nothing to say: Run does not
+// run, or Publish was not called for longer than the failure timeout. It
+// returns when the stream has ended.
 func (m *Mesh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, err error, member string) {
 		m.refuse(err, r.RemoteAddr, member)
@@ -84,7 +85,7 @@ func (m *Mesh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	ctx, ended := m.begin()
 	if ctx == nil {
-		http.Error(w, "not running", http.StatusServiceUnavailable)
+		http.Error(w, "nothing to report", http.StatusServiceUnavailable)
 		return
 	}
 	defer ended()
@@ -108,8 +109,12 @@ func (m *Mesh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // begin registers an accepted stream with Run. It returns nil if Run does not
-// run; otherwise the caller calls ended when the stream has ended.
+// run or nothing is published; otherwise the caller calls ended when the stream
+// has ended.
 func (m *Mesh) begin() (ctx context.Context, ended func()) {
+	if payload, _ := m.newest(); payload == nil {
+		return nil, nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.running == nil {
@@ -167,10 +172,12 @@ func (m *Mesh) stream(ctx context.Context, conn net.Conn, other hello, keys stre
 		hangUp(conn)
 		<-gone
 	}()
-	// The first frame may be empty: it proves who publishes.
 	out := frameWriter{w: conn, seal: newFrameSeal(keys.frame)}
 	for {
 		payload, newer := m.newest()
+		if payload == nil {
+			return nil
+		}
 		conn.SetWriteDeadline(time.Now().Add(m.timeout))
 		if err := out.write(payload); err != nil {
 			return nil
