@@ -1,0 +1,265 @@
+package config
+
+import (
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// where returns the place of a value in the file: its own, or its block's, or
+// none.
+func (r *reader) where(path string) hcl.Range {
+	for path != "" {
+		if at, ok := r.at[path]; ok {
+			return at
+		}
+		path = path[:max(strings.LastIndexByte(path, '.'), 0)]
+	}
+	return hcl.Range{}
+}
+
+// set reports whether the file itself has the value.
+func (r *reader) set(path string) bool {
+	_, ok := r.at[path]
+	return ok
+}
+
+// require notes a fault at path unless ok.
+func (r *reader) require(ok bool, path, format string, args ...any) {
+	if !ok {
+		r.refuse(path, format, args...)
+	}
+}
+
+// refuse notes a fault at path, unless that line has one already.
+func (r *reader) refuse(path, format string, args ...any) {
+	if at := r.where(path); at.Empty() || !r.bad[at.Start.Line] {
+		r.add(at, format, args...)
+	}
+}
+
+// check holds the values against each other and against what the programs
+// behind them accept.
+func (r *reader) check(c *Config, of kind) {
+	r.checkNames(c)
+	r.checkConsul(&c.Consul)
+	r.checkTemplates(c)
+	if of == proxyFile {
+		return
+	}
+	r.checkPostgres(&c.Postgres, c.Durability.Mode)
+	r.checkAddresses(c)
+	r.checkTimers(c)
+	r.checkDurability(&c.Durability)
+	r.checkTags(c)
+}
+
+// name is what cluster, member and service may be called: one label of DNS, in
+// lower case, because the service is looked up there, and because PostgreSQL
+// compares synchronous_standby_names without case.
+var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+const nameRule = "expected lower-case letters, digits and hyphens, at most 63, such as %q"
+
+func (r *reader) checkNames(c *Config) {
+	r.require(name.MatchString(c.Cluster), "cluster", "cluster %q: "+nameRule, c.Cluster, "pg")
+	if r.set("member") || c.Member != "" {
+		r.require(name.MatchString(c.Member), "member", "member %q: "+nameRule, c.Member, "n1")
+	} else {
+		r.add(hcl.Range{}, "member is not set, and this machine has no host name; expected member = \"n1\"")
+	}
+	r.require(name.MatchString(c.Service.Name), "service.name", "service %q: "+nameRule, c.Service.Name, "pg")
+	for _, tag := range c.Service.Tags {
+		r.require(name.MatchString(tag), "service.tags", "tag %q: "+nameRule, tag, "europe")
+		r.require(tag != "primary" && tag != "replica", "service.tags", "tag %q is given by pgsidecar to the member that has the role", tag)
+	}
+	own := []string{"member", "term", "timeline", "api", "version"}
+	for _, key := range sortedKeys(c.Service.Meta) {
+		r.require(!slices.Contains(own, key), "service.meta", "meta %s is set by pgsidecar itself", key)
+	}
+}
+
+func (r *reader) checkConsul(c *Consul) {
+	r.require(len(c.Addresses) > 0, "consul.address", `expected at least one address, such as "127.0.0.1:8500"`)
+	for _, a := range c.Addresses {
+		r.require(consulAddress(a), "consul.address", "address %q: expected host:port, http://host:port, https://host:port or unix:///path", a)
+	}
+	clean := strings.Trim(c.Prefix, "/")
+	r.require(clean == c.Prefix && !strings.Contains(clean, "//"), "consul.prefix", "prefix %q: expected no slash at either end, nor an empty part", c.Prefix)
+	r.require(c.SessionTTL >= 10*time.Second && c.SessionTTL <= 24*time.Hour, "consul.session_ttl",
+		"session_ttl %s: Consul accepts 10s to 24h", c.SessionTTL)
+	r.require(!(r.set("consul.token_file") && r.set("consul.token")), "consul.token", "token and token_file are both set; expected one of them")
+	r.require((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "consul.tls", "cert_file and key_file go together; one of them is missing")
+}
+
+// consulAddress reports whether a is what consul/api accepts.
+func consulAddress(a string) bool {
+	if path, ok := strings.CutPrefix(a, "unix://"); ok {
+		return filepath.IsAbs(path)
+	}
+	a = strings.TrimPrefix(strings.TrimPrefix(a, "http://"), "https://")
+	return hostPort(strings.TrimSuffix(a, "/")) == nil
+}
+
+// hostPort returns an error unless a is host:port with a host and a port from
+// 1 to 65535.
+func hostPort(a string) error {
+	host, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return &net.AddrError{Err: "port is not 1 to 65535", Addr: a}
+	}
+	if host == "" || strings.ContainsAny(host, " /\t") {
+		return &net.AddrError{Err: "no host", Addr: a}
+	}
+	return nil
+}
+
+func (r *reader) checkPostgres(p *Postgres, mode ha.Mode) {
+	for key, dir := range map[string]string{"bin_dir": p.BinDir, "data_dir": p.DataDir, "state_dir": p.StateDir} {
+		r.require(dir == "" || filepath.IsAbs(dir), "postgres."+key, "%s %q: expected an absolute path", key, dir)
+	}
+	inside, err := filepath.Rel(p.DataDir, p.StateDir)
+	r.require(err != nil || inside == ".." || strings.HasPrefix(inside, "../"), "postgres.state_dir",
+		"state_dir %q is inside data_dir; a clone would remove it. Expected a directory beside it, such as %q", p.StateDir, p.DataDir+".pgsidecar")
+	r.require(p.User != "root" && p.User != "0", "postgres.user", "PostgreSQL does not run as root; expected user = \"postgres\"")
+	r.require(p.StopTimeout >= time.Second, "postgres.stop_timeout", "stop_timeout %s: expected 1s or more", p.StopTimeout)
+
+	for key, a := range map[string]Account{"superuser": p.Superuser, "replication": p.Replication} {
+		path := "postgres." + key
+		r.require(!a.Password.Empty() || a.PasswordFile != "" || r.set(path+".password"), path,
+			`%s has no password; expected password_file = "/path" or password = env("NAME")`, path)
+		r.require(!(a.PasswordFile != "" && r.set(path+".password")), path+".password", "password and password_file are both set; expected one of them")
+		r.require(len(a.Name) <= 63 && !strings.HasPrefix(a.Name, "pg_"), path+".name",
+			"name %q: expected a role of at most 63 bytes that does not begin with pg_", a.Name)
+	}
+	r.require(p.Superuser.Name != p.Replication.Name, "postgres.replication.name",
+		"superuser and replication are both %q; expected two roles, so that a replica's password cannot change the primary", p.Superuser.Name)
+
+	for _, key := range sortedKeys(p.Parameters) {
+		if why := refusedParameter(strings.ToLower(key), strings.ToLower(p.Parameters[key]), mode); why != "" {
+			r.refuse("postgres.parameters", "parameter %s: %s", key, why)
+		}
+	}
+	for _, line := range p.HBA {
+		r.require(hbaLine(line), "postgres.hba",
+			`hba %q: expected type, database, user, address and method, such as "host all all 10.0.0.0/8 scram-sha-256"`, line)
+	}
+}
+
+// hbaLine reports whether a line can be one of pg_hba.conf (PostgreSQL
+// documentation, section 21.1); the server has the last word.
+func hbaLine(line string) bool {
+	words := strings.Fields(line)
+	if len(words) == 0 || strings.ContainsAny(line, "\r\n") {
+		return false
+	}
+	switch words[0] {
+	case "local":
+		return len(words) >= 4
+	case "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc":
+		return len(words) >= 5
+	}
+	return false
+}
+
+func (r *reader) checkAddresses(c *Config) {
+	for path, a := range map[string]string{
+		"postgres.listen": c.Postgres.Listen, "postgres.advertise": c.Postgres.Advertise,
+		"api.listen": c.API.Listen, "api.advertise": c.API.Advertise,
+	} {
+		if a == "" {
+			continue // derive has said why
+		}
+		host, _, _ := net.SplitHostPort(a)
+		key := path[strings.LastIndexByte(path, '.')+1:]
+		switch {
+		case hostPort(a) != nil:
+			r.refuse(path, `%s %q: expected host:port, such as "10.0.0.1:5432"`, key, a)
+		case key == "advertise" && wildcard(host):
+			r.refuse(path, "advertise %q: nobody can connect to that; expected an address of this machine that the others reach", a)
+		}
+	}
+	r.require(!samePort(c.Postgres.Listen, c.API.Listen), "api.listen",
+		"api and postgres both listen on %s; expected two ports", c.API.Listen)
+	r.require((c.API.TLS.CertFile == "") == (c.API.TLS.KeyFile == ""), "api.tls", "cert_file and key_file go together; one of them is missing")
+	r.require(c.API.TLS.ClientCAFile == "" || c.API.TLS.CertFile != "", "api.tls.client_ca_file", "client_ca_file needs cert_file and key_file")
+	r.require(!(r.set("api.token_file") && r.set("api.token")), "api.token", "token and token_file are both set; expected one of them")
+	r.require(!(r.set("peers.key_file") && r.set("peers.key")), "peers.key", "key and key_file are both set; expected one of them")
+}
+
+// samePort reports whether two listeners would collide.
+func samePort(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	return errA == nil && errB == nil && portA == portB && (hostA == hostB || wildcard(hostA) || wildcard(hostB))
+}
+
+func (r *reader) checkTimers(c *Config) {
+	f := &c.Failover
+	r.require(f.FailureTimeout >= 500*time.Millisecond, "failover.failure_timeout",
+		"failure_timeout %s: expected 500ms or more; a heartbeat and a pause of the scheduler must fit in", f.FailureTimeout)
+	r.require(f.Lease >= 2*f.FailureTimeout, "failover.lease",
+		"lease %s is less than twice failure_timeout %s; expected %s or more, or one lost heartbeat would end it", f.Lease, f.FailureTimeout, 2*f.FailureTimeout)
+	r.require(f.Lease <= c.Consul.SessionTTL, "failover.lease",
+		"lease %s is longer than consul session_ttl %s; expected at most that, so that a primary whose session has expired has stopped", f.Lease, c.Consul.SessionTTL)
+	r.require(f.HandoverTimeout >= time.Second, "failover.handover_timeout",
+		"handover_timeout %s: expected 1s or more; the old primary's shutdown checkpoint must fit in", f.HandoverTimeout)
+}
+
+func (r *reader) checkDurability(d *Durability) {
+	if d.Mode == ha.ModeAsync {
+		for _, key := range []string{"standbys", "strict", "max_voters"} {
+			r.require(!r.set("durability."+key), "durability."+key, "%s has no meaning in mode \"async\", where nobody is waited for; expected mode = \"quorum\", or no %s", key, key)
+		}
+		// Their defaults are quorum's.
+		d.Standbys, d.Strict, d.MaxVoters = 0, false, 0
+		return
+	}
+	r.require(d.Standbys >= 1, "durability.standbys",
+		`standbys %d: mode "quorum" needs 1 or more; to wait for nobody, set mode = "async"`, d.Standbys)
+	r.require(d.MaxVoters == 0 || d.MaxVoters >= d.Standbys, "durability.max_voters",
+		"max_voters %d is less than standbys %d; expected %d or more, or 0 for twice standbys", d.MaxVoters, d.Standbys, d.Standbys)
+}
+
+func (r *reader) checkTags(c *Config) {
+	t := &c.Tags
+	r.require(!t.NoFailover || t.Priority == 0, "tags.priority", "priority %d has no meaning with nofailover: this member never leads", t.Priority)
+	r.require(t.ReplicateFrom != c.Member || c.Member == "", "tags.replicatefrom", "replicatefrom names this member itself; expected another")
+	r.require(t.ReplicateFrom == "" || name.MatchString(t.ReplicateFrom), "tags.replicatefrom", "replicatefrom %q: "+nameRule, t.ReplicateFrom, "n2")
+}
+
+func (r *reader) checkTemplates(c *Config) {
+	writes := map[string]string{}
+	for i := range c.Templates {
+		t := &c.Templates[i]
+		path := "template." + t.Name
+		r.require((t.Source == "") != (t.Builtin == ""), path, "template %q: expected either source or builtin", t.Name)
+		r.require(filepath.IsAbs(t.Destination), path+".destination", "template %q: expected destination, an absolute path", t.Name)
+		r.require(t.Perms != 0, path+".perms", `perms "0": nobody could read the file; expected one such as "0640"`)
+		r.require(t.Timeout >= 100*time.Millisecond, path+".timeout", "timeout %s: expected 100ms or more", t.Timeout)
+		if other, taken := writes[t.Destination]; taken && t.Destination != "" {
+			r.refuse(path+".destination", "template %q writes %s, and so does %q", t.Name, t.Destination, other)
+		}
+		writes[t.Destination] = t.Name
+	}
+	h := &c.HAProxy
+	r.require(h.Socket == "" || filepath.IsAbs(h.Socket) || hostPort(h.Socket) == nil, "haproxy.socket",
+		"socket %q: expected the absolute path of HAProxy's stats socket, or host:port", h.Socket)
+	for path, a := range map[string]string{"haproxy.primary_listen": h.PrimaryListen, "haproxy.replica_listen": h.ReplicaListen} {
+		r.require(hostPort(a) == nil, path, `%s %q: expected host:port, such as "127.0.0.1:5000"`, path[len("haproxy."):], a)
+	}
+	r.require(!samePort(h.PrimaryListen, h.ReplicaListen), "haproxy.replica_listen",
+		"primary_listen and replica_listen are both %s; expected two ports", h.ReplicaListen)
+	r.require(h.PrimaryBackend != h.ReplicaBackend, "haproxy.replica_backend", "primary_backend and replica_backend are both %q; expected two", h.ReplicaBackend)
+}

@@ -1,0 +1,186 @@
+package config
+
+import (
+	"io/fs"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Config is one member's configuration (pg.hcl), or a proxy's (proxy.hcl,
+// which has only Cluster, Member, Consul, Service, Templates, HAProxy,
+// PgBouncer and Log).
+type Config struct {
+	Cluster string // key in Consul under Consul.Prefix
+	Member  string // unique in the cluster
+
+	Consul     Consul
+	Service    Service
+	Postgres   Postgres
+	API        API
+	Peers      Peers
+	Durability Durability
+	Failover   Failover
+	Tags       Tags
+	Templates  []Template // in the order of the file
+	HAProxy    HAProxy
+	PgBouncer  PgBouncer
+	Log        Log
+}
+
+// Consul says how Consul is reached.
+type Consul struct {
+	// Addresses are tried in turn: host:port, http(s)://host:port or
+	// unix:///path. The local agent comes first.
+	Addresses []string
+	// Prefix is the folder of every key, without slashes around it.
+	Prefix string
+	// TokenFile is read again when it changes; Token is used if it is empty.
+	TokenFile  string
+	Token      Secret
+	Datacenter string // empty: the agent's own
+	// SessionTTL is at least 10 s; Consul expires a session between one and
+	// two TTLs after its last renewal (Consul documentation, Sessions).
+	SessionTTL time.Duration
+	TLS        ConsulTLS
+}
+
+// ConsulTLS is used for https addresses; all of it may be empty.
+type ConsulTLS struct {
+	CAFile     string
+	CertFile   string
+	KeyFile    string
+	ServerName string
+}
+
+// Service is how the cluster is registered in Consul: primary.<Name>.service
+// and replica.<Name>.service.
+type Service struct {
+	Name string
+	Tags []string          // besides primary and replica
+	Meta map[string]string // besides what pgsidecar adds
+}
+
+// Postgres describes the local server.
+type Postgres struct {
+	BinDir    string // empty: the version of DataDir, or the newest under /usr/lib/postgresql
+	DataDir   string // absolute
+	StateDir  string // absolute; promises and markers, which must survive what replaces DataDir
+	User      string // the operating system's user that runs the server
+	Listen    string // host:port
+	Advertise string // host:port by which members and clients reach it
+
+	Superuser   Account
+	Replication Account
+
+	// Parameters are written to the server's configuration. Those that
+	// pgsidecar sets itself are refused.
+	Parameters map[string]string
+	HBA        []string // lines of pg_hba.conf, after those that pgsidecar needs
+
+	// StopTimeout is how long a fast shutdown may take before it becomes an
+	// immediate one.
+	StopTimeout time.Duration
+}
+
+// Account is a role of the server and its password.
+type Account struct {
+	Name         string
+	PasswordFile string // empty if the password came from the environment
+	Password     Secret
+}
+
+// API is the member's HTTP listener.
+type API struct {
+	Listen    string
+	Advertise string
+	// TokenFile or Token authorises what changes something; both empty: only
+	// loopback clients may.
+	TokenFile string
+	Token     Secret
+	TLS       ServerTLS
+}
+
+// ServerTLS is a listener's TLS; CertFile empty means plain HTTP.
+type ServerTLS struct {
+	CertFile     string
+	KeyFile      string
+	ClientCAFile string // set: clients need a certificate of this authority
+}
+
+// Peers is about the heartbeat streams between members, which the API's
+// listener serves.
+type Peers struct {
+	// KeyFile or Key is shared by all members and authenticates their streams;
+	// both empty: it is derived from the replication password.
+	KeyFile string
+	Key     Secret
+}
+
+// Durability is what a new cluster starts with. Later the cluster's dynamic
+// settings in Consul count.
+type Durability struct {
+	Mode      ha.Mode
+	Standbys  int  // how many voters hold each acknowledged commit
+	Strict    bool // rather block commits than have fewer than Standbys hold them
+	MaxVoters int  // 0: twice Standbys
+}
+
+// Failover says when a member acts on silence.
+type Failover struct {
+	Automatic bool
+	// FailureTimeout is the silence after which a member is not heard any more.
+	FailureTimeout time.Duration
+	// Lease is how long a primary may serve without a confirmation (rule S5).
+	// In async mode a candidate waits out its own Lease, so it must be the same
+	// on all members.
+	Lease time.Duration
+	// HandoverTimeout is a switchover's deadline, after which the old primary
+	// takes the lock back.
+	HandoverTimeout time.Duration
+}
+
+// Tags are one member's peculiarities.
+type Tags struct {
+	NoFailover    bool   // never leads
+	Priority      int    // among equals the higher leads
+	NoSync        bool   // is never a voter
+	NoLoadBalance bool   // does not get the tag replica
+	CloneFrom     bool   // is preferred as the source of clones
+	ReplicateFrom string // follows this member rather than the primary
+}
+
+// Template is one file that is written anew on each change of the topology.
+type Template struct {
+	Name        string
+	Source      string // path of a template; or
+	Builtin     string // the name of one that pgsidecar brings
+	Destination string
+	Check       []string // command that must accept the file before it replaces the last good one; {} is its path
+	Command     []string // command to run after a change that cannot be applied at run time
+	Perms       fs.FileMode
+	User, Group string        // empty: kept as they are
+	Timeout     time.Duration // of Check, and of Command
+}
+
+// HAProxy is a local HAProxy that is switched by its Runtime API.
+type HAProxy struct {
+	Socket         string // stats socket with level admin; empty: there is none
+	PrimaryBackend string
+	ReplicaBackend string
+	PrimaryListen  string // where its clients connect, host:port
+	ReplicaListen  string
+}
+
+// PgBouncer is a local PgBouncer that is switched by its console.
+type PgBouncer struct {
+	Address  string // host:port, or the directory of its socket; empty: there is none
+	Account  Account
+	Database string // the name that clients connect to
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string // trace, debug, info, warn, error
+	Format string // text or json
+}

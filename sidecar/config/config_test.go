@@ -1,0 +1,335 @@
+package config_test
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.want anew")
+
+// environment is a machine that is the same everywhere.
+func environment(set ...string) config.Environment {
+	return config.Environment{
+		Hostname: "DB1.example.com",
+		User:     "postgres",
+		Getenv: func(key string) string {
+			for _, s := range append(set, "REPLICATION_PASSWORD=hunter4", "PEERS_KEY=hunter5") {
+				if v, ok := strings.CutPrefix(s, key+"="); ok {
+					return v
+				}
+			}
+			return ""
+		},
+		Sockaddr: func(template string) (string, error) {
+			if strings.Contains(template, "Bogus") {
+				return "", errors.New(`function "Bogus" not defined`)
+			}
+			out := strings.ReplaceAll(template, "{{ GetPrivateIP }}", "10.0.0.7")
+			return strings.ReplaceAll(out, "{{ GetPublicIP }}", ""), nil
+		},
+	}
+}
+
+// TestDiagnostics holds what a person reads about each faulty file to the
+// .want beside it. A file without faults has an empty one.
+func TestDiagnostics(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.hcl")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no test data: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".hcl"), func(t *testing.T) {
+			var got strings.Builder
+			_, err := config.Load(file, environment())
+			var faults *config.Error
+			if errors.As(err, &faults) {
+				if err := faults.Print(&got); err != nil {
+					t.Fatal(err)
+				}
+			} else if err != nil {
+				t.Fatalf("%T: %v", err, err)
+			}
+			if strings.Contains(got.String(), "hunter") {
+				t.Errorf("a secret was printed:\n%s", got.String())
+			}
+			golden := strings.TrimSuffix(file, ".hcl") + ".want"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got.String(), want)
+			}
+		})
+	}
+}
+
+// TestFull reads a file that sets everything.
+func TestFull(t *testing.T) {
+	got, err := config.Load("testdata/full.hcl", environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Cluster: "pg",
+		Member:  "n1",
+		Consul: config.Consul{
+			Addresses: []string{"127.0.0.1:8500", "https://consul.example.com:8501"},
+			Prefix:    "pgsidecar", TokenFile: "testdata/secrets/token", Token: config.NewSecret("a-token"),
+			SessionTTL: 15 * time.Second, TLS: config.ConsulTLS{CAFile: "/etc/consul/ca.pem"},
+		},
+		Service: config.Service{Name: "pg", Tags: []string{"europe"}, Meta: map[string]string{"rack": "r1"}},
+		Postgres: config.Postgres{
+			BinDir: "/usr/lib/postgresql/15/bin", DataDir: "/var/lib/pgsidecar/n1", StateDir: "/var/lib/pgsidecar/n1.pgsidecar",
+			User: "postgres", Listen: "0.0.0.0:5432", Advertise: "10.0.0.7:5432",
+			Superuser:   config.Account{Name: "postgres", PasswordFile: "testdata/secrets/superuser", Password: config.NewSecret("super-pw")},
+			Replication: config.Account{Name: "replicator", Password: config.NewSecret("hunter4")},
+			Parameters:  map[string]string{"shared_buffers": "4GB", "max_connections": "200", "log_checkpoints": "on"},
+			HBA:         []string{"host all all 10.0.0.0/8 scram-sha-256", "host all app 10.1.0.0/16 scram-sha-256"},
+			StopTimeout: 30 * time.Second,
+		},
+		API:        config.API{Listen: "10.0.0.7:8008", Advertise: "10.0.0.7:8008", Token: config.NewSecret("a-token")},
+		Peers:      config.Peers{Key: config.NewSecret("hunter5")},
+		Durability: config.Durability{Mode: ha.ModeQuorum, Standbys: 2, Strict: true, MaxVoters: 4},
+		Failover: config.Failover{FailureTimeout: 1500 * time.Millisecond, Lease: 4 * time.Second,
+			HandoverTimeout: 20 * time.Second},
+		Tags: config.Tags{Priority: 10, NoSync: true, NoLoadBalance: true, CloneFrom: true, ReplicateFrom: "n2"},
+		Templates: []config.Template{
+			{Name: "haproxy", Builtin: "haproxy", Destination: "/etc/haproxy/haproxy.cfg", Check: []string{"haproxy", "-c", "-f", "{}"},
+				Command: []string{"systemctl", "reload", "haproxy"}, Perms: 0o644, Timeout: 30 * time.Second},
+			{Name: "mine", Source: "/etc/pgsidecar/mine.tmpl", Destination: "/etc/mine.conf", Perms: 0o640, Timeout: 5 * time.Second},
+		},
+		HAProxy: config.HAProxy{Socket: "/run/haproxy/admin.sock", PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas",
+			PrimaryListen: "127.0.0.1:5000", ReplicaListen: "127.0.0.1:5001"},
+		PgBouncer: config.PgBouncer{Address: "127.0.0.1:6432", Database: "app",
+			Account: config.Account{Name: "pgbouncer", Password: config.NewSecret("none")}},
+		Log: config.Log{Level: "debug", Format: "json"},
+	}
+	a, b := reflect.ValueOf(*got), reflect.ValueOf(*want)
+	for i := range a.NumField() {
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", a.Type().Field(i).Name, a.Field(i), b.Field(i))
+		}
+	}
+}
+
+// TestDefaults reads a file with nothing in it but passwords.
+func TestDefaults(t *testing.T) {
+	c, err := config.Load("testdata/minimal.hcl", environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []struct{ name, got, want string }{
+		{"cluster", c.Cluster, "pg"},
+		{"member", c.Member, "db1"},
+		{"service", c.Service.Name, "pg"},
+		{"consul", strings.Join(c.Consul.Addresses, " "), "127.0.0.1:8500"},
+		{"prefix", c.Consul.Prefix, "pgsidecar"},
+		{"session_ttl", c.Consul.SessionTTL.String(), "10s"},
+		{"data_dir", c.Postgres.DataDir, "/var/lib/pgsidecar/db1"},
+		{"state_dir", c.Postgres.StateDir, "/var/lib/pgsidecar/db1.pgsidecar"},
+		{"postgres listen", c.Postgres.Listen, "10.0.0.7:5432"},
+		{"postgres advertise", c.Postgres.Advertise, "10.0.0.7:5432"},
+		{"api", c.API.Listen, "10.0.0.7:8008"},
+		{"durability", fmt.Sprint(c.Durability), "{quorum 1 true 0}"},
+		{"failover", fmt.Sprint(c.Failover), "{true 2s 5s 10s}"},
+		{"log", fmt.Sprint(c.Log), "{info text}"},
+	} {
+		if field.got != field.want {
+			t.Errorf("%s: got %q, want %q", field.name, field.got, field.want)
+		}
+	}
+}
+
+// TestAsyncNeedsNoStandbys: quorum's defaults do not leak into async mode.
+func TestAsyncNeedsNoStandbys(t *testing.T) {
+	c := parse(t, `durability { mode = "async" }`)
+	if c.Durability != (config.Durability{Mode: ha.ModeAsync}) {
+		t.Errorf("got %+v", c.Durability)
+	}
+}
+
+// passwords are what every member's file needs.
+const passwords = `
+postgres {
+  superuser   { password = env("REPLICATION_PASSWORD") }
+  replication { password = env("REPLICATION_PASSWORD") }
+}
+`
+
+func parse(t *testing.T, source string, env ...string) *config.Config {
+	t.Helper()
+	c, err := config.Parse("testdata/given.hcl", []byte(source+passwords), environment(env...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestConsulEnvironment follows Consul's own programs, and the file counts
+// before the environment.
+func TestConsulEnvironment(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, source     string
+		env              []string
+		address, token   string
+		tokenFileIsKnown bool
+	}{
+		{name: "address", env: []string{"CONSUL_HTTP_ADDR=10.9.9.9:8500,10.9.9.8:8500"}, address: "10.9.9.9:8500 10.9.9.8:8500"},
+		{name: "address of the file", source: `consul { address = "10.1.1.1:8500" }`, env: []string{"CONSUL_HTTP_ADDR=10.9.9.9:8500"}, address: "10.1.1.1:8500"},
+		{name: "token", env: []string{"CONSUL_HTTP_TOKEN=t1"}, token: "t1"},
+		{name: "Nomad's token", env: []string{"CONSUL_TOKEN=t2"}, token: "t2"},
+		{name: "token's file", env: []string{"CONSUL_HTTP_TOKEN=t1", "CONSUL_HTTP_TOKEN_FILE=" + token}, token: "from-file", tokenFileIsKnown: true},
+		{name: "token of the file", source: `consul { token = env("MINE") }`, env: []string{"MINE=t3", "CONSUL_HTTP_TOKEN=t1"}, token: "t3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := parse(t, c.source, c.env...).Consul
+			if address := strings.Join(got.Addresses, " "); c.address != "" && address != c.address {
+				t.Errorf("address: got %s, want %s", address, c.address)
+			}
+			if got.Token.Reveal() != c.token {
+				t.Errorf("token: got %q, want %q", got.Token.Reveal(), c.token)
+			}
+			if (got.TokenFile != "") != c.tokenFileIsKnown {
+				t.Errorf("token file: got %q", got.TokenFile)
+			}
+		})
+	}
+}
+
+// TestNomad takes the name and the addresses from a task's environment.
+func TestNomad(t *testing.T) {
+	c := parse(t, "", "NOMAD_GROUP_NAME=pg", "NOMAD_ALLOC_INDEX=2",
+		"NOMAD_PORT_postgres=5432", "NOMAD_IP_postgres=10.2.0.1", "NOMAD_HOST_PORT_postgres=23456",
+		"NOMAD_PORT_api=8008", "NOMAD_IP_api=10.2.0.1", "NOMAD_HOST_PORT_api=23457")
+	got := []string{c.Member, c.Postgres.Listen, c.Postgres.Advertise, c.API.Listen, c.API.Advertise}
+	want := []string{"pg-2", "0.0.0.0:5432", "10.2.0.1:23456", "0.0.0.0:8008", "10.2.0.1:23457"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestProxy reads proxy.hcl, which has no server and needs no passwords.
+func TestProxy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "proxy.hcl")
+	write := func(source string) {
+		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`haproxy { socket = "/run/haproxy/admin.sock" }`)
+	c, err := config.LoadProxy(path, environment())
+	if err != nil || c.HAProxy.Socket != "/run/haproxy/admin.sock" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	write(`postgres { }`)
+	if _, err := config.LoadProxy(path, environment()); !errors.Is(err, config.ErrConfig) || !strings.Contains(err.Error(), `unknown block "postgres"`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestSecretIsNotPrinted tries every way that a log or an error might print.
+func TestSecretIsNotPrinted(t *testing.T) {
+	s := config.NewSecret("hunter2")
+	inside := config.Account{Name: "postgres", Password: s}
+	text, err := json.Marshal(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		for _, v := range []any{s, &s, inside, &inside} {
+			text = append(text, fmt.Sprintf(format, v)...)
+		}
+	}
+	if strings.Contains(string(text), "hunter2") || strings.Contains(string(text), fmt.Sprintf("%x", "hunter2")) {
+		t.Errorf("printed: %s", text)
+	}
+}
+
+// TestNoFile says which file, and is an error of the configuration.
+func TestNoFile(t *testing.T) {
+	_, err := config.Load("testdata/nowhere.hcl", environment())
+	if !errors.Is(err, config.ErrConfig) || err.Error() != "testdata/nowhere.hcl: cannot be read: no such file or directory" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestExample: what `config init` writes lacks only the secrets' files.
+func TestExample(t *testing.T) {
+	_, err := config.Parse("pg.hcl", []byte(config.Example()), environment())
+	var faults *config.Error
+	if !errors.As(err, &faults) {
+		t.Fatalf("got %v", err)
+	}
+	for _, d := range faults.Diagnostics {
+		if !strings.Contains(d.Text, "password_file: read file") {
+			t.Errorf("%s", d)
+		}
+	}
+}
+
+// TestReload tells what a reload takes over from what needs a restart.
+func TestReload(t *testing.T) {
+	running := parse(t, "")
+	for _, c := range []struct {
+		name, source string
+		want         []string
+	}{
+		{"nothing", "", nil},
+		{"a level", `log { level = "debug" }`, nil},
+		{"a tag", "tags { nofailover = true }", nil},
+		{"a timeout", `failover { failure_timeout = "1s" }`, nil},
+		{"the lease", `failover { lease = "6s" }`, []string{"failover"}},
+		{"the name", `member = "other"`, []string{"member", "postgres"}},
+		{"an address", `api { listen = "10.0.0.7:9999" }`, []string{"api"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := running.NeedsRestart(parse(t, c.source)); !slices.Equal(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// FuzzParse: no input makes it panic, and a faulty one has diagnostics.
+func FuzzParse(f *testing.F) {
+	files, _ := filepath.Glob("testdata/*.hcl")
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(source)
+	}
+	f.Fuzz(func(t *testing.T, source []byte) {
+		c, err := config.Parse("testdata/fuzz.hcl", source, environment())
+		var faults *config.Error
+		if (c == nil) != errors.As(err, &faults) {
+			t.Errorf("got %v, %v", c, err)
+		}
+		if faults != nil && len(faults.Diagnostics) == 0 {
+			t.Error("a fault without a diagnostic")
+		}
+	})
+}

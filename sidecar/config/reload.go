@@ -1,0 +1,89 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Reloadable is what a running sidecar takes over from a changed file (SIGHUP).
+// Everything else needs a restart of the sidecar, which leaves PostgreSQL
+// running. The lease is not here: others count on it from what they know.
+// Durability is not either: after the first start the cluster's dynamic
+// settings in Consul count.
+type Reloadable struct {
+	ServiceTags []string
+	ServiceMeta map[string]string
+
+	// Parameters and HBA are reloaded into the server; a parameter that needs
+	// the server's restart then shows as pending.
+	Parameters  map[string]string
+	HBA         []string
+	StopTimeout time.Duration
+
+	Automatic       bool
+	FailureTimeout  time.Duration
+	HandoverTimeout time.Duration
+
+	Tags      Tags
+	Templates []Template
+	HAProxy   HAProxy
+	PgBouncer PgBouncer
+	Log       Log
+}
+
+// Reloadable returns the part of c that may change while the sidecar runs.
+func (c *Config) Reloadable() Reloadable {
+	return Reloadable{
+		ServiceTags: c.Service.Tags, ServiceMeta: c.Service.Meta,
+		Parameters: c.Postgres.Parameters, HBA: c.Postgres.HBA, StopTimeout: c.Postgres.StopTimeout,
+		Automatic: c.Failover.Automatic, FailureTimeout: c.Failover.FailureTimeout, HandoverTimeout: c.Failover.HandoverTimeout,
+		Tags: c.Tags, Templates: c.Templates, HAProxy: c.HAProxy, PgBouncer: c.PgBouncer, Log: c.Log,
+	}
+}
+
+// with returns c with its reloadable part replaced.
+func (c Config) with(l Reloadable) Config {
+	c.Service.Tags, c.Service.Meta = l.ServiceTags, l.ServiceMeta
+	c.Postgres.Parameters, c.Postgres.HBA, c.Postgres.StopTimeout = l.Parameters, l.HBA, l.StopTimeout
+	c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.HandoverTimeout = l.Automatic, l.FailureTimeout, l.HandoverTimeout
+	c.Tags, c.Templates, c.HAProxy, c.PgBouncer, c.Log = l.Tags, l.Templates, l.HAProxy, l.PgBouncer, l.Log
+	return c
+}
+
+// NeedsRestart returns the blocks, sorted, in which next differs from c beyond
+// what is Reloadable; none means that a reload is enough. Secrets that came
+// from files do not count: their files are read again.
+func (c *Config) NeedsRestart(next *Config) []string {
+	before, after := withoutFiles(*c), withoutFiles(next.with(c.Reloadable()))
+	var blocks []string
+	a, b := reflect.ValueOf(before), reflect.ValueOf(after)
+	for i := range a.NumField() {
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			blocks = append(blocks, strings.ToLower(a.Type().Field(i).Name))
+		}
+	}
+	slices.Sort(blocks)
+	return blocks
+}
+
+// withoutFiles returns c without the secrets that its files held when it was
+// read.
+func withoutFiles(c Config) Config {
+	for _, s := range []struct {
+		file   string
+		secret *Secret
+	}{
+		{c.Consul.TokenFile, &c.Consul.Token},
+		{c.API.TokenFile, &c.API.Token},
+		{c.Peers.KeyFile, &c.Peers.Key},
+		{c.Postgres.Superuser.PasswordFile, &c.Postgres.Superuser.Password},
+		{c.Postgres.Replication.PasswordFile, &c.Postgres.Replication.Password},
+	} {
+		if s.file != "" {
+			*s.secret = Secret{}
+		}
+	}
+	return c
+}

@@ -1,0 +1,4 @@
+postgres {
+  superuser   { password_file = "secrets/superuser" }
+  replication { password_file = "secrets/replication" }
+}

@@ -1,0 +1,2 @@
+cluster = "pg"
+postgres { }

@@ -1,0 +1,3 @@
+postgres {
+  superuser { password = "hunter2 }
+}

@@ -1,0 +1,9 @@
+postgres {
+  superuser   { password_file = "secrets/superuser" }
+  replication { password_file = "secrets/replication" }
+}
+consul { session_ttl = "5s" }
+failover {
+  failure_timeout = "10ms"
+  lease           = "1m"
+}
