@@ -1,0 +1,27 @@
+// Package drill breaks a cluster on purpose and measures from outside, as an
+// application sees it, what that did.
+//
+// # What is measured
+//
+// Writers insert numbered rows through each way that an application may take
+// (Route), and remember which of them were acknowledged, when, and by which
+// server on which timeline. A pause is a time in which no row was acknowledged
+// on a route. After the drill all rows are read back: one that was acknowledged
+// and is not there is lost (Verify). A poller asks Consul's DNS for the primary
+// every two milliseconds (DNSPoller), and each member is asked directly, all
+// the time, whether it takes a write (Direct); acknowledgements of two servers
+// that cannot both have been primary are a second primary (Primaries).
+//
+// All clocks are this process's monotonic one: the whole lab is on one machine.
+//
+// # A drill
+//
+// Run starts the measuring, injects the fault of a Scenario, waits for writes
+// to go on, undoes the fault, waits for the cluster to be whole, and returns a
+// Report.
+//
+// # Goroutines
+//
+// Writer.Start starts a goroutine for each of its workers, DNSPoller.Start one;
+// their Stop methods end them and wait for that.
+package drill

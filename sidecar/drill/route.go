@@ -1,0 +1,120 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/miekg/dns"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// Route is a way from an application to the primary.
+type Route struct {
+	Name string
+	// Connect makes a new connection, within the context's deadline.
+	Connect func(ctx context.Context) (*pgx.Conn, error)
+}
+
+// Routes returns the ways to the primary that a lab offers: HAProxy; Consul's
+// DNS; a list of all members of which the driver takes the writable one; and
+// PgBouncer, if the lab runs it.
+func Routes(l *lab.Lab) ([]Route, error) {
+	base, err := l.ConnConfig(lab.ApplicationRole, l.Plan().Members()[0].Name)
+	if err != nil {
+		return nil, err
+	}
+	// PgBouncer in transaction mode knows no prepared statements.
+	base.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	app := l.Plan().App()
+	routes := []Route{
+		{Name: "haproxy", Connect: to(base, app.Address, app.Ports.Primary)},
+		{Name: "dns", Connect: byDNS(base, app.DNSAddress(), l.Plan().Cluster)},
+		{Name: "multi-host", Connect: multiHost(base, l.Plan().Members())},
+	}
+	if app.Ports.Pool != 0 {
+		routes = append(routes, Route{Name: "pgbouncer", Connect: to(base, app.Address, app.Ports.Pool)})
+	}
+	return routes, nil
+}
+
+// Direct returns the way to one member, whatever its role. A Writer on it finds
+// out all the time whether that server takes writes: two that do are two
+// primaries.
+func Direct(l *lab.Lab, member string) (Route, error) {
+	base, err := l.ConnConfig(lab.ApplicationRole, member)
+	if err != nil {
+		return Route{}, err
+	}
+	base.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	return Route{Name: "direct " + member, Connect: to(base, base.Host, int(base.Port))}, nil
+}
+
+// to connects to one address.
+func to(base *pgx.ConnConfig, host string, port int) func(context.Context) (*pgx.Conn, error) {
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		config := base.Copy()
+		config.Host, config.Port = host, uint16(port)
+		return pgx.ConnectConfig(ctx, config)
+	}
+}
+
+// multiHost connects as libpq does with host=a,b,c target_session_attrs=read-write.
+func multiHost(base *pgx.ConnConfig, members []lab.Host) func(context.Context) (*pgx.Conn, error) {
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		config := base.Copy()
+		config.Host, config.Port = members[0].Address, uint16(members[0].Ports.Postgres)
+		config.ConnectTimeout = connectTimeout / 2
+		for _, m := range members[1:] {
+			config.Fallbacks = append(config.Fallbacks, &pgconn.FallbackConfig{Host: m.Address, Port: uint16(m.Ports.Postgres)})
+		}
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		return pgx.ConnectConfig(ctx, config)
+	}
+}
+
+// byDNS asks Consul's DNS for the primary before each connection.
+func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (*pgx.Conn, error) {
+	name := "primary." + service + ".service.consul."
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := base.DialFunc(ctx, "udp", server)
+		if err != nil {
+			return nil, fmt.Errorf("reach DNS: %w", err)
+		}
+		defer conn.Close()
+		found, err := ask(conn, name, dns.TypeSRV, connectTimeout/2)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 {
+			return nil, errNoAddress
+		}
+		host, port, err := net.SplitHostPort(found[0])
+		if err != nil {
+			return nil, fmt.Errorf("read DNS's answer: %w", err)
+		}
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("read DNS's answer: %w", err)
+		}
+		return to(base, host, int(number))(ctx)
+	}
+}
+
+// errNoAddress: DNS answered that there is no primary.
+var errNoAddress = errors.New("DNS has no address for the primary")
+
+const (
+	// connectTimeout bounds one attempt to connect. It is short, so that an
+	// attempt that hangs at a dead address does not hide that the way is open
+	// again, and long enough for password authentication on a busy machine.
+	connectTimeout = 500 * time.Millisecond
+	// statementTimeout bounds one write, as an application would.
+	statementTimeout = time.Second
+)
