@@ -1,0 +1,263 @@
+package sessions_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
+	"github.com/miekg/dns"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// agent is a real Consul agent of one test.
+type agent struct {
+	t    testing.TB
+	name string
+	dir  string
+	http string // host:port
+	dns  string
+	serf string
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  bytes.Buffer
+	api  *api.Client
+}
+
+// ports returns n free ports.
+func ports(t testing.TB, n int) []int {
+	t.Helper()
+	var found []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		found = append(found, l.Addr().(*net.TCPAddr).Port)
+	}
+	return found
+}
+
+// newAgent writes an agent's configuration and starts it: a server, or a
+// client that joins one. Extra is more configuration, in HCL.
+func newAgent(t testing.TB, name, join, extra string) *agent {
+	t.Helper()
+	p := ports(t, 5)
+	a := &agent{t: t, name: name, dir: t.TempDir(),
+		http: fmt.Sprintf("127.0.0.1:%d", p[0]), dns: fmt.Sprintf("127.0.0.1:%d", p[1]), serf: fmt.Sprintf("127.0.0.1:%d", p[2])}
+	role := "server = true\nbootstrap_expect = 1\n"
+	if join != "" {
+		role = fmt.Sprintf("server = false\nretry_join = [%q]\nretry_interval = \"1s\"\n", join)
+	}
+	config := fmt.Sprintf(`
+node_name = %q
+data_dir = %q
+bind_addr = "127.0.0.1"
+client_addr = "127.0.0.1"
+disable_update_check = true
+log_level = "debug"
+performance { raft_multiplier = 1 }
+ports { http = %d  dns = %d  serf_lan = %d  server = %d  serf_wan = -1  grpc = -1  grpc_tls = -1 }
+%s
+%s
+`, name, filepath.Join(a.dir, "data"), p[0], p[1], p[2], p[3], role, extra)
+	if err := os.WriteFile(filepath.Join(a.dir, "agent.hcl"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := api.NewClient(&api.Config{Address: a.http})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.api = client
+	t.Cleanup(a.kill)
+	a.start()
+	return a
+}
+
+func (a *agent) start() {
+	a.t.Helper()
+	consul, err := programs.Consul()
+	if errors.Is(err, programs.ErrMissing) {
+		a.t.Skip(err)
+	}
+	a.cmd = exec.Command(consul, "agent", "-config-file", filepath.Join(a.dir, "agent.hcl"))
+	a.cmd.Stdout, a.cmd.Stderr = &a.log, &a.log
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := a.cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.done = make(chan struct{})
+	go func(cmd *exec.Cmd, done chan struct{}) { _ = cmd.Wait(); close(done) }(a.cmd, a.done)
+	eventually(a.t, 20*time.Second, "consul "+a.name+" knows a leader", func() error {
+		leader, err := a.api.Status().Leader()
+		if err == nil && leader == "" {
+			err = errors.New("none")
+		}
+		return err
+	})
+}
+
+func (a *agent) stop(signal syscall.Signal) {
+	if a.cmd == nil || a.cmd.Process == nil {
+		return
+	}
+	_ = a.cmd.Process.Signal(signal)
+	<-a.done
+}
+
+func (a *agent) kill() { a.stop(syscall.SIGKILL) }
+
+func (a *agent) signal(s syscall.Signal) {
+	if err := a.cmd.Process.Signal(s); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// primary asks DNS for primary.pg.service.consul and returns the ports of the
+// answers.
+func (a *agent) primary() []string {
+	msg := new(dns.Msg)
+	msg.SetQuestion("primary.pg.service.consul.", dns.TypeSRV)
+	answer, _, err := (&dns.Client{Timeout: time.Second}).Exchange(msg, a.dns)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var found []string
+	for _, rr := range answer.Answer {
+		if srv, ok := rr.(*dns.SRV); ok {
+			found = append(found, fmt.Sprint(srv.Port))
+		}
+	}
+	return found
+}
+
+// eventually polls a condition outside this process, that no event tells of.
+func eventually(t testing.TB, within time.Duration, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		<-tick.C
+	}
+}
+
+// member is a running client.
+type member struct {
+	*sessions.Client
+	changed chan struct{}
+	stop    func()
+}
+
+func options(name string, addresses ...string) sessions.Options {
+	return sessions.Options{Addresses: addresses, Cluster: "main", Member: name, TTL: 10 * time.Second}
+}
+
+// run starts a client, and ends it with the test.
+func run(t testing.TB, o sessions.Options) *member {
+	t.Helper()
+	if testing.Verbose() && os.Getenv("SESSIONS_LOG") != "" {
+		o.Logger = hclog.New(&hclog.LoggerOptions{Name: o.Member, Level: hclog.Debug})
+	}
+	c, err := sessions.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{Client: c, changed: make(chan struct{}, 1)}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Run(ctx, func() {
+			select {
+			case m.changed <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	stopped := false
+	m.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("Run has not ended")
+		}
+	}
+	t.Cleanup(m.stop)
+	return m
+}
+
+// await waits, by notifications, until the view is as wanted.
+func (m *member) await(t testing.TB, within time.Duration, what string, check func(sessions.View) bool) sessions.View {
+	t.Helper()
+	deadline := time.After(within)
+	for {
+		v := m.View()
+		if check(v) {
+			return v
+		}
+		select {
+		case <-m.changed:
+		case <-deadline:
+			t.Fatalf("%s did not come within %s: %+v", what, within, v)
+		}
+	}
+}
+
+func (m *member) session(t testing.TB) string {
+	t.Helper()
+	return m.await(t, 10*time.Second, "a session", func(v sessions.View) bool { return v.Consul.Session != "" && v.Consul.SeenAt != 0 }).Consul.Session
+}
+
+func background(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t testing.TB, err, want error, parts ...string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got error %v, want %v", err, want)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Fatalf("error %q does not say %q", err, part)
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// evictAttempts bounds a race with the agents of the evicted.
+const evictAttempts = 5
+
+// Evict takes the tag primary in the catalog from the instances of these
+// members, whatever their state, and from any other instance that DNS would
+// answer with. It returns nil when a consistent read shows no instance but
+// this member's that has the tag and is not critical (DNS leaves only critical
+// ones out, and its own reads may trail that one by a few milliseconds on
+// servers that follow). It returns ErrConflict if agents keep putting the tag
+// back, ErrUnreachable, and ErrPermission.
+func (c *Client) Evict(ctx context.Context, members []string) error {
+	for range evictAttempts {
+		rivals, err := c.rivals(ctx, members)
+		if err != nil {
+			return fmt.Errorf("evict: %w", err)
+		}
+		if len(rivals) == 0 {
+			return nil
+		}
+		if err := c.untag(ctx, rivals); err != nil {
+			return fmt.Errorf("evict: %w", err)
+		}
+	}
+	return fmt.Errorf("evict: %w: another instance takes the tag %s again and again", ErrConflict, primaryTag)
+}
+
+// rivals reads the instances whose tag must go.
+func (c *Client) rivals(ctx context.Context, members []string) ([]*api.ServiceEntry, error) {
+	var rivals []*api.ServiceEntry
+	need := c.needService("read") + ` and node_prefix "" { policy = "read" }`
+	err := c.do(ctx, request{need: need, run: func(ctx context.Context, consul *api.Client) error {
+		q := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+		entries, meta, err := consul.Health().Service(c.opts.Service, primaryTag, false, q)
+		if err != nil {
+			return err
+		}
+		if meta.ResultsFilteredByACLs {
+			return denied(need, errFiltered.Error())
+		}
+		rivals = rivals[:0]
+		for _, e := range entries {
+			m := c.member(e)
+			if !c.isOwn(m) && (m.Status != api.HealthCritical || slices.Contains(members, m.Name)) {
+				rivals = append(rivals, e)
+			}
+		}
+		return nil
+	}})
+	return rivals, err
+}
+
+// isOwn reports whether an instance is this member's at its own agent. One
+// that it left at another node is not.
+func (c *Client) isOwn(m Member) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.ServiceID == c.service && (c.homeNode == "" || m.Node == c.homeNode)
+}
+
+// untag writes the instances back without the tag, in one transaction and each
+// only if it has not changed since it was read.
+func (c *Client) untag(ctx context.Context, rivals []*api.ServiceEntry) error {
+	var ops api.TxnOps
+	for _, e := range rivals {
+		s := *e.Service
+		s.Tags = slices.DeleteFunc(slices.Clone(s.Tags), func(tag string) bool { return tag == primaryTag })
+		ops = append(ops, &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceCAS, Node: e.Node.Node, Service: s}})
+		c.log.Info("tag primary taken from another instance", "node", e.Node.Node, "service_id", s.ID)
+	}
+	need := c.needService("write")
+	return c.do(ctx, request{need: need, timeout: commitTimeout, run: func(ctx context.Context, consul *api.Client) error {
+		ok, resp, _, err := consul.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
+		if err != nil || ok {
+			return err
+		}
+		if err := refused(resp.Errors, need); !errors.Is(err, ErrConflict) {
+			return err
+		}
+		return nil // it has changed: the caller reads again
+	}})
+}
+
+// evictRivals does the same by itself while this member is announced as
+// primary and holds the lock: an agent may have put an old tag back.
+func (c *Client) evictRivals(ctx context.Context) error {
+	if c.wanted == nil || c.wanted.Tag != primaryTag {
+		return nil
+	}
+	for _, m := range c.View().Members {
+		if c.isOwn(m) || m.Status == api.HealthCritical || !slices.Contains(m.Tags, primaryTag) {
+			continue
+		}
+		if err := c.mustHold(ctx); err != nil {
+			return fmt.Errorf("evict %s: %w", m.Name, err)
+		}
+		return c.Evict(ctx, nil)
+	}
+	return nil
+}

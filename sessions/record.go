@@ -1,0 +1,298 @@
+package sessions
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// reading is the pair of state and leader key as one transaction saw it.
+type reading struct {
+	sent       ha.Instant // when its request was sent
+	before     uint64     // Client.readings at that moment
+	raw        []byte     // nil: there is no state key
+	stateIndex uint64
+	lock       ha.Lock
+}
+
+func (c *Client) needKeys(policy string) string {
+	return fmt.Sprintf("key_prefix %q { policy = %q }", c.keys, policy)
+}
+
+// begin starts a reading: its time counts from before the request is sent.
+func (c *Client) begin() *reading {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &reading{sent: c.opts.Now(), before: c.readings}
+}
+
+// bothKeys reads the two keys in one transaction, in the order that fill needs.
+func (c *Client) bothKeys() api.TxnOps {
+	return api.TxnOps{
+		{KV: &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: c.keys + "state"}},
+		{KV: &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: c.keys + "leader"}},
+	}
+}
+
+// fill takes what bothKeys returned. Consul leaves out what the token may not
+// read, without saying so.
+func (c *Client) fill(r *reading, results api.TxnResults) error {
+	if len(results) < 2 {
+		return denied(c.needKeys("read"), "the keys were left out of the answer")
+	}
+	state, leader := results[len(results)-2].KV, results[len(results)-1].KV
+	if state == nil || leader == nil || state.Key != c.keys+"state" || leader.Key != c.keys+"leader" {
+		return denied(c.needKeys("read"), "a key was left out of the answer")
+	}
+	if state.ModifyIndex != 0 {
+		r.raw, r.stateIndex = state.Value, state.ModifyIndex
+	}
+	if leader.ModifyIndex != 0 {
+		r.lock = ha.Lock{Holder: string(leader.Value), Session: leader.Session, Index: leader.ModifyIndex}
+	}
+	return nil
+}
+
+// Confirm reads record and lock together and consistently: Consul's leader
+// asks a majority of the servers whether it still is the leader before it
+// answers. It sets SeenAt, and HeldAt and HeldTerm if Session holds the lock,
+// to the time before the request was sent. It returns ErrUnreachable or
+// ErrPermission.
+func (c *Client) Confirm(ctx context.Context) error {
+	_, err := c.confirm(ctx)
+	if errors.Is(err, ErrPermission) {
+		c.reached(false)
+	}
+	c.fault(areaCluster, err)
+	return err
+}
+
+func (c *Client) confirm(ctx context.Context) (*reading, error) {
+	var r *reading
+	err := c.do(ctx, request{need: c.needKeys("read"), run: func(ctx context.Context, consul *api.Client) error {
+		r = c.begin()
+		q := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+		ok, resp, _, err := consul.Txn().Txn(c.bothKeys(), q)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return refused(resp.Errors, c.needKeys("read"))
+		}
+		return c.fill(r, resp.Results)
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("read record and lock: %w", err)
+	}
+	c.accept(r)
+	return r, nil
+}
+
+// accept puts a reading into the view. Readings are linearizable, so one that
+// was asked for after the last was accepted is newer, whatever its indexes say
+// (keys may be deleted, and Consul be restored from a snapshot). Of two that
+// overlap the one with the lower indexes is dropped, and the keys read again.
+func (c *Client) accept(r *reading) {
+	overlap, dropped, backwards, lost := false, false, false, false
+	c.update(func() {
+		v := &c.view.Consul
+		backwards = r.stateIndex < c.stateIndex
+		overlap = r.before != c.readings
+		if overlap && (backwards || r.lock.Index < v.Lock.Index) {
+			dropped = true
+			return
+		}
+		lost = v.Session != "" && v.Lock.Session == v.Session && r.lock.Session != v.Session
+		c.readings++
+		if r.stateIndex != c.stateIndex || !bytes.Equal(r.raw, c.raw) {
+			v.Record, v.Broken = parse(r)
+			c.stateIndex, c.raw = r.stateIndex, r.raw
+		}
+		v.Lock = r.lock
+		v.SeenAt = max(v.SeenAt, r.sent)
+		if v.Session != "" && r.lock.Session == v.Session && r.sent >= v.HeldAt {
+			v.HeldAt, v.HeldTerm = r.sent, v.Record.Term
+		}
+	})
+	if overlap {
+		kick(c.confirmNow)
+	}
+	if backwards && !dropped {
+		c.log.Warn("cluster record went backwards: deleted, or Consul was restored", "index", r.stateIndex)
+	}
+	if lost {
+		kick(c.renewNow) // the session may have ended
+	}
+}
+
+// parse reads the state key. Of a record that may not be acted on it returns
+// only what is wrong with it.
+func parse(r *reading) (ha.Record, string) {
+	if r.stateIndex == 0 {
+		return ha.Record{}, ""
+	}
+	// A newer program's record may not parse as this one's at all.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(r.raw, &head); err == nil && head.Version > ha.RecordVersion {
+		return ha.Record{}, (ha.Record{Version: head.Version}).Validate().Error()
+	}
+	var record ha.Record
+	if err := json.Unmarshal(r.raw, &record); err != nil {
+		return ha.Record{}, fmt.Sprintf("%s: it is not a record in JSON: %s", ha.ErrRecord, err)
+	}
+	if err := record.Validate(); err != nil {
+		return ha.Record{}, err.Error()
+	}
+	record.Index = r.stateIndex
+	return record, ""
+}
+
+// commitTimeout is how long one address may take to commit: Consul's servers
+// sync a disk for it.
+const commitTimeout = 2 * time.Second
+
+// delayAttempts bounds how often a lock is asked for within a lock delay.
+const delayAttempts = 5
+
+// Commit applies a change in one transaction. When it returns nil the change
+// is in Consul and in the view. When it returns ErrConflict, ErrNoSession or
+// ErrUnknownOutcome record and lock have been read again, unless the error
+// says that this failed too. It also returns ErrPermission, ErrUnreachable
+// (nothing was sent), and ha.ErrRecord for a record that others would refuse.
+//
+// A change whose answer was lost is a success if what it wanted is what Consul
+// then has: only one member may write a record that names it as leader, and it
+// commits one change at a time.
+func (c *Client) Commit(ctx context.Context, change ha.Change) error {
+	value, ops, err := c.operations(change)
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", change.What, err)
+	}
+	for attempt := 1; ; attempt++ {
+		err = c.commit(ctx, ops)
+		if !errors.Is(err, errLockDelay) || attempt == delayAttempts {
+			break
+		}
+		pause(ctx, 2*lockDelay, nil)
+	}
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoSession) || errors.Is(err, ErrUnknownOutcome) {
+		r, again := c.confirm(ctx)
+		switch {
+		case again != nil:
+			kick(c.confirmNow)
+			err = fmt.Errorf("%w; %w", err, again)
+		case bytes.Equal(r.raw, value) && done(change, r.lock):
+			err = nil
+		}
+	}
+	if errors.Is(err, ErrNoSession) {
+		kick(c.renewNow)
+	}
+	if errors.Is(err, ErrPermission) {
+		c.reached(false)
+	}
+	if err != nil {
+		err = fmt.Errorf("commit %s: %w", change.What, err)
+	}
+	if err == nil || !errors.Is(err, ErrConflict) {
+		c.fault(areaCluster, err)
+	}
+	return err
+}
+
+// done reports whether the lock is as the change wanted it.
+func done(change ha.Change, lock ha.Lock) bool {
+	switch change.Lock {
+	case ha.LockTake:
+		return lock.Session == change.Session && lock.Holder == change.Holder
+	case ha.LockRelease:
+		return lock.Session == ""
+	default:
+		return lock.Session == change.Session
+	}
+}
+
+// operations writes a change as Consul's transaction, and returns the new
+// value of the state key too. The state's compare-and-swap comes first, the
+// two keys as they then are come last.
+func (c *Client) operations(change ha.Change) ([]byte, api.TxnOps, error) {
+	if change.Session == "" {
+		return nil, nil, ErrNoSession
+	}
+	if err := change.Record.Validate(); err != nil {
+		return nil, nil, err
+	}
+	value, err := json.Marshal(change.Record)
+	if err != nil {
+		return nil, nil, fmt.Errorf("write record: %w", err)
+	}
+	leader := c.keys + "leader"
+	// Index 0 asks that the key does not exist.
+	ops := api.TxnOps{{KV: &api.KVTxnOp{Verb: api.KVCAS, Key: c.keys + "state", Value: value, Index: change.Record.Index}}}
+	lock := &api.KVTxnOp{Key: leader, Session: change.Session}
+	switch change.Lock {
+	case ha.LockTake:
+		prior := change.Prior
+		if prior.Index != 0 && prior.Session != "" && prior.Session != change.Session {
+			ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVDeleteCAS, Key: leader, Index: prior.Index}})
+		}
+		lock.Verb, lock.Value = api.KVLock, []byte(change.Holder)
+	case ha.LockRelease:
+		lock.Verb, lock.Value = api.KVUnlock, []byte(change.Holder)
+	case ha.LockKeep:
+		lock.Verb = api.KVCheckSession
+	}
+	ops = append(ops, &api.TxnOp{KV: lock})
+	return value, append(ops, c.bothKeys()...), nil
+}
+
+// commit sends the transaction once. What it read at its end goes into the
+// view.
+func (c *Client) commit(ctx context.Context, ops api.TxnOps) error {
+	need := c.needKeys("write")
+	var r *reading
+	err := c.do(ctx, request{need: need, timeout: commitTimeout, once: true, run: func(ctx context.Context, consul *api.Client) error {
+		r = c.begin()
+		ok, resp, _, err := consul.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return refused(resp.Errors, need)
+		}
+		return c.fill(r, resp.Results)
+	}})
+	if err == nil {
+		c.accept(r)
+	}
+	return err
+}
+
+// refused explains a transaction that Consul answered and did not apply. Its
+// reasons are text only (agent/consul/state/txn.go and kvs.go).
+func refused(reasons api.TxnErrors, need string) error {
+	var texts []string
+	for _, reason := range reasons {
+		texts = append(texts, reason.What)
+	}
+	text := strings.Join(texts, "; ")
+	switch {
+	case strings.Contains(text, "Permission denied"), strings.Contains(text, "ACL not found"):
+		return denied(need, text)
+	case strings.Contains(text, "invalid session"):
+		return fmt.Errorf("%w: %s", ErrNoSession, text)
+	case strings.Contains(text, "lock delay"):
+		return fmt.Errorf("%w: %s", errLockDelay, text)
+	}
+	return fmt.Errorf("%w: %s", ErrConflict, text)
+}

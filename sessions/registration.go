@@ -1,0 +1,261 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Registration is this member's instance of the service.
+type Registration struct {
+	Tag       string   // the role: primary, replica, or empty for none
+	ExtraTags []string // the user's
+	Address   string   // host
+	Port      int
+	Meta      map[string]string // member, api, term, timeline, version …
+	Checks    []Check
+}
+
+// Check is one TTL check of the service. It turns critical by itself when this
+// program has not been heard for a TTL.
+type Check struct {
+	ID     string // within the member
+	Name   string // for people
+	Status string // passing, warning or critical
+	// Text says why, for people. Each change of it is a write to Consul's Raft
+	// log (its agent delays one without a change of status by minutes), so it
+	// must say the state, not a measurement.
+	Text string
+}
+
+// primaryTag is the tag that DNS answers primary.<service>.service.consul by.
+const primaryTag = "primary"
+
+// Register makes this member's instance at the local agent as given, and keeps
+// it so: Run compares and mends it, also when Register itself failed. The
+// agent tells the catalog in the next milliseconds.
+//
+// The tag primary is given to the agent only when a consistent read, made for
+// it, shows the lock held by this member's session; else ErrConflict is
+// returned and the agent left as it is. It also returns ErrUnreachable and
+// ErrPermission.
+func (c *Client) Register(ctx context.Context, r Registration) error {
+	for _, check := range r.Checks {
+		if !slices.Contains([]string{api.HealthPassing, api.HealthWarning, api.HealthCritical}, check.Status) {
+			return fmt.Errorf("register: check %s has the status %q", check.ID, check.Status)
+		}
+	}
+	if err := c.takeTurn(ctx); err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	defer c.endTurn()
+	r.ExtraTags, r.Checks, r.Meta = slices.Clone(r.ExtraTags), slices.Clone(r.Checks), maps.Clone(r.Meta)
+	c.wanted = &r
+	err := c.mend(ctx)
+	c.fault(areaRegistration, err)
+	if err != nil {
+		kick(c.mendNow)
+	}
+	return err
+}
+
+// Deregister takes the instance from the local agent. That there is none is no
+// error.
+func (c *Client) Deregister(ctx context.Context) error {
+	if err := c.takeTurn(ctx); err != nil {
+		return fmt.Errorf("deregister: %w", err)
+	}
+	defer c.endTurn()
+	c.wanted = nil
+	err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
+		err := consul.Agent().ServiceDeregisterOpts(c.service, (&api.QueryOptions{}).WithContext(ctx))
+		var status api.StatusError
+		if errors.As(err, &status) && status.Code == http.StatusNotFound {
+			return nil
+		}
+		return err
+	})
+	c.fault(areaRegistration, err)
+	return err
+}
+
+func (c *Client) takeTurn(ctx context.Context) error {
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Client) endTurn() { <-c.turn }
+
+// atHome asks the local agent, which alone may answer for this service: what
+// is registered at another agent belongs to that one's node.
+func (c *Client) atHome(ctx context.Context, run func(context.Context, *api.Client) error) error {
+	err := c.ask(ctx, c.route.addresses[0], request{need: c.needService("write"), run: run})
+	if err != nil {
+		return fmt.Errorf("register service %s: %w", c.service, err)
+	}
+	return nil
+}
+
+// mendInterval is how often the agent is compared and its checks are told that
+// this program lives; well within the least TTL of 10 s.
+const mendInterval = 2 * time.Second
+
+// keepRegistered compares the registration with the agent, which loses it when
+// its data is wiped, and mends it.
+func (c *Client) keepRegistered(ctx context.Context) {
+	failures := 0
+	for ctx.Err() == nil {
+		if failures > 0 {
+			// Woken by every change of the service, this must not spin.
+			pause(ctx, backoff(failures), nil)
+		} else {
+			pause(ctx, mendInterval, c.mendNow)
+		}
+		_, tokenErr := c.token.current()
+		c.fault(areaToken, tokenErr)
+		if c.takeTurn(ctx) != nil {
+			return
+		}
+		err := c.mend(ctx)
+		if err == nil {
+			err = c.evictRivals(ctx)
+		}
+		c.endTurn()
+		c.fault(areaRegistration, err)
+		if err != nil {
+			failures++
+		} else {
+			failures = 0
+		}
+	}
+}
+
+// mend makes the agent's registration what is wanted. The caller has the turn.
+func (c *Client) mend(ctx context.Context) error {
+	if c.wanted == nil {
+		return nil
+	}
+	var info *api.AgentServiceChecksInfo
+	err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) (err error) {
+		_, info, err = consul.Agent().AgentHealthServiceByIDOpts(c.service, (&api.QueryOptions{}).WithContext(ctx))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	now, err := c.token.current()
+	if now == "" && err != nil {
+		return fmt.Errorf("register service %s: %w", c.service, err)
+	}
+	if !c.matches(info) || now != c.told {
+		if err := c.announce(ctx); err != nil {
+			return err
+		}
+		c.told = now
+	}
+	for _, check := range c.wanted.Checks {
+		err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
+			q := (&api.QueryOptions{}).WithContext(ctx)
+			return consul.Agent().UpdateTTLOpts(c.checkID(check), check.Text, check.Status, q)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkID is the check's id at the agent, which may serve several members.
+func (c *Client) checkID(check Check) string { return c.service + ":" + check.ID }
+
+func (c *Client) tags() []string {
+	if c.wanted.Tag == "" {
+		return slices.Clone(c.wanted.ExtraTags)
+	}
+	return append([]string{c.wanted.Tag}, c.wanted.ExtraTags...)
+}
+
+// matches reports whether the agent has what is wanted, but for the checks'
+// states, which it is told every time.
+func (c *Client) matches(info *api.AgentServiceChecksInfo) bool {
+	if info == nil || info.Service == nil {
+		return false
+	}
+	var have, want []string
+	node := ""
+	for _, check := range info.Checks {
+		have = append(have, check.CheckID+" "+check.Name)
+		node = check.Node
+	}
+	for _, check := range c.wanted.Checks {
+		want = append(want, c.checkID(check)+" "+check.Name)
+	}
+	c.mu.Lock()
+	c.homeNode = node
+	c.mu.Unlock()
+	slices.Sort(have)
+	slices.Sort(want)
+	s, w := info.Service, c.wanted
+	return slices.Equal(have, want) && s.Service == c.opts.Service && s.Address == w.Address && s.Port == w.Port &&
+		slices.Equal(s.Tags, c.tags()) && maps.Equal(s.Meta, w.Meta) && s.EnableTagOverride
+}
+
+// announce gives the agent the whole registration.
+func (c *Client) announce(ctx context.Context) error {
+	w := c.wanted
+	if w.Tag == primaryTag {
+		if err := c.mustHold(ctx); err != nil {
+			return fmt.Errorf("announce as primary: %w", err)
+		}
+	}
+	var checks api.AgentServiceChecks
+	for _, check := range w.Checks {
+		checks = append(checks, &api.AgentServiceCheck{
+			CheckID: c.checkID(check),
+			Name:    check.Name,
+			TTL:     c.opts.TTL.String(),
+			Status:  check.Status,
+		})
+	}
+	return c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
+		return consul.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
+			ID:      c.service,
+			Name:    c.opts.Service,
+			Tags:    c.tags(),
+			Address: w.Address,
+			Port:    w.Port,
+			Meta:    w.Meta,
+			Checks:  checks,
+			// See "Never two answers" in the package comment.
+			EnableTagOverride: true,
+		}, api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(ctx))
+	})
+}
+
+// mustHold returns ErrConflict unless this member's session holds the lock.
+func (c *Client) mustHold(ctx context.Context) error {
+	r, err := c.confirm(ctx)
+	if err != nil {
+		return err
+	}
+	session := c.View().Consul.Session
+	switch {
+	case session == "":
+		return ErrNoSession
+	case r.lock.Session == "":
+		return fmt.Errorf("%w: nobody holds the lock", ErrConflict)
+	case r.lock.Session != session:
+		return fmt.Errorf("%w: the lock is held by %s", ErrConflict, r.lock.Holder)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package sessions
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// watch is one blocking query.
+type watch struct {
+	area area
+	need string
+	// query asks once, and returns the index of the answer and what to do with
+	// it; fresh says that the answer is the first, or a consistent one after
+	// Consul's index went backwards, and replaces what is known whatever its
+	// own index is.
+	query func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (index uint64, apply func(fresh bool), err error)
+}
+
+// watchWait is how long a blocking query waits for a change. Consul adds up to
+// a sixteenth of it.
+const watchWait = 10 * time.Second
+
+// follow asks again and again. The queries have the default consistency: they
+// wake this program, and Consul's leader answers them without asking the other
+// servers, so that for a moment after a change of leader they may be stale.
+func (c *Client) follow(ctx context.Context, w watch) {
+	var index uint64
+	failures, fresh := 0, true
+	for ctx.Err() == nil {
+		i, a, moved := c.route.pick()
+		got, apply, err := c.block(ctx, moved, a, w, index)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && moved.Err() != nil:
+			continue // ask the address that the others went to
+		case err != nil:
+			failures++
+			c.fault(w.area, err)
+			if elsewhere(err) {
+				c.route.fail(i)
+			}
+			if elsewhere(err) && failures < len(c.route.addresses) {
+				continue
+			}
+			if elsewhere(err) {
+				c.reached(false)
+			}
+			pause(ctx, backoff(failures), nil)
+			continue
+		}
+		if failures > 0 {
+			failures = 0
+			c.reached(true)
+			kick(c.confirmNow)
+		}
+		if got < index {
+			index, fresh = 0, true // Consul's own advice; the next query is consistent
+			continue
+		}
+		apply(fresh)
+		if w.area != areaSession && w.area != areaCluster {
+			c.fault(w.area, nil)
+		}
+		index, fresh = max(got, 1), false
+	}
+}
+
+// block asks once, at one address, until the answer, its deadline, or the
+// moment when the others leave that address.
+func (c *Client) block(ctx, moved context.Context, a *address, w watch, index uint64) (uint64, func(bool), error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(moved, cancel)()
+
+	var got uint64
+	var apply func(bool)
+	err := c.ask(ctx, a, request{
+		need:    w.need,
+		timeout: watchWait + watchWait/16 + callTimeout,
+		run: func(ctx context.Context, consul *api.Client) (err error) {
+			q := &api.QueryOptions{WaitIndex: index, WaitTime: watchWait, RequireConsistent: index == 0}
+			got, apply, err = w.query(ctx, consul, q.WithContext(ctx))
+			return err
+		},
+	})
+	return got, apply, err
+}
+
+// watches are those that live as long as Run.
+func (c *Client) watches() []watch {
+	return []watch{
+		c.keyWatch("state"),
+		c.keyWatch("leader"),
+		c.settingsWatch(),
+		c.serviceWatch(),
+	}
+}
+
+// keyWatch asks for a consistent reading whenever the key has changed, and
+// after each quiet wait, so that SeenAt stays young.
+func (c *Client) keyWatch(name string) watch {
+	var last uint64
+	return watch{
+		area: areaCluster,
+		need: c.needKeys("read"),
+		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
+			start := c.opts.Now()
+			pair, meta, err := consul.KV().Get(c.keys+name, q)
+			if err != nil {
+				return 0, nil, err
+			}
+			return meta.LastIndex, func(fresh bool) {
+				index := uint64(0)
+				if pair != nil {
+					index = pair.ModifyIndex
+				}
+				// A query for a missing key returns at any change of any key.
+				quiet := c.opts.Now().Sub(start) >= watchWait
+				if fresh || index != last || quiet {
+					kick(c.confirmNow)
+				}
+				last = index
+			}, nil
+		},
+	}
+}
+
+// settingsWatch keeps View.Settings.
+func (c *Client) settingsWatch() watch {
+	return watch{
+		area: areaSettings,
+		need: c.needKeys("read"),
+		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
+			pair, meta, err := consul.KV().Get(c.keys+"config", q)
+			if err != nil {
+				return 0, nil, err
+			}
+			return meta.LastIndex, func(fresh bool) {
+				var value []byte
+				index := uint64(0)
+				if pair != nil {
+					value, index = pair.Value, pair.ModifyIndex
+				}
+				c.setSettings(value, index, fresh || meta.LastIndex > c.View().SettingsIndex)
+			}, nil
+		},
+	}
+}
+
+// setSettings puts the config key into the view. An answer that does not know
+// of what was written meanwhile is left out, unless it is newer.
+func (c *Client) setSettings(value []byte, index uint64, newer bool) {
+	c.mu.Lock()
+	known := c.view.SettingsIndex
+	c.mu.Unlock()
+	if index == known || index < known && !newer {
+		return
+	}
+	c.update(func() { c.view.Settings, c.view.SettingsIndex = value, index })
+}
+
+func (c *Client) needService(policy string) string {
+	return fmt.Sprintf("service %q { policy = %q }", c.opts.Service, policy)
+}
+
+// errFiltered: Consul answered with less than there is.
+var errFiltered = errors.New("consul left instances out of its answer")
+
+// serviceWatch keeps View.Members, and wakes keepRegistered when another
+// instance answers as primary.
+func (c *Client) serviceWatch() watch {
+	need := c.needService("read") + ` and node_prefix "" { policy = "read" }`
+	return watch{
+		area: areaService,
+		need: need,
+		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
+			entries, meta, err := consul.Health().Service(c.opts.Service, "", false, q)
+			if err != nil {
+				return 0, nil, err
+			}
+			if meta.ResultsFilteredByACLs {
+				return 0, nil, denied(need, errFiltered.Error())
+			}
+			return meta.LastIndex, func(bool) {
+				members := make([]Member, 0, len(entries))
+				for _, e := range entries {
+					members = append(members, c.member(e))
+				}
+				sortMembers(members)
+				c.update(func() { c.view.Members = members })
+				kick(c.mendNow)
+			}, nil
+		},
+	}
+}
+
+// member reads one instance of the service from the catalog.
+func (c *Client) member(e *api.ServiceEntry) Member {
+	s := e.Service
+	host := s.Address
+	if host == "" {
+		host = e.Node.Address
+	}
+	name := s.Meta["member"]
+	if name == "" {
+		name = strings.TrimPrefix(s.ID, c.opts.Service+"-")
+	}
+	return Member{
+		Name:      name,
+		Postgres:  net.JoinHostPort(host, strconv.Itoa(s.Port)),
+		API:       s.Meta["api"],
+		Node:      e.Node.Node,
+		Address:   host,
+		ServiceID: s.ID,
+		Tags:      s.Tags,
+		Status:    e.Checks.AggregatedStatus(),
+		Meta:      s.Meta,
+	}
+}
+
+func sortMembers(members []Member) {
+	slices.SortFunc(members, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node, b.Node))
+	})
+}
