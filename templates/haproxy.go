@@ -1,0 +1,288 @@
+package templates
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// HAProxyOptions say how to reach one HAProxy that runs haproxy.cfg.tmpl.
+type HAProxyOptions struct {
+	// Socket is its stats socket: a path, or host:port. Required.
+	Socket string
+	// AgentSocket is where the <service>_agent frontend listens: a path, or
+	// host:port. Required.
+	AgentSocket string
+	// PrimaryTakesReads: without a replica, the primary serves the replica port.
+	PrimaryTakesReads bool
+	// Timeout of one exchange with HAProxy; default 1 s.
+	Timeout time.Duration
+	// Reassert is how often HAProxy's state is compared with what it should
+	// be; default 400 ms. It must be shorter than what HAProxy's checks need to
+	// take a server down (3 failures, 500 ms apart).
+	Reassert time.Duration
+	Logger   hclog.Logger // default: none
+}
+
+// HAProxy keeps one HAProxy's servers in the states that a topology asks for.
+//
+// Apply tells it of a change; Run, while it lives, keeps the connection that
+// makes HAProxy believe us rather than its own checks (see haproxy.cfg.tmpl),
+// and mends what a restart or a reload of HAProxy lost.
+type HAProxy struct {
+	options HAProxyOptions
+	api     runtimeAPI
+	log     hclog.Logger
+	changed chan struct{} // has room for one: Apply or Release happened
+
+	applying sync.Mutex // held while commands are sent, so that no older ones come last
+
+	mu      sync.Mutex
+	current *Topology // nil: nothing known, the checks decide
+	status  HAProxyStatus
+}
+
+// HAProxyStatus is how it goes with one HAProxy.
+type HAProxyStatus struct {
+	Socket    string    `json:"socket"`
+	Connected bool      `json:"connected"` // HAProxy routes by what we tell it
+	Pid       int       `json:"pid,omitempty"`
+	Term      uint64    `json:"term,omitempty"` // of the last topology applied
+	Primary   string    `json:"primary,omitempty"`
+	AppliedAt time.Time `json:"applied_at,omitzero"`
+	Mended    int       `json:"mended"` // how often its state was not what it should be
+	Error     string    `json:"error,omitempty"`
+	ErrorAt   time.Time `json:"error_at,omitzero"`
+}
+
+// NewHAProxy checks the options. It connects to nothing.
+func NewHAProxy(o HAProxyOptions) (*HAProxy, error) {
+	if o.Socket == "" || o.AgentSocket == "" {
+		return nil, errors.New("haproxy: stats socket and agent socket are required")
+	}
+	setDefault(&o.Timeout, time.Second)
+	setDefault(&o.Reassert, 400*time.Millisecond)
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	h := &HAProxy{options: o, log: o.Logger.Named("haproxy").With("socket", o.Socket), changed: make(chan struct{}, 1)}
+	h.api = runtimeAPI{timeout: o.Timeout}
+	h.api.network, h.api.address = socketAddress(o.Socket)
+	h.status.Socket = o.Socket
+	return h, nil
+}
+
+// socketAddress tells a path from host:port. A path may be written as HAProxy
+// writes it, unix@/path.
+func socketAddress(s string) (network, address string) {
+	if path, found := strings.CutPrefix(s, "unix@"); found {
+		return "unix", path
+	}
+	if strings.HasPrefix(s, "/") {
+		return "unix", s
+	}
+	return "tcp", s
+}
+
+// Apply makes HAProxy route as the topology says, and returns when it does: the
+// deposed primary takes no connection any more and its sessions are ended, then
+// the new one is ready. Clients that came in between waited in HAProxy's queue.
+// A topology of a lower term than the last is ignored. ErrRuntime names servers
+// that HAProxy does not know (its file is older than the topology); all others
+// are in their states.
+func (h *HAProxy) Apply(ctx context.Context, t Topology) error {
+	h.applying.Lock()
+	defer h.applying.Unlock()
+	if !h.remember(t) {
+		return nil
+	}
+	defer h.wake()
+	return h.assert(ctx, t)
+}
+
+// remember keeps t as what is wanted, unless it is of an older term.
+func (h *HAProxy) remember(t Topology) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.current != nil && t.Term < h.current.Term {
+		return false
+	}
+	h.current = &t
+	return true
+}
+
+// Release says that we know nothing current any more: HAProxy's own checks
+// decide until the next Apply.
+func (h *HAProxy) Release() {
+	h.mu.Lock()
+	h.current = nil
+	h.mu.Unlock()
+	h.wake()
+}
+
+func (h *HAProxy) wake() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Status returns how it goes.
+func (h *HAProxy) Status() HAProxyStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.status
+}
+
+// assert sends all commands of a topology. The caller holds applying.
+func (h *HAProxy) assert(ctx context.Context, t Topology) error {
+	err := h.api.run(ctx, route(t, h.options.PrimaryTakesReads).commands())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.status.Error, h.status.ErrorAt = err.Error(), time.Now()
+	}
+	if err == nil || errors.Is(err, ErrRuntime) {
+		h.status.AppliedAt, h.status.Term, h.status.Primary = time.Now(), t.Term, ""
+		if t.Primary != nil {
+			h.status.Primary = t.Primary.Name
+		}
+	}
+	if err == nil {
+		h.status.Error = ""
+	}
+	return err
+}
+
+// Run keeps HAProxy right until the context ends. It then closes its
+// connection, so that HAProxy's checks take over.
+func (h *HAProxy) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		h.session(ctx)
+		h.setConnected(false, 0)
+		// HAProxy is away, or there is nothing to tell it. A restart must be
+		// seen at once; a failed connection to a local socket costs 20 µs.
+		h.wait(ctx, 20*time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+func (h *HAProxy) wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-h.changed:
+	}
+}
+
+// session is one life of an HAProxy worker, as far as we are connected to it.
+func (h *HAProxy) session(ctx context.Context) {
+	pid, ok := h.reconcile(ctx)
+	if !ok {
+		return
+	}
+	conn, err := h.dialAgent(ctx)
+	if err != nil {
+		h.fail(err)
+		return
+	}
+	defer conn.Close()
+	h.setConnected(true, pid)
+	gone := make(chan struct{})
+	go func() { // ends when conn is closed, by either side
+		defer close(gone)
+		io.Copy(io.Discard, conn) //nolint:errcheck // only its end matters
+	}()
+	defer func() { conn.Close(); <-gone }()
+	tick := time.NewTicker(h.options.Reassert)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-gone:
+			return
+		case <-tick.C:
+		case <-h.changed:
+		}
+		// Another process answers: a reload. Its worker knows nothing, and our
+		// connection is still with the old one.
+		if now, ok := h.reconcile(ctx); !ok || now != pid {
+			return
+		}
+	}
+}
+
+func (h *HAProxy) dialAgent(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.options.Timeout)
+	defer cancel()
+	var d net.Dialer
+	network, address := socketAddress(h.options.AgentSocket)
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("reach haproxy's agent socket: %w", err)
+	}
+	return conn, nil
+}
+
+// reconcile compares HAProxy with the topology and mends it. It returns the
+// worker's process id, and false if HAProxy does not answer or there is no
+// topology to hold it to.
+func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
+	h.applying.Lock()
+	defer h.applying.Unlock()
+	h.mu.Lock()
+	current := h.current
+	h.mu.Unlock()
+	if current == nil {
+		return 0, false
+	}
+	r := route(*current, h.options.PrimaryTakesReads)
+	seen, err := h.api.look(ctx, r.keepUp()...)
+	if err != nil {
+		h.fail(err)
+		return 0, false
+	}
+	if wrong := r.differences(seen); wrong != "" {
+		h.log.Info("haproxy state mended", "difference", wrong, "pid", seen.pid, "term", current.Term)
+		h.mu.Lock()
+		h.status.Mended++
+		h.mu.Unlock()
+		if err := h.assert(ctx, *current); err != nil && !errors.Is(err, ErrRuntime) {
+			return 0, false
+		}
+	}
+	return seen.pid, true
+}
+
+// fail notes an error, and logs it when it is a new one.
+func (h *HAProxy) fail(err error) {
+	h.mu.Lock()
+	fresh := h.status.Error != err.Error()
+	h.status.Error, h.status.ErrorAt = err.Error(), time.Now()
+	h.mu.Unlock()
+	if fresh {
+		h.log.Warn("haproxy not reached", "error", err)
+	}
+}
+
+func (h *HAProxy) setConnected(connected bool, pid int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.status.Connected != connected {
+		h.log.Info("haproxy connection changed", "connected", connected, "pid", pid)
+	}
+	h.status.Connected = connected
+	if connected {
+		h.status.Pid, h.status.Error = pid, ""
+	}
+}

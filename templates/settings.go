@@ -1,0 +1,94 @@
+package templates
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// HAProxySettings are what haproxy.cfg.tmpl wants to know beside the topology.
+// The zero value of each field but Socket stands for the default.
+type HAProxySettings struct {
+	Bind        string // address of the two ports; default 127.0.0.1
+	PrimaryPort int    // default 5000
+	ReplicaPort int    // default 5001
+	StatsBind   string // default Bind
+	StatsPort   int    // statistics and /metrics; 0: none
+
+	Socket     string // stats socket; required
+	SocketMode string // default 660
+	AgentBind  string // where pgsidecar's connection arrives; default beside Socket
+	StateFile  string // server-state-file; default beside Socket
+	HoldName   string // abstract socket inside HAProxy; default made of Socket and service
+
+	MaxConn        int           // default 2000
+	Retries        int           // connection attempts after the first; default 20
+	ConnectTimeout time.Duration // default 500 ms; also the pause between attempts
+	QueueTimeout   time.Duration // how long a client may wait for a primary; default 30 s
+	IdleTimeout    time.Duration // of a silent connection; default 24 h (tcp keepalive finds the dead)
+	HardStopAfter  time.Duration // how long a reloaded worker may go on; default 1 h
+	Global         []string      // further lines of the global section: user, group, log, …
+}
+
+// ServerMaxConn is for the template; see serverMaxConn.
+func (HAProxySettings) ServerMaxConn() int { return serverMaxConn }
+
+// withDefaults fills in what is not set. It returns ErrUnsafe for text that
+// cannot be a configuration word.
+func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
+	setDefault(&s.Bind, "127.0.0.1")
+	setDefault(&s.StatsBind, s.Bind)
+	setDefault(&s.SocketMode, "660")
+	setDefault(&s.PrimaryPort, 5000)
+	setDefault(&s.ReplicaPort, 5001)
+	setDefault(&s.MaxConn, 2000)
+	setDefault(&s.Retries, 20) // 10 s of refusals, with the pause of ConnectTimeout
+	setDefault(&s.ConnectTimeout, 500*time.Millisecond)
+	setDefault(&s.QueueTimeout, 30*time.Second)
+	setDefault(&s.IdleTimeout, 24*time.Hour)
+	setDefault(&s.HardStopAfter, time.Hour)
+	if s.Socket != "" {
+		dir := filepath.Dir(s.Socket)
+		setDefault(&s.AgentBind, filepath.Join(dir, service+"-agent.sock"))
+		setDefault(&s.StateFile, filepath.Join(dir, service+".state"))
+	}
+	// Two HAProxies on a host must not share it; their sockets differ too.
+	setDefault(&s.HoldName, fmt.Sprintf("pgsidecar-%s-%08x", service, fnv32(s.Socket)))
+	words := []string{s.Bind, s.StatsBind, s.Socket, s.SocketMode, s.AgentBind, s.StateFile, s.HoldName}
+	for _, w := range words {
+		if !oneWord(w) {
+			return s, fmt.Errorf("haproxy setting %q: %w", w, ErrUnsafe)
+		}
+	}
+	for _, l := range s.Global {
+		if !OneLine(l) {
+			return s, fmt.Errorf("haproxy global line: %w", ErrUnsafe)
+		}
+	}
+	return s, nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// oneWord reports whether s needs no quotes in haproxy.cfg.
+func oneWord(s string) bool {
+	for _, r := range s {
+		if r <= ' ' || r == '#' || r == '"' || r == '\'' || r == '\\' || r == '$' || r == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func fnv32(s string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(s) {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	return h
+}
