@@ -40,15 +40,15 @@
 // # Echoes
 //
 // A primary's lease may rest on the others' echoes (S5). An echo must not be
-// newer than the promise that its report carries. So a report echoes only what
-// Peers had shown when the report was published: a shell that calls Peers, then
-// reads its promise, decides, and publishes, in this order and from one
-// goroutine, never confirms a lease after it promised a later term.
+// newer than what its report promises. So a report echoes only what Peers had
+// returned for the decision that the report comes from: a loop that calls Peers,
+// then reads its promise, decides, and publishes what has changed, never
+// confirms a lease by what it received after it saw its promise of a later term.
 // A report's sequence numbers begin at random, so that an echo meant for an
 // earlier process of the same name means nothing to the next.
 //
-// Heartbeats stop when nothing has been published for Options.Timeout: they
-// are a sign of life of the loop that decides, not of this package.
+// Heartbeats stop when that loop has called neither for Options.Timeout: they
+// are a sign of its life, not of this package's.
 //
 // # Goroutines
 //

@@ -24,8 +24,9 @@ type peer struct {
 	stop   context.CancelFunc // ends its follower; nil: not started
 	gone   bool               // removed or replaced; its follower changes nothing any more
 	facts  ha.Peer
-	shown  uint64 // Seq of its report that Peers last returned
-	echoed uint64 // what this member's reports echo
+	// shown is the Seq of its report that Peers last returned; decided the one
+	// that the newest decision knew, which is echoed.
+	shown, decided uint64
 }
 
 // maxHeader is how much of a response is read before it must have ended, in bytes.

@@ -62,7 +62,7 @@ type sent struct {
 }
 
 // Mesh is this member's part of the mesh. Its methods may be called from any
-// goroutine, except that Peers is for the goroutine that calls Publish.
+// goroutine, except that Peers and Publish are for the one that decides.
 type Mesh struct {
 	member, cluster, process string
 
@@ -88,7 +88,7 @@ type Mesh struct {
 	refusals [len(causes)]refusalCount
 
 	report      ha.Report // as published: without Seq and Echo
-	publishedAt ha.Instant
+	aliveAt     ha.Instant // last call of Publish or Peers
 	seq         uint64
 	sent        [sentKept]sent // by seq
 	payload     []byte         // newest report as sent; nil: none yet
@@ -203,7 +203,7 @@ func (m *Mesh) SetAddresses(all []Address) {
 		}
 		p := &peer{address: a.API, kick: make(chan struct{}, 1), facts: ha.Peer{Member: a.Member}}
 		if known {
-			p.facts, p.shown = old.facts, old.shown
+			p.facts, p.shown, p.decided = old.facts, old.shown, old.decided
 			p.facts.Link, p.facts.PostgresRefused = ha.LinkUnknown, ha.Unknown
 		}
 		wanted[a.Member] = p
@@ -250,15 +250,15 @@ func (m *Mesh) tell() {
 // heartbeat, so that two members do not answer each other for ever. A stream
 // that is slow gets only the newest.
 //
-// It must be called after every decision, and at least once per failure
-// timeout: heartbeats end when it is not. The mesh keeps r's slices.
+// Peers or Publish must be called at least once per failure timeout: heartbeats
+// end when neither is. The mesh keeps r's slices.
 func (m *Mesh) Publish(r ha.Report) {
 	r.Member, r.Seq, r.Echo = m.member, 0, nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.publishedAt = m.now()
+	m.aliveAt = m.now()
 	for _, p := range m.peers {
-		p.echoed = p.shown
+		p.decided = p.shown
 	}
 	if m.payload != nil && reflect.DeepEqual(r, m.report) {
 		return
@@ -271,7 +271,7 @@ func (m *Mesh) Publish(r ha.Report) {
 func (m *Mesh) beat() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.publishedAt.Within(m.timeout, m.now()) {
+	if m.payload != nil && m.aliveAt.Within(m.timeout, m.now()) {
 		m.stamp()
 	}
 }
@@ -283,8 +283,8 @@ func (m *Mesh) stamp() {
 	r := m.report
 	r.Seq = m.seq
 	for name, p := range m.peers {
-		if p.echoed != 0 {
-			r.Echo = append(r.Echo, ha.Echo{Member: name, Seq: p.echoed})
+		if p.decided != 0 {
+			r.Echo = append(r.Echo, ha.Echo{Member: name, Seq: p.decided})
 		}
 	}
 	slices.SortFunc(r.Echo, func(a, b ha.Echo) int { return cmp.Compare(a.Member, b.Member) })
@@ -302,27 +302,30 @@ func (m *Mesh) stamp() {
 }
 
 // newest returns the payload to send, and a channel that is closed when there
-// is a newer one. The payload is nil while nothing was published within the
-// failure timeout: a new stream must not make an old report look new.
+// is a newer one. The payload is nil while nothing is published, or the loop
+// that decides does not live: a new stream must not make an old report look new.
 func (m *Mesh) newest() ([]byte, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.publishedAt.Within(m.timeout, m.now()) {
+	if !m.aliveAt.Within(m.timeout, m.now()) {
 		return nil, m.newer
 	}
 	return m.payload, m.newer
 }
 
 // Peers returns what is known of the members named by SetAddresses, sorted by
-// name. The next published report echoes what it returned: see the package
-// comment for the order of calls. ReceivedAt is when a report was read; after
-// this process was suspended it may be younger than the report, while
-// EchoSentAt is a lower bound that holds always: the report was made after it.
+// name. It is called once before each decision: it says that the decision
+// before is made, so that what the call before returned may be echoed (see the
+// package comment). ReceivedAt is when a report was read; after this process
+// was suspended the report may be older than that, while EchoSentAt is a bound
+// that always holds: the report was made later.
 func (m *Mesh) Peers() []ha.Peer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.aliveAt = m.now()
 	all := make([]ha.Peer, 0, len(m.peers))
 	for _, p := range m.peers {
+		p.decided = p.shown
 		p.shown = p.facts.Report.Seq
 		all = append(all, p.facts)
 	}

@@ -245,7 +245,16 @@ func TestEchoIsOnlyOfWhatPeersShowed(t *testing.T) {
 		return true
 	})
 	b.Peers()
-	b.Publish(ha.Report{Term: 1})
+	for range 5 {
+		<-heard
+	}
+	a.await(t, "b", "still no echo", func(p ha.Peer) bool {
+		if p.EchoSentAt != 0 {
+			t.Fatal("echo of a report on which b has not decided yet")
+		}
+		return true
+	})
+	b.Peers() // nothing to publish: the decision changed nothing
 	var at ha.Instant
 	a.await(t, "b", "echo", func(p ha.Peer) bool { at = p.EchoSentAt; return at != 0 })
 	for range 5 {

@@ -43,8 +43,8 @@ func statusError(status int) error {
 // ServeHTTP is the publisher's end of a stream: GET /peer on the member's API.
 // It answers 426 to what is not the protocol, 403 to another cluster, 409 to
 // this member's own name, and 503 while there is nothing to say: Run does not
-// run, or Publish was not called for longer than the failure timeout. It
-// returns when the stream has ended.
+// run, nothing was published, or the loop that decides does not live. It returns
+// when the stream has ended.
 func (m *Mesh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, err error, member string) {
 		m.refuse(err, r.RemoteAddr, member)
