@@ -17,6 +17,7 @@ const (
 	evOp      // the operation under way comes to its next stage
 	evLate    // an operation whose sidecar died takes effect all the same
 	evPolicy  // m learns of the policy in force
+	evAnnounced // the registration was made
 	evSidecar // the supervisor starts m's sidecar again
 	// Consul.
 	evArrive  // call n reaches Consul

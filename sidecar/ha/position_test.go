@@ -1,0 +1,63 @@
+package ha_test
+
+import (
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+func at(tli ha.TLI, lsn ha.LSN, history ...ha.Fork) ha.Position {
+	return ha.Position{TLI: tli, LSN: lsn, History: history}
+}
+
+func TestCompare(t *testing.T) {
+	fork := ha.Fork{TLI: 1, End: 100}
+	for _, c := range []struct {
+		name    string
+		a, b    ha.Position
+		order   int
+		aHoldsB bool
+		bHoldsA bool
+	}{
+		{"same timeline, further on", at(1, 200), at(1, 100), 1, true, false},
+		{"same place", at(1, 100), at(1, 100), 0, true, true},
+		{"new timeline, the old one left at or after", at(2, 150, fork), at(1, 100), 1, true, false},
+		{"new timeline at its very beginning", at(2, 100, fork), at(1, 100), 1, true, true},
+		{"new timeline, the old one went further: diverged, the later term wins", at(2, 150, fork), at(1, 180), 1, false, false},
+		{"new timeline ahead in numbers, behind in bytes", at(2, 110, fork), at(1, 5000), 1, false, false},
+		{"two forks of one timeline", at(3, 400, fork), at(2, 900, ha.Fork{TLI: 1, End: 300}), 1, false, false},
+		{"grandchild", at(3, 400, fork, ha.Fork{TLI: 2, End: 300}), at(2, 250, fork), 1, true, false},
+		{"grandchild that left before", at(3, 400, fork, ha.Fork{TLI: 2, End: 200}), at(2, 250, fork), 1, false, false},
+		{"unknown is behind", ha.Position{}, at(1, 1), -1, false, false},
+		{"unknown beside unknown", ha.Position{}, ha.Position{}, 0, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := c.a.Compare(c.b); got != c.order {
+				t.Errorf("Compare: got %d, want %d", got, c.order)
+			}
+			if got := c.b.Compare(c.a); got != -c.order {
+				t.Errorf("Compare, turned round: got %d, want %d", got, -c.order)
+			}
+			if got := c.a.Contains(c.b); got != c.aHoldsB {
+				t.Errorf("Contains: got %v, want %v", got, c.aHoldsB)
+			}
+			if got := c.b.Contains(c.a); got != c.bHoldsA {
+				t.Errorf("Contains, turned round: got %v, want %v", got, c.bHoldsA)
+			}
+		})
+	}
+}
+
+func TestParseLSN(t *testing.T) {
+	for _, text := range []string{"0/0", "16/B374D848", "FFFFFFFF/FFFFFFFF"} {
+		l, err := ha.ParseLSN(text)
+		if err != nil || l.String() != text {
+			t.Errorf("ParseLSN(%q) = %v, %v", text, l, err)
+		}
+	}
+	for _, text := range []string{"", "/", "0", "0/", "/0", "1/2/3", "G/0", "0/100000000", "-1/0", " 0/0"} {
+		if l, err := ha.ParseLSN(text); err == nil {
+			t.Errorf("ParseLSN(%q) = %v, want an error", text, l)
+		}
+	}
+}
