@@ -63,8 +63,7 @@ func (p Position) Contains(q Position) bool {
 func (p Position) Compare(q Position) int {
 	switch pq, qp := p.Contains(q), q.Contains(p); {
 	case pq && qp:
-		// Same bytes; the later timeline has its switch behind it.
-		return cmp(uint64(p.TLI), uint64(q.TLI))
+		return 0
 	case pq:
 		return 1
 	case qp:

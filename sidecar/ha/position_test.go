@@ -22,7 +22,7 @@ func TestCompare(t *testing.T) {
 		{"same timeline, further on", at(1, 200), at(1, 100), 1, true, false},
 		{"same place", at(1, 100), at(1, 100), 0, true, true},
 		{"new timeline, the old one left at or after", at(2, 150, fork), at(1, 100), 1, true, false},
-		{"new timeline at its very beginning", at(2, 100, fork), at(1, 100), 1, true, true},
+		{"new timeline at its very beginning", at(2, 100, fork), at(1, 100), 1, true, false},
 		{"new timeline, the old one went further: diverged, the later term wins", at(2, 150, fork), at(1, 180), 1, false, false},
 		{"new timeline ahead in numbers, behind in bytes", at(2, 110, fork), at(1, 5000), 1, false, false},
 		{"two forks of one timeline", at(3, 400, fork), at(2, 900, ha.Fork{TLI: 1, End: 300}), 1, false, false},
