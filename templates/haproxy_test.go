@@ -531,9 +531,19 @@ func TestHAProxyReloaded(t *testing.T) {
 	}
 	l.connected(h)
 	before := h.Status().Pid
-	if err := l.process.Process.Signal(syscall.SIGUSR2); err != nil {
-		t.Fatal(err)
-	}
+	// A master that has just started may not listen to signals yet, though its
+	// worker answers: so until it does.
+	l.eventually(5*time.Second, "the reload", func() bool {
+		if err := l.process.Process.Signal(syscall.SIGUSR2); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-t.Context().Done():
+		case <-time.After(300 * time.Millisecond):
+		}
+		out, err := l.cli("show info")
+		return err == nil && !strings.Contains(out, fmt.Sprintf("Pid: %d\n", before))
+	})
 	failed := 0
 	l.eventually(5*time.Second, "the new worker", func() bool {
 		c, name, err := dial(l.settings.PrimaryPort, 5*time.Second)
