@@ -86,6 +86,7 @@ func (r *reader) postgres(b *hclsyntax.Body, path string, p *Postgres) {
 		r.address("advertise", &p.Advertise),
 		table("parameters", &p.Parameters),
 		list("hba", &p.HBA),
+		list("ident", &p.Ident),
 		duration("stop_timeout", &p.StopTimeout),
 	}, []block{
 		r.once("superuser", func(b *hclsyntax.Body, path string) { r.account(b, path, &p.Superuser) }),
@@ -169,10 +170,17 @@ func (r *reader) template(b *hclsyntax.Body, path string, t *Template) {
 func (r *reader) haproxy(b *hclsyntax.Body, path string, h *HAProxy) {
 	r.body(b, path, []field{
 		text("socket", &h.Socket),
-		text("primary_backend", &h.PrimaryBackend),
-		text("replica_backend", &h.ReplicaBackend),
-		r.address("primary_listen", &h.PrimaryListen),
-		r.address("replica_listen", &h.ReplicaListen),
+		text("agent_socket", &h.AgentSocket),
+		r.address("bind", &h.Bind),
+		number("primary_port", &h.PrimaryPort),
+		number("replica_port", &h.ReplicaPort),
+		number("stats_port", &h.StatsPort),
+		claim("primary_takes_reads", &h.PrimaryTakesReads),
+		number("maxconn", &h.MaxConn),
+		duration("connect_timeout", &h.ConnectTimeout),
+		duration("queue_timeout", &h.QueueTimeout),
+		duration("idle_timeout", &h.IdleTimeout),
+		list("global", &h.Global),
 	}, nil)
 }
 

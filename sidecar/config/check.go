@@ -256,10 +256,18 @@ func (r *reader) checkTemplates(c *Config) {
 	h := &c.HAProxy
 	r.require(h.Socket == "" || filepath.IsAbs(h.Socket) || hostPort(h.Socket) == nil, "haproxy.socket",
 		"socket %q: expected the absolute path of HAProxy's stats socket, or host:port", h.Socket)
-	for path, a := range map[string]string{"haproxy.primary_listen": h.PrimaryListen, "haproxy.replica_listen": h.ReplicaListen} {
-		r.require(hostPort(a) == nil, path, `%s %q: expected host:port, such as "127.0.0.1:5000"`, path[len("haproxy."):], a)
+	r.require(h.AgentSocket == "" || filepath.IsAbs(h.AgentSocket) || hostPort(h.AgentSocket) == nil, "haproxy.agent_socket",
+		"agent_socket %q: expected an absolute path, or host:port", h.AgentSocket)
+	ports := map[int]string{}
+	for _, p := range []struct {
+		key  string
+		port int
+	}{{"primary_port", h.PrimaryPort}, {"replica_port", h.ReplicaPort}, {"stats_port", h.StatsPort}} {
+		if p.port == 0 && p.key == "stats_port" {
+			continue
+		}
+		r.require(p.port >= 1 && p.port <= 65535, "haproxy."+p.key, "%s %d: expected 1 to 65535", p.key, p.port)
+		r.require(ports[p.port] == "", "haproxy."+p.key, "%s and %s are both %d; expected two ports", ports[p.port], p.key, p.port)
+		ports[p.port] = p.key
 	}
-	r.require(!samePort(h.PrimaryListen, h.ReplicaListen), "haproxy.replica_listen",
-		"primary_listen and replica_listen are both %s; expected two ports", h.ReplicaListen)
-	r.require(h.PrimaryBackend != h.ReplicaBackend, "haproxy.replica_backend", "primary_backend and replica_backend are both %q; expected two", h.ReplicaBackend)
 }

@@ -76,7 +76,10 @@ type Postgres struct {
 	// Parameters are written to the server's configuration. Those that
 	// pgsidecar sets itself are refused.
 	Parameters map[string]string
-	HBA        []string // lines of pg_hba.conf, after those that pgsidecar needs
+	// HBA and Ident are lines of pg_hba.conf and pg_ident.conf, after those that
+	// pgsidecar needs and in place of those of the data directory.
+	HBA   []string
+	Ident []string
 
 	// StopTimeout is how long a fast shutdown may take before it becomes an
 	// immediate one.
@@ -163,13 +166,22 @@ type Template struct {
 	Timeout     time.Duration // of Check, and of Command
 }
 
-// HAProxy is a local HAProxy that is switched by its Runtime API.
+// HAProxy is a local HAProxy that is switched by its Runtime API. Zero values
+// of all but Socket stand for the built-in template's defaults.
 type HAProxy struct {
-	Socket         string // stats socket with level admin; empty: there is none
-	PrimaryBackend string
-	ReplicaBackend string
-	PrimaryListen  string // where its clients connect, host:port
-	ReplicaListen  string
+	Socket      string // stats socket with level admin: a path, or host:port; empty: there is none
+	AgentSocket string // where the built-in configuration's agent frontend listens; default beside Socket
+	Bind        string // address of the two ports
+	PrimaryPort int
+	ReplicaPort int
+	StatsPort   int // statistics and /metrics; 0: none
+	// PrimaryTakesReads: without a replica, the primary serves the replica port.
+	PrimaryTakesReads bool
+	MaxConn           int
+	ConnectTimeout    time.Duration
+	QueueTimeout      time.Duration // how long a client may wait for a primary
+	IdleTimeout       time.Duration // of a silent connection
+	Global            []string      // further lines of the global section
 }
 
 // PgBouncer is a local PgBouncer that is switched by its console.

@@ -116,8 +116,7 @@ func TestFull(t *testing.T) {
 				Command: []string{"systemctl", "reload", "haproxy"}, Perms: 0o644, Timeout: 30 * time.Second},
 			{Name: "mine", Source: "/etc/pgsidecar/mine.tmpl", Destination: "/etc/mine.conf", Perms: 0o640, Timeout: 5 * time.Second},
 		},
-		HAProxy: config.HAProxy{Socket: "/run/haproxy/admin.sock", PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas",
-			PrimaryListen: "127.0.0.1:5000", ReplicaListen: "127.0.0.1:5001"},
+		HAProxy: config.HAProxy{Socket: "/run/haproxy/admin.sock", Bind: "127.0.0.1", PrimaryPort: 5000, ReplicaPort: 5001},
 		PgBouncer: config.PgBouncer{Address: "127.0.0.1:6432", Database: "app",
 			Account: config.Account{Name: "pgbouncer", Password: config.NewSecret("none")}},
 		Log: config.Log{Level: "debug", Format: "json"},
@@ -309,6 +308,38 @@ func TestReload(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestWriteReadsBack: what is written is the same configuration, but for the
+// secrets that came from the environment.
+func TestWriteReadsBack(t *testing.T) {
+	for _, file := range []string{"testdata/full.hcl", "testdata/minimal.hcl"} {
+		before, err := config.Load(file, environment())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		if err := before.Write(&text); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(text.String(), "hunter") {
+			t.Errorf("a secret was printed:\n%s", text.String())
+		}
+		// Where the secrets were, the environment gives them again; paths are
+		// relative to the working directory now.
+		source := strings.NewReplacer(
+			"# password is set, and secret", `password = env("REPLICATION_PASSWORD")`,
+			"# token is set, and secret", `token = file("testdata/secrets/token")`,
+			"# key is set, and secret", `key = env("PEERS_KEY")`).Replace(text.String())
+		after, err := config.Parse("written.hcl", []byte(source), environment())
+		if err != nil {
+			t.Fatalf("%v\n%s", err, source)
+		}
+		before.PgBouncer.Account.Password = after.PgBouncer.Account.Password
+		if !reflect.DeepEqual(before, after) {
+			t.Errorf("got\n%+v\nwant\n%+v\nfrom\n%s", after, before, source)
+		}
 	}
 }
 

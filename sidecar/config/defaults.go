@@ -85,11 +85,11 @@ func Default(env Environment) Config {
 			HandoverTimeout: 10 * time.Second,
 		},
 		HAProxy: HAProxy{
-			PrimaryBackend: "pg_primary",
-			ReplicaBackend: "pg_replicas",
+			// Applications run beside it; who serves others says so.
+			Bind: "127.0.0.1",
 			// The ports that Patroni's users know.
-			PrimaryListen: "127.0.0.1:5000",
-			ReplicaListen: "127.0.0.1:5001",
+			PrimaryPort: 5000,
+			ReplicaPort: 5001,
 		},
 		PgBouncer: PgBouncer{Account: Account{Name: "pgbouncer"}},
 		Log:       Log{Level: "info", Format: "text"},

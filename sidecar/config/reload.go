@@ -19,7 +19,7 @@ type Reloadable struct {
 	// Parameters and HBA are reloaded into the server; a parameter that needs
 	// the server's restart then shows as pending.
 	Parameters  map[string]string
-	HBA         []string
+	HBA, Ident  []string
 	StopTimeout time.Duration
 
 	Automatic       bool
@@ -37,7 +37,7 @@ type Reloadable struct {
 func (c *Config) Reloadable() Reloadable {
 	return Reloadable{
 		ServiceTags: c.Service.Tags, ServiceMeta: c.Service.Meta,
-		Parameters: c.Postgres.Parameters, HBA: c.Postgres.HBA, StopTimeout: c.Postgres.StopTimeout,
+		Parameters: c.Postgres.Parameters, HBA: c.Postgres.HBA, Ident: c.Postgres.Ident, StopTimeout: c.Postgres.StopTimeout,
 		Automatic: c.Failover.Automatic, FailureTimeout: c.Failover.FailureTimeout, HandoverTimeout: c.Failover.HandoverTimeout,
 		Tags: c.Tags, Templates: c.Templates, HAProxy: c.HAProxy, PgBouncer: c.PgBouncer, Log: c.Log,
 	}
@@ -46,7 +46,7 @@ func (c *Config) Reloadable() Reloadable {
 // with returns c with its reloadable part replaced.
 func (c Config) with(l Reloadable) Config {
 	c.Service.Tags, c.Service.Meta = l.ServiceTags, l.ServiceMeta
-	c.Postgres.Parameters, c.Postgres.HBA, c.Postgres.StopTimeout = l.Parameters, l.HBA, l.StopTimeout
+	c.Postgres.Parameters, c.Postgres.HBA, c.Postgres.Ident, c.Postgres.StopTimeout = l.Parameters, l.HBA, l.Ident, l.StopTimeout
 	c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.HandoverTimeout = l.Automatic, l.FailureTimeout, l.HandoverTimeout
 	c.Tags, c.Templates, c.HAProxy, c.PgBouncer, c.Log = l.Tags, l.Templates, l.HAProxy, l.PgBouncer, l.Log
 	return c

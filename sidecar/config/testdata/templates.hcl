@@ -18,7 +18,7 @@ haproxy "x" {
 }
 haproxy {
   socket         = "admin.sock"
-  replica_listen = "127.0.0.1:5000"
+  replica_port   = 5000
 }
 log { level = "info" }
 log { level = "warn" }

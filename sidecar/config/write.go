@@ -1,0 +1,231 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Write writes the configuration that is in effect, defaults and derived values
+// included, as a file that Load accepts. A secret that came from the
+// environment is left out, with a comment where it would stand.
+func (c *Config) Write(w io.Writer) error {
+	root := &writer{}
+	root.set("cluster", c.Cluster)
+	root.set("member", c.Member)
+
+	consul := root.block("consul")
+	consul.set("address", c.Consul.Addresses)
+	consul.set("prefix", c.Consul.Prefix)
+	consul.secret("token", c.Consul.TokenFile, c.Consul.Token)
+	consul.set("datacenter", c.Consul.Datacenter)
+	consul.set("session_ttl", c.Consul.SessionTTL)
+	if c.Consul.TLS != (ConsulTLS{}) {
+		tls := consul.block("tls")
+		tls.set("ca_file", c.Consul.TLS.CAFile)
+		tls.set("cert_file", c.Consul.TLS.CertFile)
+		tls.set("key_file", c.Consul.TLS.KeyFile)
+		tls.set("server_name", c.Consul.TLS.ServerName)
+	}
+	service := root.block("service")
+	service.set("name", c.Service.Name)
+	service.set("tags", c.Service.Tags)
+	service.set("meta", c.Service.Meta)
+
+	if c.Postgres.DataDir != "" { // a proxy has none of these
+		root.member(c)
+	}
+	for _, t := range c.Templates {
+		b := root.block("template " + quote(t.Name))
+		b.set("source", t.Source)
+		b.set("builtin", t.Builtin)
+		b.set("destination", t.Destination)
+		b.set("check", t.Check)
+		b.set("command", t.Command)
+		b.set("perms", t.Perms)
+		b.set("user", t.User)
+		b.set("group", t.Group)
+		b.set("timeout", t.Timeout)
+	}
+	if c.HAProxy.Socket != "" {
+		root.haproxy(&c.HAProxy)
+	}
+	if p := &c.PgBouncer; p.Address != "" {
+		b := root.block("pgbouncer")
+		b.set("address", p.Address)
+		b.set("user", p.Account.Name)
+		b.secret("password", p.Account.PasswordFile, p.Account.Password)
+		b.set("database", p.Database)
+	}
+	log := root.block("log")
+	log.set("level", c.Log.Level)
+	log.set("format", c.Log.Format)
+	var text strings.Builder
+	root.print(&text, "")
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// member writes the blocks that only a member has.
+func (w *writer) member(c *Config) {
+	p := &c.Postgres
+	b := w.block("postgres")
+	b.set("bin_dir", p.BinDir)
+	b.set("data_dir", p.DataDir)
+	b.set("state_dir", p.StateDir)
+	b.set("user", p.User)
+	b.set("listen", p.Listen)
+	b.set("advertise", p.Advertise)
+	b.set("parameters", p.Parameters)
+	b.set("hba", p.HBA)
+	b.set("ident", p.Ident)
+	b.set("stop_timeout", p.StopTimeout)
+	b.account("superuser", p.Superuser)
+	b.account("replication", p.Replication)
+
+	api := w.block("api")
+	api.set("listen", c.API.Listen)
+	api.set("advertise", c.API.Advertise)
+	api.secret("token", c.API.TokenFile, c.API.Token)
+	if c.API.TLS != (ServerTLS{}) {
+		tls := api.block("tls")
+		tls.set("cert_file", c.API.TLS.CertFile)
+		tls.set("key_file", c.API.TLS.KeyFile)
+		tls.set("client_ca_file", c.API.TLS.ClientCAFile)
+	}
+	w.block("peers").secret("key", c.Peers.KeyFile, c.Peers.Key)
+
+	d := w.block("durability")
+	d.set("mode", string(c.Durability.Mode))
+	if c.Durability.Standbys > 0 {
+		d.set("standbys", c.Durability.Standbys)
+		d.set("strict", c.Durability.Strict)
+		d.set("max_voters", c.Durability.MaxVoters)
+	}
+	f := w.block("failover")
+	f.set("automatic", c.Failover.Automatic)
+	f.set("failure_timeout", c.Failover.FailureTimeout)
+	f.set("lease", c.Failover.Lease)
+	f.set("handover_timeout", c.Failover.HandoverTimeout)
+
+	tags := w.block("tags")
+	tags.set("nofailover", c.Tags.NoFailover)
+	tags.set("priority", c.Tags.Priority)
+	tags.set("nosync", c.Tags.NoSync)
+	tags.set("noloadbalance", c.Tags.NoLoadBalance)
+	tags.set("clonefrom", c.Tags.CloneFrom)
+	tags.set("replicatefrom", c.Tags.ReplicateFrom)
+}
+
+func (w *writer) haproxy(h *HAProxy) {
+	b := w.block("haproxy")
+	b.set("socket", h.Socket)
+	b.set("agent_socket", h.AgentSocket)
+	b.set("bind", h.Bind)
+	b.set("primary_port", h.PrimaryPort)
+	b.set("replica_port", h.ReplicaPort)
+	b.set("stats_port", h.StatsPort)
+	b.set("primary_takes_reads", h.PrimaryTakesReads)
+	b.set("maxconn", h.MaxConn)
+	b.set("connect_timeout", h.ConnectTimeout)
+	b.set("queue_timeout", h.QueueTimeout)
+	b.set("idle_timeout", h.IdleTimeout)
+	b.set("global", h.Global)
+}
+
+func (w *writer) account(name string, a Account) {
+	b := w.block(name)
+	b.set("name", a.Name)
+	b.secret("password", a.PasswordFile, a.Password)
+}
+
+// writer gathers one body: its attributes, then its blocks.
+type writer struct {
+	name   string // of the block
+	lines  [][2]string
+	blocks []*writer
+}
+
+func (w *writer) block(name string) *writer {
+	b := &writer{name: name}
+	w.blocks = append(w.blocks, b)
+	return b
+}
+
+// print writes the body with its equals signs in one column.
+func (w *writer) print(to *strings.Builder, indent string) {
+	width := 0
+	for _, l := range w.lines {
+		if l[1] != "" {
+			width = max(width, len(l[0]))
+		}
+	}
+	for _, l := range w.lines {
+		if l[1] == "" { // a comment
+			fmt.Fprintf(to, "%s%s\n", indent, l[0])
+			continue
+		}
+		fmt.Fprintf(to, "%s%-*s = %s\n", indent, width, l[0], l[1])
+	}
+	for _, b := range w.blocks {
+		fmt.Fprintf(to, "%s%s {\n", indent, b.name)
+		b.print(to, indent+"  ")
+		fmt.Fprintf(to, "%s}\n", indent)
+	}
+}
+
+// set adds an attribute; empty text, lists, maps and durations are left out.
+func (w *writer) set(name string, value any) {
+	var text string
+	switch value := value.(type) {
+	case string:
+		text = quote(value)
+	case bool:
+		text = strconv.FormatBool(value)
+	case int:
+		text = strconv.Itoa(value)
+	case time.Duration:
+		text = quote(value.String())
+		if value == 0 {
+			return
+		}
+	case fs.FileMode:
+		text = quote(fmt.Sprintf("%04o", value))
+	case []string:
+		var all []string
+		for _, s := range value {
+			all = append(all, quote(s))
+		}
+		text = "[" + strings.Join(all, ", ") + "]"
+	case map[string]string:
+		var all []string
+		for _, key := range sortedKeys(value) {
+			all = append(all, quote(key)+" = "+quote(value[key]))
+		}
+		text = "{ " + strings.Join(all, ", ") + " }"
+	}
+	if text == `""` || text == "[]" || text == "{  }" {
+		return
+	}
+	w.lines = append(w.lines, [2]string{name, text})
+}
+
+// secret adds where a secret comes from, never what it is.
+func (w *writer) secret(name, file string, value Secret) {
+	switch {
+	case file != "":
+		w.set(name+"_file", file)
+	case !value.Empty():
+		w.lines = append(w.lines, [2]string{"# " + name + " is set, and secret", ""})
+	}
+}
+
+// quote writes a string as HCL does (HCL native syntax specification,
+// Template Expressions).
+func quote(s string) string {
+	s = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`, "${", "$${", "%{", "%%{").Replace(s)
+	return `"` + s + `"`
+}
