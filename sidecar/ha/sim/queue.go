@@ -7,18 +7,18 @@ type eventKind uint8
 const (
 	evNone eventKind = iota
 	// Sidecar.
-	evAttach  // a started sidecar has found guard and data directory
-	evWake    // State.WakeAt
-	evBeat    // heartbeat
-	evLook    // a look at the server is answered
-	evReport  // p's report n arrives at m
-	evLink    // m looks at its stream to p again
-	evOpCheck // the moment before an irreversible operation
-	evOp      // the operation under way comes to its next stage
-	evLate    // an operation whose sidecar died takes effect all the same
-	evPolicy  // m learns of the policy in force
+	evAttach    // a started sidecar has found guard and data directory
+	evWake      // State.WakeAt
+	evBeat      // heartbeat
+	evLook      // a look at the server is answered
+	evReport    // p's report n arrives at m
+	evLink      // m looks at its stream to p again
+	evOpCheck   // the moment before an irreversible operation
+	evOp        // the operation under way comes to its next stage
+	evLate      // an operation whose sidecar died takes effect all the same
+	evPolicy    // m learns of the policy in force
 	evAnnounced // the registration was made
-	evSidecar // the supervisor starts m's sidecar again
+	evSidecar   // the supervisor starts m's sidecar again
 	// Consul.
 	evArrive  // call n reaches Consul
 	evReply   // its answer reaches m
@@ -38,10 +38,11 @@ const (
 	evAdopt   // m's walsender for p (or its checkpointer) re-reads the setting
 	evGuard   // m's lease may have ended
 	// World.
-	evFault // fault n begins
-	evHeal  // fault n ends
-	evCalm  // all faults end
-	evEnd   // the time is up
+	evFault  // fault n begins
+	evHeal   // fault n ends
+	evCalm   // all faults end
+	evSettle // is the cluster whole again
+	evEnd    // the time is up
 )
 
 // event is one thing that happens. epoch ties it to a life of what it happens

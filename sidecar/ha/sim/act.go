@@ -1,0 +1,121 @@
+package sim
+
+import "github.com/pgsidecar/pgsidecar/sidecar/ha"
+
+// act begins one action, or skips it because it is under way.
+func (w *World) act(m int, a *ha.Action, confirmed ha.ActionKind) {
+	b := &w.members[m]
+	s := &b.sidecar
+	switch {
+	case a.Kind.OnServer():
+		w.actOnServer(m, a, confirmed)
+	case a.Kind == ha.Commit:
+		if !s.committing {
+			w.poke(pointCommit, m)
+			w.commit(m, &a.Change)
+		}
+	case a.Kind == ha.Lease:
+		w.arm(m, a.Until)
+	case a.Kind == ha.Disarm:
+		b.guard.armed = false
+	case a.Kind == ha.Announce:
+		w.announce(m, a)
+	case a.Kind == ha.Exit:
+		w.tell(m, "exits with %d: %s", a.Code, a.Why)
+		if a.Code != 0 {
+			w.check.exits++
+		}
+		leaving := s.intent.Shutdown
+		w.stopSidecar(m)
+		if !leaving {
+			w.supervise(m, w.odd.between(500*milli, 2*second))
+		}
+	}
+}
+
+// announce registers the service; the agent answers soon, or not at all.
+func (w *World) announce(m int, a *ha.Action) {
+	s := &w.members[m].sidecar
+	if s.announcing {
+		return
+	}
+	s.announcing = true
+	s.announce = ha.Announced{Known: true, Tag: a.Tag, Term: a.Term}
+	w.push(w.slow(m, w.delay()), event{kind: evAnnounced, m: int8(m), epoch: s.epoch})
+}
+
+func (w *World) announced(m int) {
+	s := &w.members[m].sidecar
+	if !w.consulOpen(m) {
+		w.push(400*milli, event{kind: evAnnounced, m: int8(m), epoch: s.epoch})
+		return
+	}
+	s.announcing = false
+	s.announcedNow = s.announce
+	w.step(m)
+}
+
+// irreversible operations are asked for twice: the second time immediately
+// before they begin, after a fresh look.
+func irreversible(k ha.ActionKind) bool {
+	return k == ha.Promote || k == ha.Rewind || k == ha.Clone || k == ha.Stop
+}
+
+func (w *World) actOnServer(m int, a *ha.Action, confirmed ha.ActionKind) {
+	b := &w.members[m]
+	s := &b.sidecar
+	busy := b.op.busy(s.epoch)
+	if busy != ha.NoAction && (a.Kind != ha.Stop || busy == ha.Stop) {
+		return
+	}
+	if irreversible(a.Kind) && confirmed != a.Kind {
+		if s.checking && s.pending.Kind == a.Kind {
+			return
+		}
+		s.pending = *a
+		s.checking = true
+		s.check = w.life()
+		if a.Kind == ha.Promote {
+			n := w.newCall(callCheck, m)
+			w.calls[n].checks = s.check
+			w.send(n)
+			return
+		}
+		w.push(w.slow(m, w.odd.between(100*micro, 3*milli)), event{kind: evOpCheck, m: int8(m), epoch: s.check})
+		return
+	}
+	if busy != ha.NoAction {
+		w.abandon(m)
+	}
+	w.beginOp(m, a)
+}
+
+// opCheck is the last look before an irreversible operation.
+func (w *World) opCheck(m int) {
+	s := &w.members[m].sidecar
+	s.checking = false
+	w.lookNow(m)
+	w.turn(m, s.pending.Kind)
+}
+
+// checked is the answer of Consul to the last look before a promotion.
+func (w *World) checked(m int, c *call, came bool) {
+	s := &w.members[m].sidecar
+	if !s.checking || s.check != c.checks {
+		w.step(m)
+		return
+	}
+	if !came {
+		s.checking = false
+		w.step(m)
+		return
+	}
+	w.opCheck(m)
+}
+
+// supervise starts m's sidecar again after a while.
+func (w *World) supervise(m int, delay int64) {
+	b := &w.members[m]
+	b.supervised = w.life()
+	w.push(delay, event{kind: evSidecar, m: int8(m), epoch: b.supervised})
+}

@@ -1,0 +1,266 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// check is what is known of the whole world, to judge each step by.
+type check struct {
+	violation string
+	rule      string
+	story     []string
+	settled   bool // after the faults: everything is as it should be
+
+	acked     []ackedUpTo
+	timelines []timeline // by number
+	leaders   []int8     // by term: who reached PhasePromoting, or -1
+	calmAt    int64
+	commitAt  int64 // newest commit
+	exits     int
+	lastHarm  [MaxMembers]int64             // newest fault that touched the member
+	linkHarm  [MaxMembers][MaxMembers]int64 // or its link
+	asked     bool                          // an operator has asked for a handover
+}
+
+// ackedUpTo is the newest acknowledged commit of one primary's life. Whoever
+// holds it holds all before it.
+type ackedUpTo struct {
+	server int
+	term   uint64
+	n      int
+	id     uint64
+}
+
+// timeline is one timeline number: who promoted onto it, and by what way.
+type timeline struct {
+	system  string
+	owner   int8
+	history []ha.Fork
+}
+
+// How long after the last fault a commit must be possible, and every standby
+// must stream again: sessions last up to 20 s, then come elections, rewinds and
+// clones that fail and are repeated.
+const (
+	writableWithin = 60 * second
+	settledWithin  = 120 * second
+)
+
+func (c *check) reset() {
+	*c = check{acked: c.acked[:0], timelines: c.timelines[:0], leaders: c.leaders[:0]}
+	c.timelines = append(c.timelines, timeline{owner: -1}, timeline{owner: -1})
+}
+
+func (c *check) failed() bool { return c.rule != "" }
+
+// fail notes the first broken promise; the run ends.
+func (w *World) fail(rule string, m int, format string, args ...any) {
+	c := &w.check
+	if c.failed() {
+		return
+	}
+	c.rule = rule
+	c.violation = fmt.Sprintf("%s: %s", rule, fmt.Sprintf(format, args...))
+	w.tell(m, "VIOLATION %s", c.violation)
+}
+
+// history is how timeline t was reached.
+func (c *check) history(t ha.TLI) []ha.Fork {
+	if int(t) >= len(c.timelines) {
+		return nil
+	}
+	return c.timelines[t].history
+}
+
+// own notes who promotes onto a timeline: one number, one history.
+func (c *check) own(w *World, m int, t ha.TLI, from ha.Position) {
+	for int(t) >= len(c.timelines) {
+		c.timelines = append(c.timelines, timeline{owner: -1})
+	}
+	x := &c.timelines[t]
+	if x.owner >= 0 {
+		w.fail("timeline", m, "timeline %d is claimed by %s, and was by %s", t, names[m], names[x.owner])
+		return
+	}
+	x.owner, x.system = int8(m), w.members[m].server.systemID
+	x.history = append(append([]ha.Fork(nil), from.History...), ha.Fork{TLI: from.TLI, End: from.LSN})
+}
+
+// owned checks that only a timeline's owner extends it.
+func (c *check) owned(w *World, m int, t ha.TLI) {
+	if x := &c.timelines[t]; x.owner >= 0 && int(x.owner) != m && x.system == w.members[m].server.systemID {
+		w.fail("timeline", m, "%s writes on timeline %d of %s", names[m], t, names[x.owner])
+	}
+}
+
+// acknowledge is the moment a client learns that its commit, and so all before
+// it, is durable.
+func (w *World) acknowledge(m, n int) {
+	s := &w.members[m].server
+	w.res.Commits++
+	w.check.commitAt = w.now
+	if w.calm && w.res.Recovered == 0 {
+		w.res.Recovered = w.now - w.check.calmAt
+	}
+	if w.consul.record.Durability.Mode != ha.ModeQuorum {
+		return
+	}
+	w.protect(m, n)
+	w.holds(&w.check.acked[s.acked])
+}
+
+// holds checks S4 for one acknowledged commit.
+func (w *World) holds(a *ackedUpTo) {
+	d := &w.consul.record.Durability
+	if d.Mode != ha.ModeQuorum || d.K == 0 {
+		return
+	}
+	have := 0
+	for _, v := range d.Voters {
+		if s := &w.members[w.index(v)].server; s.flushed >= a.n && s.log[a.n-1] == a.id {
+			have++
+		}
+	}
+	if have < d.K {
+		w.fail("S4", a.server, "commit %d acknowledged by %s in term %d is held by %d of the recorded voters %v, not by %d", a.n, names[a.server], a.term, have, d.Voters, d.K)
+	}
+}
+
+// protect notes that everything up to n must never be lost from now on.
+func (w *World) protect(m, n int) {
+	s := &w.members[m].server
+	if s.acked < 0 || w.check.acked[s.acked].term != s.term {
+		s.acked = int32(len(w.check.acked))
+		w.check.acked = append(w.check.acked, ackedUpTo{server: m, term: s.term})
+	}
+	a := &w.check.acked[s.acked]
+	if n > a.n {
+		a.n, a.id = n, s.log[n-1]
+	}
+}
+
+// checkHeld checks S4 for all that was ever acknowledged.
+func (w *World) checkHeld() {
+	for i := range w.check.acked {
+		w.holds(&w.check.acked[i])
+	}
+}
+
+// visible is the moment at which clients see what a restarted primary
+// recovered: as if it had been acknowledged (S9).
+func (w *World) visible(m int) {
+	s := &w.members[m].server
+	if w.consul.record.Durability.Mode != ha.ModeQuorum || s.recoveryEnd == 0 {
+		return
+	}
+	w.protect(m, s.recoveryEnd)
+	a := &w.check.acked[s.acked]
+	d := &w.consul.record.Durability
+	w.holds(a)
+	if w.check.rule == "S4" {
+		w.check.rule = "S9"
+		w.check.violation = fmt.Sprintf("S9: %s shows clients what only fewer than %d of %v hold", names[m], d.K, d.Voters)
+	}
+}
+
+// checkPromotion: everything acknowledged in an earlier term is in the log of
+// whoever is promoted now. In async mode what was not replicated may go.
+func (w *World) checkPromotion(m int, act *ha.Action) {
+	s := &w.members[m].server
+	b := &w.members[m]
+	if s.half || s.data != ha.DataPresent {
+		w.fail("S10", m, "%s is promoted with a half-made data directory", b.name)
+	}
+	if !b.guard.armed {
+		w.fail("S5", m, "%s is promoted without a lease", b.name)
+	}
+	kept := w.check.acked[:0]
+	async := w.consul.record.Durability.Mode == ha.ModeAsync
+	for i := range w.check.acked {
+		a := w.check.acked[i]
+		has := len(s.log) >= a.n && s.log[a.n-1] == a.id
+		if !has && a.term < act.Term {
+			if async {
+				continue
+			}
+			w.fail("lost", m, "%s is promoted in term %d without commit %d, acknowledged by %s in term %d", b.name, act.Term, a.n, names[a.server], a.term)
+			return
+		}
+		kept = append(kept, a)
+	}
+	if len(kept) < len(w.check.acked) {
+		w.check.acked = kept
+		for j := range w.n {
+			w.members[j].server.acked = -1
+		}
+	}
+}
+
+// writer says whether m's server would acknowledge a commit alone, now.
+func (w *World) writer(m int) bool { return w.accepts(m) && !w.members[m].server.defined }
+
+// checkWriters: in async mode no two servers can acknowledge at one time.
+func (w *World) checkWriters(m int) {
+	if w.consul.record.Durability.Mode != ha.ModeAsync || !w.writer(m) {
+		return
+	}
+	for j := range w.n {
+		if j != m && w.writer(j) {
+			w.fail("two writers", m, "%s and %s can both acknowledge commits", names[m], names[j])
+		}
+	}
+}
+
+// checkRecord looks at every change of the record.
+func (w *World) checkRecord(m int, old *ha.Record) {
+	r, c := &w.consul.record, &w.check
+	if r.Durability.Mode == ha.ModeAsync && old.Durability.Mode == ha.ModeQuorum {
+		w.forgetAcked()
+	}
+	for int(r.Term) >= len(c.leaders) {
+		c.leaders = append(c.leaders, -1)
+	}
+	leader := w.index(r.Leader)
+	switch {
+	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1):
+		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
+	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader:
+		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
+	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
+		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)
+	case old.Exists() && r.Timeline < old.Timeline:
+		w.fail("timeline", m, "the claimed timeline goes from %d back to %d", old.Timeline, r.Timeline)
+	}
+	if r.Phase == ha.PhasePromoting || r.Phase == ha.PhaseLeading {
+		if l := c.leaders[r.Term]; l >= 0 && int(l) != leader {
+			w.fail("S1", m, "term %d has two leaders: %s and %s", r.Term, names[l], r.Leader)
+		}
+		c.leaders[r.Term] = int8(leader)
+		if s := &w.members[leader].server; s.run == up && !s.inRecovery {
+			s.term = max(s.term, r.Term)
+		}
+	}
+	if r.Term != old.Term {
+		w.res.Ballots++
+		w.poke(pointBallot, m)
+		w.checkSticky(m, old)
+	}
+	w.checkHeld()
+	if r.Durability.Mode != old.Durability.Mode {
+		for i := range w.n {
+			w.checkWriters(i)
+		}
+	}
+}
+
+// forgetAcked: with the change to async mode an operator accepts that what is
+// not replicated may be lost.
+func (w *World) forgetAcked() {
+	w.check.acked = w.check.acked[:0]
+	for j := range w.n {
+		w.members[j].server.acked = -1
+	}
+}

@@ -1,0 +1,119 @@
+package sim
+
+import (
+	"strconv"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// opFiles are the operations that replace the data directory: a marker stands
+// from before the first change until after the last (S10).
+func (w *World) opFiles(m int) {
+	b := &w.members[m]
+	s, a := &b.server, &b.op.action
+	if a.Kind == ha.Discard {
+		if s.data == ha.DataHalfMade {
+			w.wipe(s)
+			s.data, s.half = ha.DataAbsent, false
+		}
+		w.done(m, false)
+		return
+	}
+	if b.op.stage == 1 {
+		w.opFilesBegin(m)
+		return
+	}
+	from := w.index(a.From)
+	switch a.Kind {
+	case ha.Init:
+		w.records++
+		s.systemID = "system-" + strconv.FormatUint(w.records, 10)
+		s.log = append(s.log[:0], uint64(1)<<40|w.records)
+		s.standby, s.clean, s.onTLI = false, true, true
+	case ha.Clone:
+		if !w.source(m, from) {
+			w.done(m, true)
+			return
+		}
+		w.copyLog(s, &w.members[from].server, 0)
+	case ha.Rewind:
+		u := &w.members[from].server
+		if !w.source(m, from) || u.inRecovery || u.systemID != s.systemID {
+			w.done(m, true)
+			return
+		}
+		if !u.onTLI {
+			break // it finds nothing to rewind, and changes nothing
+		}
+		w.copyLog(s, u, common(s, u))
+	}
+	s.flushed = len(s.log)
+	s.data, s.half = ha.DataPresent, false
+	w.checkHeld()
+	w.done(m, false)
+}
+
+func (w *World) opFilesBegin(m int) {
+	b := &w.members[m]
+	s, a := &b.server, &b.op.action
+	from := w.index(a.From)
+	long := w.odd.between(100*milli, 1500*milli)
+	switch {
+	case s.run != stopped && a.Kind == ha.Init, a.Kind != ha.Init && !w.source(m, from):
+		w.done(m, true)
+		return
+	case s.run != stopped:
+		w.crash(m) // the operation stops the server itself
+		b.op.running = s.epoch
+	}
+	w.tell(m, "%s: marker written", a.Kind)
+	s.half = true
+	if w.opt.Mutation != MutateS10 {
+		s.data = ha.DataHalfMade
+	}
+	s.fenced = false
+	if a.Kind != ha.Rewind {
+		w.wipe(s)
+		long *= 3
+	}
+	w.checkHeld()
+	if !w.check.failed() {
+		w.nextStage(m, long)
+	}
+}
+
+// wipe removes what a data directory holds; the promise is kept beside it.
+func (w *World) wipe(s *server) {
+	s.log, s.flushed, s.logGen = s.log[:0], 0, s.logGen+1
+	s.clean, s.upstream, s.systemID = false, -1, ""
+	s.config = ha.SyncSetting{}
+}
+
+// source says whether m can copy from the member now.
+func (w *World) source(m, from int) bool {
+	return from >= 0 && from != m && w.both(m, from) && w.serverRuns(from) && w.members[from].server.run == up
+}
+
+// copyLog makes s hold what u has flushed; they agree on the first n records.
+func (w *World) copyLog(s, u *server, n int) {
+	s.log = append(s.log[:n], u.log[n:u.flushed]...)
+	s.logGen++
+	s.systemID = u.systemID
+	s.standby, s.clean, s.upstream, s.onTLI = true, false, -1, true
+	s.config = ha.SyncSetting{}
+}
+
+// common is how many records two logs agree on. An id stands for one record at
+// one place after one history, so agreement is a prefix.
+func common(s, u *server) int {
+	low, high := 0, min(len(s.log), u.flushed)
+	for low < high {
+		mid := (low + high + 1) / 2
+		if s.log[mid-1] == u.log[mid-1] {
+			low = mid
+		} else {
+			high = mid - 1
+		}
+	}
+	return low
+}

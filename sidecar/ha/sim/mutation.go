@@ -1,0 +1,97 @@
+package sim
+
+import "github.com/pgsidecar/pgsidecar/sidecar/ha"
+
+// Mutation breaks one safety rule: the simulation must notice, or it proves
+// nothing about that rule. It breaks either what the core sees, or what is done
+// for it, never the checks.
+type Mutation uint8
+
+// The mutations, named after the rule of DESIGN.md that they break.
+const (
+	NoMutation      Mutation = iota
+	MutateS1                 // the ballot is not a compare-and-swap: two members win one term
+	MutateS2                 // a fence leaves the walreceiver as it is
+	MutateS2Promise          // promises are lost when a sidecar starts
+	MutateS3                 // one vote fewer is taken for enough
+	MutateS3Ahead            // votes that are ahead look as if they were not
+	MutateS4                 // a reload is taken for an effect, nobody has to catch up
+	MutateS4Order            // the record is narrowed before anybody has caught up
+	MutateS5                 // the guard does not stop anything
+	MutateS6                 // a silent member is taken for a dead one
+	MutateS7                 // histories are not compared, every log seems to contain every other
+	MutateS8                 // nobody refuses a pre-vote
+	MutateS9                 // a restarted primary shows everything at once
+	MutateS10                // no marker stands while a data directory is half-made
+	mutations
+)
+
+var mutationNames = [...]string{"none", "S1", "S2", "S2-promise", "S3", "S3-ahead", "S4", "S4-order", "S5", "S6", "S7", "S8", "S9", "S10"}
+
+// String returns the name of the rule that is broken.
+func (m Mutation) String() string { return mutationNames[m] }
+
+// Mutations are all mutations, in the order of their rules.
+func Mutations() []Mutation {
+	all := make([]Mutation, 0, mutations)
+	for m := MutateS1; m < mutations; m++ {
+		all = append(all, m)
+	}
+	return all
+}
+
+// mutate corrupts what the core is about to see.
+func (w *World) mutate(o *ha.Observation) {
+	switch w.opt.Mutation {
+	case MutateS3:
+		r := &o.Consul.Record
+		if r.Leader == o.Self && r.Phase == ha.PhaseElecting && r.Durability.K > 0 && r.Durability.K <= len(r.Durability.Voters) {
+			w.peersCopy(o)
+			w.extraVote(o)
+		}
+	case MutateS3Ahead:
+		w.peersCopy(o)
+		for i := range o.Peers {
+			if p := &o.Peers[i].Report; p.Voted && p.Position.Compare(o.Server.Position) > 0 {
+				p.Position = o.Server.Position
+			}
+		}
+	case MutateS4Order:
+		for i := range o.Server.Walsenders {
+			o.Server.Walsenders[i].Flush = o.Server.Position.LSN
+		}
+		if o.Server.SyncAt == 0 {
+			o.Server.SyncAt = 1
+		}
+	case MutateS7:
+		w.peersCopy(o)
+		for i := range o.Peers {
+			if p := &o.Peers[i].Report; p.Serving {
+				p.Position = ha.Position{History: o.Server.Position.History, TLI: o.Server.Position.TLI, LSN: 1 << 40}
+			}
+		}
+	case MutateS8:
+		w.peersCopy(o)
+		for i := range o.Peers {
+			o.Peers[i].Report.Hears = false
+			o.Peers[i].Report.Serving = false
+		}
+	}
+}
+
+// peersCopy keeps a mutation from changing what the shell remembers.
+func (w *World) peersCopy(o *ha.Observation) {
+	o.Peers = append([]ha.Peer(nil), o.Peers...)
+}
+
+// extraVote makes the first voter that has not voted look as if it had, with
+// nothing that this member lacks.
+func (w *World) extraVote(o *ha.Observation) {
+	for i := range o.Peers {
+		p := &o.Peers[i]
+		if o.Consul.Record.Durability.Has(p.Member) && !(p.Report.Voted && p.Report.Term == o.Consul.Record.Term) {
+			p.Report.Voted, p.Report.Term, p.Report.Position = true, o.Consul.Record.Term, ha.Position{}
+			return
+		}
+	}
+}

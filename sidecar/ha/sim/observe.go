@@ -1,0 +1,148 @@
+package sim
+
+import "github.com/pgsidecar/pgsidecar/sidecar/ha"
+
+// observe is all that m's sidecar knows now.
+func (w *World) observe(m int) ha.Observation {
+	b := &w.members[m]
+	s := &b.sidecar
+	o := ha.Observation{
+		Now: b.read(w.now), Self: b.name, Policy: w.policies[s.policy],
+		Consul: s.consul, Peers: s.peers, Intent: s.intent,
+		Busy: ha.Busy{
+			Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
+			Failures: s.failures, CommitFailedAt: s.commitFailedAt,
+		},
+	}
+	o.Policy.NoFailover, o.Policy.NoSync, o.Policy.Priority = s.tags.NoFailover, s.tags.NoSync, s.tags.Priority
+	o.Announced = s.announcedNow
+	o.Server = w.seen(m)
+	return o
+}
+
+// seen joins the last look with the facts that the guard and the files give at
+// any time.
+func (w *World) seen(m int) ha.Server {
+	b := &w.members[m]
+	v, s := &b.server, &b.sidecar
+	f := s.seen.facts
+	f.DataDir, f.SystemID = v.data, v.systemID
+	f.StartedAt, f.ExitedAt = v.startedAt, v.exitedAt
+	f.Promise, f.Fenced = v.promise, v.fenced
+	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
+	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
+	if f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10 {
+		f.DataDir = ha.DataPresent
+	}
+	if v.run != stopped {
+		f.Process = ha.ProcessRunning
+		return f
+	}
+	f.Process = ha.ProcessStopped
+	f.Upstream = ""
+	if v.upstream >= 0 {
+		f.Upstream = names[v.upstream]
+	}
+	f.Sync = v.config
+	if v.data != ha.DataPresent {
+		return f
+	}
+	f.WasPrimary = !v.standby
+	f.CleanStop = v.clean
+	if v.clean {
+		f.Position = w.position(v, v.flushed)
+		f.Settled = true
+	}
+	return f
+}
+
+// lookNow asks the server over SQL. A server that does not answer is noted.
+func (w *World) lookNow(m int) {
+	b := &w.members[m]
+	v, s := &b.server, &b.sidecar
+	if v.run == stopped {
+		s.forget()
+		return
+	}
+	now := b.read(w.now)
+	if v.run == starting || v.pausedUntil > w.now {
+		if s.seen.failing == 0 {
+			s.seen.failing = now
+		}
+		return
+	}
+	k := &s.seen
+	k.at, k.failing, k.life = now, 0, v.epoch
+	f := &k.facts
+	*f = ha.Server{}
+	f.InRecovery = ha.Known(v.inRecovery)
+	f.Hidden = v.hidden
+	f.Receiving = ha.Known(v.receiver.active)
+	f.Sync = v.config
+	f.Checkpointed = v.onTLI
+	if v.upstream >= 0 {
+		f.Upstream = names[v.upstream]
+	}
+	f.Position = w.position(v, v.flushed)
+	if v.inRecovery {
+		f.Settled = !v.receiver.active && v.flushed == len(v.log)
+		f.Writable = ha.No
+		return
+	}
+	f.Writable = ha.Known(!v.stopping)
+	f.RecoveryEnd = lsn(v.recoveryEnd)
+	w.lookSenders(m)
+	if v.syncAt == 0 && w.inEffect(v) {
+		v.syncAt = v.flushed
+	}
+	f.SyncAt = lsn(v.syncAt)
+	if w.opt.Mutation == MutateS4 && f.SyncAt == 0 {
+		f.SyncAt = lsn(v.flushed) // a reload is taken for an effect
+	}
+}
+
+func (w *World) lookSenders(m int) {
+	v, k := &w.members[m].server, &w.members[m].sidecar.seen
+	n := 0
+	for j := range w.n {
+		if x := &v.senders[j]; x.active {
+			k.senders[n] = ha.Walsender{Member: names[j], Streaming: x.streaming, Sync: x.sync, Flush: lsn(x.flush), Fresh: x.born >= v.kGen}
+			n++
+		}
+	}
+	k.facts.Walsenders = k.senders[:n]
+}
+
+// inEffect says whether every process of the server is seen to use the setting:
+// walsenders by their sync_priority, and by having started after a change of k;
+// the checkpointer, which decides whether commits wait at all, by a checkpoint.
+func (w *World) inEffect(v *server) bool {
+	for j := range w.n {
+		x := &v.senders[j]
+		if x.active && (x.sync != (v.config.K > 0 && hasName(&v.config, names[j])) || x.born < v.kGen) {
+			return false
+		}
+	}
+	return v.adopted == v.configGen
+}
+
+// look is the periodic look; it also follows every change that the guard sees.
+func (w *World) look(m int, epoch uint32) {
+	b := &w.members[m]
+	s := &b.sidecar
+	if !s.alive || !s.attached {
+		return
+	}
+	if epoch == s.epoch {
+		w.push(w.slow(m, w.odd.between(w.shape.lookGap/2, w.shape.lookGap*3/2)), event{kind: evLook, m: int8(m), epoch: s.epoch})
+	}
+	w.lookNow(m)
+	w.step(m)
+}
+
+// attach is a new sidecar that found the guard and the data directory.
+func (w *World) attach(m int) {
+	s := &w.members[m].sidecar
+	s.attached = true
+	w.look(m, s.epoch)
+}

@@ -1,0 +1,118 @@
+package sim_test
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
+)
+
+var (
+	runs   = flag.Int("sim.runs", 2000, "how many runs each test of the simulation makes")
+	seed   = flag.Uint64("sim.seed", 0, "the only seed to run, with its story")
+	shape  = flag.Int("sim.members", 3, "how many members -sim.seed has")
+	report = flag.String("sim.report", "", "where TestLong writes its report")
+)
+
+// sweep makes runs in parallel, and returns the sums and the failures.
+func sweep(from uint64, n int, o sim.Options) (total sim.Result, failed []sim.Result) {
+	var next atomic.Uint64
+	var lock sync.Mutex
+	var wait sync.WaitGroup
+	for range 2 {
+		wait.Go(func() {
+			w := sim.NewWorld()
+			for {
+				i := next.Add(1) - 1
+				if i >= uint64(n) {
+					return
+				}
+				mine := o
+				mine.Seed = from + i
+				r := w.Run(mine)
+				lock.Lock()
+				add(&total, &r)
+				if r.Violation != "" {
+					failed = append(failed, r)
+				}
+				lock.Unlock()
+			}
+		})
+	}
+	wait.Wait()
+	return total, failed
+}
+
+func add(t, r *sim.Result) {
+	t.Steps += r.Steps
+	t.Decisions += r.Decisions
+	t.Faults += r.Faults
+	t.Commits += r.Commits
+	t.Promotions += r.Promotions
+	t.Ballots += r.Ballots
+	t.At += r.At
+	t.Recovered = max(t.Recovered, r.Recovered)
+}
+
+func line(r *sim.Result) string {
+	return fmt.Sprintf("%d steps, %d decisions, %d faults, %d commits, %d terms, %d promotions, %.0f virtual hours, slowest recovery %.1f s",
+		r.Steps, r.Decisions, r.Faults, r.Commits, r.Ballots, r.Promotions, float64(r.At)/3.6e12, float64(r.Recovered)/1e9)
+}
+
+func TestSimulation(t *testing.T) {
+	if *seed != 0 {
+		r := sim.Run(sim.Options{Seed: *seed, Members: *shape, Story: true})
+		t.Logf("%s\n%s\n%s", strings.Join(r.Story, "\n"), line(&r), r.Violation)
+		if r.Violation != "" {
+			t.Fail()
+		}
+		return
+	}
+	for _, members := range []int{3, 5} {
+		t.Run(fmt.Sprintf("members=%d", members), func(t *testing.T) {
+			from := uint64(1)
+			begun := time.Now()
+			total, failed := sweep(from, *runs, sim.Options{Members: members})
+			t.Logf("seeds %d to %d: %s; %.0f runs a second", from, from+uint64(*runs)-1, line(&total), float64(*runs)/time.Since(begun).Seconds())
+			for i, r := range failed {
+				if i < 20 {
+					t.Errorf("seed %d: %s", r.Seed, r.Violation)
+				}
+			}
+			if len(failed) > 0 {
+				t.Errorf("%d of %d runs failed", len(failed), *runs)
+			}
+		})
+	}
+}
+
+// TestRepeatable: one seed is one run, byte for byte.
+func TestRepeatable(t *testing.T) {
+	w := sim.NewWorld()
+	for seed := uint64(1); seed < 30; seed++ {
+		a := w.Run(sim.Options{Seed: seed, Members: 5})
+		b := sim.Run(sim.Options{Seed: seed, Members: 5, Story: true})
+		if a.Digest != b.Digest || a.Steps != b.Steps {
+			t.Fatalf("seed %d: %d steps with digest %x, then %d with %x", seed, a.Steps, a.Digest, b.Steps, b.Digest)
+		}
+	}
+}
+
+// TestIdleCore: a core that does nothing leaves a cluster that runs alone until
+// its lease ends, and then the guard stops it: the world itself works.
+func TestIdleCore(t *testing.T) {
+	idle := sim.Core{
+		Decide: func(s ha.State, _ ha.Observation) (ha.State, []ha.Action) { return s, nil },
+		Report: func(_ ha.State, o ha.Observation) ha.Report { return ha.Report{Member: o.Self} },
+	}
+	r := sim.Run(sim.Options{Seed: 8, Members: 3, Calm: true, Core: idle, Story: true})
+	if r.Rule != "recovery" || r.Commits == 0 || r.Promotions != 0 {
+		t.Errorf("violation %q after %d commits\n%s", r.Violation, r.Commits, strings.Join(r.Story, "\n"))
+	}
+}
