@@ -154,6 +154,7 @@ func (s *Sidecar) operate(ctx context.Context, a ha.Action) {
 		return
 	}
 	s.busy.Server = a.Kind
+	s.operations++
 	ctx, cancel := context.WithCancel(ctx)
 	s.cancel = cancel
 	s.mu.Unlock()
@@ -196,6 +197,7 @@ func fieldsOf(a ha.Action) []any {
 func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 	now := s.opts.Now()
 	s.mu.Lock()
+	s.operations++
 	b := &s.busy
 	if b.Server == a.Kind {
 		b.Server = ha.NoAction

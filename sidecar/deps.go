@@ -79,7 +79,8 @@ type Peers interface {
 	// Run keeps the streams until ctx is done, and calls notify after each change.
 	Run(ctx context.Context, notify func()) error
 	SetMembers(members []Instance)
-	// Publish sends the report to all, now and with each heartbeat.
+	// Publish sends the report to all, now if it has changed, and with each
+	// heartbeat.
 	Publish(report ha.Report)
 	Peers() []ha.Peer
 }

@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"context"
-	"reflect"
 	"slices"
 	"time"
 
@@ -157,7 +156,7 @@ func (s *Sidecar) pace() time.Duration {
 func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	now := s.opts.Now()
 	s.mu.Lock()
-	v, started := s.server, s.server.StartedAt
+	v, started, operations := s.server, s.server.StartedAt, s.operations
 	timeout := s.policy.FailureTimeout / 2
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, max(timeout, 500*time.Millisecond))
@@ -178,8 +177,8 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := &s.server
-	if w.Process != ha.ProcessRunning || w.StartedAt != started || s.busy.Server != ha.NoAction {
-		return probed // it looked at another life of the server, or an operation is changing it
+	if w.Process != ha.ProcessRunning || w.StartedAt != started || s.operations != operations || s.busy.Server != ha.NoAction {
+		return probed // it looked at another life of the server, or an operation has changed it
 	}
 	if err != nil {
 		if w.FailingSince == 0 && w.SeenAt != 0 {
@@ -195,7 +194,8 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	w.SeenAt, w.FailingSince = now, 0
 	w.InRecovery, w.Receiving, w.Upstream, w.Position = v.InRecovery, v.Receiving, v.Upstream, v.Position
 	w.Settled = v.Settled
-	w.Hidden, w.Checkpointed, w.Sync, w.PendingRestart = v.Hidden, v.Checkpointed, v.Sync, v.PendingRestart
+	w.Hidden, w.Sync, w.PendingRestart = v.Hidden, v.Sync, v.PendingRestart
+	w.Checkpointed = w.Checkpointed || v.Checkpointed
 	w.Walsenders, w.SyncAt, w.RecoveryEnd = v.Walsenders, v.SyncAt, v.RecoveryEnd
 	if v.InRecovery == ha.No {
 		w.Writable = writable
@@ -240,10 +240,4 @@ func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 		}
 		cancel()
 	}
-}
-
-// sameReport compares without what the mesh stamps.
-func sameReport(a, b ha.Report) bool {
-	a.Seq, b.Seq, a.Echo, b.Echo = 0, 0, nil, nil
-	return reflect.DeepEqual(a, b)
 }

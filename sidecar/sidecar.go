@@ -23,17 +23,18 @@ type Sidecar struct {
 	kick chan struct{} // capacity 1: look at the server now
 
 	// Owned by the loop.
-	state    ha.State
-	reported ha.Report
-	blocks   string
-	members  []Instance
+	state   ha.State
+	blocks  string
+	members []Instance
 
 	mu     sync.Mutex // guards what follows
 	server ha.Server
 	busy   ha.Busy
 	cancel context.CancelFunc // of the operation on the server
-	intent ha.Intent
-	asked  uint64 // the term in which the switchover was asked for
+	// operations grows when one begins or ends: a look that overlapped one says nothing.
+	operations uint64
+	intent     ha.Intent
+	asked      uint64 // the term in which the switchover was asked for
 	// announced is what the registration says; announcing that it is being changed.
 	announced     ha.Announced
 	announcing    bool
@@ -240,10 +241,9 @@ func (s *Sidecar) report(o ha.Observation) {
 	r := ha.MakeReport(s.state, o)
 	r.Postgres, r.API, r.Version = s.opts.Postgres, s.opts.API, s.opts.Version
 	s.snapshot.Store(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err)})
-	if !sameReport(r, s.reported) {
-		s.reported = r
-		s.opts.Peers.Publish(r)
-	}
+	// After every decision, changed or not: what the mesh goes on sending by
+	// itself while the loop stands still must not look alive.
+	s.opts.Peers.Publish(r)
 	s.opts.Cluster.SetHolding(o.Consul.Record.Leader == s.opts.Member && o.Consul.Lock.Session != "" && o.Consul.Lock.Session == o.Consul.Session)
 }
 

@@ -1,0 +1,134 @@
+package sidecar_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// three returns a settled cluster of three, led by n1.
+func three(t *testing.T) *world {
+	w := newWorld(t)
+	w.add("n1")
+	w.primaryIs("n1", 20*time.Second)
+	w.add("n2")
+	w.add("n3")
+	w.settled("n1")
+	return w
+}
+
+// settled waits until both others stream from the leader and vote.
+func (w *world) settled(leader string) {
+	w.t.Helper()
+	w.until("settled", 30*time.Second, func() bool {
+		replicas := 0
+		for _, m := range w.members {
+			if m.running && m.upstream == leader && m.tag == "replica" {
+				replicas++
+			}
+		}
+		return replicas == 2 && w.record.Durability.K == 1 && len(w.record.Durability.Voters) == 2 && !w.record.Durability.Has(leader)
+	})
+}
+
+func TestClusterForms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		if len(w.record.Members) != 3 || w.record.SystemID != "7" {
+			t.Errorf("record: %+v", w.record)
+		}
+	})
+}
+
+func TestServerCrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		begun := time.Now()
+		w.members["n1"].crash()
+		w.until("another leads", time.Second, func() bool {
+			return w.record.Phase == ha.PhaseLeading && w.record.Term == 2 && w.record.Leader != "n1" && w.members[w.record.Leader].tag == "primary"
+		})
+		// Fence 8 ms, promote 35 ms, and no wait beside them.
+		if took := time.Since(begun); took > 60*time.Millisecond {
+			t.Errorf("the failover took %s of virtual time", took)
+		}
+		w.settled(w.record.Leader)
+		if len(w.history) == 0 {
+			t.Error("no account of the failover was stored")
+		}
+	})
+}
+
+func TestMemberKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		begun := time.Now()
+		n1 := w.members["n1"]
+		n1.kill()
+		w.until("another leads", 2*time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
+		if took := time.Since(begun); took > 300*time.Millisecond {
+			t.Errorf("the failover took %s of virtual time", took)
+		}
+		n1.run()
+		w.settled(w.record.Leader)
+	})
+}
+
+func TestSwitchover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		w.members["n1"].sidecar.Switchover("n3")
+		w.primaryIs("n3", time.Second)
+		w.settled("n3")
+	})
+}
+
+func TestShutdownHandsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		n1.sidecar.Shutdown()
+		var exit *sidecar.ExitError
+		if err := <-n1.ended; !errors.As(err, &exit) || exit.Code != 0 {
+			t.Fatalf("Run returned %v", err)
+		}
+		n1.kill2()
+		w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
+	})
+}
+
+// kill2 marks a member whose Run has returned.
+func (m *member) kill2() {
+	m.w.mu.Lock()
+	m.sidecar, m.notify = nil, [3]func(){}
+	m.w.mu.Unlock()
+}
+
+func TestSidecarReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		n1.cancel()
+		if err := <-n1.ended; err != nil {
+			t.Fatal(err)
+		}
+		n1.run()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.record.Term != 1 || !n1.running || n1.tag != "primary" {
+			t.Errorf("the server did not live on: term %d, running %v, tag %q", w.record.Term, n1.running, n1.tag)
+		}
+	})
+}

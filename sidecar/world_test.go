@@ -1,0 +1,492 @@
+package sidecar_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	log "github.com/hashicorp/go-hclog"
+
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// world is a cluster in memory, in virtual time: one Consul, a mesh without
+// delay, and servers whose log is a number. Faults are the simulation's matter
+// (package ha/sim); here the shell is shown to do what the core decides.
+type world struct {
+	t       *testing.T
+	begun   time.Time
+	mu      sync.Mutex
+	record  ha.Record
+	lock    ha.Lock
+	index   uint64
+	history []uint64
+	members map[string]*member
+}
+
+type member struct {
+	w       *world
+	name    string
+	sidecar *sidecar.Sidecar
+	cancel  context.CancelFunc
+	ended   chan error
+	notify  [3]func() // cluster, peers, guard
+	tag     string
+	report  ha.Report
+	seq     uint64
+	sentAt  []ha.Instant
+	echoed  map[string]uint64
+
+	// The guard and the server.
+	dir        ha.DataDir
+	systemID   string
+	running    bool
+	primary    bool
+	clean      bool
+	startedAt  ha.Instant
+	exitedAt   ha.Instant
+	armed      bool
+	leaseUntil ha.Instant
+	promise    uint64
+	fenced     bool
+	upstream   string
+	position   ha.Position
+	sync       ha.SyncSetting
+	hidden     bool
+	ops        []string
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{t: t, begun: time.Now(), members: make(map[string]*member)}
+}
+
+func (w *world) now() ha.Instant { return ha.Instant(time.Since(w.begun)) + 1 }
+
+// wakeAll tells every member that something has changed.
+func (w *world) wakeAll() {
+	for _, m := range w.members {
+		for _, f := range m.notify {
+			if f != nil {
+				f()
+			}
+		}
+	}
+}
+
+func (w *world) add(name string) *member {
+	m := &member{w: w, name: name, dir: ha.DataAbsent, echoed: make(map[string]uint64)}
+	w.members[name] = m
+	m.run()
+	return m
+}
+
+func (m *member) run() {
+	policy := sidecar.DefaultPolicy()
+	s, err := sidecar.New(sidecar.Options{
+		Member: m.name, Postgres: m.name + ":5432", API: m.name + ":8008", Policy: policy,
+		Cluster: fakeCluster{m}, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: fakeServer{m},
+		Now: m.w.now, Logger: testLogger(m.w.t, m.name),
+	})
+	if err != nil {
+		m.w.t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, m.cancel = context.WithCancel(m.w.t.Context())
+	m.sidecar, m.ended = s, make(chan error, 1)
+	go func() { m.ended <- s.Run(ctx) }()
+}
+
+func testLogger(t *testing.T, name string) log.Logger {
+	if !testing.Verbose() {
+		return log.NewNullLogger()
+	}
+	return log.New(&log.LoggerOptions{Name: name, Level: log.Debug, Output: writer{t}, DisableTime: true})
+}
+
+type writer struct{ t *testing.T }
+
+func (w writer) Write(p []byte) (int, error) {
+	w.t.Log(time.Now().Format("05.000 ") + string(p[:len(p)-1]))
+	return len(p), nil
+}
+
+// primaryIs waits, in virtual time, until the member is the announced primary.
+func (w *world) primaryIs(name string, within time.Duration) {
+	w.t.Helper()
+	w.until("primary "+name, within, func() bool {
+		return w.record.Phase == ha.PhaseLeading && w.record.Leader == name && w.members[name].tag == "primary"
+	})
+}
+
+func (w *world) until(what string, within time.Duration, f func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		synctest.Wait()
+		w.mu.Lock()
+		ok := f()
+		w.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s: not within %s; record %+v", what, within, w.record)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// crash ends the postmaster as kill -9 does.
+func (m *member) crash() {
+	m.w.mu.Lock()
+	m.running, m.clean, m.exitedAt = false, false, m.w.now()
+	m.w.wakeAll()
+	m.w.mu.Unlock()
+}
+
+// kill ends the sidecar, the guard and the server at once.
+func (m *member) kill() {
+	m.cancel()
+	<-m.ended
+	m.w.mu.Lock()
+	m.running, m.clean, m.report = false, false, ha.Report{}
+	m.sidecar, m.notify = nil, [3]func(){}
+	m.w.wakeAll()
+	m.w.mu.Unlock()
+}
+
+func (w *world) stop() {
+	for _, m := range w.members {
+		if m.sidecar != nil {
+			m.cancel()
+			<-m.ended
+		}
+	}
+}
+
+type fakeCluster struct{ *member }
+
+func (c fakeCluster) Run(ctx context.Context, notify func()) error {
+	c.w.mu.Lock()
+	c.notify[0] = notify
+	c.w.mu.Unlock()
+	notify()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (c fakeCluster) View() sidecar.ClusterView {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	v := sidecar.ClusterView{Consul: ha.Consul{
+		SeenAt: c.w.now(), Record: c.w.record, Lock: c.w.lock, Session: "session-" + c.name, Reachable: ha.Yes,
+	}}
+	if c.w.lock.Session == v.Consul.Session {
+		v.Consul.HeldAt, v.Consul.HeldTerm = c.w.now(), c.w.record.Term
+	}
+	for name := range c.w.members {
+		v.Members = append(v.Members, sidecar.Instance{Member: name})
+	}
+	slices.SortFunc(v.Members, func(a, b sidecar.Instance) int { return int(a.Member[1]) - int(b.Member[1]) })
+	return v
+}
+
+func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	w := c.w
+	free := w.lock.Session == "" || ch.Lock == ha.LockTake && w.lock.Index == ch.Prior.Index
+	if ch.Record.Index != w.record.Index || ch.Lock == ha.LockTake && !free ||
+		ch.Lock != ha.LockTake && w.lock.Session != ch.Session {
+		return sidecar.ErrConflict
+	}
+	if err := ch.Record.Validate(); err != nil {
+		w.t.Errorf("record: %v", err)
+	}
+	w.index++
+	w.record = ch.Record
+	w.record.Index = w.index
+	switch ch.Lock {
+	case ha.LockTake:
+		w.lock = ha.Lock{Holder: ch.Holder, Session: ch.Session, Index: w.index}
+	case ha.LockRelease:
+		w.lock = ha.Lock{Holder: w.lock.Holder, Index: w.index}
+	}
+	w.wakeAll()
+	return nil
+}
+
+func (c fakeCluster) SetHolding(bool) {}
+
+func (c fakeCluster) Register(_ context.Context, r sidecar.Registration) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.tag = r.Tag
+	for _, m := range c.w.members {
+		if m.member() != c.member && m.tag == "primary" && r.Tag == "primary" {
+			c.w.t.Errorf("%s and %s both have the tag primary", c.name, m.name)
+		}
+	}
+	return nil
+}
+
+func (m *member) member() *member { return m }
+
+func (c fakeCluster) Deregister(context.Context) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.tag = ""
+	return nil
+}
+
+func (c fakeCluster) Evict(_ context.Context, members []string) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	for _, name := range members {
+		if m := c.w.members[name]; m.tag == "primary" {
+			m.tag = ""
+		}
+	}
+	return nil
+}
+
+func (c fakeCluster) PutHistory(_ context.Context, term uint64, _ []byte) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.history = append(c.w.history, term)
+	return nil
+}
+
+func (c fakeCluster) ReleaseSession(context.Context) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if c.w.lock.Session == "session-"+c.name {
+		c.w.lock.Session = ""
+		c.w.wakeAll()
+	}
+	return nil
+}
+
+type fakePeers struct{ *member }
+
+func (p fakePeers) Run(ctx context.Context, notify func()) error {
+	p.w.mu.Lock()
+	p.notify[1] = notify
+	p.w.mu.Unlock()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (p fakePeers) SetMembers([]sidecar.Instance) {}
+
+func (p fakePeers) Publish(r ha.Report) {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	changed := p.report.Term != r.Term || p.report.Role != r.Role || p.report.Voted != r.Voted || p.report.Hears != r.Hears ||
+		p.report.Record != r.Record || p.report.Serving != r.Serving || p.report.Streaming != r.Streaming || p.report.Checkpointed != r.Checkpointed
+	p.report = r
+	p.seq++
+	p.sentAt = append(p.sentAt, p.w.now())
+	if changed {
+		p.w.wakeAll()
+	}
+}
+
+func (p fakePeers) Peers() []ha.Peer {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	var all []ha.Peer
+	for _, m := range p.w.members {
+		if m == p.member {
+			continue
+		}
+		peer := ha.Peer{Member: m.name, Link: ha.LinkUp, ReceivedAt: p.w.now(), Report: m.report, EchoSentAt: p.w.now()}
+		if m.sidecar == nil {
+			peer.Link, peer.ReceivedAt, peer.PostgresRefused = ha.LinkRefused, 1, ha.Known(!m.running)
+		}
+		all = append(all, peer)
+	}
+	slices.SortFunc(all, func(a, b ha.Peer) int { return int(a.Member[1]) - int(b.Member[1]) })
+	return all
+}
+
+type fakeGuard struct{ *member }
+
+func (g fakeGuard) Notify(f func()) {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	g.notify[2] = func() { go f() }
+}
+
+func (g fakeGuard) Status() sidecar.GuardStatus {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	s := sidecar.GuardStatus{Process: ha.ProcessStopped, StartedAt: g.startedAt, ExitedAt: g.exitedAt, Armed: g.armed, LeaseUntil: g.leaseUntil}
+	if g.running {
+		s.Process = ha.ProcessRunning
+	}
+	return s
+}
+
+func (g fakeGuard) Lease(_ context.Context, until ha.Instant) error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	g.armed, g.leaseUntil = true, until
+	return nil
+}
+
+func (g fakeGuard) Disarm(context.Context) error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	g.armed, g.leaseUntil = false, 0
+	return nil
+}
+
+// fakeServer is a server whose log grows by one with each look at a primary.
+type fakeServer struct{ *member }
+
+var errFake = errors.New("not now")
+
+func (s fakeServer) did(op string, took time.Duration) {
+	time.Sleep(took)
+	s.w.mu.Lock()
+	s.ops = append(s.ops, op)
+}
+
+func (s fakeServer) Inspect(_ context.Context, v *ha.Server) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	v.DataDir, v.SystemID, v.WasPrimary, v.Promise, v.Fenced = s.dir, s.systemID, s.primary, s.promise, s.fenced
+	v.CleanStop, v.Position = s.clean, ha.Position{}
+	if s.clean {
+		v.Position = s.position
+	}
+	return nil
+}
+
+func (s fakeServer) Look(_ context.Context, v *ha.Server) error {
+	time.Sleep(time.Millisecond)
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if !s.running {
+		return errFake
+	}
+	v.InRecovery, v.Upstream, v.Sync, v.Hidden = ha.Known(!s.primary), s.upstream, s.sync, s.hidden
+	up := s.w.members[s.upstream]
+	v.Receiving = ha.Known(up != nil && up.running && !s.primary)
+	if s.primary {
+		s.position.LSN++
+		v.Walsenders = nil
+		for _, name := range []string{"n1", "n2", "n3"} {
+			m := s.w.members[name]
+			if m != nil && m.running && !m.primary && m.upstream == s.name {
+				m.position = s.position
+				v.Walsenders = append(v.Walsenders, ha.Walsender{Member: name, Streaming: true, Sync: slices.Contains(s.sync.Names, name), Flush: s.position.LSN, Fresh: true})
+			}
+		}
+	}
+	v.Position, v.Settled = s.position, v.Receiving == ha.No && s.upstream == ""
+	return nil
+}
+
+func (s fakeServer) Probe(context.Context) error { return nil }
+
+func (s fakeServer) SyncInEffect(context.Context) (ha.LSN, error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.position.LSN, nil
+}
+
+func (s fakeServer) Init(context.Context) error {
+	s.did("init", time.Second)
+	defer s.w.mu.Unlock()
+	s.dir, s.systemID, s.primary, s.clean, s.position = ha.DataPresent, "7", true, true, ha.Position{TLI: 1, LSN: 100}
+	return nil
+}
+
+func (s fakeServer) Clone(_ context.Context, from sidecar.Source) error {
+	s.did("clone "+from.Member, time.Second)
+	defer s.w.mu.Unlock()
+	src := s.w.members[from.Member]
+	s.dir, s.systemID, s.primary, s.clean, s.position = ha.DataPresent, src.systemID, false, false, src.position
+	return nil
+}
+
+func (s fakeServer) Rewind(_ context.Context, from sidecar.Source) error {
+	s.did("rewind "+from.Member, time.Second)
+	defer s.w.mu.Unlock()
+	s.running, s.primary, s.clean = false, false, false
+	s.position = s.w.members[from.Member].position
+	return nil
+}
+
+func (s fakeServer) Discard(context.Context) error { return nil }
+
+func (s fakeServer) Start(_ context.Context, how sidecar.Start) error {
+	s.did("start", 50*time.Millisecond)
+	defer s.w.mu.Unlock()
+	s.running, s.primary, s.hidden, s.clean, s.upstream = true, how.Primary, how.Hidden, false, ""
+	s.startedAt, s.exitedAt = s.w.now(), 0
+	return nil
+}
+
+func (s fakeServer) Stop(_ context.Context, how sidecar.Stop) error {
+	s.did("stop", 20*time.Millisecond)
+	defer s.w.mu.Unlock()
+	s.running, s.clean, s.exitedAt = false, !how.Immediate && s.primary, s.w.now()
+	return nil
+}
+
+func (s fakeServer) Fence(_ context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error) {
+	s.did("fence", 8*time.Millisecond)
+	defer s.w.mu.Unlock()
+	if !s.running {
+		return ha.Position{}, errFake
+	}
+	s.promise, s.fenced, s.upstream = term, true, ""
+	if sync.K > 0 {
+		s.sync = sync
+	}
+	return s.position, nil
+}
+
+func (s fakeServer) Follow(_ context.Context, term uint64, from sidecar.Source) error {
+	s.did("follow "+from.Member, 8*time.Millisecond)
+	defer s.w.mu.Unlock()
+	s.promise, s.fenced, s.upstream = term, false, from.Member
+	return nil
+}
+
+func (s fakeServer) SetSync(_ context.Context, set ha.SyncSetting) error {
+	s.did("set-sync", 3*time.Millisecond)
+	defer s.w.mu.Unlock()
+	s.sync = set
+	return nil
+}
+
+func (s fakeServer) Promote(_ context.Context, timeline ha.TLI) (ha.Position, error) {
+	s.did("promote", 35*time.Millisecond)
+	defer s.w.mu.Unlock()
+	if !s.running || !s.armed {
+		return ha.Position{}, errFake
+	}
+	s.position.History = append(slices.Clone(s.position.History), ha.Fork{TLI: s.position.TLI, End: s.position.LSN})
+	s.primary, s.position.TLI = true, timeline
+	return s.position, nil
+}
+
+func (s fakeServer) Unhide(context.Context) error {
+	s.did("unhide", time.Millisecond)
+	defer s.w.mu.Unlock()
+	s.hidden = false
+	return nil
+}
+
+func (s fakeServer) Checkpoint(context.Context) error       { return nil }
+func (s fakeServer) Upkeep(context.Context, []string) error { return nil }
+func (s fakeServer) Close()                                 {}
