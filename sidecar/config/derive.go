@@ -64,17 +64,12 @@ func (r *reader) secretFile(path, file string, to *Secret) {
 		return
 	}
 	key := path[strings.LastIndexByte(path, '.')+1:]
-	s, err := readText("", file)
-	switch {
-	case err != nil:
-		r.refuse(path, "%s: %v", key, err)
-	case s == "":
-		r.refuse(path, "%s: %s is empty; expected the secret as its only line", key, file)
-	case strings.ContainsAny(s, "\r\n\x00"):
-		r.refuse(path, "%s: %s has more than one line; expected the secret as its only line", key, file)
-	default:
-		*to = NewSecret(s)
+	s, err := ReadSecretFile(file)
+	if err != nil {
+		r.refuse(path, "%s: %s", key, strings.TrimSuffix(err.Error(), ": "+ErrConfig.Error()))
+		return
 	}
+	*to = NewSecret(s)
 }
 
 // deriveAddresses fills in where to listen and what to tell the others. In a

@@ -98,3 +98,19 @@ func resolve(env Environment, address string) (string, error) {
 	}
 	return s, nil
 }
+
+// ReadSecretFile reads a password, token or key anew from the file that a
+// *_file attribute names: its only line. It returns ErrConfig for a file that
+// is empty or has more lines.
+func ReadSecretFile(path string) (string, error) {
+	s, err := readText("", path)
+	switch {
+	case err != nil:
+		return "", err
+	case s == "":
+		return "", fmt.Errorf("%s is empty; expected the secret as its only line: %w", path, ErrConfig)
+	case strings.ContainsAny(s, "\r\n\x00"):
+		return "", fmt.Errorf("%s has more than one line; expected the secret as its only line: %w", path, ErrConfig)
+	}
+	return s, nil
+}
