@@ -224,7 +224,7 @@ func (d *decision) startPrimary(why string) {
 		return
 	}
 	if d.rested(Start) {
-		d.do(Action{Kind: Start, Primary: true, Hidden: true, Term: d.rec.Term, Sync: d.o.Server.Sync, Why: why})
+		d.do(Action{Kind: Start, Primary: true, Hidden: true, Term: d.rec.Term, Sync: d.promotionSync(), Why: why})
 	}
 }
 
