@@ -25,6 +25,9 @@ const (
 	exitUsage  = 2 // the command line or the configuration is wrong
 )
 
+// logTime is how each line of a log begins.
+const logTime = "2006-01-02T15:04:05.000Z07:00"
+
 // version is set by the linker (see the Makefile).
 var version = "unknown"
 
@@ -60,7 +63,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // run executes one command line and prints its error, if it has one.
 func (a *app) run(ctx context.Context, args []string) int {
 	root := newRootCommand(a)
-	root.SetArgs(args)
+	root.SetArgs(twoDashes(args))
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -77,6 +80,21 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// twoDashes lets flags be written as Consul's and Nomad's are, with one dash:
+// -config is --config. There are no flags of one letter but -h.
+func twoDashes(args []string) []string {
+	out := append([]string{}, args...) // never nil, for which cobra takes os.Args
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if len(arg) > 2 && arg[0] == '-' && arg[1] >= 'a' && arg[1] <= 'z' {
+			out[i] = "-" + arg
+		}
+	}
+	return out
 }
 
 // exitStatus ends a command that has said on stderr what there is to say.
@@ -113,6 +131,8 @@ func newRootCommand(a *app) *cobra.Command {
 		return usage("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
+		newConfigCommand(a),
+		newGuardCommand(a),
 		newVersionCommand(a),
 	)
 	return root
