@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,9 @@ type HAProxyOptions struct {
 	// AgentSocket is where the <service>_agent frontend listens: a path, or
 	// host:port. Required.
 	AgentSocket string
+	// The backends, as in HAProxySettings. Required.
+	PrimaryBackend string
+	ReplicaBackend string
 	// PrimaryTakesReads: without a replica, the primary serves the replica port.
 	PrimaryTakesReads bool
 	// Timeout of one exchange with HAProxy; default 1 s.
@@ -43,6 +47,7 @@ type HAProxy struct {
 	changed chan struct{} // has room for one: Apply or Release happened
 
 	applying sync.Mutex // held while commands are sent, so that no older ones come last
+	closed   []string   // members that the worker had in maintenance; guarded by applying
 
 	mu      sync.Mutex
 	current *Topology // nil: nothing known, the checks decide
@@ -66,6 +71,9 @@ type HAProxyStatus struct {
 func NewHAProxy(o HAProxyOptions) (*HAProxy, error) {
 	if o.Socket == "" || o.AgentSocket == "" {
 		return nil, errors.New("haproxy: stats socket and agent socket are required")
+	}
+	if !SafeName(o.PrimaryBackend) || !SafeName(o.ReplicaBackend) {
+		return nil, fmt.Errorf("haproxy backends %q, %q: %w", o.PrimaryBackend, o.ReplicaBackend, ErrUnsafe)
 	}
 	setDefault(&o.Timeout, time.Second)
 	setDefault(&o.Reassert, 400*time.Millisecond)
@@ -143,7 +151,13 @@ func (h *HAProxy) Status() HAProxyStatus {
 
 // assert sends all commands of a topology. The caller holds applying.
 func (h *HAProxy) assert(ctx context.Context, t Topology) error {
-	err := h.api.run(ctx, route(t, h.options.PrimaryTakesReads).commands())
+	r := h.route(t)
+	roles, ends := r.commands(h.closed)
+	h.closed = nil // until it is known to have worked
+	err := errors.Join(h.api.run(ctx, roles), h.api.run(ctx, ends))
+	if err == nil {
+		h.closed = slices.DeleteFunc(r.members, func(m string) bool { return m == r.primary })
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err != nil {
@@ -159,6 +173,12 @@ func (h *HAProxy) assert(ctx context.Context, t Topology) error {
 		h.status.Error = ""
 	}
 	return err
+}
+
+func (h *HAProxy) route(t Topology) routing {
+	r := route(t, h.options.PrimaryTakesReads)
+	r.primaries, r.replicas = h.options.PrimaryBackend, h.options.ReplicaBackend
+	return r
 }
 
 // Run keeps HAProxy right until the context ends. It then closes its
@@ -246,7 +266,7 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 	if current == nil {
 		return 0, false
 	}
-	r := route(*current, h.options.PrimaryTakesReads)
+	r := h.route(*current)
 	seen, err := h.api.look(ctx, r.keepUp()...)
 	if err != nil {
 		h.fail(err)
@@ -257,6 +277,7 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 		h.mu.Lock()
 		h.status.Mended++
 		h.mu.Unlock()
+		h.closed = nil
 		if err := h.assert(ctx, *current); err != nil && !errors.Is(err, ErrRuntime) {
 			return 0, false
 		}

@@ -10,7 +10,8 @@ import (
 // routing is the states of HAProxy's servers that a topology asks for. It is
 // pure: what is sent is decided here, sending is HAProxy's.
 type routing struct {
-	service string
+	primaries, replicas string // the backends
+
 	members []string
 	primary string   // empty: none, clients wait
 	held    bool     // the primary takes no new sessions
@@ -19,7 +20,7 @@ type routing struct {
 }
 
 func route(t Topology, primaryTakesReads bool) routing {
-	r := routing{service: t.Service, held: t.Held}
+	r := routing{held: t.Held}
 	for _, m := range t.Members {
 		r.members = append(r.members, m.Name)
 		if m.Role == ha.RolePrimary || m.Role == ha.RoleCandidate {
@@ -38,49 +39,53 @@ func route(t Topology, primaryTakesReads bool) routing {
 	return r
 }
 
-func (r routing) server(backend, member string) string {
-	return fmt.Sprintf("%s_%s/%s", r.service, backend, member)
-}
-
-// commands puts every server into its state. The old primary goes first: at no
-// moment are two ready. Between the two, clients wait in the queue (_hold).
-func (r routing) commands() []string {
-	var c []string
+// commands puts every server into its state, in two lines. At no moment are two
+// servers of the primary backend ready: the first line lets the old one take
+// nothing more, then makes the new one ready; clients that come in between wait
+// in the queue (_hold). The second line ends what the old one still has: that
+// is work for HAProxy, which no new client should have to wait for. Closed are
+// the members that are known to be in maintenance.
+func (r routing) commands(closed []string) (roles, ends []string) {
 	for _, m := range r.members {
 		if m == r.primary {
 			continue
 		}
-		primary, checked := r.server("primary", m), r.server("primary_checked", m)
-		c = append(c,
+		primary := r.primaries + "/" + m
+		if !slices.Contains(closed, m) {
+			roles = append(roles, "set server "+primary+" state drain")
+		}
+		ends = append(ends,
 			"set server "+primary+" state maint",
 			"shutdown sessions server "+primary,
 			// Those that came while the checks decided.
-			"shutdown sessions server "+checked)
+			"shutdown sessions server "+r.checked(m))
 	}
-	c = append(c, r.keepUp()...)
 	if r.primary != "" {
-		state := "ready"
+		server := r.primaries + "/" + r.primary
+		roles = append(roles, r.keepUp()...)
 		if r.held {
-			state = "drain"
-		}
-		c = append(c, "set server "+r.server("primary", r.primary)+" state "+state)
-		if !r.held {
-			c = append(c, r.letIn())
+			roles = append(roles, "set server "+server+" state drain")
+		} else {
+			roles = append(roles, "set server "+server+" state ready", r.letIn())
 		}
 	}
 	for _, m := range r.members {
-		server := r.server("replicas", m)
+		server := r.replicas + "/" + m
 		switch {
 		case slices.Contains(r.reads, m):
-			c = append(c, "set server "+server+" state ready")
+			roles = append(roles, "set server "+server+" state ready")
 		case slices.Contains(r.leaving, m):
-			c = append(c, "set server "+server+" state drain")
+			roles = append(roles, "set server "+server+" state drain")
 		default:
-			c = append(c, "set server "+server+" state maint", "shutdown sessions server "+server)
+			roles = append(roles, "set server "+server+" state maint")
+			ends = append(ends, "shutdown sessions server "+server)
 		}
 	}
-	return c
+	return roles, ends
 }
+
+// checked is the member's server in the backend that goes by HAProxy's checks.
+func (r routing) checked(m string) string { return r.primaries + "_checked/" + m }
 
 // keepUp makes the primary's check healthy, whatever it last saw: while we know
 // who leads, a sidecar that restarts must not cost its server the sessions, and
@@ -90,7 +95,7 @@ func (r routing) keepUp() []string {
 	if r.primary == "" {
 		return nil
 	}
-	return []string{"set server " + r.server("primary_checked", r.primary) + " health up"}
+	return []string{"set server " + r.checked(r.primary) + " health up"}
 }
 
 // serverMaxConn is each primary server's maxconn: more than the process can
@@ -100,13 +105,13 @@ const serverMaxConn = 1 << 20
 
 // letIn sends the clients that wait to the primary.
 func (r routing) letIn() string {
-	return fmt.Sprintf("set maxconn server %s %d", r.server("primary", r.primary), serverMaxConn)
+	return fmt.Sprintf("set maxconn server %s %d", r.primaries+"/"+r.primary, serverMaxConn)
 }
 
 // differences names the first server that is not in its state, or nothing.
 func (r routing) differences(o observed) string {
 	for _, m := range r.members {
-		s, found := o.server(r.service+"_primary", m)
+		s, found := o.server(r.primaries, m)
 		if !found {
 			continue // the file is older than the topology; the agent writes it
 		}
@@ -120,7 +125,7 @@ func (r routing) differences(o observed) string {
 		if s.state() != want {
 			return s.backend + "/" + m
 		}
-		s, found = o.server(r.service+"_replicas", m)
+		s, found = o.server(r.replicas, m)
 		want = adminForcedMaint
 		switch {
 		case slices.Contains(r.reads, m):

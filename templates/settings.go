@@ -15,6 +15,11 @@ type HAProxySettings struct {
 	StatsBind   string // default Bind
 	StatsPort   int    // statistics and /metrics; 0: none
 
+	// The backends that are switched. Each has another one beside it, with
+	// "_checked" at its end. Default <service>_primary, <service>_replicas.
+	PrimaryBackend string
+	ReplicaBackend string
+
 	Socket     string // stats socket; required
 	SocketMode string // default 660
 	AgentBind  string // where pgsidecar's connection arrives; default beside Socket
@@ -38,6 +43,11 @@ func (HAProxySettings) ServerMaxConn() int { return serverMaxConn }
 func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	setDefault(&s.Bind, "127.0.0.1")
 	setDefault(&s.StatsBind, s.Bind)
+	setDefault(&s.PrimaryBackend, service+"_primary")
+	setDefault(&s.ReplicaBackend, service+"_replicas")
+	if !SafeName(s.PrimaryBackend) || !SafeName(s.ReplicaBackend) {
+		return s, fmt.Errorf("haproxy backends %q, %q: %w", s.PrimaryBackend, s.ReplicaBackend, ErrUnsafe)
+	}
 	setDefault(&s.SocketMode, "660")
 	setDefault(&s.PrimaryPort, 5000)
 	setDefault(&s.ReplicaPort, 5001)

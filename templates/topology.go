@@ -25,8 +25,10 @@ type Topology struct {
 	Phase    ha.Phase `json:"phase"`
 	// Primary is nil unless Phase is leading and the leader's address is known.
 	Primary *Member `json:"primary,omitempty"`
-	// Held: the primary is about to be stopped in order; new clients are kept
-	// waiting, those connected go on.
+	// Announced: the leader has been seen registered as primary in this term.
+	Announced bool `json:"announced,omitempty"`
+	// Held: the leader has withdrawn that registration, as it does before it is
+	// stopped in order. New clients are to wait; those connected go on.
 	Held bool `json:"held,omitempty"`
 	// Replicas take reads, sorted by name.
 	Replicas []Member `json:"replicas"`
@@ -80,10 +82,10 @@ type Source struct {
 	Service    string
 	Record     ha.Record
 	Registered []Registration
-	// Prior are the members of the topology before. One that the record still
-	// names keeps its address when its registration is gone or unusable: a
-	// server that is only away must not vanish from static configuration.
-	Prior []Member
+	// Prior is the topology before. A member that the record still names keeps
+	// its address when its registration is gone or unusable: a server that is
+	// only away must not vanish from static configuration.
+	Prior Topology
 }
 
 // The tags that say a member's role, and the status of one that is not registered.
@@ -118,7 +120,7 @@ func Build(src Source) (Topology, error) {
 		}
 		t.Members = append(t.Members, m)
 	}
-	for _, m := range src.Prior {
+	for _, m := range src.Prior.Members {
 		if t.member(m.Name) == nil && (slices.Contains(src.Record.Members, m.Name) || m.Name == src.Record.Leader) {
 			m.Status, m.Tags, m.Role = statusMissing, nil, ha.RoleStopped
 			t.Members = append(t.Members, m)
@@ -126,6 +128,7 @@ func Build(src Source) (Topology, error) {
 	}
 	slices.SortFunc(t.Members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	t.assign(src.Record)
+	t.hold(src.Prior)
 	return t, errors.Join(problems...)
 }
 
@@ -139,7 +142,6 @@ func (t *Topology) assign(r ha.Record) {
 			m.Role = ha.RolePrimary
 			p := *m
 			t.Primary = &p
-			t.Held = m.Meta["term"] == strconv.FormatUint(r.Term, 10) && m.Meta["held"] == "true"
 		case m.Name == r.Leader:
 			m.Role = ha.RoleCandidate
 		case m.HasTag(tagReplica) && m.Status != statusBad && m.Status != statusMissing:
@@ -149,6 +151,18 @@ func (t *Topology) assign(r ha.Record) {
 			m.Role = ha.RoleStopped
 		}
 	}
+}
+
+// hold tells a leader that is not announced yet, whose clients need not wait
+// for Consul's catalog, from one that is announced no more.
+func (t *Topology) hold(prior Topology) {
+	if t.Primary == nil {
+		return
+	}
+	before := prior.Term == t.Term && prior.Announced
+	own := t.Primary.Meta["term"] == strconv.FormatUint(t.Term, 10)
+	t.Announced = before || own && t.Primary.HasTag(tagPrimary)
+	t.Held = before && own && !t.Primary.HasTag(tagPrimary) && !t.Primary.HasTag(tagReplica)
 }
 
 func (t *Topology) member(name string) *Member {
