@@ -114,17 +114,24 @@ func (l *Lab) belongs(pid int, h Host) bool {
 	if h.Namespace != "" && inNamespace(pid, h.Namespace) {
 		return true
 	}
+	return postgresOf(pid, h, l.plan.PostgresBin)
+}
+
+// postgresOf reports whether a process is of the PostgreSQL server in a
+// member's data directory. PostgreSQL writes its title over its environment, so
+// the mark is not there; and somebody's shell in that directory is not of the
+// lab, so the program is looked at too.
+func postgresOf(pid int, h Host, bin string) bool {
 	if h.Kind != KindMember {
 		return false
 	}
-	// PostgreSQL writes its title over its environment. A shell of ours in
-	// that directory is not of the lab, so the program is looked at too.
+	proc := fmt.Sprintf("/proc/%d", pid)
 	cwd, err := os.Readlink(proc + "/cwd")
 	if err != nil || strings.TrimSuffix(cwd, " (deleted)") != h.DataDir() {
 		return false
 	}
 	exe, err := os.Readlink(proc + "/exe")
-	return err == nil && filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) == l.plan.PostgresBin
+	return err == nil && filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) == bin
 }
 
 // processes holds all processes of the host. The caller closes them.
@@ -256,6 +263,26 @@ func (l *Lab) Signal(host string, program Program, sig syscall.Signal) error {
 	}
 	defer p.close()
 	return p.signal(sig)
+}
+
+// SignalPostgres sends a signal to every process of a member's PostgreSQL: the
+// postmaster first, so that it starts no others meanwhile.
+func (l *Lab) SignalPostgres(host string, sig syscall.Signal) error {
+	if err := l.Signal(host, Postgres, sig); err != nil && !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	all, err := l.processes(h)
+	for _, p := range all {
+		if postgresOf(p.pid, h, l.plan.PostgresBin) {
+			err = errors.Join(err, p.signal(sig))
+		}
+		p.close()
+	}
+	return err
 }
 
 // Kill sends SIGKILL to programs of a host, all of them found before the first

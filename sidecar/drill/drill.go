@@ -1,0 +1,358 @@
+package drill
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// Options say how a drill is done.
+type Options struct {
+	Lab *lab.Lab
+	// Routes names the routes that are measured, the first being the one that
+	// Summarize counts; none: all that the lab has.
+	Routes    []string
+	Workers   int           // connections for each route; 0: 4
+	Deadline  time.Duration // for each of recovery and becoming whole; 0: two minutes
+	Objective Objective
+	Progress  func(string) // nil: none
+}
+
+// ErrNotPossible is returned by Run when the lab cannot play the scenario or is
+// not healthy; nothing was changed.
+var ErrNotPossible = errors.New("drill is not possible")
+
+// rehearsal is a drill under way.
+type rehearsal struct {
+	Options
+	scenario  Scenario
+	cast      Cast
+	report    *Report
+	routes    []*Writer // through the routes
+	direct    []*Writer // to each member
+	dns       *DNSPoller
+	primaries *Primaries
+}
+
+// Run does one drill and returns what it measured. A report that has failures
+// is no error; an error says that the drill could not be done to its end, and
+// then the report (if any) has what is known. The fault is undone in any case.
+func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
+	o.Deadline = orElse(o.Deadline, 2*time.Minute)
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	plan := o.Lab.Plan()
+	if s.Isolated && !plan.Isolated {
+		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, lab.ErrNotIsolated)
+	}
+	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries),
+		report: &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Started: time.Now()}}
+	if err := r.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, err)
+	}
+	err := r.play(ctx)
+	r.stop()
+	if err != nil {
+		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
+	}
+	if err := r.close(ctx); err != nil {
+		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
+	}
+	r.report.judge(o.Objective)
+	return r.report, nil
+}
+
+// Repeat does a drill several times, one after the other.
+func Repeat(ctx context.Context, s Scenario, o Options, times int) ([]*Report, error) {
+	var reports []*Report
+	for range times {
+		report, err := Run(ctx, s, o)
+		if err != nil {
+			return reports, err
+		}
+		reports = append(reports, report)
+	}
+	return reports, nil
+}
+
+// prepare waits until the cluster is whole, and makes the drill's table.
+func (r *rehearsal) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
+	r.Progress("waiting until the cluster is whole")
+	if err := r.Lab.WaitReady(ctx); err != nil {
+		return err
+	}
+	conn, err := r.primary(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeNow(conn)
+	password, err := os.ReadFile(r.Lab.Plan().PasswordFile(lab.ApplicationRole))
+	if err != nil {
+		return fmt.Errorf("read a password: %w", err)
+	}
+	if err := Prepare(ctx, conn, lab.ApplicationRole, strings.TrimSpace(string(password))); err != nil {
+		return err
+	}
+	return r.makeWriters()
+}
+
+// primary connects as superuser to the server that is the primary: the one that
+// is not in recovery.
+func (r *rehearsal) primary(ctx context.Context) (*pgx.Conn, error) {
+	var errs []error
+	for _, m := range r.Lab.Plan().Members() {
+		config, err := r.Lab.ConnConfig(lab.SuperuserRole, m.Name)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		var standby bool
+		if err = conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err == nil && !standby {
+			return conn, nil
+		}
+		errs = append(errs, err)
+		closeNow(conn)
+	}
+	return nil, fmt.Errorf("find the primary's server: %w", errors.Join(append(errs, errors.New("none is out of recovery"))...))
+}
+
+// makeWriters lays out the measuring.
+func (r *rehearsal) makeWriters() error {
+	plan := r.Lab.Plan()
+	run := rand.Int64()
+	name := func(address string) string {
+		for _, m := range plan.Members() {
+			if m.PostgresAddress() == address {
+				return m.Name
+			}
+		}
+		return address
+	}
+	add := func(route Route) *Writer {
+		return &Writer{Route: route, Run: run, First: 100 * (len(r.routes) + len(r.direct)), Workers: orElse(r.Workers, 4),
+			Member: name, Primaries: r.primaries}
+	}
+	routes, err := Routes(r.Lab)
+	if err != nil {
+		return err
+	}
+	if len(r.Routes) == 0 {
+		for _, route := range routes {
+			r.Routes = append(r.Routes, route.Name)
+		}
+	}
+	for _, wanted := range r.Routes {
+		i := slices.IndexFunc(routes, func(route Route) bool { return route.Name == wanted })
+		if i < 0 {
+			return fmt.Errorf("the lab has no route %q", wanted)
+		}
+		r.routes = append(r.routes, add(routes[i]))
+	}
+	for _, m := range plan.Members() {
+		route, err := Direct(r.Lab, m.Name)
+		if err != nil {
+			return err
+		}
+		w := add(route)
+		w.Direct, w.Workers, w.Interval = true, 1, 10*time.Millisecond
+		r.direct = append(r.direct, w)
+	}
+	dial, err := r.Lab.Dialer(plan.App().Name)
+	if err != nil {
+		return err
+	}
+	r.dns = &DNSPoller{Dial: dial, Server: plan.App().DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul."}
+	return nil
+}
+
+// play is the drill: measure, break, wait, mend, wait.
+func (r *rehearsal) play(ctx context.Context) error {
+	if err := r.dns.Start(); err != nil {
+		return err
+	}
+	for _, w := range slices.Concat(r.routes, r.direct) {
+		w.Start()
+	}
+	if err := r.warmUp(ctx); err != nil {
+		return err
+	}
+	before := make([]int, len(r.routes))
+	for i, w := range r.routes {
+		before[i] = w.Reigned()
+	}
+	r.Progress("injecting the fault: " + r.scenario.Why)
+	r.report.Fault = time.Now()
+	err := r.scenario.Fault(ctx, r.cast)
+	r.report.FaultMs = ms(time.Since(r.report.Fault))
+	if err == nil {
+		r.Progress("waiting until writes go on")
+		err = r.waitRecovered(ctx, before)
+	}
+	r.report.Recovered = time.Now()
+	if r.scenario.Undo != nil {
+		r.Progress("undoing the fault")
+		// Also when the caller has given up: nothing stays broken.
+		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		err = errors.Join(err, r.scenario.Undo(undoing, r.cast))
+	}
+	r.report.Undone = time.Now()
+	if err != nil {
+		return err
+	}
+	return r.waitWhole(ctx)
+}
+
+// warmUp waits until every route takes writes, and casts the parts by who
+// acknowledges them.
+func (r *rehearsal) warmUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	r.Progress("writing through " + strings.Join(r.Routes, ", "))
+	for _, w := range r.routes {
+		if err := w.WaitAcked(ctx, 100); err != nil {
+			return fmt.Errorf("%w (errors: %s)", err, inWords(w.Errors()))
+		}
+	}
+	sleep(ctx, 500*time.Millisecond) // the pause before the fault is measured too
+	reigns := r.primaries.Reigns()
+	last := reigns[len(reigns)-1]
+	r.cast = Cast{Lab: r.Lab, Primary: last.Member}
+	plan := r.Lab.Plan()
+	for _, m := range plan.Members() {
+		if m.Name != last.Member {
+			r.cast.Replicas = append(r.cast.Replicas, m.Name)
+		}
+	}
+	if len(r.cast.Replicas) == 0 {
+		return errors.New("there is no replica")
+	}
+	r.report.Initial = Initial{Primary: last.Member, Timeline: last.Timeline, Replicas: r.cast.Replicas,
+		Mode: plan.Mode, Standbys: plan.Standbys, Isolated: plan.Isolated}
+	return nil
+}
+
+// waitRecovered waits until writes go on through every route: with a new
+// primary if one is expected.
+func (r *rehearsal) waitRecovered(ctx context.Context, before []int) error {
+	sleep(ctx, r.scenario.Hold)
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
+	for i, w := range r.routes {
+		if r.scenario.Expect == Moves {
+			if err := w.WaitChange(ctx, before[i]); err != nil {
+				return fmt.Errorf("%w (errors: %s)", err, inWords(w.Errors()))
+			}
+		}
+		if err := w.WaitAcked(ctx, 100); err != nil {
+			return fmt.Errorf("%w (errors: %s)", err, inWords(w.Errors()))
+		}
+	}
+	return nil
+}
+
+func (r *rehearsal) waitWhole(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
+	r.Progress("waiting until the cluster is whole again")
+	if err := r.Lab.WaitReady(ctx); err != nil {
+		return err
+	}
+	r.report.Whole = time.Now()
+	for _, w := range r.routes {
+		if err := w.WaitAcked(ctx, 50); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop ends the measuring. Writers that were not started have nothing to stop.
+func (r *rehearsal) stop() {
+	for _, w := range slices.Concat(r.routes, r.direct) {
+		if w.cancel != nil {
+			w.Stop()
+		}
+	}
+	if r.dns.cancel != nil {
+		r.dns.Stop()
+	}
+}
+
+// close reads the rows back and fills in the report.
+func (r *rehearsal) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
+	p := r.report
+	r.Progress("reading the rows back")
+	conn, err := r.primary(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeNow(conn)
+	if p.Rows, err = Verify(ctx, conn, slices.Concat(r.routes, r.direct)...); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "DELETE FROM drill.writes WHERE run = $1", r.routes[0].Run); err != nil {
+		return fmt.Errorf("remove the drill's rows: %w", err)
+	}
+	for _, w := range r.routes {
+		pause := w.Longest(p.Fault)
+		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, Acked: w.Acked(), Errors: w.Errors()})
+		p.RTOMs = max(p.RTOMs, ms(pause.Length()))
+	}
+	p.Reigns, p.Overlaps = r.primaries.Reigns(), r.primaries.Overlaps()
+	last := p.Reigns[len(p.Reigns)-1]
+	p.Primary, p.Moved = last.Member, last.Timeline != p.Initial.Timeline || last.Member != p.Initial.Primary
+	p.DNS.Asked, p.DNS.Failed = r.dns.Asked()
+	p.DNS.Changes, p.DNS.Doubles = r.dns.Answers(), len(r.dns.Doubles())
+	if p.Moved {
+		p.DNS.LateMs = -1
+		if h, err := r.Lab.Plan().Host(last.Member); err == nil {
+			if seen := r.dns.FirstSeen(h.PostgresAddress(), last.First); !seen.IsZero() {
+				p.DNS.LateMs = ms(seen.Sub(last.First))
+			}
+		}
+	}
+	p.Account, err = r.account(ctx)
+	return err
+}
+
+// account reads the newest account of a term from Consul; none is no error.
+func (r *rehearsal) account(ctx context.Context) (*Account, error) {
+	plan := r.Lab.Plan()
+	client, err := r.Lab.ConsulClient(plan.App().Name)
+	if err != nil {
+		return nil, err
+	}
+	pairs, _, err := client.KV().List(plan.Prefix+"/"+plan.Cluster+"/history/", new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's history: %w", err)
+	}
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	a := new(Account)
+	if err := json.Unmarshal(pairs[len(pairs)-1].Value, a); err != nil {
+		return nil, fmt.Errorf("read the cluster's history: %w", err)
+	}
+	return a, nil
+}

@@ -1,0 +1,289 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// Outcome is what a scenario expects of the role of primary.
+type Outcome string
+
+// The outcomes.
+const (
+	Moves  Outcome = "moves"  // another server, or the same on a new timeline, is primary
+	Stays  Outcome = "stays"  // the primary keeps its role
+	Either Outcome = "either" // both are right
+)
+
+// Scenario is one fault, what it is to show, and how it is undone.
+type Scenario struct {
+	Name     string
+	Why      string // what it stands for, in an operator's words
+	Isolated bool   // it cuts links, so it needs an isolated lab
+	Expect   Outcome
+	// Hold is how long the fault lasts at least; 0: until writes go on.
+	Hold  time.Duration
+	Fault func(ctx context.Context, c Cast) error
+	// Undo brings back what the fault took; nil: nothing to do. It is called
+	// also after a drill that failed, and may find things whole.
+	Undo func(ctx context.Context, c Cast) error
+}
+
+// Cast is who plays which part when the fault is injected.
+type Cast struct {
+	Lab      *lab.Lab
+	Primary  string
+	Replicas []string
+}
+
+// ErrNoScenario is returned for a name that no scenario has.
+var ErrNoScenario = errors.New("no such scenario")
+
+// Find returns the scenario of that name, or ErrNoScenario.
+func Find(name string) (Scenario, error) {
+	for _, s := range Scenarios() {
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return Scenario{}, fmt.Errorf("%w: %q", ErrNoScenario, name)
+}
+
+// Scenarios returns all scenarios, from the smallest fault to the largest.
+func Scenarios() []Scenario {
+	return slices.Concat(processScenarios(), networkScenarios(), consulScenarios())
+}
+
+func processScenarios() []Scenario {
+	return []Scenario{
+		{
+			Name: "postgres-killed", Why: "PostgreSQL crashes: its postmaster is killed with SIGKILL", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Postgres) },
+		},
+		{
+			Name: "member-killed", Why: "sidecar, guard and PostgreSQL are killed together; Consul's agent lives", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error {
+				return c.Lab.Kill(c.Primary, lab.Sidecar, lab.Guard, lab.Postgres)
+			},
+			Undo: startSidecar,
+		},
+		{
+			Name: "sidecar-restarted", Why: "the sidecar is killed, and started again by its supervisor half a second later", Expect: Stays,
+			Hold: 3 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				if err := c.Lab.Kill(c.Primary, lab.Sidecar); err != nil {
+					return err
+				}
+				sleep(ctx, 500*time.Millisecond)
+				return c.Lab.Start(ctx, c.Primary, lab.Sidecar)
+			},
+		},
+		{
+			Name: "sidecar-killed", Why: "the sidecar is killed and stays away", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Sidecar) },
+			Undo:  startSidecar,
+		},
+		{
+			Name: "sidecar-stopped", Why: "the sidecar hangs (SIGSTOP); its guard does not", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGSTOP) },
+			Undo: func(_ context.Context, c Cast) error {
+				return ignoreAbsent(c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGCONT))
+			},
+		},
+		{
+			Name: "postgres-stopped", Why: "PostgreSQL hangs: all of its processes are stopped (SIGSTOP)", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.SignalPostgres(c.Primary, syscall.SIGSTOP) },
+			Undo:  func(_ context.Context, c Cast) error { return c.Lab.SignalPostgres(c.Primary, syscall.SIGCONT) },
+		},
+		{
+			Name: "terminated", Why: "the primary's sidecar is told to stop (SIGTERM), as for a reboot: it hands over first", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGTERM) },
+			Undo: func(ctx context.Context, c Cast) error {
+				if err := c.Lab.Wait(ctx, c.Primary, lab.Sidecar); err != nil {
+					return err
+				}
+				return startSidecar(ctx, c)
+			},
+		},
+		{
+			Name: "standby-killed", Why: "a replica's sidecar, guard and PostgreSQL are killed", Expect: Stays, Hold: 3 * time.Second,
+			Fault: func(_ context.Context, c Cast) error {
+				return c.Lab.Kill(c.Replicas[0], lab.Sidecar, lab.Guard, lab.Postgres)
+			},
+			Undo: func(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Replicas[0], lab.Sidecar) },
+		},
+		{
+			Name: "haproxy-killed", Why: "the load balancer crashes, and is started again", Expect: Stays, Hold: 2 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				app := c.Lab.Plan().App().Name
+				if err := c.Lab.Kill(app, lab.HAProxy); err != nil {
+					return err
+				}
+				if err := c.Lab.Wait(ctx, app, lab.HAProxy); err != nil {
+					return err
+				}
+				return c.Lab.Start(ctx, app, lab.HAProxy)
+			},
+		},
+	}
+}
+
+func networkScenarios() []Scenario {
+	heal := func(ctx context.Context, c Cast) error { return c.Lab.HealAll(ctx) }
+	return []Scenario{
+		{
+			Name: "host-lost", Why: "the primary's host loses power: its processes and its link are gone", Expect: Moves,
+			Fault: loseHost(func(c Cast) string { return c.Primary }),
+			Undo:  bootHost(func(c Cast) string { return c.Primary }),
+		},
+		{
+			Name: "standby-lost", Why: "a replica's host loses power", Expect: Stays, Hold: 5 * time.Second,
+			Fault: loseHost(func(c Cast) string { return c.Replicas[0] }),
+			Undo:  bootHost(func(c Cast) string { return c.Replicas[0] }),
+		},
+		{
+			Name: "cut-off", Why: "the primary's cable is out; its host runs on", Isolated: true, Expect: Moves,
+			Fault: func(ctx context.Context, c Cast) error { return c.Lab.LinkDown(ctx, c.Primary) },
+			Undo:  heal,
+		},
+		{
+			Name: "cut-off-outward", Why: "nothing that the primary's host sends arrives", Isolated: true, Expect: Moves,
+			Fault: func(ctx context.Context, c Cast) error {
+				return c.others(c.Primary, func(other string) error { return c.Lab.CutOneWay(ctx, c.Primary, other) })
+			},
+			Undo: heal,
+		},
+		{
+			Name: "cut-off-inward", Why: "nothing that is sent to the primary's host arrives", Isolated: true, Expect: Moves,
+			Fault: func(ctx context.Context, c Cast) error {
+				return c.others(c.Primary, func(other string) error { return c.Lab.CutOneWay(ctx, other, c.Primary) })
+			},
+			Undo: heal,
+		},
+		{
+			Name: "cut-off-from-consul", Why: "the primary reaches the other members, but no Consul server", Isolated: true, Expect: Either,
+			Hold: 10 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				var errs []error
+				for _, server := range c.Lab.Plan().Servers() {
+					errs = append(errs, c.Lab.Cut(ctx, c.Primary, server.Name))
+				}
+				return errors.Join(errs...)
+			},
+			Undo: heal,
+		},
+		{
+			Name: "cut-off-from-members", Why: "the primary reaches Consul, but no other member", Isolated: true, Expect: Either,
+			Hold: 10 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				var errs []error
+				for _, replica := range c.Replicas {
+					errs = append(errs, c.Lab.Cut(ctx, c.Primary, replica))
+				}
+				return errors.Join(errs...)
+			},
+			Undo: heal,
+		},
+		{
+			Name: "network-lossy", Why: "the primary's host loses one packet in twenty", Isolated: true, Expect: Either, Hold: 10 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error { return c.Lab.Lose(ctx, c.Primary, 0.05) },
+			Undo:  heal,
+		},
+		{
+			Name: "network-slow", Why: "what the primary's host sends takes 50 ms longer", Isolated: true, Expect: Stays, Hold: 10 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				return c.Lab.Delay(ctx, c.Primary, 50*time.Millisecond, 10*time.Millisecond)
+			},
+			Undo: heal,
+		},
+	}
+}
+
+func consulScenarios() []Scenario {
+	return []Scenario{
+		{
+			Name: "agent-restarted", Why: "Consul's agent beside the primary is killed and started again", Expect: Stays, Hold: 5 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error { return restartConsul(ctx, c, c.Primary) },
+		},
+		{
+			Name: "consul-restarted", Why: "a Consul server is killed and started again", Expect: Stays, Hold: 5 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				return restartConsul(ctx, c, c.Lab.Plan().Servers()[0].Name)
+			},
+		},
+		{
+			Name: "consul-away", Why: "all Consul servers are away for a minute", Expect: Stays, Hold: time.Minute,
+			Fault: func(_ context.Context, c Cast) error {
+				var errs []error
+				for _, server := range c.Lab.Plan().Servers() {
+					errs = append(errs, c.Lab.Kill(server.Name, lab.Consul))
+				}
+				return errors.Join(errs...)
+			},
+			Undo: func(ctx context.Context, c Cast) error {
+				var errs []error
+				for _, server := range c.Lab.Plan().Servers() {
+					errs = append(errs, c.Lab.Start(ctx, server.Name, lab.Consul))
+				}
+				return errors.Join(errs...)
+			},
+		},
+	}
+}
+
+func startSidecar(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Primary, lab.Sidecar) }
+
+func restartConsul(ctx context.Context, c Cast, host string) error {
+	if err := c.Lab.Kill(host, lab.Consul); err != nil {
+		return err
+	}
+	if err := c.Lab.Wait(ctx, host, lab.Consul); err != nil {
+		return err
+	}
+	return c.Lab.Start(ctx, host, lab.Consul)
+}
+
+// loseHost takes the link first: a machine without power sends no farewell.
+func loseHost(who func(Cast) string) func(context.Context, Cast) error {
+	return func(ctx context.Context, c Cast) error {
+		if c.Lab.Plan().Isolated {
+			if err := c.Lab.LinkDown(ctx, who(c)); err != nil {
+				return err
+			}
+		}
+		return c.Lab.KillHost(ctx, who(c))
+	}
+}
+
+func bootHost(who func(Cast) string) func(context.Context, Cast) error {
+	return func(ctx context.Context, c Cast) error {
+		if err := c.Lab.HealAll(ctx); err != nil {
+			return err
+		}
+		return c.Lab.StartHost(ctx, who(c))
+	}
+}
+
+// others calls f for every host but one.
+func (c Cast) others(host string, f func(other string) error) error {
+	var errs []error
+	for _, h := range c.Lab.Plan().Hosts {
+		if h.Name != host {
+			errs = append(errs, f(h.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, lab.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
