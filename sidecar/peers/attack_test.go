@@ -169,6 +169,22 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+func TestStrangersAreToldWhy(t *testing.T) {
+	m, address, _ := victim(t)
+	for name, test := range map[string]struct {
+		own    hello
+		status int
+	}{
+		"cluster":   {hello{cluster: "another", member: "n1", process: "p", nonce: newNonce()}, http.StatusForbidden},
+		"duplicate": {hello{cluster: "pg", member: "victim", process: "p", nonce: newNonce()}, http.StatusConflict},
+	} {
+		_, _, resp := subscriber(t, address, test.own)
+		if resp.StatusCode != test.status || count(m, name) != 1 {
+			t.Errorf("%s: %s, refusals %v", name, resp.Status, m.Refusals())
+		}
+	}
+}
+
 func TestHandshakesAreBounded(t *testing.T) {
 	m, address, _ := victim(t)
 	for range maxHandshakes {
