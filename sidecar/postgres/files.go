@@ -1,0 +1,323 @@
+package postgres
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// write replaces a file so that after a crash the old or the new one is there,
+// whole. The new one belongs to the server's user and only that one reads it.
+func (s *Server) write(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, noSpace(err))
+	}
+	defer os.Remove(f.Name()) // of no effect after the rename
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Chmod(0o600), s.own(f.Name()), f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, noSpace(err))
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// own gives a file to the server's user.
+func (s *Server) own(path string) error {
+	if !s.switchID {
+		return nil
+	}
+	return os.Lchown(path, int(s.uid), int(s.gid))
+}
+
+// remove removes a file for good; that it was gone already is no error.
+func remove(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a directory's entries durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync directory %s: %w", path, err)
+	}
+	return nil
+}
+
+func noSpace(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}
+
+// makeDir makes a directory of the server's user that nobody else may enter,
+// and makes sure of both if it is there.
+func (s *Server) makeDir(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || ok && stat.Uid != s.uid && stat.Uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("%s is not a directory of user %s", path, s.o.User)
+	}
+	if err := errors.Join(s.own(path), os.Chmod(path, 0o700)); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	return nil
+}
+
+// makeState makes the state directory and what is in it.
+func (s *Server) makeState() error {
+	for _, dir := range []string{s.o.StateDir, s.sock} {
+		if err := s.makeDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// promise is the content of the file of that name.
+type promise struct {
+	Term   uint64 `json:"term"`
+	Fenced bool   `json:"fenced"`
+}
+
+// Promise writes to disk that no leader of a lower term will be followed, and
+// whether the server is fenced for this one (S2). It returns ErrPromised, and
+// changes nothing, if a higher term was promised before.
+func (s *Server) Promise(term uint64, fenced bool) error {
+	was, err := s.promised()
+	if err != nil {
+		return err
+	}
+	if was.Term > term {
+		return fmt.Errorf("promise term %d: %w: %d", term, ErrPromised, was.Term)
+	}
+	now := promise{Term: term, Fenced: fenced}
+	if now == was {
+		return nil
+	}
+	content, err := json.Marshal(now)
+	if err != nil {
+		return fmt.Errorf("promise term %d: %w", term, err)
+	}
+	if err := s.makeState(); err != nil {
+		return err
+	}
+	return s.write(s.state("promise"), append(content, '\n'))
+}
+
+// promised reads the promise. A damaged file is an error: nobody may guess at it.
+func (s *Server) promised() (promise, error) {
+	var p promise
+	err := readJSON(s.state("promise"), &p)
+	return p, err
+}
+
+// readJSON reads a file of ours; a missing one leaves v alone.
+func readJSON(path string, v any) error {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if err := json.Unmarshal(content, v); err != nil {
+		return fmt.Errorf("read %s, which was written by pgsidecar and has been damaged: %w", path, err)
+	}
+	return nil
+}
+
+// Admit lets walreceivers connect to this member, and to no other.
+func (s *Server) Admit(member string) error {
+	if err := s.makeState(); err != nil {
+		return err
+	}
+	path := s.state("upstream")
+	temp := path + ".new"
+	// Not synced: the gate counts while the server runs, and Start shuts it.
+	if err := os.WriteFile(temp, []byte("["+Service(member)+"]\n"), 0o600); err != nil {
+		return fmt.Errorf("admit upstream %s: %w", member, noSpace(err))
+	}
+	if err := errors.Join(s.own(temp), os.Rename(temp, path)); err != nil {
+		return fmt.Errorf("admit upstream %s: %w", member, err)
+	}
+	return nil
+}
+
+// Shut closes the gate: a walreceiver that starts from now on cannot connect.
+func (s *Server) Shut() error {
+	if err := os.Remove(s.state("upstream")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("shut the gate to the upstream: %w", err)
+	}
+	return nil
+}
+
+// IsShut reports whether the gate is shut.
+func (s *Server) IsShut() bool {
+	_, err := os.Lstat(s.state("upstream"))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// marker is the content of the file "unfinished".
+type marker struct {
+	Operation string    `json:"operation"` // initdb, clone or rewind
+	Phase     phase     `json:"phase"`
+	From      string    `json:"from,omitempty"`
+	Since     time.Time `json:"since"`
+	// Standby: the directory held a standby's data, and is to again.
+	Standby bool `json:"standby,omitempty"`
+	// Fresh is where the copy is made; empty: in the data directory itself.
+	Fresh string `json:"fresh,omitempty"`
+}
+
+// phase is how far an operation has come, and so what Discard must do.
+type phase string
+
+const (
+	phasePrepare phase = "prepare" // the old data is whole, and stays
+	phaseMake    phase = "make"    // what the marker names is half made
+	phaseSwap    phase = "swap"    // the copy is whole, and takes the old data's place
+)
+
+func (m marker) String() string {
+	from := ""
+	if m.From != "" {
+		from = " from " + m.From
+	}
+	return fmt.Sprintf("the %s%s begun at %s did not end", m.Operation, from, m.Since.UTC().Format(time.RFC3339))
+}
+
+func (s *Server) mark(m marker) error {
+	content, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("write marker: %w", err)
+	}
+	if err := s.makeState(); err != nil {
+		return err
+	}
+	if err := s.write(s.state("unfinished"), append(content, '\n')); err != nil {
+		return err
+	}
+	return s.step(m.Operation + " " + string(m.Phase))
+}
+
+// marked reads the marker; its Operation is empty if there is none.
+func (s *Server) marked() (marker, error) {
+	var m marker
+	err := readJSON(s.state("unfinished"), &m)
+	return m, err
+}
+
+func (s *Server) unmark() error { return remove(s.state("unfinished")) }
+
+// free returns how many bytes the server's user may still write beside path.
+func free(path string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", path, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// empty reports whether a directory is missing or has nothing in it that
+// matters (a file system's own lost+found does not).
+func empty(path string) (bool, error) {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the data directory: %w", err)
+	}
+	return len(entries) == 0 || len(entries) == 1 && entries[0].Name() == "lost+found", nil
+}
+
+// copyFile copies a file and makes the copy durable.
+func (s *Server) copyFile(from, to string) (int64, error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return 0, fmt.Errorf("keep aside: %w", err)
+	}
+	defer in.Close() // only read
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("keep aside: %w", noSpace(err))
+	}
+	n, err := io.Copy(out, in)
+	if err = errors.Join(err, s.own(to), out.Sync(), out.Close()); err != nil {
+		return n, fmt.Errorf("keep aside %s: %w", from, noSpace(err))
+	}
+	return n, nil
+}
+
+// History reads the timelines that a timeline came by, from its history file.
+// Timeline 1 has none.
+func (s *Server) History(tli ha.TLI) ([]ha.Fork, error) {
+	if tli <= 1 {
+		return nil, nil
+	}
+	content, err := os.ReadFile(s.data("pg_wal", historyName(tli)))
+	if err != nil {
+		return nil, fmt.Errorf("read history of timeline %d: %w", tli, err)
+	}
+	return parseHistory(content)
+}
+
+// parseHistory reads a timeline history file: lines of timeline, switch
+// position and reason (PostgreSQL's timeline.c); "#" begins a comment.
+func parseHistory(content []byte) ([]ha.Fork, error) {
+	var forks []ha.Fork
+	lines := bufio.NewScanner(bytes.NewReader(content))
+	for lines.Scan() {
+		line := bytes.TrimSpace(lines.Bytes())
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		var tli uint32
+		var at string
+		if _, err := fmt.Fscan(bytes.NewReader(line), &tli, &at); err != nil {
+			return nil, fmt.Errorf("timeline history line %q: %w", line, ha.ErrSyntax)
+		}
+		end, err := ha.ParseLSN(at)
+		if err != nil {
+			return nil, fmt.Errorf("timeline history: %w", err)
+		}
+		if n := len(forks); n > 0 && forks[n-1].TLI >= ha.TLI(tli) {
+			return nil, fmt.Errorf("timeline history: %d comes after %d: %w", tli, forks[n-1].TLI, ha.ErrSyntax)
+		}
+		forks = append(forks, ha.Fork{TLI: ha.TLI(tli), End: end})
+	}
+	return forks, nil
+}
+
+func historyName(tli ha.TLI) string { return fmt.Sprintf("%08X.history", uint32(tli)) }

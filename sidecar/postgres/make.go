@@ -1,0 +1,332 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Init makes a new server in a missing or empty data directory, with checksums
+// and SCRAM passwords. It returns ErrNotEmpty, and touches nothing, otherwise.
+// The roles besides the superuser are made by SQL: until then the server is to
+// be started hidden.
+func (s *Server) Init(ctx context.Context) error {
+	if m, err := s.marked(); err != nil || m.Operation != "" {
+		return errors.Join(err, fmt.Errorf("initdb: %w", ErrUnfinished))
+	}
+	bare, err := empty(s.o.DataDir)
+	if err != nil {
+		return err
+	}
+	if !bare {
+		return fmt.Errorf("initdb: %s: %w", s.o.DataDir, ErrNotEmpty)
+	}
+	password := rand.Text()
+	if s.o.SuperuserPassword != nil {
+		if password, err = s.o.SuperuserPassword(); err != nil {
+			return fmt.Errorf("initdb: read the superuser's password: %w", err)
+		}
+	}
+	if err := s.mark(marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}); err != nil {
+		return err
+	}
+	if err := s.makeDir(s.o.DataDir); err != nil {
+		return err
+	}
+	secret := s.state("initdb.password")
+	defer os.Remove(secret) // an error leaves it to Discard
+	if err := s.write(secret, []byte(password+"\n")); err != nil {
+		return err
+	}
+	if _, err := s.program(ctx, "initdb", []string{"-D", s.o.DataDir, "-U", s.o.SuperuserName,
+		"--auth=scram-sha-256", "--pwfile=" + secret, "--encoding=UTF8", "--data-checksums"},
+		runOptions{changes: true}); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(s.o.DataDir)); err != nil {
+		return err
+	}
+	if err := remove(secret); err != nil {
+		return err
+	}
+	return s.unmark()
+}
+
+var progressPattern = regexp.MustCompile(`^(\d+)/(\d+) kB \(\d+%\)`)
+
+// progressOf reads bytes done and to do from what pg_basebackup and pg_rewind
+// print.
+func progressOf(report func(done, total int64)) func(string) {
+	return func(line string) {
+		m := progressPattern.FindStringSubmatch(line)
+		if m == nil || report == nil {
+			return
+		}
+		done, _ := strconv.ParseInt(m[1], 10, 64) // digits by the pattern
+		total, _ := strconv.ParseInt(m[2], 10, 64)
+		report(done<<10, total<<10)
+	}
+}
+
+// conninfo is how programs reach the source. The password is in the passfile.
+func (s *Server) conninfo(from Source, database string) string {
+	var b strings.Builder
+	for _, kv := range [...][2]string{{"host", from.Host}, {"port", strconv.Itoa(from.Port)},
+		{"user", s.o.ReplicationName}, {"dbname", database}, {"passfile", s.Passfile()},
+		{"application_name", "pgsidecar:" + s.o.Member}, {"connect_timeout", "5"},
+		{"keepalives_idle", "5"}, {"keepalives_interval", "2"}, {"keepalives_count", "3"}, {"tcp_user_timeout", "15000"}} {
+		if kv[1] != "" {
+			b.WriteString(kv[0] + "='" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(kv[1]) + "' ")
+		}
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// Clone makes the data directory a copy of the source's, as a standby's. Data
+// that is there stays until the copy is whole, where there is room for both;
+// what may have diverged is kept aside. A data directory that is not ours is
+// refused with ErrForeign. progress may be nil; it gets bytes.
+func (s *Server) Clone(ctx context.Context, from Source, progress func(done, total int64)) error {
+	old, err := s.oldData()
+	if err != nil {
+		return err
+	}
+	if err := s.writePassfile(); err != nil {
+		return err
+	}
+	m := marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now()}
+	target := s.o.DataDir
+	if old && s.roomBeside() {
+		m.Fresh = filepath.Clean(s.o.DataDir) + ".clone"
+		target = m.Fresh
+	}
+	if old && m.Fresh == "" {
+		if _, err := s.keepAside(ctx, from, nil); err != nil {
+			return err
+		}
+	}
+	if err := s.mark(m); err != nil {
+		return err
+	}
+	if err := s.wipe(target); err != nil {
+		return err
+	}
+	if err := s.makeDir(target); err != nil {
+		return err
+	}
+	if _, err := s.program(ctx, "pg_basebackup", []string{"-D", target, "-d", s.conninfo(from, ""),
+		"--no-password", "-X", "stream", "--checkpoint=fast", "--progress"},
+		runOptions{changes: true, line: progressOf(progress)}); err != nil {
+		return err
+	}
+	if err := s.write(filepath.Join(target, "standby.signal"), nil); err != nil {
+		return err
+	}
+	if m.Fresh == "" {
+		return errors.Join(syncDir(filepath.Dir(s.o.DataDir)), s.unmark())
+	}
+	if _, err := s.keepAside(ctx, from, nil); err != nil {
+		return err
+	}
+	m.Phase = phaseSwap
+	if err := s.mark(m); err != nil {
+		return err
+	}
+	return s.swap(m)
+}
+
+// oldData reports whether there is data that a failed clone must not cost.
+func (s *Server) oldData() (bool, error) {
+	m, err := s.marked()
+	if err != nil {
+		return false, err
+	}
+	if m.Operation != "" {
+		return false, fmt.Errorf("%w: %s", ErrUnfinished, m)
+	}
+	bare, err := empty(s.o.DataDir)
+	if err != nil || bare {
+		return false, err
+	}
+	_, err = s.checkForeign()
+	return err == nil, err
+}
+
+// roomBeside reports whether a copy can be made beside the data directory and
+// take its place by a rename: on the same file system, with room for as much
+// again, and no tablespace, whose path can be there only once.
+func (s *Server) roomBeside() bool {
+	parent := filepath.Dir(filepath.Clean(s.o.DataDir))
+	own, err := os.Lstat(s.o.DataDir)
+	if err != nil || !own.IsDir() {
+		return false // a symbolic link is not to be replaced by a directory
+	}
+	above, err := os.Stat(parent)
+	if err != nil || own.Sys().(*syscall.Stat_t).Dev != above.Sys().(*syscall.Stat_t).Dev {
+		return false
+	}
+	if spaces, err := os.ReadDir(s.data("pg_tblspc")); err != nil || len(spaces) > 0 {
+		return false
+	}
+	if info, err := os.Lstat(s.data("pg_wal")); err != nil || !info.IsDir() {
+		return false
+	}
+	probe, err := os.MkdirTemp(parent, ".pgsidecar-probe-*")
+	if err != nil {
+		return false // not ours to write
+	}
+	if err := os.Remove(probe); err != nil {
+		return false
+	}
+	room, err := free(parent)
+	return err == nil && room > size(s.o.DataDir)
+}
+
+// size is how many bytes the files of a directory have; what vanishes or cannot
+// be read counts nothing.
+func size(dir string) int64 {
+	var sum int64
+	// The function never returns an error, so WalkDir does not either.
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			sum += info.Size()
+		}
+		return nil
+	})
+	return sum
+}
+
+// swap puts the whole copy in the place of the old data. Each step may be done
+// already: Discard calls it again after a crash.
+func (s *Server) swap(m marker) error {
+	old := filepath.Clean(s.o.DataDir) + ".old"
+	if _, err := os.Lstat(m.Fresh); err == nil {
+		if _, err := os.Lstat(s.o.DataDir); err == nil {
+			if err := s.wipeAway(old); err != nil {
+				return err
+			}
+			if err := os.Rename(s.o.DataDir, old); err != nil {
+				return fmt.Errorf("put the clone in place: %w", err)
+			}
+		}
+		if err := s.step("clone between renames"); err != nil {
+			return err
+		}
+		if err := os.Rename(m.Fresh, s.o.DataDir); err != nil {
+			return fmt.Errorf("put the clone in place: %w", err)
+		}
+	}
+	if err := syncDir(filepath.Dir(s.o.DataDir)); err != nil {
+		return err
+	}
+	if err := s.wipeAway(old); err != nil {
+		return err
+	}
+	return s.unmark()
+}
+
+// wipe empties a directory, if it is there, and the tablespaces it names. The
+// directory itself may be a mount point and stays.
+func (s *Server) wipe(dir string) error {
+	if err := s.wipeTablespaces(dir); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("empty the data directory: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == "lost+found" {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("empty the data directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) wipeAway(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove old data: %w", err)
+	}
+	return nil
+}
+
+// wipeTablespaces removes this version's directory in each tablespace.
+func (s *Server) wipeTablespaces(dir string) error {
+	links, err := os.ReadDir(filepath.Join(dir, "pg_tblspc"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("empty tablespaces: %w", err)
+	}
+	for _, l := range links {
+		pattern := filepath.Join(dir, "pg_tblspc", l.Name(), fmt.Sprintf("PG_%d_*", s.version))
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return fmt.Errorf("empty tablespaces: %w", err)
+		}
+		for _, d := range found {
+			if err := os.RemoveAll(d); err != nil {
+				return fmt.Errorf("empty tablespaces: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Discard ends what the marker names (S10): a half-made directory is removed, a
+// copy that is whole takes its place, and data that was not yet touched stays.
+// Without a marker it does nothing.
+func (s *Server) Discard(ctx context.Context) error {
+	m, err := s.marked()
+	if err != nil || m.Operation == "" {
+		return err
+	}
+	lock, err := s.lockPrograms(ctx) // no program of an earlier life writes any more
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // releases it
+	if err := remove(s.state("initdb.password")); err != nil {
+		return err
+	}
+	s.log.Info("ending what was left unfinished", "operation", m.Operation, "phase", m.Phase, "since", m.Since)
+	switch {
+	case m.Phase == phasePrepare:
+		if err := s.writeSignal(m.Standby); err != nil {
+			return err
+		}
+	case m.Phase == phaseSwap:
+		return s.swap(m)
+	case m.Fresh != "":
+		if err := s.wipeAway(m.Fresh); err != nil {
+			return err
+		}
+	default:
+		if err := s.wipe(s.o.DataDir); err != nil {
+			return err
+		}
+		if err := syncDir(existing(s.o.DataDir)); err != nil {
+			return err
+		}
+	}
+	return s.unmark()
+}

@@ -1,0 +1,233 @@
+package postgres
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// runOptions say how a program is run.
+type runOptions struct {
+	// changes: it changes the data directory, so it must be the only one.
+	changes bool
+	dir     string            // working directory; default: the state directory
+	line    func(line string) // called for each line (or progress step) of standard error
+	env     []string          // in addition
+}
+
+// environment is all that the server and its programs get: nothing of ours, so
+// that no variable of the sidecar's (PGHOST, PGPASSWORD) changes what they do,
+// and messages are in English, because some are read.
+func (s *Server) environment() []string {
+	return []string{
+		"PATH=" + s.o.BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=" + s.home, "USER=" + s.o.User, "LOGNAME=" + s.o.User,
+		"LC_ALL=C.UTF-8", "LC_MESSAGES=C", "PGCONNECT_TIMEOUT=5",
+		"PGPASSFILE=" + s.Passfile(), "PGSERVICEFILE=" + s.state("upstream"),
+	}
+}
+
+// program runs one of PostgreSQL's programs as the server's user and returns its
+// standard output. Its end is waited for; when ctx is done it is killed with all
+// that it has started.
+func (s *Server) program(ctx context.Context, name string, args []string, o runOptions) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.o.BinDir, name), args...)
+	cmd.Env = append(s.environment(), o.env...)
+	cmd.Dir = o.dir
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if s.switchID {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.uid, Gid: s.gid}
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second // for output that a grandchild keeps open
+	var out bytes.Buffer
+	said := &lines{each: o.line}
+	cmd.Stdout, cmd.Stderr = &out, said
+	if o.changes {
+		lock, err := s.lockPrograms(ctx)
+		if err != nil {
+			return "", err
+		}
+		defer lock.Close() // ours; the program has inherited its own
+		cmd.ExtraFiles = []*os.File{lock}
+	}
+	if err := cmd.Start(); err != nil {
+		return "", fmt.Errorf("start %s: %w", name, err)
+	}
+	if o.changes {
+		// Not synced: a program does not outlive the machine's fall.
+		group := strconv.Itoa(cmd.Process.Pid)
+		if err := os.WriteFile(s.state("programs.group"), []byte(group), 0o600); err != nil {
+			s.log.Warn("cannot note a program's process group", "program", name, "error", err)
+		}
+	}
+	err := cmd.Wait()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("%s was ended: %w", name, context.Cause(ctx))
+	}
+	if err != nil {
+		return "", programError(name, err, said.last())
+	}
+	return out.String(), nil
+}
+
+// lockPrograms takes the lock that each program which changes the data directory
+// inherits. If one outlived its sidecar, it is ended: what it was making is
+// named by a marker, and worth nothing.
+func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
+	if err := s.makeState(); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(s.state("programs.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return lock, nil
+	}
+	s.log.Warn("ending a program left by an earlier run")
+	if text, err := os.ReadFile(s.state("programs.group")); err == nil {
+		if group, err := strconv.Atoi(string(text)); err == nil && group > 1 {
+			// The lock shows that it lives, so the number is still its own. If
+			// the kill fails the lock stays held, and that is the error.
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+		}
+	}
+	taken := make(chan error, 1)
+	go func() { taken <- syscall.Flock(int(lock.Fd()), syscall.LOCK_EX) }()
+	select {
+	case err = <-taken:
+	case <-ctx.Done():
+		// The goroutine ends with the program that holds the lock; the file is
+		// left to it.
+		return nil, fmt.Errorf("another program works on the data directory: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the data directory: %w", err), lock.Close())
+	}
+	return lock, nil
+}
+
+// programError says why a program failed in its own last words.
+func programError(name string, err error, said string) error {
+	kind := error(nil)
+	switch {
+	case strings.Contains(said, "password authentication failed"), strings.Contains(said, "no password supplied"):
+		kind = ErrPassword
+	case strings.Contains(said, "No space left on device"), strings.Contains(said, "Disk quota exceeded"):
+		kind = ErrDiskFull
+	case strings.Contains(said, "could not find common ancestor"),
+		strings.Contains(said, "source and target clusters are from different systems"),
+		strings.Contains(said, "could not find previous WAL record"),
+		strings.Contains(said, "could not read WAL record"),
+		strings.Contains(said, "target server needs to use either data checksums"):
+		kind = ErrNoCommonPast
+	case strings.Contains(said, "connection to server"), strings.Contains(said, "could not translate host name"):
+		kind = ErrUnreachable
+	}
+	if said == "" {
+		said = err.Error()
+	}
+	if kind != nil {
+		return fmt.Errorf("%s: %w: %s", name, kind, said)
+	}
+	return fmt.Errorf("%s: %s: %w", name, said, err)
+}
+
+// lines takes a program's standard error apart and keeps the last of it.
+type lines struct {
+	mu   sync.Mutex
+	rest []byte
+	kept []string
+	each func(string)
+}
+
+// keptLines is enough for an error with its detail and hint.
+const keptLines = 6
+
+// Write takes output as it comes; progress ends with a carriage return.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rest = append(l.rest, p...)
+	for {
+		i := bytes.IndexAny(l.rest, "\r\n")
+		if i < 0 {
+			return len(p), nil
+		}
+		l.take(string(bytes.TrimSpace(l.rest[:i])))
+		l.rest = l.rest[i+1:]
+	}
+}
+
+func (l *lines) take(line string) {
+	if line == "" {
+		return
+	}
+	if l.each != nil {
+		l.each(line)
+	}
+	if !progressPattern.MatchString(line) {
+		l.kept = append(l.kept, line)
+		l.kept = l.kept[max(0, len(l.kept)-keptLines):]
+	}
+}
+
+// last returns the last lines, as one.
+func (l *lines) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.take(string(bytes.TrimSpace(l.rest)))
+	l.rest = nil
+	return strings.Join(l.kept, "; ")
+}
+
+// LastWords returns the last severe message in the server's log since it was
+// started, for people who ask why it did not come up; empty if there is none.
+func (s *Server) LastWords() string {
+	f, err := os.Open(s.logFile())
+	if err != nil {
+		return ""
+	}
+	defer f.Close() // only read
+	const tail = 64 << 10
+	if info, err := f.Stat(); err == nil && info.Size() > tail {
+		if _, err := f.Seek(-tail, 2); err != nil {
+			return ""
+		}
+	}
+	words := ""
+	for scan := bufio.NewScanner(f); scan.Scan(); {
+		line := scan.Text()
+		switch {
+		case strings.Contains(line, "starting PostgreSQL"):
+			words = "" // an earlier life
+		case strings.Contains(line, "FATAL:"), strings.Contains(line, "PANIC:"):
+			_, words, _ = strings.Cut(line, ": ")
+			if i := strings.Index(line, "FATAL:"); i >= 0 {
+				words = line[i:]
+			} else if i := strings.Index(line, "PANIC:"); i >= 0 {
+				words = line[i:]
+			}
+		case words != "" && (strings.Contains(line, "HINT:") || strings.Contains(line, "DETAIL:")):
+			if i := max(strings.Index(line, "HINT:"), strings.Index(line, "DETAIL:")); i >= 0 {
+				words += " " + line[i:]
+			}
+		}
+	}
+	return words
+}

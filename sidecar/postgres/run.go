@@ -1,0 +1,133 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// StartOptions say as what the server is started.
+type StartOptions struct {
+	Primary bool // out of recovery; otherwise a standby that receives from nobody
+	Hidden  bool // a primary that keeps clients out (S9)
+	// Sync is the primary's synchronous_standby_names. A standby's is always one
+	// that nothing satisfies, until it is set before its promotion.
+	Sync ha.SyncSetting
+	// Forget, if not zero, is the timeline of a standby's log: the history of
+	// later ones, which it has not reached, is removed (ErrUnreached).
+	Forget ha.TLI
+}
+
+// Start starts the server; it returns when the postmaster was started, not when
+// it is ready. It returns ErrUnfinished or ErrForeign where it must not. What the
+// server follows is cleared and the gate shut before, so a restart never undoes
+// a fence.
+func (s *Server) Start(ctx context.Context, o StartOptions) error {
+	if err := s.checkData(); err != nil {
+		return err
+	}
+	if err := s.Shut(); err != nil {
+		return err
+	}
+	if err := s.writeConfig(ctx, s.current(), o.Hidden && o.Primary); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.hidden = o.Hidden && o.Primary
+	s.mu.Unlock()
+	sync := frozen
+	if o.Primary {
+		sync = syncNames(o.Sync)
+	}
+	if err := s.writeAuto(sync); err != nil {
+		return err
+	}
+	if err := s.writeSignal(!o.Primary); err != nil {
+		return err
+	}
+	if err := s.forgetTimelines(o.Forget); err != nil {
+		return err
+	}
+	if err := s.removeStalePID(); err != nil {
+		return err
+	}
+	return s.guard.Start(ctx, Command{
+		Path: s.o.BinDir + "/postgres",
+		Args: []string{"-D", s.o.DataDir, "-c", "config_file=" + s.state("postgresql.conf")},
+		Env:  s.environment(), Dir: s.o.DataDir, UID: s.uid, GID: s.gid, LogFile: s.logFile(),
+	})
+}
+
+// Stop ends the server: it returns when it and all its children are gone.
+func (s *Server) Stop(ctx context.Context, immediate bool) error {
+	if err := s.guard.Stop(ctx, immediate); err != nil {
+		return fmt.Errorf("stop the server: %w", err)
+	}
+	return nil
+}
+
+// checkData refuses a directory that must not be started or changed.
+func (s *Server) checkData() error {
+	m, err := s.marked()
+	if err != nil {
+		return err
+	}
+	if m.Operation != "" {
+		return fmt.Errorf("%w: %s", ErrUnfinished, m)
+	}
+	_, err = s.checkForeign()
+	return err
+}
+
+// writeSignal makes the server a standby at its next start, or not.
+func (s *Server) writeSignal(standby bool) error {
+	if err := remove(s.data("recovery.signal")); err != nil {
+		return err
+	}
+	if !standby {
+		return remove(s.data("standby.signal"))
+	}
+	if _, err := os.Lstat(s.data("standby.signal")); err == nil {
+		return nil
+	}
+	return s.write(s.data("standby.signal"), nil)
+}
+
+// removeStalePID removes a postmaster.pid whose process is somebody else by now:
+// PostgreSQL only sees that a process has the number, and in a container the
+// next life often has it too.
+func (s *Server) removeStalePID() error {
+	content, err := os.ReadFile(s.data("postmaster.pid"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read postmaster.pid: %w", err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || pid <= 0 {
+		return nil // PostgreSQL says what is wrong with it
+	}
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	if err != nil || sameFile(cwd, s.o.DataDir) {
+		return nil // gone, which PostgreSQL sees itself; or truly in this directory
+	}
+	s.log.Warn("removing the process id file of an earlier life", "pid", pid)
+	return remove(s.data("postmaster.pid"))
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}

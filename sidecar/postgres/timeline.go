@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// placeholder is the content of a history file that only holds a number. It
+// names no ancestor, so a running standby that finds it says "not a child" and
+// stays where it is. It must not be the newest when a server starts, which then
+// would refuse: Start removes such.
+const placeholder = "# pgsidecar: this timeline was claimed and never used\n"
+
+// ReserveTimeline sees to it that a promotion of the server, whose log is at the
+// position given, will make timeline want: PostgreSQL takes the first number
+// above those that follow one another in history files. It returns ErrTaken if
+// want is not above those, and ErrUnreached if the server knows the history of a
+// later timeline that its log has not come to: PostgreSQL would then write a
+// wrong ancestor into the new history (the server must be restarted with
+// StartOptions.Forget first).
+func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
+	if !at.Known() || want <= at.TLI {
+		return fmt.Errorf("reserve timeline %d at %s: %w", want, at, ErrTaken)
+	}
+	if err := s.findUnreached(at.TLI); err != nil {
+		return err
+	}
+	if used, err := s.historyOf(want); err != nil || used != historyNone {
+		return errors.Join(fmt.Errorf("reserve timeline %d: %w", want, ErrTaken), err)
+	}
+	for tli := at.TLI + 1; tli < want; tli++ {
+		if found, err := s.historyOf(tli); err != nil || found != historyNone {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.write(s.data("pg_wal", historyName(tli)), []byte(placeholder)); err != nil {
+			return fmt.Errorf("reserve timeline %d: %w", want, err)
+		}
+	}
+	return nil
+}
+
+// findUnreached looks for real timelines above the server's own.
+func (s *Server) findUnreached(own ha.TLI) error {
+	above, err := s.timelinesAbove(own)
+	if err != nil {
+		return err
+	}
+	for _, tli := range above {
+		found, err := s.historyOf(tli)
+		if err != nil {
+			return err
+		}
+		if found == historyReal {
+			return fmt.Errorf("timeline %d, own is %d: %w", tli, own, ErrUnreached)
+		}
+	}
+	return nil
+}
+
+// historyKind is what a history file is.
+type historyKind uint8
+
+const (
+	historyNone historyKind = iota
+	historyHeld             // a placeholder
+	historyReal
+)
+
+func (s *Server) historyOf(tli ha.TLI) (historyKind, error) {
+	content, err := os.ReadFile(s.data("pg_wal", historyName(tli)))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return historyNone, nil
+	case err != nil:
+		return historyNone, fmt.Errorf("read history of timeline %d: %w", tli, err)
+	case strings.HasPrefix(string(content), placeholder):
+		return historyHeld, nil
+	}
+	return historyReal, nil
+}
+
+// timelinesAbove lists the timelines with a history file, ascending.
+func (s *Server) timelinesAbove(own ha.TLI) ([]ha.TLI, error) {
+	entries, err := os.ReadDir(s.data("pg_wal"))
+	if err != nil {
+		return nil, fmt.Errorf("list timelines: %w", err)
+	}
+	var above []ha.TLI
+	for _, e := range entries {
+		if tli, ok := historyTLI(e.Name()); ok && tli > own {
+			above = append(above, tli)
+		}
+	}
+	return above, nil
+}
+
+// historyTLI reads the timeline from the name of a history file.
+func historyTLI(name string) (ha.TLI, bool) {
+	var tli uint32
+	number, found := strings.CutSuffix(name, ".history")
+	if !found || len(number) != 8 {
+		return 0, false
+	}
+	_, err := fmt.Sscanf(number, "%08X", &tli)
+	return ha.TLI(tli), err == nil
+}
+
+// forgetTimelines removes, before a start, the placeholders above the newest
+// real timeline; and if own is not zero all that belongs to later timelines.
+func (s *Server) forgetTimelines(own ha.TLI) error {
+	if own != 0 {
+		if err := s.removeAbove(own); err != nil {
+			return err
+		}
+	}
+	all, err := s.timelinesAbove(0)
+	if err != nil {
+		return err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		found, err := s.historyOf(all[i])
+		if err != nil {
+			return err
+		}
+		if found != historyHeld {
+			return nil
+		}
+		if err := remove(s.data("pg_wal", historyName(all[i]))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAbove removes the history and segments of timelines above own. Segments
+// go first, so that a crash in between leaves the history to be found again.
+func (s *Server) removeAbove(own ha.TLI) error {
+	entries, err := os.ReadDir(s.data("pg_wal"))
+	if err != nil {
+		return fmt.Errorf("list write-ahead log: %w", err)
+	}
+	var histories []string
+	for _, e := range entries {
+		name := e.Name()
+		if tli, ok := historyTLI(name); ok && tli > own {
+			histories = append(histories, name)
+			continue
+		}
+		if tli, ok := segmentTLI(name); ok && tli > own {
+			s.log.Info("removing write-ahead log of a timeline that was not reached", "file", name)
+			if err := os.Remove(s.data("pg_wal", name)); err != nil {
+				return fmt.Errorf("forget timeline %d: %w", tli, err)
+			}
+		}
+	}
+	for _, name := range histories {
+		s.log.Info("removing the history of a timeline that was not reached", "file", name)
+		if err := remove(s.data("pg_wal", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segmentTLI reads the timeline from the name of a WAL segment.
+func segmentTLI(name string) (ha.TLI, bool) {
+	var tli, high, low uint32
+	if len(name) != 24 {
+		return 0, false
+	}
+	_, err := fmt.Sscanf(name, "%08X%08X%08X", &tli, &high, &low)
+	return ha.TLI(tli), err == nil
+}
