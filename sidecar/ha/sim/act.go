@@ -14,6 +14,11 @@ func (w *World) act(m int, a *ha.Action, confirmed ha.ActionKind) {
 			w.poke(pointCommit, m)
 			w.commit(m, &a.Change)
 		}
+	case a.Kind == ha.Checkpoint:
+		if !s.checkpointing {
+			s.checkpointing = true
+			w.push(w.slow(m, w.odd.between(10*milli, 600*milli)), event{kind: evCheckpointed, m: int8(m), epoch: s.epoch, n: int32(b.server.epoch)})
+		}
 	case a.Kind == ha.Lease:
 		w.arm(m, a.Until)
 	case a.Kind == ha.Disarm:
@@ -40,6 +45,7 @@ func (w *World) announce(m int, a *ha.Action) {
 		return
 	}
 	s.announcing = true
+	w.tell(m, "announces %q for term %d", a.Tag, a.Term)
 	s.announce = ha.Announced{Known: true, Tag: a.Tag, Term: a.Term}
 	w.push(w.slow(m, w.delay()), event{kind: evAnnounced, m: int8(m), epoch: s.epoch})
 }
@@ -52,6 +58,17 @@ func (w *World) announced(m int) {
 	}
 	s.announcing = false
 	s.announcedNow = s.announce
+	w.step(m)
+}
+
+// checkpointed is the end of a checkpoint, if the server lived to see it.
+func (w *World) checkpointed(m int, running uint32) {
+	b := &w.members[m]
+	b.sidecar.checkpointing = false
+	if b.server.epoch == running && b.server.run == up && !b.server.inRecovery {
+		b.server.onTLI = true
+		w.lookNow(m)
+	}
 	w.step(m)
 }
 

@@ -80,6 +80,8 @@ func (w *World) toSidecar(e *event) {
 		w.beat(m)
 	case evLink:
 		w.link(m, p)
+	case evCheckpointed:
+		w.checkpointed(m, uint32(e.n))
 	case evAnnounced:
 		w.announced(m)
 	case evPolicy:

@@ -45,7 +45,7 @@ func (w *World) nextStage(m int, d int64) {
 func (w *World) abandon(m int) {
 	b := &w.members[m]
 	o := &b.op
-	if o.id != 0 && o.issued && w.odd.chance(600) {
+	if o.id != 0 && o.issued && (o.action.Kind == ha.Start || w.odd.chance(600)) {
 		b.late = o.action
 		w.push(w.slow(m, w.odd.between(milli, 400*milli)), event{kind: evLate, m: int8(m), epoch: o.running})
 	}
@@ -77,6 +77,9 @@ func (w *World) opStage(m int) {
 	b := &w.members[m]
 	o := &b.op
 	if w.shape.opFail > 0 && !w.calm && o.action.Kind != ha.Stop && w.odd.chance(w.shape.opFail) {
+		if o.action.Kind == ha.Start {
+			w.crash(m)
+		}
 		w.done(m, true)
 		return
 	}
@@ -240,7 +243,7 @@ func (w *World) opSQL(m int) {
 				d = w.odd.between(150*milli, 3*second)
 			}
 		}
-		b.op.issued = a.Kind == ha.Promote || a.Kind == ha.Checkpoint
+		b.op.issued = a.Kind == ha.Promote
 		w.nextStage(m, d)
 		return
 	}
@@ -269,8 +272,6 @@ func (w *World) takesEffect(m int, a *ha.Action) bool {
 			w.visible(m)
 			w.checkWriters(m)
 		}
-	case ha.Checkpoint:
-		s.onTLI = true
 	}
 	return true
 }
@@ -302,7 +303,7 @@ func (w *World) lateEffect(m int, running uint32) {
 		}
 	case ha.Stop:
 		w.crash(m)
-	case ha.Promote, ha.Checkpoint:
+	case ha.Promote:
 		if s.run == up {
 			w.takesEffect(m, a)
 		}

@@ -7,18 +7,19 @@ type eventKind uint8
 const (
 	evNone eventKind = iota
 	// Sidecar.
-	evAttach    // a started sidecar has found guard and data directory
-	evWake      // State.WakeAt
-	evBeat      // heartbeat
-	evLook      // a look at the server is answered
-	evReport    // p's report n arrives at m
-	evLink      // m looks at its stream to p again
-	evOpCheck   // the moment before an irreversible operation
-	evOp        // the operation under way comes to its next stage
-	evLate      // an operation whose sidecar died takes effect all the same
-	evPolicy    // m learns of the policy in force
-	evAnnounced // the registration was made
-	evSidecar   // the supervisor starts m's sidecar again
+	evAttach       // a started sidecar has found guard and data directory
+	evWake         // State.WakeAt
+	evBeat         // heartbeat
+	evLook         // a look at the server is answered
+	evReport       // p's report n arrives at m
+	evLink         // m looks at its stream to p again
+	evOpCheck      // the moment before an irreversible operation
+	evOp           // the operation under way comes to its next stage
+	evLate         // an operation whose sidecar died takes effect all the same
+	evPolicy       // m learns of the policy in force
+	evCheckpointed // m's checkpoint is done
+	evAnnounced    // the registration was made
+	evSidecar      // the supervisor starts m's sidecar again
 	// Consul.
 	evArrive  // call n reaches Consul
 	evReply   // its answer reaches m

@@ -27,13 +27,14 @@ type sidecar struct {
 
 	// seen is the last look at the server; the guard's facts and the files are
 	// not in it, they are read when asked.
-	seen     look
-	pending  ha.Action // asked for, and to be asked for once more before it begins
-	checking bool
-	check    uint32 // which check is under way
-	failedAt ha.Instant
-	failed   ha.ActionKind
-	failures int
+	seen          look
+	pending       ha.Action // asked for, and to be asked for once more before it begins
+	checking      bool
+	checkpointing bool
+	check         uint32 // which check is under way
+	failedAt      ha.Instant
+	failed        ha.ActionKind
+	failures      int
 
 	announcing   bool
 	announce     ha.Announced // under way
