@@ -75,8 +75,8 @@ func (d *decision) preVotes() (missing string) {
 	if dur.Mode == ModeAsync {
 		return d.preVotesAsync()
 	}
-	if p := d.peer(d.standsForAll()); p != nil && d.fresh(p) && !p.Report.Serving && p.Report.Role == RoleReplica {
-		return ""
+	if p := d.peer(d.rec.Origin.Leader); d.rec.Phase == PhaseElecting && p != nil && d.fresh(p) && !p.Report.Serving && p.Report.Role == RoleReplica {
+		return "" // its vote will stand for all
 	}
 	if dur.K == 0 {
 		return "the last primary (" + d.standsForAll() + "): no standby held each commit, so only it surely has them all"

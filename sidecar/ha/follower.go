@@ -60,7 +60,8 @@ func (d *decision) startStandby() {
 		d.block(Block{What: "the server is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"})
 		return
 	}
-	if d.gaveUp(Start) {
+	// Without a leader the data is not given up: this member's vote may be needed.
+	if d.gaveUp(Start) && d.leaderPeer() != nil {
 		d.clone("the server does not start as a standby")
 		return
 	}

@@ -262,7 +262,7 @@ func (d *decision) serve(inTime bool) {
 	}
 	d.admit()
 	d.keepDurability()
-	if !v.Checkpointed && d.o.Announced.Tag == "primary" {
+	if !v.Checkpointed {
 		d.do(Action{Kind: Checkpoint, Why: "pg_rewind from this server needs one on the new timeline"})
 	}
 }
