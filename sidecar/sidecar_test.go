@@ -132,3 +132,56 @@ func TestSidecarReplaced(t *testing.T) {
 		}
 	})
 }
+
+// TestCandidateDies: a switchover whose target dies with the lock in its hand is
+// rolled back, or goes on to the third member; writes are possible again within
+// a second.
+func TestCandidateDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		w.members["n1"].sidecar.Switchover("n3")
+		w.until("n3 has the lock", time.Second, func() bool { return w.record.Leader == "n3" && w.record.Phase == ha.PhaseElecting })
+		begun := time.Now()
+		w.members["n3"].kill()
+		w.until("another leads", 5*time.Second, func() bool { return w.record.Leader != "n3" && w.record.Phase == ha.PhaseLeading })
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("writes were possible again only after %s of virtual time", took)
+		}
+	})
+}
+
+// TestLastMemberStops: with nobody to hand over to, the primary stops cleanly,
+// records its final position and releases the lock; started again it leads in
+// place, in the same term.
+func TestLastMemberStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n1 := w.add("n1")
+		w.primaryIs("n1", 20*time.Second)
+		n1.sidecar.Shutdown()
+		var exit *sidecar.ExitError
+		if err := <-n1.ended; !errors.As(err, &exit) || exit.Code != 0 {
+			t.Fatalf("Run returned %v", err)
+		}
+		if w.lock.Session != "" || w.record.Final == nil || w.running() != 0 {
+			t.Fatalf("lock %+v, record %+v", w.lock, w.record)
+		}
+		n1.run()
+		defer w.stop()
+		w.primaryIs("n1", 20*time.Second)
+		if w.record.Term != 1 || w.record.Final != nil {
+			t.Errorf("record %+v", w.record)
+		}
+	})
+}
+
+func (w *world) running() int {
+	n := 0
+	for _, m := range w.members {
+		if m.running {
+			n++
+		}
+	}
+	return n
+}
