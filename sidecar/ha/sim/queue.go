@@ -15,10 +15,10 @@ const (
 	evLink         // m looks at its stream to p again
 	evOpCheck      // the moment before an irreversible operation
 	evOp           // the operation under way comes to its next stage
-	evLate         // an operation whose sidecar died takes effect all the same
 	evPolicy       // m learns of the policy in force
 	evCheckpointed // m's checkpoint is done
 	evAnnounced    // the registration was made
+	evLate         // an operation whose sidecar died takes effect all the same
 	evSidecar      // the supervisor starts m's sidecar again
 	// Consul.
 	evArrive  // call n reaches Consul
