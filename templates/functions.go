@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -37,13 +38,18 @@ func (f *functions) table() template.FuncMap {
 		"ls": f.list, "safeLs": f.list, "tree": f.tree, "safeTree": f.tree,
 		"service": f.service, "services": f.services,
 		"env": f.getenv, "mustEnv": f.mustEnv, "envOrDefault": f.envOrDefault,
+		"wait":      wait,
 		"timestamp": f.timestamp, "executeTemplate": f.executeTemplate,
 	}
-	for name, fn := range pureFunctions {
-		m[name] = fn
-	}
+	maps.Copy(m, encoding())
+	maps.Copy(m, text())
+	maps.Copy(m, lists())
 	return m
 }
+
+// wait ends the rendering: the last good file is to stay until what the reason
+// names is there.
+func wait(reason string) (string, error) { return "", fmt.Errorf("%s: %w", reason, ErrNotReady) }
 
 func (f *functions) catalog() (Catalog, error) {
 	if f.env.Catalog == nil {
@@ -173,56 +179,78 @@ func (f *functions) executeTemplate(name string, data ...any) (Block, error) {
 	return Block(out.String()), nil
 }
 
-// pureFunctions depend on their arguments only.
-var pureFunctions = template.FuncMap{
-	"base64Encode":    func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
-	"base64URLEncode": func(s string) string { return base64.URLEncoding.EncodeToString([]byte(s)) },
-	"base64Decode":    func(s string) (string, error) { b, err := base64.StdEncoding.DecodeString(s); return string(b), err },
-	"base64URLDecode": func(s string) (string, error) { b, err := base64.URLEncoding.DecodeString(s); return string(b), err },
-	"sha256Hex":       func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) },
-	"md5sum":          func(s string) string { h := md5.Sum([]byte(s)); return hex.EncodeToString(h[:]) },
+// encoding are the functions that turn values into text and back.
+func encoding() template.FuncMap {
+	decode := func(e *base64.Encoding) func(string) (string, error) {
+		return func(s string) (string, error) {
+			b, err := e.DecodeString(s)
+			return string(b), err
+		}
+	}
+	return template.FuncMap{
+		"base64Encode":    func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+		"base64URLEncode": func(s string) string { return base64.URLEncoding.EncodeToString([]byte(s)) },
+		"base64Decode":    decode(base64.StdEncoding),
+		"base64URLDecode": decode(base64.URLEncoding),
+		"sha256Hex":       func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) },
+		"md5sum":          func(s string) string { h := md5.Sum([]byte(s)); return hex.EncodeToString(h[:]) },
+		"parseBool":       strconv.ParseBool,
+		"parseFloat":      func(s string) (float64, error) { return strconv.ParseFloat(s, 64) },
+		"parseInt":        func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) },
+		"parseUint":       func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) },
+		"parseJSON":       parseJSON,
+		"toJSON":          func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
+		"toJSONPretty":    func(v any) (Block, error) { b, err := json.MarshalIndent(v, "", "  "); return Block(b), err },
+	}
+}
 
-	"block":           func(s string) Block { return Block(s) },
-	"join":            func(sep string, list []string) string { return strings.Join(list, sep) },
-	"split":           func(sep, s string) []string { return strings.Split(strings.TrimSpace(s), sep) },
-	"toLower":         strings.ToLower,
-	"toUpper":         strings.ToUpper,
-	"trimSpace":       strings.TrimSpace,
-	"trim":            func(cut, s string) string { return strings.Trim(s, cut) },
-	"trimPrefix":      func(cut, s string) string { return strings.TrimPrefix(s, cut) },
-	"trimSuffix":      func(cut, s string) string { return strings.TrimSuffix(s, cut) },
-	"replaceAll":      func(from, to, s string) string { return strings.ReplaceAll(s, from, to) },
-	"regexMatch":      func(re, s string) (bool, error) { return regexp.MatchString(re, s) },
-	"regexReplaceAll": regexReplaceAll,
-	"indent":          indent,
+// text are the functions on strings.
+func text() template.FuncMap {
+	return template.FuncMap{
+		"block":           func(s string) Block { return Block(s) },
+		"join":            func(sep string, list []string) string { return strings.Join(list, sep) },
+		"split":           split,
+		"toLower":         strings.ToLower,
+		"toUpper":         strings.ToUpper,
+		"trimSpace":       strings.TrimSpace,
+		"trim":            func(cut, s string) string { return strings.Trim(s, cut) },
+		"trimPrefix":      func(cut, s string) string { return strings.TrimPrefix(s, cut) },
+		"trimSuffix":      func(cut, s string) string { return strings.TrimSuffix(s, cut) },
+		"replaceAll":      func(from, to, s string) string { return strings.ReplaceAll(s, from, to) },
+		"regexMatch":      regexp.MatchString,
+		"regexReplaceAll": regexReplaceAll,
+		"indent":          indent,
+	}
+}
 
-	"parseBool":  strconv.ParseBool,
-	"parseFloat": func(s string) (float64, error) { return strconv.ParseFloat(s, 64) },
-	"parseInt":   func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) },
-	"parseUint":  func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) },
-	"parseJSON":  parseJSON,
-	"toJSON":     func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
-	"toJSONPretty": func(v any) (Block, error) {
-		b, err := json.MarshalIndent(v, "", "  ")
-		return Block(b), err
-	},
+// lists are the functions on lists and numbers.
+func lists() template.FuncMap {
+	return template.FuncMap{
+		"contains":       func(v, list any) (bool, error) { return in(list, v) },
+		"in":             in,
+		"containsAny":    containsAny,
+		"containsAll":    containsAll,
+		"containsNone":   func(want, list []string) bool { return !containsAny(want, list) },
+		"containsNotAll": func(want, list []string) bool { return !containsAll(want, list) },
+		"byTag":          byTag,
+		"byPort":         byPort,
+		"loop":           loop,
+		"add":            arithmetic(func(b, a int64) (int64, error) { return a + b, nil }),
+		"subtract":       arithmetic(func(b, a int64) (int64, error) { return a - b, nil }),
+		"multiply":       arithmetic(func(b, a int64) (int64, error) { return a * b, nil }),
+		"divide":         arithmetic(divide),
+		"modulo":         arithmetic(modulo),
+		"minimum":        arithmetic(func(b, a int64) (int64, error) { return min(a, b), nil }),
+		"maximum":        arithmetic(func(b, a int64) (int64, error) { return max(a, b), nil }),
+	}
+}
 
-	"contains":    func(v, list any) (bool, error) { return in(list, v) },
-	"in":          in,
-	"containsAny": containsAny, "containsAll": containsAll,
-	"containsNone":   func(want []string, list []string) bool { return !containsAny(want, list) },
-	"containsNotAll": func(want []string, list []string) bool { return !containsAll(want, list) },
-	"byTag":          byTag,
-	"byPort":         byPort,
-	"loop":           loop,
-
-	"add":      arithmetic(func(b, a int64) (int64, error) { return a + b, nil }),
-	"subtract": arithmetic(func(b, a int64) (int64, error) { return a - b, nil }),
-	"multiply": arithmetic(func(b, a int64) (int64, error) { return a * b, nil }),
-	"divide":   arithmetic(divide),
-	"modulo":   arithmetic(modulo),
-	"minimum":  arithmetic(func(b, a int64) (int64, error) { return min(a, b), nil }),
-	"maximum":  arithmetic(func(b, a int64) (int64, error) { return max(a, b), nil }),
+func split(sep, s string) []string {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return []string{}
+	}
+	return strings.Split(s, sep)
 }
 
 var errZero = errors.New("division by zero")

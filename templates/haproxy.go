@@ -51,6 +51,7 @@ type HAProxy struct {
 
 	mu      sync.Mutex
 	current *Topology // nil: nothing known, the checks decide
+	pending bool      // current has not been sent yet
 	status  HAProxyStatus
 }
 
@@ -108,21 +109,28 @@ func socketAddress(s string) (network, address string) {
 func (h *HAProxy) Apply(ctx context.Context, t Topology) error {
 	h.applying.Lock()
 	defer h.applying.Unlock()
-	if !h.remember(t) {
+	if !h.remember(&t) {
 		return nil
 	}
 	defer h.wake()
-	return h.assert(ctx, t)
+	return h.assert(ctx, &t)
+}
+
+// offer is Apply by Run, and returns at once.
+func (h *HAProxy) offer(t Topology) {
+	if h.remember(&t) {
+		h.wake()
+	}
 }
 
 // remember keeps t as what is wanted, unless it is of an older term.
-func (h *HAProxy) remember(t Topology) bool {
+func (h *HAProxy) remember(t *Topology) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.current != nil && t.Term < h.current.Term {
 		return false
 	}
-	h.current = &t
+	h.current, h.pending = t, true
 	return true
 }
 
@@ -150,8 +158,8 @@ func (h *HAProxy) Status() HAProxyStatus {
 }
 
 // assert sends all commands of a topology. The caller holds applying.
-func (h *HAProxy) assert(ctx context.Context, t Topology) error {
-	r := h.route(t)
+func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
+	r := h.route(*t)
 	roles, ends := r.commands(h.closed)
 	h.closed = nil // until it is known to have worked
 	err := errors.Join(h.api.run(ctx, roles), h.api.run(ctx, ends))
@@ -164,6 +172,7 @@ func (h *HAProxy) assert(ctx context.Context, t Topology) error {
 		h.status.Error, h.status.ErrorAt = err.Error(), time.Now()
 	}
 	if err == nil || errors.Is(err, ErrRuntime) {
+		h.pending = h.pending && h.current != t // a newer one may have come
 		h.status.AppliedAt, h.status.Term, h.status.Primary = time.Now(), t.Term, ""
 		if t.Primary != nil {
 			h.status.Primary = t.Primary.Name
@@ -261,10 +270,16 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 	h.applying.Lock()
 	defer h.applying.Unlock()
 	h.mu.Lock()
-	current := h.current
+	current, pending := h.current, h.pending
 	h.mu.Unlock()
 	if current == nil {
 		return 0, false
+	}
+	if pending { // news go first; whether they were taken is seen below
+		if err := h.assert(ctx, current); err != nil && !errors.Is(err, ErrRuntime) {
+			h.fail(err)
+			return 0, false
+		}
 	}
 	r := h.route(*current)
 	seen, err := h.api.look(ctx, r.keepUp()...)
@@ -278,7 +293,7 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 		h.status.Mended++
 		h.mu.Unlock()
 		h.closed = nil
-		if err := h.assert(ctx, *current); err != nil && !errors.Is(err, ErrRuntime) {
+		if err := h.assert(ctx, current); err != nil && !errors.Is(err, ErrRuntime) {
 			return 0, false
 		}
 	}

@@ -38,7 +38,11 @@ func NewPage(t Topology, s Settings) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	return Page{Topology: t, HAProxy: h, PgBouncer: s.PgBouncer.withDefaults()}, nil
+	b, err := s.PgBouncer.withDefaults()
+	if err != nil {
+		return Page{}, err
+	}
+	return Page{Topology: t, HAProxy: h, PgBouncer: b}, nil
 }
 
 // Builtin lists the templates that are part of this program, by the names that
@@ -54,9 +58,15 @@ func Builtin() []string {
 	return names
 }
 
-// BuiltinText returns the text of a built-in template. It returns an error that
-// is fs.ErrNotExist for a name that Builtin does not list.
+// BuiltinText returns the text of a built-in template; "haproxy" is
+// "haproxy.cfg", and so on. It returns an error that is fs.ErrNotExist for a name that Builtin does not list.
 func BuiltinText(name string) (string, error) {
+	for _, known := range Builtin() {
+		if name == strings.TrimSuffix(known, path.Ext(known)) {
+			name = known
+			break
+		}
+	}
 	b, err := builtin.ReadFile("files/" + name + ".tmpl")
 	if err != nil {
 		return "", fmt.Errorf("built-in template %q (there are %s): %w", name, strings.Join(Builtin(), ", "), fs.ErrNotExist)

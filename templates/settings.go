@@ -2,7 +2,9 @@ package templates
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -22,8 +24,8 @@ type HAProxySettings struct {
 
 	Socket     string // stats socket; required
 	SocketMode string // default 660
-	AgentBind  string // where pgsidecar's connection arrives; default beside Socket
-	StateFile  string // server-state-file; default beside Socket
+	AgentBind  string // where pgsidecar's connection arrives; default beside Socket, or the next port
+	StateFile  string // server-state-file; default beside Socket, or in /var/lib/haproxy
 	HoldName   string // abstract socket inside HAProxy; default made of Socket and service
 
 	MaxConn        int           // default 2000
@@ -37,6 +39,15 @@ type HAProxySettings struct {
 
 // ServerMaxConn is for the template; see serverMaxConn.
 func (HAProxySettings) ServerMaxConn() int { return serverMaxConn }
+
+// Complete is these settings with their defaults for a service, as templates
+// see them. It returns ErrUnsafe for text that cannot be a configuration word.
+func (s HAProxySettings) Complete(service string) (HAProxySettings, error) {
+	if !SafeName(service) {
+		return s, fmt.Errorf("service %q: %w", service, ErrUnsafe)
+	}
+	return s.withDefaults(service)
+}
 
 // withDefaults fills in what is not set. It returns ErrUnsafe for text that
 // cannot be a configuration word.
@@ -57,7 +68,10 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	setDefault(&s.QueueTimeout, 30*time.Second)
 	setDefault(&s.IdleTimeout, 24*time.Hour)
 	setDefault(&s.HardStopAfter, time.Hour)
-	if s.Socket != "" {
+	if host, port, err := parseAddress(s.Socket); err == nil {
+		setDefault(&s.AgentBind, net.JoinHostPort(host, strconv.Itoa(port+1)))
+		setDefault(&s.StateFile, filepath.Join("/var/lib/haproxy", service+".state"))
+	} else if s.Socket != "" {
 		dir := filepath.Dir(s.Socket)
 		setDefault(&s.AgentBind, filepath.Join(dir, service+"-agent.sock"))
 		setDefault(&s.StateFile, filepath.Join(dir, service+".state"))

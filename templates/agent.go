@@ -1,0 +1,257 @@
+package templates
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// AgentOptions are what an Agent drives.
+type AgentOptions struct {
+	Files    []File
+	Settings Settings
+	Proxies  []*HAProxy
+	// Env is what the templates have beside the topology.
+	Env Env
+	// Retry is how long after a failure files and commands are tried again;
+	// default 5 s.
+	Retry  time.Duration
+	Logger hclog.Logger // default: none
+}
+
+// Agent makes files and proxies follow a topology. A file or a proxy that
+// fails holds up no other.
+type Agent struct {
+	options AgentOptions
+	log     hclog.Logger
+	changed chan struct{} // has room for one
+
+	mu      sync.Mutex
+	current *Topology
+	files   []FileStatus
+}
+
+// FileStatus is how it goes with one file.
+type FileStatus struct {
+	Name        string    `json:"name"`
+	Destination string    `json:"destination"`
+	Term        uint64    `json:"term,omitempty"`       // of the topology last rendered with success
+	OKAt        time.Time `json:"ok_at,omitzero"`       // when it was last known to be right
+	WrittenAt   time.Time `json:"written_at,omitzero"`  // when it last changed
+	Error       string    `json:"error,omitempty"`      // why it is not right, or not taken up
+	ErrorAt     time.Time `json:"error_at,omitzero"`    // when that was
+	Failures    int       `json:"failures,omitempty"`   // in a row
+	Commands    int       `json:"commands,omitempty"`   // how often its command ran
+	Writes      int       `json:"writes,omitempty"`     // how often it changed
+	Rendered    int       `json:"rendered,omitempty"`   // how often it was rendered
+	Unrendered  bool      `json:"unrendered,omitempty"` // never yet
+}
+
+// AgentStatus is how it goes with all of them.
+type AgentStatus struct {
+	Term    uint64          `json:"term,omitempty"`
+	Primary string          `json:"primary,omitempty"`
+	Held    bool            `json:"held,omitempty"`
+	Files   []FileStatus    `json:"templates"`
+	Proxies []HAProxyStatus `json:"haproxy"`
+}
+
+// NewAgent checks the options. It starts nothing.
+func NewAgent(o AgentOptions) (*Agent, error) {
+	setDefault(&o.Retry, 5*time.Second)
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	a := &Agent{options: o, log: o.Logger.Named("templates"), changed: make(chan struct{}, 1)}
+	seen := map[string]string{}
+	for _, f := range o.Files {
+		if f.Template == nil || f.Destination == "" {
+			return nil, fmt.Errorf("template %q has no source or no destination", f.Name)
+		}
+		if other, ok := seen[f.Destination]; ok {
+			return nil, fmt.Errorf("templates %q and %q have the same destination %s", other, f.Name, f.Destination)
+		}
+		seen[f.Destination] = f.Name
+		a.files = append(a.files, FileStatus{Name: f.Name, Destination: f.Destination, Unrendered: true})
+	}
+	return a, nil
+}
+
+// Update gives the newest topology. It returns at once; proxies are told before
+// files are written.
+func (a *Agent) Update(t Topology) {
+	a.mu.Lock()
+	a.current = &t
+	a.mu.Unlock()
+	for _, p := range a.options.Proxies {
+		p.offer(t)
+	}
+	a.wake()
+}
+
+// Refresh renders again with the topology as it is: something that a template
+// reads besides it has changed.
+func (a *Agent) Refresh() { a.wake() }
+
+// Release says that nothing current is known any more. Files stay as they are;
+// HAProxies go by their own checks until the next Update.
+func (a *Agent) Release() {
+	for _, p := range a.options.Proxies {
+		p.Release()
+	}
+}
+
+func (a *Agent) wake() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Status returns how it goes.
+func (a *Agent) Status() AgentStatus {
+	a.mu.Lock()
+	s := AgentStatus{Files: slices.Clone(a.files), Proxies: []HAProxyStatus{}}
+	if t := a.current; t != nil {
+		s.Term, s.Held = t.Term, t.Held
+		if t.Primary != nil {
+			s.Primary = t.Primary.Name
+		}
+	}
+	a.mu.Unlock()
+	for _, p := range a.options.Proxies {
+		s.Proxies = append(s.Proxies, p.Status())
+	}
+	return s
+}
+
+// Run drives files and proxies until the context ends. It returns its error.
+func (a *Agent) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, p := range a.options.Proxies {
+		all.Go(func() { p.Run(ctx) }) //nolint:errcheck // it ends with ctx, whose error is returned below
+	}
+	retry := time.NewTimer(a.options.Retry)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.changed:
+		case <-retry.C:
+		}
+		if a.pass(ctx) {
+			retry.Stop()
+		} else {
+			retry.Reset(a.options.Retry)
+		}
+	}
+}
+
+// Once renders all files for the current topology, writes them and runs their
+// commands. It returns all that failed.
+func (a *Agent) Once(ctx context.Context) error {
+	a.pass(ctx)
+	var errs []error
+	for _, f := range a.Status().Files {
+		if f.Error != "" {
+			errs = append(errs, fmt.Errorf("template %q: %s", f.Name, f.Error))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pass brings every file up to date, then runs the commands of those that
+// changed, equal ones once. It reports whether all is well.
+func (a *Agent) pass(ctx context.Context) bool {
+	a.mu.Lock()
+	current := a.current
+	a.mu.Unlock()
+	if current == nil {
+		return true
+	}
+	well := true
+	for i := range a.options.Files {
+		changed, err := a.refresh(ctx, &a.options.Files[i], *current)
+		a.note(i, err, func(s *FileStatus) {
+			s.Term, s.OKAt, s.Unrendered = current.Term, time.Now(), false
+			s.Rendered++
+			if changed {
+				s.WrittenAt = s.OKAt
+				s.Writes++
+			}
+		})
+		well = well && err == nil
+	}
+	return a.runCommands(ctx) && well
+}
+
+// refresh renders and puts one file.
+func (a *Agent) refresh(ctx context.Context, f *File, t Topology) (bool, error) {
+	page, err := NewPage(t, a.options.Settings)
+	if err != nil {
+		return false, err
+	}
+	content, err := f.Template.Render(ctx, page, a.options.Env)
+	if err != nil {
+		return false, err
+	}
+	return f.put(ctx, content)
+}
+
+// runCommands runs what is owed. A command that fails is owed until it succeeds.
+func (a *Agent) runCommands(ctx context.Context) bool {
+	well := true
+	done := map[string]error{}
+	for i := range a.options.Files {
+		f := &a.options.Files[i]
+		if ctx.Err() != nil || !f.owes() {
+			continue
+		}
+		key := strings.Join(f.Command, "\x00")
+		err, ran := done[key]
+		if !ran {
+			err = execute(ctx, f.Command, f.timeout())
+			done[key] = err
+		}
+		if err == nil {
+			err = f.settle()
+		}
+		well = well && err == nil
+		a.note(i, err, func(s *FileStatus) { s.Commands++ })
+	}
+	return well
+}
+
+// note keeps a result, and logs what is new.
+func (a *Agent) note(i int, err error, success func(*FileStatus)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := &a.files[i]
+	before, written := s.Error, s.Writes
+	if err == nil {
+		success(s)
+		if !a.options.Files[i].owes() {
+			s.Error, s.Failures = "", 0
+		}
+		if s.Writes > written {
+			a.log.Info("file written", "template", s.Name, "destination", s.Destination, "term", s.Term)
+		}
+		if before != "" && s.Error == "" {
+			a.log.Info("template recovered", "template", s.Name)
+		}
+		return
+	}
+	s.Error, s.ErrorAt = err.Error(), time.Now()
+	s.Failures++
+	if before != s.Error {
+		a.log.Error("template failed, the last good file stays", "template", s.Name, "destination", s.Destination, "error", err)
+	}
+}
