@@ -15,8 +15,8 @@ import (
 // HAProxySocket returns the path of the socket of HAProxy's Runtime API.
 func (p *Plan) HAProxySocket() string { return filepath.Join(p.App().Dir, "haproxy.sock") }
 
-// The first haproxy.cfg: every member a static line, none of them in use until
-// the proxy has looked into Consul.
+// The first haproxy.cfg, until `pgsidecar proxy` has seen the members and writes
+// its own: HAProxy asks the members' APIs for their role.
 var haproxyTemplate = template.Must(template.New("haproxy.cfg").Parse(`global
   stats socket {{.Plan.HAProxySocket}} mode 600 level admin expose-fd listeners
   maxconn 2000
@@ -24,21 +24,25 @@ var haproxyTemplate = template.Must(template.New("haproxy.cfg").Parse(`global
 
 defaults
   mode tcp
-  timeout connect 1s
+  timeout connect 500ms
+  timeout check 1s
   timeout client 1h
   timeout server 1h
   timeout queue 10s
 {{range .Listen}}
 listen {{.Name}}
   bind {{.Address}}
-  default-server on-marked-down shutdown-sessions
+  option httpchk GET {{.Check}}
+  http-check expect status 200
+  default-server check inter 200ms fall 2 rise 1 on-marked-down shutdown-sessions
 {{- range $.Plan.Members}}
-  server {{.Name}} {{.PostgresAddress}} disabled
+  server {{.Name}} {{.PostgresAddress}} port {{.Ports.API}}
 {{- end}}
 {{end}}`))
 
 var proxyTemplate = template.Must(template.New("proxy.hcl").Funcs(template.FuncMap{"q": strconv.Quote}).Parse(
 	`cluster = {{q .Plan.Cluster}}
+member  = {{q .App.Name}}
 
 consul {
   address = [{{range $i, $a := .Consul}}{{if $i}}, {{end}}{{q $a}}{{end}}]
@@ -47,6 +51,25 @@ consul {
 
 service {
   name = {{q .Plan.Cluster}}
+}
+
+haproxy {
+  socket         = {{q .Plan.HAProxySocket}}
+  primary_listen = {{q .App.PrimaryAddress}}
+  replica_listen = {{q .App.ReplicasAddress}}
+}
+
+# The state first: HAProxy reads it when it reads the other.
+template "state" {
+  builtin     = "haproxy.state"
+  destination = {{q .State}}
+}
+
+template "haproxy" {
+  builtin     = "haproxy.cfg"
+  destination = {{q .Config}}
+  check       = [{{q .Plan.HAProxy}}, "-c", "-f", "{}"]
+  command     = ["/bin/sh", "-c", {{q .Reload}}]
 }
 `))
 
@@ -69,9 +92,12 @@ ignore_startup_parameters = extra_float_digits
 
 // writeAppConfig writes the configuration of HAProxy, the proxy and PgBouncer.
 func (l *Lab) writeAppConfig(h Host) error {
-	type listen struct{ Name, Address string }
-	data := map[string]any{"Plan": l.plan, "Consul": l.plan.consulAddresses(h),
-		"Listen": []listen{{"primary", h.PrimaryAddress()}, {"replicas", h.ReplicasAddress()}}}
+	type listen struct{ Name, Address, Check string }
+	data := map[string]any{"Plan": l.plan, "App": h, "Consul": l.plan.consulAddresses(h),
+		"Listen": []listen{{"primary", h.PrimaryAddress(), "/primary"}, {"replicas", h.ReplicasAddress(), "/replica"}},
+		"Config": filepath.Join(h.Dir, "haproxy.cfg"),
+		"State":  filepath.Join(h.Dir, l.plan.Cluster+".state"),
+		"Reload": "kill -USR2 $(cat " + haproxyPIDFile(h) + ")"}
 	files := []struct {
 		name     string
 		template *template.Template
@@ -144,11 +170,14 @@ func (l *Lab) startApp(ctx context.Context) error {
 // when it takes connections.
 func (l *Lab) startHAProxy(ctx context.Context, h Host) error {
 	config := filepath.Join(h.Dir, "haproxy.cfg")
-	if err := l.start(h, HAProxy, l.plan.HAProxy, "-W", "-db", "-f", config, "-p", filepath.Join(h.Dir, "haproxy.pid")); err != nil {
+	if err := l.start(h, HAProxy, l.plan.HAProxy, "-W", "-db", "-f", config, "-p", haproxyPIDFile(h)); err != nil {
 		return err
 	}
 	return l.waitListening(ctx, h, HAProxy, h.PrimaryAddress())
 }
+
+// haproxyPIDFile is where HAProxy's master writes its pid.
+func haproxyPIDFile(h Host) string { return filepath.Join(h.Dir, "haproxy.pid") }
 
 func (l *Lab) startPgBouncer(h Host) error {
 	argv := []string{l.plan.PgBouncer, filepath.Join(h.Dir, "pgbouncer", "pgbouncer.ini")}
@@ -166,7 +195,7 @@ func (l *Lab) waitListening(ctx context.Context, h Host, program Program, addres
 	}
 	err = every(ctx, 20*time.Millisecond, func() (bool, error) {
 		if _, err := l.PID(h.Name, program); err != nil {
-			return false, fmt.Errorf("%w; see %s", err, filepath.Join(h.Dir, string(program)+".log"))
+			return false, fmt.Errorf("%w; it said:\n%s", err, lastWords(h, program))
 		}
 		var conn net.Conn
 		if conn, err = dial(ctx, "tcp", address); err != nil {

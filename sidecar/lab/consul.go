@@ -89,7 +89,7 @@ func (l *Lab) waitConsul(ctx context.Context) error {
 		}
 		err = every(ctx, 50*time.Millisecond, func() (bool, error) {
 			if _, err := l.PID(h.Name, Consul); err != nil {
-				return false, fmt.Errorf("%w; see %s", err, filepath.Join(h.Dir, "consul.log"))
+				return false, fmt.Errorf("%w; it said:\n%s", err, lastWords(h, Consul))
 			}
 			leader, err := client.Status().LeaderWithQueryOptions(new(api.QueryOptions).WithContext(ctx))
 			return err == nil && leader != "", nil

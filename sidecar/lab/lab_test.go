@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
@@ -119,6 +120,14 @@ func TestUpAndDown(t *testing.T) {
 			}
 		}
 		app := l.Plan().App()
+		for _, m := range l.Plan().Members() {
+			if _, err := config.Load(filepath.Join(m.Dir, "pg.hcl"), config.OSEnvironment()); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := config.LoadProxy(filepath.Join(app.Dir, "proxy.hcl"), config.OSEnvironment()); err != nil {
+			t.Error(err)
+		}
 		if err := l.Kill(app.Name, lab.HAProxy); err != nil {
 			t.Fatal(err)
 		}

@@ -383,9 +383,19 @@ func (l *Lab) start(h Host, program Program, argv ...string) error {
 	started, err := startTime(cmd.Process.Pid)
 	l.reap.Go(func() { _ = cmd.Wait() }) // its exit status is told by those who watch it
 	if err != nil {
-		return fmt.Errorf("%s on %s ended at once: %w; see %s", program, h.Name, ErrNotRunning, out.Name())
+		return fmt.Errorf("%s on %s ended at once: %w; it said:\n%s", program, h.Name, ErrNotRunning, lastWords(h, program))
 	}
 	return l.record(entry{What: madeProcess, Host: h.Name, Name: string(program), PID: cmd.Process.Pid, Started: started})
+}
+
+// lastWords returns the end of a program's log, for an error.
+func lastWords(h Host, program Program) string {
+	b, err := os.ReadFile(filepath.Join(h.Dir, string(program)+".log"))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
 }
 
 // every calls f now and then, until it returns true or an error, or the context

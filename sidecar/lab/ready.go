@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -16,7 +17,11 @@ import (
 // and all others as replicas, all passing, and the primary itself says that all
 // others stream from it. Consul is watched; PostgreSQL, which tells nobody, is
 // asked.
+//
+// It gives up when a sidecar ends.
 func (l *Lab) WaitReady(ctx context.Context) error {
+	ctx, stop := l.whileSidecarsRun(ctx)
+	defer stop()
 	primary, err := l.waitRegistered(ctx)
 	if err != nil {
 		return err
@@ -34,6 +39,29 @@ func (l *Lab) WaitReady(ctx context.Context) error {
 	return nil
 }
 
+// whileSidecarsRun returns a context that ends, with a cause that says why, when
+// a sidecar that runs now ends. The caller calls stop.
+func (l *Lab) whileSidecarsRun(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	for _, h := range l.plan.Members() {
+		p, err := l.find(h, Sidecar)
+		if err != nil {
+			continue
+		}
+		watching.Go(func() {
+			defer p.close()
+			if p.wait(ctx) == nil {
+				cancel(fmt.Errorf("sidecar on %s: %w any more; it said:\n%s", h.Name, ErrNotRunning, lastWords(h, Sidecar)))
+			}
+		})
+	}
+	return ctx, func() {
+		cancel(nil)
+		watching.Wait()
+	}
+}
+
 // waitRegistered waits for one passing primary and the others as passing
 // replicas. It returns the primary's name.
 func (l *Lab) waitRegistered(ctx context.Context) (string, error) {
@@ -47,6 +75,9 @@ func (l *Lab) waitRegistered(ctx context.Context) (string, error) {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: time.Minute}).WithContext(ctx)
 		services, meta, err := client.Health().Service(l.plan.Cluster, "", true, q)
 		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
 			return "", fmt.Errorf("wait for the members in Consul (seen: %s): %w", seen, err)
 		}
 		var primaries, replicas []string

@@ -1,0 +1,353 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// newLabCommand returns `lab` and the commands under it.
+func newLabCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Run a whole cluster on this machine, to try it and to break it",
+		Args:  needCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newLabUpCommand(a), newLabDownCommand(a), newLabStatusCommand(a))
+	return cmd
+}
+
+// labDir is the lab's folder if the command line names none: one for each user,
+// outside of folders that PostgreSQL's user may not enter.
+func labDir(a *app) string {
+	return orDefault(a.getenv("PGSIDECAR_LAB_DIR"), filepath.Join(os.TempDir(), "pgsidecar-lab-"+strconv.Itoa(os.Getuid())))
+}
+
+func orDefault(s, standard string) string {
+	if s == "" {
+		return standard
+	}
+	return s
+}
+
+func dirFlag(a *app, cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "dir", "", "the lab's `folder` (default $PGSIDECAR_LAB_DIR, else pgsidecar-lab-UID in the folder for temporary files)")
+	cmd.PreRun = func(*cobra.Command, []string) { *dir = orDefault(*dir, labDir(a)) }
+}
+
+// labFlags adds what a new lab is made of.
+func labFlags(cmd *cobra.Command, o *lab.Options) {
+	f := cmd.Flags()
+	f.IntVar(&o.Members, "members", 3, "`number` of members")
+	f.IntVar(&o.ConsulServers, "consul-servers", 1, "`number` of Consul servers, 1 or 3")
+	f.BoolVar(&o.Isolated, "isolated", false, "give each host a network namespace (needs root)")
+	f.BoolVar(&o.PgBouncer, "pgbouncer", false, "run PgBouncer too")
+	f.StringVar(&o.Mode, "mode", "quorum", "durability `mode`: quorum or async")
+}
+
+// labFault makes a usage error of what the command line or the machine is to
+// blame for: nothing was started then.
+func labFault(err error) error {
+	if errors.Is(err, lab.ErrOption) || errors.Is(err, lab.ErrInUse) || errors.Is(err, programs.ErrMissing) ||
+		errors.Is(err, lab.ErrNoLab) || errors.Is(err, lab.ErrNoPort) {
+		return usage("%w", err)
+	}
+	return err
+}
+
+func newLabUpCommand(a *app) *cobra.Command {
+	var o lab.Options
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Start a lab, show it, and remove it at Ctrl-C",
+		Long: `Start Consul, the members and HAProxy on this machine, show what they do, and
+remove all of it at Ctrl-C. With --detach the lab stays until "lab down".`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			o.Binary = exe
+			return labUp(cmd.Context(), a, o)
+		},
+	}
+	dirFlag(a, cmd, &o.Dir)
+	labFlags(cmd, &o)
+	cmd.Flags().BoolVar(&o.Detached, "detach", false, "return when the cluster is there, and leave it running")
+	return cmd
+}
+
+// labUp runs a lab in the foreground until the context ends, or detached.
+func labUp(ctx context.Context, a *app, o lab.Options) (err error) {
+	l, err := lab.New(o)
+	if err != nil {
+		return labFault(err)
+	}
+	keep := false
+	defer func() {
+		if keep {
+			return
+		}
+		fmt.Fprintln(a.stderr, "removing the lab")
+		err = errors.Join(err, takeDown(ctx, l))
+	}()
+	err = raise(ctx, a, l)
+	switch {
+	case errors.Is(err, lab.ErrInUse):
+		keep = true // it is not ours
+		return labFault(err)
+	case err != nil && ctx.Err() != nil:
+		return nil // Ctrl-C
+	case err != nil:
+		return err
+	}
+	if err := describe(a.stdout, l); err != nil {
+		return err
+	}
+	if o.Detached {
+		keep = true
+		return nil
+	}
+	return watchLab(ctx, a, l)
+}
+
+// readyTimeout is how long a new cluster may take: initdb and two clones on a
+// slow, busy machine.
+const readyTimeout = 3 * time.Minute
+
+// raise starts a lab and waits until its cluster is whole.
+func raise(ctx context.Context, a *app, l *lab.Lab) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	progress := func(what string) { fmt.Fprintln(a.stderr, what) }
+	if err := l.Up(ctx, progress); err != nil {
+		return err
+	}
+	progress("waiting until the cluster is whole")
+	return l.WaitReady(ctx)
+}
+
+// takeDown removes a lab, also when the context has ended.
+func takeDown(ctx context.Context, l *lab.Lab) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return l.Down(ctx)
+}
+
+// describe says where everything is.
+func describe(w io.Writer, l *lab.Lab) error {
+	p := l.Plan()
+	app := p.App()
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "folder\t%s\n", p.Dir)
+	fmt.Fprintf(t, "primary, by HAProxy\t%s\n", app.PrimaryAddress())
+	fmt.Fprintf(t, "replicas, by HAProxy\t%s\n", app.ReplicasAddress())
+	if app.Ports.Pool != 0 {
+		fmt.Fprintf(t, "primary, by PgBouncer\t%s\n", app.PoolAddress())
+	}
+	fmt.Fprintf(t, "Consul\thttp://%s\n", app.HTTPAddress())
+	fmt.Fprintf(t, "Consul's DNS\t%s (primary.%s.service.consul)\n", app.DNSAddress(), p.Cluster)
+	fmt.Fprintf(t, "superuser's password\t%s\n", p.PasswordFile(lab.SuperuserRole))
+	for _, m := range p.Members() {
+		fmt.Fprintf(t, "%s\tPostgreSQL %s, API %s, log %s\n", m.Name, m.PostgresAddress(), m.APIAddress(), filepath.Join(m.Dir, "sidecar.log"))
+	}
+	if p.Isolated {
+		fmt.Fprintf(t, "to get in\tip netns exec %s bash\n", app.Namespace)
+	}
+	return t.Flush()
+}
+
+func newLabDownCommand(a *app) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Stop a lab and remove all that it made",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(dir, nil)
+			if err != nil {
+				return labFault(err)
+			}
+			return takeDown(cmd.Context(), l)
+		},
+	}
+	dirFlag(a, cmd, &dir)
+	return cmd
+}
+
+func newLabStatusCommand(a *app) *cobra.Command {
+	var dir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what runs in a lab",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(dir, nil)
+			if err != nil {
+				return labFault(err)
+			}
+			s, err := l.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(a.stdout)
+				e.SetIndent("", "  ")
+				return e.Encode(s)
+			}
+			if err := describe(a.stdout, l); err != nil {
+				return err
+			}
+			_, err = io.WriteString(a.stdout, "\n"+labTable(s))
+			return err
+		},
+	}
+	dirFlag(a, cmd, &dir)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// labTable shows the hosts, one a line.
+func labTable(s lab.Status) string {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "host\trole\thealth\truns")
+	for _, h := range s.Hosts {
+		role := string(h.Kind)
+		if h.Kind == lab.KindMember {
+			role = orDefault(strings.Join(h.Tags, ","), "-")
+		}
+		var runs []string
+		for _, p := range []lab.Program{lab.Consul, lab.Sidecar, lab.Guard, lab.Postgres, lab.HAProxy, lab.Proxy, lab.PgBouncer} {
+			if pid, ok := h.PIDs[p]; ok {
+				runs = append(runs, fmt.Sprintf("%s(%d)", p, pid))
+			}
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", h.Name, role, orDefault(h.Health, "-"), strings.Join(runs, " "))
+	}
+	_ = t.Flush() // a strings.Builder takes everything
+	return b.String()
+}
+
+// watchLab shows the lab once a second, with a writer's heartbeat, and does what
+// the keys say, until the context ends or q is entered.
+func watchLab(ctx context.Context, a *app, l *lab.Lab) error {
+	beat, err := drill.NewHeartbeat(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer beat.Stop()
+	lines := make(chan string)
+	go readLines(ctx, a.stdin, lines)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	said, shown := "", ""
+	terminal := isTerminal(a.stdout)
+	for {
+		s, err := l.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if table := labTable(s); terminal || table != shown {
+			shown = table
+			if terminal {
+				io.WriteString(a.stdout, "\x1b[H\x1b[2J")
+			}
+			fmt.Fprintf(a.stdout, "%s\nwriter: %s\nDNS: %s\n%s\n%s> ", table, beat, beat.DNS(), said, keys)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case line, ok := <-lines:
+			if !ok {
+				lines = nil // no terminal to read from; Ctrl-C ends it
+				continue
+			}
+			if line == "q" {
+				return nil
+			}
+			said = press(ctx, l, beat.Primary(), line)
+		}
+	}
+}
+
+const keys = "keys, and Enter:  k kill PostgreSQL   m kill the member   c cut it off (isolated)   h heal all   r start what is down   q quit\n"
+
+// press does what a key says to the primary. It returns what it did, in words.
+func press(ctx context.Context, l *lab.Lab, primary, key string) string {
+	var err error
+	done := ""
+	switch key {
+	case "":
+		return ""
+	case "k":
+		done, err = "killed PostgreSQL on "+primary, l.Kill(primary, lab.Postgres)
+	case "m":
+		done, err = "killed sidecar, guard and PostgreSQL on "+primary, l.Kill(primary, lab.Sidecar, lab.Guard, lab.Postgres)
+	case "c":
+		done, err = "took "+primary+"'s cable out", l.LinkDown(ctx, primary)
+	case "h":
+		done, err = "healed all links", l.HealAll(ctx)
+	case "r":
+		done, err = "started what was down", startMissing(ctx, l)
+	default:
+		return "no such key: " + key
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return done
+}
+
+// startMissing starts the sidecars that do not run.
+func startMissing(ctx context.Context, l *lab.Lab) error {
+	var errs []error
+	for _, m := range l.Plan().Members() {
+		if _, err := l.PID(m.Name, lab.Sidecar); errors.Is(err, lab.ErrNotRunning) {
+			errs = append(errs, l.Start(ctx, m.Name, lab.Sidecar))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readLines passes lines on until the input or the context ends. A read that
+// waits for a line cannot be ended: it ends with the process.
+func readLines(ctx context.Context, r io.Reader, lines chan<- string) {
+	defer close(lines)
+	s := bufio.NewScanner(r)
+	for s.Scan() {
+		select {
+		case lines <- strings.TrimSpace(s.Text()):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
