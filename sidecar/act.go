@@ -235,7 +235,8 @@ func (s *Sidecar) onServer(ctx context.Context, a ha.Action) error {
 	case ha.Init:
 		return s.onFiles(ctx, func() error { return srv.Init(ctx) })
 	case ha.Clone:
-		return s.onFiles(ctx, func() error { return s.stopThen(ctx, func() error { return srv.Clone(ctx, from) }) })
+		err := s.onFiles(ctx, func() error { return s.stopThen(ctx, func() error { return srv.Clone(ctx, from) }) })
+		return s.fulfilled(err, func(i *ha.Intent) { i.Reinit = false })
 	case ha.Rewind:
 		return s.onFiles(ctx, func() error { return s.stopThen(ctx, func() error { return srv.Rewind(ctx, from) }) })
 	case ha.Discard:
@@ -293,6 +294,16 @@ func (s *Sidecar) learn(err error, fact func(v *ha.Server)) error {
 	fact(&s.server)
 	s.mu.Unlock()
 	return nil
+}
+
+// fulfilled forgets an intent if err is nil, and returns err.
+func (s *Sidecar) fulfilled(err error, forget func(*ha.Intent)) error {
+	if err == nil {
+		s.mu.Lock()
+		forget(&s.intent)
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // onFiles does an operation on the files and reads them again, whatever its result.

@@ -30,6 +30,9 @@ func (s *Sidecar) fulfil(r ha.Record) {
 	if s.intent.Switchover && r.Term > s.asked {
 		s.intent.Switchover, s.intent.Target = false, ""
 	}
+	if s.intent.Restart && s.server.StartedAt > s.intent.Since && s.server.InRecovery != ha.Unknown {
+		s.intent.Restart = false
+	}
 	if s.intent.Force && r.Leader == s.opts.Member && r.Phase == ha.PhaseLeading && s.server.InRecovery == ha.No {
 		s.intent.Force = false
 	}

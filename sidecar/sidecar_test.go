@@ -185,3 +185,38 @@ func (w *world) running() int {
 	}
 	return n
 }
+
+func TestRestart(t *testing.T) {
+	for _, name := range []string{"n1", "n2"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := three(t)
+				defer w.stop()
+				m := w.members[name]
+				before := m.startedAt
+				m.sidecar.Restart()
+				w.until("restarted", 5*time.Second, func() bool { return m.running && m.startedAt > before })
+				w.settled("n1")
+				w.primaryIs("n1", time.Second)
+				if w.record.Term != 1 {
+					t.Errorf("a restart began term %d", w.record.Term)
+				}
+			})
+		})
+	}
+}
+
+func TestReinit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n2 := w.members["n2"]
+		n2.ops = nil
+		n2.sidecar.Reinit()
+		w.until("cloned", 10*time.Second, func() bool { return len(n2.ops) > 1 && n2.running && n2.tag == "replica" })
+		if n2.ops[0] != "stop" || n2.ops[1] != "clone n1" {
+			t.Errorf("operations: %v", n2.ops)
+		}
+		w.settled("n1")
+	})
+}

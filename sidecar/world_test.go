@@ -288,7 +288,7 @@ func (p fakePeers) Publish(r ha.Report) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	changed := p.report.Term != r.Term || p.report.Role != r.Role || p.report.Voted != r.Voted || p.report.Hears != r.Hears ||
-		p.report.Record != r.Record || p.report.Serving != r.Serving || p.report.Streaming != r.Streaming || p.report.Checkpointed != r.Checkpointed
+		p.report.Record != r.Record || p.report.Serving != r.Serving || p.report.Streaming != r.Streaming || p.report.Checkpointed != r.Checkpointed || p.report.Restarting != r.Restarting || p.report.Down != r.Down
 	p.report = r
 	p.seq++
 	p.sentAt = append(p.sentAt, p.w.now())
@@ -377,6 +377,7 @@ func (s fakeServer) Look(_ context.Context, v *ha.Server) error {
 		return errFake
 	}
 	v.InRecovery, v.Upstream, v.Sync, v.Hidden = ha.Known(!s.primary), s.upstream, s.sync, s.hidden
+	v.RecoveryEnd = 1
 	up := s.w.members[s.upstream]
 	v.Receiving = ha.Known(up != nil && up.running && !s.primary)
 	if s.primary {

@@ -222,7 +222,7 @@ func (d *decision) hears() bool {
 	}
 	p := d.peer(d.seen.Leader)
 	if p != nil && d.fresh(p) && p.Link != LinkSilent && p.Report.Term == d.seen.Term {
-		if p.Report.Serving {
+		if p.Report.Serving || p.Report.Restarting {
 			return true
 		}
 		if p.Report.Down {
@@ -278,6 +278,7 @@ func MakeReport(s State, o Observation) Report {
 		Checkpointed: v.Checkpointed, Eligible: d.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync,
 		Session: o.Consul.Session, Record: newestSeen(&o), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
+	r.Restarting = !r.Serving && o.Intent.Restart && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
 		r.Term = o.Consul.Record.Term

@@ -123,6 +123,9 @@ func (d *decision) attend() {
 	case v.Promise > d.seen.Term:
 		d.block(Block{What: "no leader is followed", Missing: "Consul's answer for the term that was promised"})
 		return
+	case d.o.Intent.Restart:
+		d.do(Action{Kind: Stop, Why: "a restart was asked for"})
+		return
 	case d.o.Intent.Reinit:
 		d.clone("a new clone was asked for")
 		return

@@ -233,9 +233,7 @@ func (d *decision) serve(inTime bool) {
 	v := &d.o.Server
 	if !inTime {
 		d.block(Block{What: "the primary does not serve", Missing: "confirmation of its lease, by Consul or by the members"})
-		if d.o.Now >= max(v.StartedAt, d.s.PhaseAt) {
-			d.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
-		}
+		d.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
 		return
 	}
 	if d.wedged() {

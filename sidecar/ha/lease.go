@@ -81,6 +81,11 @@ func (d *decision) extend() bool {
 	if until > d.o.Now && (!v.Armed || until >= v.LeaseUntil.Add(d.o.Policy.Lease/10)) {
 		d.do(Action{Kind: Lease, Until: until, Term: d.rec.Term, Why: "the lease was confirmed"})
 	}
+	// A lease that the guard holds already was rightly given, if by a sidecar
+	// before this one.
+	if v.Armed {
+		until = max(until, v.LeaseUntil)
+	}
 	last := until.Add(-d.o.Policy.Lease / 10)
 	if d.o.Now < last {
 		d.wake(last)

@@ -37,6 +37,9 @@ type Report struct {
 	Serving   bool `json:"serving,omitempty"`   // a primary that may acknowledge commits: its server runs out of recovery
 	// Down: a member whose server is surely not running, by word of the guard.
 	Down bool `json:"down,omitempty"`
+	// Restarting: a primary whose server is down because a restart was asked
+	// for, and is coming back; it is not deposed for that.
+	Restarting bool `json:"restarting,omitempty"`
 
 	// Checkpointed: a primary's last checkpoint is on its current timeline; a
 	// pg_rewind from it is right only then.
