@@ -1,0 +1,58 @@
+// Package guard is the small process between the sidecar and PostgreSQL: the
+// parent of the postmaster, which ends it when its lease ends (rule S5), also
+// when the sidecar is dead, stopped or starved.
+//
+//	pgsidecar run ──socket──> pgsidecar guard ──parent of──> postgres
+//	  Client                    Serve, keeper                  backends
+//
+// # What it promises
+//
+// Nothing of an armed server runs when its lease ends. The deadline is an
+// instant of CLOCK_BOOTTIME, which counts suspend, and a timerfd on that clock
+// waits for it. A tenth of the lease before the end (50 ms to 500 ms) the
+// postmaster gets SIGQUIT, PostgreSQL's immediate shutdown; half-way to the end
+// SIGKILL goes to it and to all its descendants. Backends call setsid, so no
+// process group holds them all: the guard is a child subreaper
+// (PR_SET_CHILD_SUBREAPER), so whoever loses its parent becomes its child, and
+// nothing is left exactly when wait says that it has no child.
+//
+// When the postmaster exits by itself, what it left is killed before anybody is
+// told, so a server that is said to be down cannot acknowledge a commit.
+//
+// PostgreSQL dies with the guard: the kernel sends the postmaster SIGQUIT when
+// the thread that started it ends (PR_SET_PDEATHSIG), and that thread ends only
+// with the process. SIGQUIT and not SIGKILL, because backends outlive a killed
+// postmaster until they next wait for their client, while on SIGQUIT it takes
+// them with it. A stopped postmaster does not hear it; so the sidecar, who sees
+// its connection break, starts a new guard at once, and a guard, before it
+// listens, kills what the one before it left (Sweep). What remains is the case
+// of sidecar, guard and postmaster all killed by SIGKILL at one moment: a
+// backend then lives until its client pauses, or until the next start. Quorum
+// mode loses nothing by it.
+//
+// # How it stays able to act
+//
+// Memory is locked as it is touched, the OOM score is the lowest allowed, and
+// the scheduling class is SCHED_RR, else nice -20, each if the system lets it;
+// PostgreSQL gets none of the three. The deadline's path does no disk or
+// network I/O, and waits for nobody: log lines and answers are queued, and
+// dropped (log) or the client with them (answers) when nobody takes them.
+//
+// # Files in the state directory
+//
+//	guard.lock   held (flock) by the living guard: there is never a second one
+//	guard.sock   its socket, mode 0600; one JSON object a line (wire.go)
+//	guard.server the data directory of the last server, for the next guard's sweep
+//	guard.log    the guard's own log
+//
+// # Goroutines
+//
+//	guard process
+//	  keeper    Serve, locked to its thread   owns all state, starts and kills
+//	  alarm     newAlarm                      timerfd to channel
+//	  accept    Serve                         one reader and one writer a connection
+//	  journal   newJournal                    writes the log
+//	  trim      keeper.start                  bounds the server's log file
+//	sidecar process
+//	  Client.run  Attach                      reads, reconnects, starts a new guard
+package guard
