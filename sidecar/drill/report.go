@@ -152,9 +152,9 @@ func (r *Report) WriteText(w io.Writer) error {
 			if t.IsZero() {
 				return "-"
 			}
-			return fmt.Sprintf("%.0f", ms(t.Sub(r.Fault)))
+			return fmt.Sprintf("%.0f", ms(t.Sub(r.Routes[0].Pause.From)))
 		}
-		line("phases (ms)", "detected %s, elected %s, fenced %s, promoted %s, writable %s, announced %s", phase(a.Detected),
+		line("ms after last write", "detected %s, elected %s, fenced %s, promoted %s, writable %s, announced %s", phase(a.Detected),
 			phase(a.Elected), phase(a.Fenced), phase(a.Promoted), phase(a.Writable), phase(a.Announced))
 	}
 	for _, route := range r.Routes {

@@ -54,9 +54,10 @@ service {
 }
 
 haproxy {
-  socket         = {{q .Plan.HAProxySocket}}
-  primary_listen = {{q .App.PrimaryAddress}}
-  replica_listen = {{q .App.ReplicasAddress}}
+  socket       = {{q .Plan.HAProxySocket}}
+  bind         = {{q .App.Address}}
+  primary_port = {{.App.Ports.Primary}}
+  replica_port = {{.App.Ports.Replicas}}
 }
 
 # The state first: HAProxy reads it when it reads the other.

@@ -71,7 +71,7 @@ func (l *Lab) ConsulClient(host string) (*api.Client, error) {
 		return nil, err
 	}
 	client, err := api.NewClient(&api.Config{Address: h.HTTPAddress(), Scheme: "http",
-		HttpClient: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}})
+		HttpClient: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 10 * time.Second}}})
 	if err != nil {
 		return nil, fmt.Errorf("make a client of Consul on %s: %w", host, err)
 	}
