@@ -29,11 +29,12 @@ type Options struct {
 	Key func() ([]byte, error)
 	// Now reads CLOCK_BOOTTIME; it dates what is received and sent.
 	Now func() ha.Instant
-	// Heartbeat is how often the report is sent without a change. Default 500 ms.
+	// Heartbeat is how often the report is sent without a change. Default
+	// 500 ms, but at most a quarter of Timeout.
 	Heartbeat time.Duration
 	// Timeout is the failure timeout: silence after which a stream is broken,
-	// and how long a report is repeated that was not published again.
-	// Default 2 s; at least two heartbeats.
+	// and how long heartbeats outlive the loop that decides. Default 2 s; at
+	// least two heartbeats.
 	Timeout time.Duration
 	// TLS is used to dial the others; nil: no TLS.
 	TLS    *tls.Config
@@ -97,11 +98,11 @@ type Mesh struct {
 
 // New checks the options and returns a Mesh that does nothing until Run.
 func New(o Options) (*Mesh, error) {
-	if o.Heartbeat == 0 {
-		o.Heartbeat = 500 * time.Millisecond
-	}
 	if o.Timeout == 0 {
 		o.Timeout = 2 * time.Second
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = min(500*time.Millisecond, o.Timeout/4)
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()

@@ -517,7 +517,7 @@ func TestOptions(t *testing.T) {
 		"no cluster":    func(o *peers.Options) { o.Cluster = "" },
 		"no key":        func(o *peers.Options) { o.Key = nil },
 		"no clock":      func(o *peers.Options) { o.Now = nil },
-		"short timeout": func(o *peers.Options) { o.Timeout = 600 * time.Millisecond },
+		"short timeout": func(o *peers.Options) { o.Heartbeat, o.Timeout = time.Second, 1500*time.Millisecond },
 	} {
 		o := good
 		change(&o)
