@@ -34,6 +34,36 @@ type agent struct {
 	done chan struct{}
 	log  bytes.Buffer
 	api  *api.Client
+
+	deletable map[string]string // accessors of the tokens that policy made
+}
+
+// authorize makes the test itself a manager of an agent with ACLs.
+func (a *agent) authorize(token string) {
+	a.t.Helper()
+	client, err := api.NewClient(&api.Config{Address: a.http, Token: token})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.api, a.deletable = client, map[string]string{}
+	eventually(a.t, 10*time.Second, "the management token", func() error {
+		_, _, err := a.api.ACL().TokenReadSelf(nil)
+		return err
+	})
+}
+
+// policy makes a token with these rules, and returns its secret.
+func (a *agent) policy(name, rules string) string {
+	a.t.Helper()
+	if _, _, err := a.api.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: rules}, nil); err != nil {
+		a.t.Fatal(err)
+	}
+	made, _, err := a.api.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLLink{{Name: name}}}, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.deletable[name] = made.AccessorID
+	return made.SecretID
 }
 
 // ports returns n free ports.

@@ -189,7 +189,6 @@ func (c *Client) Commit(ctx context.Context, change ha.Change) error {
 		r, again := c.confirm(ctx)
 		switch {
 		case again != nil:
-			kick(c.confirmNow)
 			err = fmt.Errorf("%w; %w", err, again)
 		case bytes.Equal(r.raw, value) && done(change, r.lock):
 			err = nil
@@ -197,6 +196,9 @@ func (c *Client) Commit(ctx context.Context, change ha.Change) error {
 	}
 	if errors.Is(err, ErrNoSession) {
 		kick(c.renewNow)
+	}
+	if err != nil && !errors.Is(err, ErrConflict) {
+		kick(c.confirmNow) // and again until it succeeds
 	}
 	if errors.Is(err, ErrPermission) {
 		c.reached(false)

@@ -41,9 +41,10 @@ const primaryTag = "primary"
 // it so: Run compares and mends it, also when Register itself failed. The
 // agent tells the catalog in the next milliseconds.
 //
-// The tag primary is given to the agent only when a consistent read, made for
-// it, shows the lock held by this member's session; else ErrConflict is
-// returned and the agent left as it is. It also returns ErrUnreachable and
+// The tag primary is given to the agent only when a consistent read shows the
+// lock held by this member's session; else the instance is registered without
+// it and ErrConflict returned (an agent that has the tag keeps it until another
+// member holds the lock). It also returns ErrUnreachable, ErrNoSession and
 // ErrPermission.
 func (c *Client) Register(ctx context.Context, r Registration) error {
 	for _, check := range r.Checks {
@@ -126,10 +127,7 @@ func (c *Client) keepRegistered(ctx context.Context) {
 		if c.takeTurn(ctx) != nil {
 			return
 		}
-		err := c.mend(ctx)
-		if err == nil {
-			err = c.evictRivals(ctx)
-		}
+		err := errors.Join(c.evictRivals(ctx), c.mend(ctx))
 		c.endTurn()
 		c.fault(areaRegistration, err)
 		if err != nil {
@@ -153,41 +151,71 @@ func (c *Client) mend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, err := c.token.current()
-	if now == "" && err != nil {
+	token, err := c.token.current()
+	if token == "" && err != nil {
 		return fmt.Errorf("register service %s: %w", c.service, err)
 	}
-	if !c.matches(info) || now != c.told {
-		if err := c.announce(ctx); err != nil {
-			return err
+	r, withheld := c.permitted(ctx, info)
+	if !c.matches(info, r) || token != c.told {
+		if err := c.announce(ctx, r); err != nil {
+			return errors.Join(withheld, err)
 		}
-		c.told = now
+		c.told = token
 	}
-	for _, check := range c.wanted.Checks {
+	for _, check := range r.Checks {
 		err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
 			q := (&api.QueryOptions{}).WithContext(ctx)
 			return consul.Agent().UpdateTTLOpts(c.checkID(check), check.Text, check.Status, q)
 		})
 		if err != nil {
-			return err
+			return errors.Join(withheld, err)
 		}
 	}
-	return nil
+	return withheld
+}
+
+// permitted returns what the agent may be told: what is wanted, but without
+// the tag primary where the lock forbids it, and why. While nobody else holds
+// the lock, or Consul does not say, an agent that has the tag keeps it: a
+// primary whose session has ended takes the lock again in place.
+func (c *Client) permitted(ctx context.Context, info *api.AgentServiceChecksInfo) (Registration, error) {
+	r := *c.wanted
+	if r.Tag != primaryTag || c.holdsNow() && c.matches(info, r) {
+		return r, nil
+	}
+	err := c.mustHold(ctx)
+	if err == nil {
+		return r, nil
+	}
+	lock := c.View().Consul.Lock
+	rival := lock.Session != "" && lock.Holder != c.opts.Member && errors.Is(err, ErrConflict)
+	if rival || info == nil || info.Service == nil || !slices.Contains(info.Service.Tags, primaryTag) {
+		r.Tag = ""
+	}
+	return r, fmt.Errorf("announce as primary: %w", err)
+}
+
+// holdsNow reports whether the lock was seen to be held so lately that asking
+// again, for what the agent has already, would only be traffic.
+func (c *Client) holdsNow() bool {
+	v := c.View().Consul
+	return v.Session != "" && v.Lock.Session == v.Session && v.HeldAt.Within(mendInterval, c.opts.Now())
 }
 
 // checkID is the check's id at the agent, which may serve several members.
 func (c *Client) checkID(check Check) string { return c.service + ":" + check.ID }
 
-func (c *Client) tags() []string {
-	if c.wanted.Tag == "" {
-		return slices.Clone(c.wanted.ExtraTags)
+// tags returns the service's tags, the role first.
+func (r Registration) tags() []string {
+	if r.Tag == "" {
+		return slices.Clone(r.ExtraTags)
 	}
-	return append([]string{c.wanted.Tag}, c.wanted.ExtraTags...)
+	return append([]string{r.Tag}, r.ExtraTags...)
 }
 
-// matches reports whether the agent has what is wanted, but for the checks'
+// matches reports whether the agent has the registration, but for the checks'
 // states, which it is told every time.
-func (c *Client) matches(info *api.AgentServiceChecksInfo) bool {
+func (c *Client) matches(info *api.AgentServiceChecksInfo, r Registration) bool {
 	if info == nil || info.Service == nil {
 		return false
 	}
@@ -197,7 +225,7 @@ func (c *Client) matches(info *api.AgentServiceChecksInfo) bool {
 		have = append(have, check.CheckID+" "+check.Name)
 		node = check.Node
 	}
-	for _, check := range c.wanted.Checks {
+	for _, check := range r.Checks {
 		want = append(want, c.checkID(check)+" "+check.Name)
 	}
 	c.mu.Lock()
@@ -205,21 +233,15 @@ func (c *Client) matches(info *api.AgentServiceChecksInfo) bool {
 	c.mu.Unlock()
 	slices.Sort(have)
 	slices.Sort(want)
-	s, w := info.Service, c.wanted
-	return slices.Equal(have, want) && s.Service == c.opts.Service && s.Address == w.Address && s.Port == w.Port &&
-		slices.Equal(s.Tags, c.tags()) && maps.Equal(s.Meta, w.Meta) && s.EnableTagOverride
+	s := info.Service
+	return slices.Equal(have, want) && s.Service == c.opts.Service && s.Address == r.Address && s.Port == r.Port &&
+		slices.Equal(s.Tags, r.tags()) && maps.Equal(s.Meta, r.Meta) && s.EnableTagOverride
 }
 
 // announce gives the agent the whole registration.
-func (c *Client) announce(ctx context.Context) error {
-	w := c.wanted
-	if w.Tag == primaryTag {
-		if err := c.mustHold(ctx); err != nil {
-			return fmt.Errorf("announce as primary: %w", err)
-		}
-	}
+func (c *Client) announce(ctx context.Context, r Registration) error {
 	var checks api.AgentServiceChecks
-	for _, check := range w.Checks {
+	for _, check := range r.Checks {
 		checks = append(checks, &api.AgentServiceCheck{
 			CheckID: c.checkID(check),
 			Name:    check.Name,
@@ -231,10 +253,10 @@ func (c *Client) announce(ctx context.Context) error {
 		return consul.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 			ID:      c.service,
 			Name:    c.opts.Service,
-			Tags:    c.tags(),
-			Address: w.Address,
-			Port:    w.Port,
-			Meta:    w.Meta,
+			Tags:    r.tags(),
+			Address: r.Address,
+			Port:    r.Port,
+			Meta:    r.Meta,
 			Checks:  checks,
 			// See "Never two answers" in the package comment.
 			EnableTagOverride: true,

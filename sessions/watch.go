@@ -37,7 +37,11 @@ func (c *Client) follow(ctx context.Context, w watch) {
 	failures, fresh := 0, true
 	for ctx.Err() == nil {
 		i, a, moved := c.route.pick()
-		got, apply, err := c.block(ctx, moved, a, w, index)
+		asked := index
+		if failures > 0 {
+			asked = 0 // to be answered at once
+		}
+		got, apply, err := c.block(ctx, moved, a, w, asked)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -45,16 +49,14 @@ func (c *Client) follow(ctx context.Context, w watch) {
 			continue // ask the address that the others went to
 		case err != nil:
 			failures++
-			c.fault(w.area, err)
 			if elsewhere(err) {
 				c.route.fail(i)
-			}
-			if elsewhere(err) && failures < len(c.route.addresses) {
-				continue
-			}
-			if elsewhere(err) {
+				if failures < len(c.route.addresses) {
+					continue
+				}
 				c.reached(false)
 			}
+			c.fault(w.area, err)
 			pause(ctx, backoff(failures), nil)
 			continue
 		}
@@ -63,11 +65,11 @@ func (c *Client) follow(ctx context.Context, w watch) {
 			c.reached(true)
 			kick(c.confirmNow)
 		}
-		if got < index {
+		if got < index && asked != 0 {
 			index, fresh = 0, true // Consul's own advice; the next query is consistent
 			continue
 		}
-		apply(fresh)
+		apply(fresh || asked == 0)
 		if w.area != areaSession && w.area != areaCluster {
 			c.fault(w.area, nil)
 		}

@@ -1,0 +1,291 @@
+package sessions_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// fault is what a flaky address does to a transaction that writes.
+type fault int32
+
+const (
+	healthy      fault = iota
+	refuseWrites       // answers 500 without asking Consul
+	loseAnswers        // asks Consul, and closes the connection on its answer
+	stall              // does not answer until the client has gone
+	noLeader           // answers as a server that knows no leader
+)
+
+// flaky is an address before a real agent.
+type flaky struct {
+	*httptest.Server
+	fault  atomic.Int32
+	writes atomic.Int32
+}
+
+func newFlaky(t *testing.T, agent string) *flaky {
+	f := new(flaky)
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		write := r.URL.Path == "/v1/txn" && !r.URL.Query().Has("consistent")
+		mode := fault(f.fault.Load())
+		if write {
+			f.writes.Add(1)
+		}
+		switch {
+		case mode == stall:
+			<-r.Context().Done()
+			return
+		case mode == noLeader:
+			http.Error(w, "No cluster leader", http.StatusInternalServerError)
+			return
+		case mode == refuseWrites && write:
+			http.Error(w, "rpc error making call: EOF", http.StatusInternalServerError)
+			return
+		}
+		ctx := r.Context()
+		if mode == loseAnswers && write {
+			ctx = context.WithoutCancel(ctx)
+		}
+		out, err := http.NewRequestWithContext(ctx, r.Method, "http://"+agent+r.URL.RequestURI(), r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		out.Header, out.ContentLength = r.Header, r.ContentLength
+		resp, err := http.DefaultTransport.RoundTrip(out)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		if mode == loseAnswers && write {
+			panic(http.ErrAbortHandler)
+		}
+		for name, values := range resp.Header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body)
+	}))
+	t.Cleanup(f.Close)
+	t.Cleanup(f.CloseClientConnections)
+	return f
+}
+
+func (f *flaky) host() string { return strings.TrimPrefix(f.URL, "http://") }
+
+// A write that failed, and one that failed but was applied, are told apart by
+// reading again; neither is sent twice.
+func TestUnknownOutcome(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	f := newFlaky(t, server.http)
+	ctx := background(t)
+	n1 := run(t, options("n1", f.host()))
+	session := n1.session(t)
+
+	f.fault.Store(int32(loseAnswers))
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	if v := n1.View().Consul; v.Record.Term != 1 || v.Lock.Session != session || v.HeldTerm != 1 {
+		t.Fatalf("applied, and the view is %+v", v)
+	}
+	must(t, n1.PutSettings(ctx, []byte(`{"a":1}`), 0))
+
+	f.fault.Store(int32(refuseWrites))
+	f.writes.Store(0)
+	wantErr(t, n1.Commit(ctx, ballot(n1, "n1")), sessions.ErrUnknownOutcome)
+	if v := n1.View().Consul; v.Record.Term != 1 || v.Lock.Session != session || f.writes.Load() != 1 {
+		t.Fatalf("not applied, sent %d times, and the view is %+v", f.writes.Load(), v)
+	}
+	wantErr(t, n1.PutSettings(ctx, []byte(`{"a":2}`), n1.View().SettingsIndex), sessions.ErrUnknownOutcome)
+
+	f.fault.Store(int32(noLeader))
+	wantErr(t, n1.Commit(ctx, ballot(n1, "n1")), sessions.ErrUnreachable)
+	n1.await(t, 5*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No && v.Err != nil })
+	f.fault.Store(int32(healthy))
+	n1.await(t, 5*time.Second, "reachable again", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes && v.Err == nil })
+}
+
+// The lease counts from before the request was sent, and an address that
+// swallows requests is left for the next; the first is used again when it is
+// back.
+func TestAddresses(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	f := newFlaky(t, server.http)
+	ctx := background(t)
+	n1 := run(t, options("n1", f.host(), server.http))
+	n1.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	n1.SetHolding(true)
+
+	f.fault.Store(int32(stall))
+	f.CloseClientConnections()
+	before := n1.View().Consul.HeldAt
+	start := time.Now()
+	n1.await(t, 5*time.Second, "a confirmation by the second address", func(v sessions.View) bool { return v.Consul.HeldAt.Sub(before) > 2*time.Second })
+	t.Logf("the lease went on after %s", time.Since(start).Round(time.Millisecond))
+	must(t, n1.Commit(ctx, keep(n1, "n1")))
+
+	f.fault.Store(int32(healthy))
+	f.writes.Store(0)
+	eventually(t, 10*time.Second, "the first address", func() error {
+		err := n1.Commit(ctx, keep(n1, "n1"))
+		if err == nil && f.writes.Load() == 0 {
+			err = net.ErrClosed
+		}
+		return err
+	})
+
+	// Both gone and back: the view says so, and nothing is lost.
+	f.fault.Store(int32(noLeader))
+	server.signal(syscall.SIGSTOP)
+	n1.await(t, 10*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
+	stale := n1.View().Consul
+	if stale.Record.Term != 1 || stale.Lock.Holder != "n1" {
+		t.Fatalf("the view lost what it knew: %+v", stale)
+	}
+	server.signal(syscall.SIGCONT)
+	f.fault.Store(int32(healthy))
+	n1.await(t, 10*time.Second, "reachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes && v.Consul.HeldAt > stale.HeldAt })
+}
+
+// A slow answer dates the lease by when it was asked for.
+func TestLeaseCountsFromSending(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1 := run(t, options("n1", server.http))
+	n1.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+
+	n1.stop() // so that nobody else asks
+
+	server.signal(syscall.SIGSTOP)
+	start := now()
+	time.AfterFunc(700*time.Millisecond, func() { server.signal(syscall.SIGCONT) })
+	must(t, n1.Confirm(ctx))
+	took := now().Sub(start)
+	if took < 500*time.Millisecond {
+		t.Fatalf("the answer came after %s", took)
+	}
+	if v := n1.View().Consul; v.HeldAt < start || v.HeldAt.Sub(start) > 100*time.Millisecond {
+		t.Fatalf("answered after %s, and dated %s after it was asked for", took, v.HeldAt.Sub(start))
+	}
+}
+
+// now reads CLOCK_BOOTTIME.
+func now() ha.Instant {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return ha.Instant(ts.Nano())
+}
+
+const root = "5a7ac9f1-5b9d-4bd4-9c40-5ffb0f3c1c11"
+
+func TestPermissions(t *testing.T) {
+	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { initial_management = "`+root+`"  agent = "`+root+`" } }`)
+	server.authorize(root)
+	ctx := background(t)
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		must(t, os.WriteFile(file+".new", []byte(token+"\n"), 0o600))
+		must(t, os.Rename(file+".new", file))
+	}
+	o := options("n1", server.http)
+	o.TokenFile = file
+
+	write("00000000-1111-2222-3333-444444444444")
+	n1 := run(t, o)
+	v := n1.await(t, 10*time.Second, "the unknown token", func(v sessions.View) bool { return v.Err != nil })
+	wantErr(t, v.Err, sessions.ErrPermission, "does not know this token")
+	if strings.Contains(v.Err.Error(), "00000000-1111") {
+		t.Fatalf("the token is in the error: %v", v.Err)
+	}
+
+	write(server.policy("nothing", `operator = "read"`))
+	wantErr(t, n1.Confirm(ctx), sessions.ErrPermission, `key_prefix "pgsidecar/main/" { policy = "read" }`)
+	if n1.View().Consul.Reachable != ha.No {
+		t.Error("a member whose token is refused has reached Consul")
+	}
+
+	write(server.policy("read", `key_prefix "pgsidecar/main/" { policy = "read" }`))
+	must(t, n1.Confirm(ctx))
+	change := ha.Change{What: "ballot", Record: electing(1, "n1", 0), Lock: ha.LockTake, Session: "00000000-0000-0000-0000-000000000000", Holder: "n1"}
+	wantErr(t, n1.Commit(ctx, change), sessions.ErrPermission, `key_prefix "pgsidecar/main/" { policy = "write" }`)
+	wantErr(t, n1.PutSettings(ctx, []byte("{}"), 0), sessions.ErrPermission, `{ policy = "write" }`)
+	wantErr(t, n1.PutHistory(ctx, 1, []byte("{}")), sessions.ErrPermission, `{ policy = "write" }`)
+	n1.await(t, 10*time.Second, "the session's rule", func(v sessions.View) bool {
+		return v.Err != nil && strings.Contains(v.Err.Error(), `session_prefix ""`)
+	})
+
+	rules := `key_prefix "pgsidecar/main/" { policy = "write" } session_prefix "" { policy = "write" }`
+	write(server.policy("cluster", rules))
+	n1.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	wantErr(t, n1.Register(ctx, registration("n1", "primary", 5001)), sessions.ErrPermission, `service "pg" { policy = "write" }`)
+
+	write(server.policy("all", rules+` service "pg" { policy = "write" } node_prefix "" { policy = "read" }`))
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	n1.await(t, 10*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil && len(v.Members) == 1 })
+	must(t, n1.Evict(ctx, []string{"n2"}))
+
+	// The token is replaced and the old one deleted: the agent gets the new.
+	old := server.deletable["all"]
+	write(server.policy("next", rules+` service "pg" { policy = "write" } node_prefix "" { policy = "read" }`))
+	must(t, n1.Confirm(ctx))
+	_, err := server.api.ACL().TokenDelete(old, nil)
+	must(t, err)
+	must(t, n1.Register(ctx, registration("n1", "primary", 5009)))
+	n1.await(t, 10*time.Second, "the new port", func(v sessions.View) bool {
+		return len(v.Members) == 1 && strings.HasSuffix(v.Members[0].Postgres, ":5009") && v.Err == nil
+	})
+}
+
+func TestOptions(t *testing.T) {
+	for name, change := range map[string]func(*sessions.Options){
+		"no address":       func(o *sessions.Options) { o.Addresses = nil },
+		"bad address":      func(o *sessions.Options) { o.Addresses = []string{"localhost"} },
+		"bad scheme":       func(o *sessions.Options) { o.Scheme = "gopher" },
+		"no member":        func(o *sessions.Options) { o.Member = "" },
+		"slash in cluster": func(o *sessions.Options) { o.Cluster = "a/b" },
+		"slash at prefix":  func(o *sessions.Options) { o.Prefix = "/a" },
+		"short TTL":        func(o *sessions.Options) { o.TTL = time.Second },
+		"no token file":    func(o *sessions.Options) { o.TokenFile = "/nowhere/token" },
+		"no CA file":       func(o *sessions.Options) { o.CAFile = "/nowhere/ca.pem" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options("n1", "127.0.0.1:8500")
+			change(&o)
+			if _, err := sessions.New(o); err == nil {
+				t.Error("accepted")
+			} else {
+				t.Log(err)
+			}
+		})
+	}
+}
+
+// Consul at a Unix socket, and nobody there.
+func TestUnixSocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "consul.sock")
+	c, err := sessions.New(options("n1", "unix://"+socket))
+	must(t, err)
+	wantErr(t, c.Confirm(background(t)), sessions.ErrUnreachable, "consul.sock")
+	server := newAgent(t, "server", "", `addresses { http = "127.0.0.1 unix://`+socket+`" }`)
+	must(t, c.Confirm(background(t)))
+	server.kill()
+	wantErr(t, c.Confirm(background(t)), sessions.ErrUnreachable)
+}

@@ -1,0 +1,307 @@
+package sessions_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+func registration(name, tag string, port int) sessions.Registration {
+	return sessions.Registration{
+		Tag: tag, ExtraTags: []string{"blue"}, Address: "127.0.0.1", Port: port,
+		Meta: map[string]string{"member": name, "api": "127.0.0.1:8008"},
+		Checks: []sessions.Check{
+			{ID: "server", Name: "PostgreSQL", Status: "passing", Text: "takes writes"},
+			{ID: "replication", Name: "replication", Status: "warning", Text: "one standby of two"},
+		},
+	}
+}
+
+// answers waits until DNS at the agent gives exactly these ports.
+func (a *agent) answers(within time.Duration, want ...int) {
+	a.t.Helper()
+	var texts []string
+	for _, port := range want {
+		texts = append(texts, strconv.Itoa(port))
+	}
+	eventually(a.t, within, "DNS", func() error {
+		if got := a.primary(); !slices.Equal(got, texts) {
+			return fmt.Errorf("primary.pg.service.consul answers %v, want %v", got, texts)
+		}
+		return nil
+	})
+}
+
+func member1(v sessions.View, name string) (found sessions.Member) {
+	for _, m := range v.Members {
+		if m.Name == name {
+			found = m
+		}
+	}
+	return found
+}
+
+func TestRegister(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1 := run(t, options("n1", server.http))
+	n1.session(t)
+
+	// Without the lock nobody is announced as primary.
+	wantErr(t, n1.Register(ctx, registration("n1", "primary", 5001)), sessions.ErrConflict, "nobody holds the lock")
+	must(t, n1.Register(ctx, registration("n1", "replica", 5001)))
+	server.answers(2 * time.Second)
+
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	start := time.Now()
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	server.answers(2*time.Second, 5001)
+	t.Logf("in DNS %s after Register was called", time.Since(start).Round(10*time.Microsecond))
+	v := n1.await(t, 2*time.Second, "itself in the view", func(v sessions.View) bool { return slices.Contains(member1(v, "n1").Tags, "primary") })
+	m := member1(v, "n1")
+	if m.Postgres != "127.0.0.1:5001" || m.API != "127.0.0.1:8008" || m.ServiceID != "pg-n1" || m.Node != "server" || m.Status != "warning" || !slices.Contains(m.Tags, "blue") {
+		t.Fatalf("the view has %+v", m)
+	}
+	checks, _, err := server.api.Health().Checks("pg", nil)
+	must(t, err)
+	if len(checks) != 2 || checks[0].Output == "" || checks[0].ServiceID != "pg-n1" {
+		t.Fatalf("checks are %+v", checks)
+	}
+
+	// Someone removes it from the agent.
+	must(t, server.api.Agent().ServiceDeregister("pg-n1"))
+	server.answers(5*time.Second, 5001)
+
+	// Withdrawn, then gone.
+	must(t, n1.Register(ctx, registration("n1", "", 5001)))
+	server.answers(2 * time.Second)
+	must(t, n1.Deregister(ctx))
+	must(t, n1.Deregister(ctx))
+	n1.await(t, 2*time.Second, "the end of the registration", func(v sessions.View) bool { return len(v.Members) == 0 })
+
+	bad := registration("n1", "replica", 5001)
+	bad.Checks[0].Status = "splendid"
+	if err := n1.Register(ctx, bad); err == nil {
+		t.Fatal("a status that Consul does not know was accepted")
+	}
+}
+
+// Nothing is written to Consul's Raft log while nothing changes.
+func TestSteadyStateWritesNothing(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1, n2 := run(t, options("n1", server.http)), run(t, options("n2", server.http))
+	n1.session(t)
+	n2.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	n1.SetHolding(true)
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	must(t, n2.Register(ctx, registration("n2", "replica", 5002)))
+	server.answers(2*time.Second, 5001)
+
+	index := func() uint64 {
+		self, err := server.api.Agent().Self()
+		must(t, err)
+		n, err := strconv.ParseUint(self["Stats"]["raft"].(map[string]any)["last_log_index"].(string), 10, 64)
+		must(t, err)
+		return n
+	}
+	// The agent syncs what was registered, and Consul's own start-up ends,
+	// before the measurement: wait until the log has been still for 2 s.
+	last, since := index(), time.Now()
+	eventually(t, 30*time.Second, "a quiet log", func() error {
+		if now := index(); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) < 2*time.Second {
+			return errors.New("still moving")
+		}
+		return nil
+	})
+	held := n1.View().Consul.HeldAt
+	until := time.Now().Add(8 * time.Second) // two renewals, eight confirmations, four mendings
+	eventually(t, 20*time.Second, "the end of the measurement", func() error {
+		if time.Now().Before(until) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if now := index(); now != last {
+		t.Errorf("%d entries were written to the Raft log in 8 s", now-last)
+	}
+	if n1.View().Consul.HeldAt.Sub(held) < 6*time.Second {
+		t.Error("the lock was not confirmed meanwhile")
+	}
+}
+
+// A dead sidecar, a living agent, and a new leader: does the old agent bring
+// the old tag back while its check passes?
+func TestEvictStays(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	// Anti-entropy every second instead of every minute: as many syncs as in
+	// ten minutes happen within the ten seconds that the dead sidecar's check
+	// still passes.
+	host := newAgent(t, "host1", server.serf, `ae_interval = "1s"`)
+	ctx := background(t)
+	n1, n2 := run(t, options("n1", host.http)), run(t, options("n2", server.http))
+	n1.session(t)
+	n2.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	must(t, n2.Register(ctx, registration("n2", "replica", 5002)))
+	server.answers(5*time.Second, 5001)
+
+	n1.stop() // as dead: nobody updates the TTL check any more
+	must(t, n2.Commit(ctx, ballot(n2, "n2")))
+	start := time.Now()
+	must(t, n2.Evict(ctx, []string{"n1"}))
+	t.Logf("evicted in %s", time.Since(start).Round(10*time.Microsecond))
+	server.answers(100 * time.Millisecond)
+	must(t, n2.Register(ctx, registration("n2", "primary", 5002)))
+	server.answers(2*time.Second, 5002)
+
+	var back []string
+	expired := false
+	eventually(t, 20*time.Second, "the end of the old check", func() error {
+		entries, _, err := server.api.Health().Service("pg", "", false, nil)
+		must(t, err)
+		for _, e := range entries {
+			if e.Service.ID != "pg-n1" {
+				continue
+			}
+			status := e.Checks.AggregatedStatus()
+			if slices.Contains(e.Service.Tags, "primary") {
+				back = append(back, status)
+			}
+			expired = status == api.HealthCritical
+		}
+		if got := server.primary(); !slices.Equal(got, []string{"5002"}) {
+			t.Errorf("primary.pg.service.consul answers %v", got)
+		}
+		if !expired {
+			return errors.New("still passing")
+		}
+		return nil
+	})
+	t.Logf("the tag came back %d times: %v", len(back), back)
+}
+
+// A paused old primary wakes up, and its reconciliation does not bring the tag
+// back; nor does the agent of a killed one when it restarts from its disk.
+func TestOldPrimaryReturns(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	host := newAgent(t, "host1", server.serf, "")
+	ctx := background(t)
+	n1, n2 := run(t, options("n1", host.http)), run(t, options("n2", server.http))
+	n1.session(t)
+	n2.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	server.answers(5*time.Second, 5001)
+	must(t, n2.Commit(ctx, ballot(n2, "n2")))
+	must(t, n2.Evict(ctx, []string{"n1"}))
+	must(t, n2.Register(ctx, registration("n2", "primary", 5002)))
+	server.answers(2*time.Second, 5002)
+
+	// n1 still wants to be primary, and its agent is asked to sync.
+	host.kill()
+	host.start()
+	seen := 0
+	until := time.Now().Add(6 * time.Second)
+	eventually(t, 20*time.Second, "six seconds", func() error {
+		if got := server.primary(); len(got) > 1 || len(got) == 1 && got[0] != "5002" {
+			t.Errorf("primary.pg.service.consul answers %v", got)
+		}
+		seen++
+		if time.Now().Before(until) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	server.answers(time.Second, 5002)
+	v := n1.View()
+	if !errors.Is(v.Err, sessions.ErrConflict) {
+		t.Errorf("n1 does not say that it may not be announced: %v", v.Err)
+	}
+	// It learns that it is a replica.
+	must(t, n1.Register(ctx, registration("n1", "replica", 5001)))
+	n2.await(t, 5*time.Second, "the replica", func(v sessions.View) bool { return slices.Contains(member1(v, "n1").Tags, "replica") })
+}
+
+func TestAgentLosesEverything(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	host := newAgent(t, "host1", server.serf, "")
+	ctx := background(t)
+	n1 := run(t, options("n1", host.http, server.http))
+	old := n1.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	n1.SetHolding(true)
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	server.answers(5*time.Second, 5001)
+
+	// A clean leave takes the node, and with it the session, out of Consul.
+	start := time.Now()
+	host.stop(syscall.SIGINT)
+	v := n1.await(t, 10*time.Second, "a session through the next address", func(v sessions.View) bool {
+		return v.Consul.Session != "" && v.Consul.Session != old
+	})
+	t.Logf("a new session %s after the agent was told to leave", time.Since(start).Round(time.Millisecond))
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	entry, _, err := server.api.Session().Info(v.Consul.Session, nil)
+	must(t, err)
+	if entry == nil || entry.Node != "server" {
+		t.Fatalf("the new session is %+v", entry)
+	}
+	n1.await(t, 10*time.Second, "the error of the registration", func(v sessions.View) bool { return errors.Is(v.Err, sessions.ErrUnreachable) })
+
+	// It comes back with nothing on its disk.
+	must(t, os.RemoveAll(filepath.Join(host.dir, "data")))
+	host.start()
+	server.answers(10*time.Second, 5001)
+	n1.await(t, 5*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil })
+	if v := n1.View(); v.Consul.Session != entry.ID {
+		t.Error("the session was not kept over the return of the first address")
+	}
+}
+
+// Consul's servers come back with nothing, and with lower indexes.
+func TestConsulLosesItsData(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1 := run(t, options("n1", server.http))
+	old := n1.session(t)
+	for range 30 {
+		must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	}
+	must(t, n1.PutSettings(ctx, []byte(`{}`), 0))
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	server.answers(2*time.Second, 5001)
+
+	server.kill()
+	v := n1.await(t, 10*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
+	if v.Consul.Record.Term != 30 || len(v.Members) != 1 {
+		t.Fatalf("the view lost what it knew: %+v", v)
+	}
+	must(t, os.RemoveAll(filepath.Join(server.dir, "data")))
+	server.start()
+	n1.await(t, 10*time.Second, "the empty Consul", func(v sessions.View) bool {
+		return !v.Consul.Record.Exists() && v.Consul.Lock.Index == 0 && v.SettingsIndex == 0 && v.Consul.Session != "" && v.Consul.Session != old
+	})
+	n1.await(t, 10*time.Second, "the registration, without the tag", func(v sessions.View) bool {
+		return len(v.Members) == 1 && !slices.Contains(v.Members[0].Tags, "primary")
+	})
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	server.answers(5*time.Second, 5001)
+	n1.await(t, 5*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil })
+}
