@@ -55,9 +55,21 @@ func (w *World) send(n int32) {
 	c := &w.calls[n]
 	if !w.consulOpen(c.m) || w.lost() {
 		w.giveUp(n)
+		if c.kind == callTxn && w.net.toConsul[c.m] == 0 && w.odd.chance(300) {
+			w.stray(n)
+		}
 		return
 	}
 	w.push(w.slow(c.m, w.delay()), event{kind: evArrive, m: int8(c.m), n: n})
+}
+
+// stray is a request that its sender has given up: it is still on its way, and
+// may be applied when nobody expects it any more.
+func (w *World) stray(n int32) {
+	k := w.newCall(callTxn, w.calls[n].m)
+	w.calls[k].change = w.calls[n].change
+	w.calls[k].epoch = 0 // nobody's
+	w.push(w.odd.between(300*milli, 6*second), event{kind: evArrive, m: int8(w.calls[k].m), n: k})
 }
 
 // giveUp lets the member notice that its call failed: at once, or only when it

@@ -119,12 +119,12 @@ func (w *World) drawFaults() {
 		return
 	}
 	r := &w.rnd
-	gap := [...]int64{700 * milli, 2 * second, 5 * second}[r.below(3)]
+	gap := [...]int64{400 * milli, 1200 * milli, 3 * second}[r.below(3)]
 	total := 0
 	for _, x := range weights {
 		total += x
 	}
-	for t := r.between(500*milli, 3*second); t < 26*second; t += r.between(gap/8, 2*gap) {
+	for t := r.between(300*milli, 2*second); t < w.shape.length; t += r.between(gap/8, 2*gap) {
 		f := fault{at: t, kind: drawKind(r.below(total)), lasts: w.drawLength(), target: int8(r.below(w.n)), other: int8(r.below(w.n)), how: uint8(r.below(256))}
 		if r.chance(450) {
 			f.target = theLeader
@@ -142,7 +142,7 @@ func (w *World) drawFaults() {
 	}
 	for i := range w.faults {
 		dropped := i < len(w.opt.Drop) && w.opt.Drop[i]
-		if !dropped && w.faults[i].at < w.shape.length {
+		if !dropped {
 			w.push(w.faults[i].at, event{kind: evFault, n: int32(i)})
 		}
 	}

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ var (
 
 // sweep makes runs in parallel, and returns the sums and the failures.
 func sweep(from uint64, n int, o sim.Options) (total sim.Result, failed []sim.Result) {
+	defer debug.SetGCPercent(debug.SetGCPercent(1000)) // runs are short-lived garbage
 	var next atomic.Uint64
 	var lock sync.Mutex
 	var wait sync.WaitGroup
@@ -114,5 +116,40 @@ func TestIdleCore(t *testing.T) {
 	r := sim.Run(sim.Options{Seed: 8, Members: 3, Calm: true, Core: idle, Story: true})
 	if r.Rule != "recovery" || r.Commits == 0 || r.Promotions != 0 {
 		t.Errorf("violation %q after %d commits\n%s", r.Violation, r.Commits, strings.Join(r.Story, "\n"))
+	}
+}
+
+func BenchmarkRun(b *testing.B) {
+	for _, members := range []int{3, 5} {
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			w := sim.NewWorld()
+			for i := range b.N {
+				w.Run(sim.Options{Seed: uint64(i), Members: members})
+			}
+		})
+	}
+}
+
+// TestMutations: a simulation that does not notice a broken rule proves nothing
+// about it.
+func TestMutations(t *testing.T) {
+	for _, m := range sim.Mutations() {
+		w := sim.NewWorld()
+		caught := ""
+		for seed := uint64(1); seed <= 20_000 && caught == ""; seed++ {
+			o := sim.Options{Seed: seed, Members: 3, Mutation: m}
+			r := w.Run(o)
+			if r.Violation == "" {
+				continue
+			}
+			o.Mutation = sim.NoMutation
+			if clean := w.Run(o); clean.Violation == "" {
+				caught = fmt.Sprintf("by seed %d: %s", seed, r.Violation)
+			}
+		}
+		t.Logf("%-11s caught %s", m, caught)
+		if caught == "" {
+			t.Errorf("%s is not caught", m)
+		}
 	}
 }

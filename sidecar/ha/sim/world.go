@@ -185,7 +185,7 @@ func (w *World) draw() shape {
 	s.lookGap = [...]int64{150, 400, 900}[r.below(3)] * milli
 	s.walTime = r.between(1500*milli, 6*second)
 	s.lease = 5 * second
-	s.length = r.between(6*second, 26*second)
+	s.length = [...]int64{r.between(3*second, 9*second), r.between(8*second, 16*second), r.between(16*second, 30*second)}[[...]int{0, 0, 0, 0, 0, 0, 1, 1, 1, 2}[r.below(10)]]
 	if w.opt.Length != 0 {
 		s.length = w.opt.Length
 	}
