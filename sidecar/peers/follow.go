@@ -21,9 +21,9 @@ type peer struct {
 	address string
 	kick    chan struct{} // dial now: the member was heard of
 
-	stop   context.CancelFunc // ends its follower; nil: not started
-	gone   bool               // removed or replaced; its follower changes nothing any more
-	facts  ha.Peer
+	stop  context.CancelFunc // ends its follower; nil: not started
+	gone  bool               // removed or replaced; its follower changes nothing any more
+	facts ha.Peer
 	// shown is the Seq of its report that Peers last returned; decided the one
 	// that the newest decision knew, which is echoed.
 	shown, decided uint64

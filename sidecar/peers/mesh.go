@@ -88,12 +88,12 @@ type Mesh struct {
 	accepted map[string]*accepted // by the subscriber's name
 	refusals [len(causes)]refusalCount
 
-	report      ha.Report // as published: without Seq and Echo
-	aliveAt     ha.Instant // last call of Publish or Peers
-	seq         uint64
-	sent        [sentKept]sent // by seq
-	payload     []byte         // newest report as sent; nil: none yet
-	newer       chan struct{}  // closed when payload is replaced
+	report  ha.Report  // as published: without Seq and Echo
+	aliveAt ha.Instant // last call of Publish or Peers
+	seq     uint64
+	sent    [sentKept]sent // by seq
+	payload []byte         // newest report as sent; nil: none yet
+	newer   chan struct{}  // closed when payload is replaced
 }
 
 // New checks the options and returns a Mesh that does nothing until Run.
