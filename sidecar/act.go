@@ -67,8 +67,12 @@ func (s *Sidecar) commit(ctx context.Context, a ha.Action) {
 		s.mu.Lock()
 		s.busy.Commit = false
 		s.busy.CommitFailedAt = 0
+		s.busy.Doubt = 0
 		if err != nil {
 			s.busy.CommitFailedAt = s.opts.Now()
+			if !errors.Is(err, ErrConflict) {
+				s.busy.Doubt = max(a.Change.Record.Index, 1)
+			}
 		}
 		s.mu.Unlock()
 		fields := []any{"what", a.Change.What, "term", a.Term, "why", a.Why, "took", s.opts.Now().Sub(begun)}
@@ -204,7 +208,7 @@ func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 	}
 	switch {
 	case err == nil:
-		if b.FailedKind == a.Kind {
+		if b.FailedKind == a.Kind || a.Kind == ha.Clone || a.Kind == ha.Rewind || a.Kind == ha.Init {
 			b.FailedAt, b.FailedKind, b.Failures = 0, ha.NoAction, 0
 		}
 	case errors.Is(err, context.Canceled):
@@ -376,7 +380,8 @@ func (s *Sidecar) setSync(ctx context.Context, a ha.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
 	defer cancel()
 	s.learn(nil, func(v *ha.Server) { v.SyncAt = 0 })
-	return s.learn(s.opts.Server.SetSync(ctx, a.Sync), func(v *ha.Server) { v.Sync, v.SyncAt = a.Sync, 0 })
+	at, err := s.opts.Server.SetSync(ctx, a.Sync)
+	return s.learn(err, func(v *ha.Server) { v.Sync, v.SyncAt = a.Sync, at })
 }
 
 func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {

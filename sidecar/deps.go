@@ -148,7 +148,9 @@ type Server interface {
 	Fence(ctx context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error)
 	// Follow promises the term on disk and receives from the source.
 	Follow(ctx context.Context, term uint64, from Source) error
-	SetSync(ctx context.Context, set ha.SyncSetting) error
+	// SetSync makes the setting, and returns what SyncInEffect would if it is
+	// in effect already.
+	SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error)
 	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
 	Unhide(ctx context.Context) error
 	Checkpoint(ctx context.Context) error

@@ -463,11 +463,11 @@ func (s fakeServer) Follow(_ context.Context, term uint64, from sidecar.Source) 
 	return nil
 }
 
-func (s fakeServer) SetSync(_ context.Context, set ha.SyncSetting) error {
+func (s fakeServer) SetSync(_ context.Context, set ha.SyncSetting) (ha.LSN, error) {
 	s.did("set-sync", 3*time.Millisecond)
 	defer s.w.mu.Unlock()
 	s.sync = set
-	return nil
+	return 0, nil
 }
 
 func (s fakeServer) Promote(_ context.Context, timeline ha.TLI) (ha.Position, error) {

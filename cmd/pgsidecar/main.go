@@ -133,6 +133,7 @@ func newRootCommand(a *app) *cobra.Command {
 	root.AddCommand(
 		newConfigCommand(a),
 		newGuardCommand(a),
+		newRunCommand(a),
 		newVersionCommand(a),
 	)
 	return root

@@ -98,11 +98,13 @@ func (d *decision) remember() {
 }
 
 // votedIn reports whether this member's vote in the term stands: promised on
-// disk, receiving nothing, position final (S2).
+// disk, receiving nothing, position final (S2). A server whose guard holds a
+// lease may have been told to promote, and a promotion that was asked for cannot
+// be called back: it does not vote before it was stopped once.
 func (d *decision) votedIn(term uint64) bool {
 	v := &d.o.Server
 	return v.Process == ProcessRunning && v.DataDir == DataPresent && v.Promise == term && v.Fenced &&
-		v.Settled && v.InRecovery == Yes && v.Position.Known()
+		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed
 }
 
 // do asks for an action. Of the exclusive operations on the server only the
@@ -122,6 +124,14 @@ func (d *decision) do(a Action) {
 		return
 	}
 	d.actions = append(d.actions, a)
+}
+
+// inDoubt reports whether the record may be changed at any moment, or may have
+// been, by a transaction of this member's own: what makes more commits possible
+// must not rest on it (S4).
+func (d *decision) inDoubt() bool {
+	b := &d.o.Busy
+	return b.Commit || b.Doubt != 0 && d.rec.Index <= b.Doubt
 }
 
 // commit asks for a transaction, unless one is under way. It is not asked for

@@ -27,19 +27,14 @@ func (d *decision) follow() {
 		d.do(Action{Kind: Discard, Why: "an unfinished copy or rewind was found"})
 	case v.DataDir == DataAbsent:
 		d.clone("there is no data directory yet")
+	case v.Process == ProcessStopped && v.Armed:
+		d.do(Action{Kind: Disarm, Why: "a standby needs no lease"})
 	case v.Process == ProcessStopped:
 		d.startStandby()
+	case v.Armed:
+		d.do(Action{Kind: Stop, Immediate: true, Why: "it may have been told to promote in a term that is over"})
 	case v.InRecovery == Yes:
-		d.disarm()
 		d.attend()
-	}
-}
-
-// disarm ends the lease of a server that is a standby: the guard would stop it
-// for nothing.
-func (d *decision) disarm() {
-	if d.o.Server.Armed && d.o.Busy.Server != Promote {
-		d.do(Action{Kind: Disarm, Why: "a standby needs no lease"})
 	}
 }
 
@@ -63,10 +58,6 @@ func (d *decision) startStandby() {
 	// Without a leader the data is not given up: this member's vote may be needed.
 	if d.gaveUp(Start) && d.leaderPeer() != nil {
 		d.clone("the server does not start as a standby")
-		return
-	}
-	if d.o.Server.Armed && d.o.Server.LeaseUntil <= d.o.Now {
-		d.disarm()
 		return
 	}
 	if d.rested(Start) {

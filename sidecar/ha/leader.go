@@ -55,12 +55,13 @@ func (d *decision) leadElection() {
 		} else if v.DataDir == DataHalfMade {
 			d.do(Action{Kind: Discard, Why: "an unfinished copy or rewind was found"})
 		}
+	case v.Process == ProcessStopped && v.Armed:
+		d.do(Action{Kind: Disarm, Why: "a candidate needs no lease before it has the votes"})
 	case v.Process == ProcessStopped:
 		d.startStandby()
+	case v.Armed:
+		d.do(Action{Kind: Stop, Immediate: true, Why: "it may have been told to promote in a term that is over"})
 	default:
-		if !d.extend() {
-			d.disarm()
-		}
 		d.elect()
 	}
 }
@@ -240,7 +241,7 @@ func (d *decision) serve(inTime bool) {
 		d.do(Action{Kind: Stop, Immediate: true, Why: "the server has stopped answering"})
 		return
 	}
-	if v.Hidden && d.recoverySafe() {
+	if v.Hidden && !d.inDoubt() && d.recoverySafe() {
 		d.do(Action{Kind: Unhide, Why: "what the server recovered is safe"})
 	}
 	if d.rec.Phase == PhasePromoting {

@@ -205,6 +205,10 @@ type Busy struct {
 	FailedAt   Instant
 	FailedKind ActionKind
 	Failures   int
+	// Doubt is the index of the record that a transaction expected whose outcome
+	// is not known. While the record still has it the transaction may yet be
+	// applied. Zero: there is none.
+	Doubt uint64
 	// CommitFailedAt is when the last transaction failed without a known
 	// outcome or with a conflict; record and lock are read again after it.
 	CommitFailedAt Instant

@@ -64,7 +64,7 @@ func (d *decision) keepDurability() {
 		switch {
 		case !dur.Equal(wide):
 			d.record("widen", wide, "before the setting may ask for other voters")
-		case Covers(set, d.o.Self, *dur):
+		case Covers(set, d.o.Self, *dur) && !d.inDoubt():
 			d.do(Action{Kind: SetSync, Sync: set, Why: "the voters have changed"})
 		}
 		return

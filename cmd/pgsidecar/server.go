@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/pgsidecar/pgsidecar/checks"
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/guard"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
+)
+
+// localServer is the member's PostgreSQL server: its files and its process
+// (package postgres, through the guard) and its SQL (package checks).
+type localServer struct {
+	config *config.Config
+	log    hclog.Logger
+	files  *postgres.Server
+	sql    *checks.Conn
+
+	mu     sync.Mutex
+	hidden bool
+}
+
+var _ sidecar.Server = (*localServer)(nil)
+
+func newLocalServer(cfg *config.Config, g *guard.Client, log hclog.Logger) (*localServer, error) {
+	pg := cfg.Postgres
+	files, err := postgres.New(postgres.Options{
+		Member: cfg.Member, BinDir: pg.BinDir, DataDir: pg.DataDir, StateDir: pg.StateDir, User: pg.User,
+		Listen: pg.Listen, Advertise: pg.Advertise,
+		SuperuserName: pg.Superuser.Name, SuperuserPassword: func() (string, error) { return password(pg.Superuser) },
+		ReplicationName: pg.Replication.Name, ReplicationPassword: func() (string, error) { return password(pg.Replication) },
+		Parameters: pg.Parameters, HBA: pg.HBA, WALReceiverTimeout: cfg.Failover.FailureTimeout,
+		Guard: launcher{g}, Logger: log.Named("postgres"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	sql, err := checks.New(checks.Options{
+		Socket: files.SocketDir(), Port: files.Port(), User: pg.Superuser.Name,
+		Password: func() (string, error) { return password(pg.Superuser) },
+		Member:   cfg.Member, Logger: log.Named("checks"), Now: guard.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &localServer{config: cfg, log: log, files: files, sql: sql}, nil
+}
+
+// launcher lets package postgres start and stop the server through the guard.
+type launcher struct{ *guard.Client }
+
+var _ postgres.Guard = launcher{}
+
+// Start translates the command.
+func (l launcher) Start(ctx context.Context, cmd postgres.Command) error {
+	return l.Client.Start(ctx, guard.Command{
+		Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: cmd.Dir, UID: cmd.UID, GID: cmd.GID, LogFile: cmd.LogFile,
+	})
+}
+
+// Inspect fills in what the files say.
+func (s *localServer) Inspect(ctx context.Context, v *ha.Server) error {
+	f, err := s.files.Inspect(ctx)
+	if err != nil {
+		return err
+	}
+	v.DataDir, v.Problem, v.SystemID, v.WasPrimary = f.Data, f.Problem, f.SystemID, f.WasPrimary
+	v.CleanStop, v.Position, v.Promise, v.Fenced = f.CleanStop, f.Position, f.Promise, f.Fenced
+	s.setHidden(f.Hidden)
+	return nil
+}
+
+func (s *localServer) setHidden(hidden bool) {
+	s.mu.Lock()
+	s.hidden = hidden
+	s.mu.Unlock()
+}
+
+// Look fills in what SQL says.
+func (s *localServer) Look(ctx context.Context, v *ha.Server) error {
+	sight, err := s.sql.Look(ctx)
+	if err != nil {
+		if errors.Is(err, checks.ErrNotReady) || errors.Is(err, checks.ErrStopped) {
+			return fmt.Errorf("%w: %w", sidecar.ErrNotReady, err)
+		}
+		return err
+	}
+	v.InRecovery, v.Receiving, v.Upstream = ha.Known(sight.InRecovery), ha.Known(sight.Receiving), sight.Upstream
+	v.Position, v.Checkpointed, v.Sync, v.PendingRestart = sight.Position, sight.Checkpointed, sight.Sync, sight.PendingRestart
+	v.Settled = sight.Settled && s.files.IsShut()
+	v.RecoveryEnd, v.SystemID, v.Walsenders = sight.RecoveryEnd, sight.SystemID, sight.Walsenders
+	s.mu.Lock()
+	v.Hidden = s.hidden && !sight.InRecovery
+	s.mu.Unlock()
+	return nil
+}
+
+// Probe writes. On a server that keeps clients out it first sees to the roles:
+// nobody can clone from a new server before they exist.
+func (s *localServer) Probe(ctx context.Context) error {
+	s.mu.Lock()
+	hidden := s.hidden
+	s.mu.Unlock()
+	if hidden {
+		if err := s.ensureRoles(ctx); err != nil {
+			return err
+		}
+	}
+	return s.sql.WriteProbe(ctx)
+}
+
+// ensureRoles makes the role that replicates, with its present password.
+func (s *localServer) ensureRoles(ctx context.Context) error {
+	account := s.config.Postgres.Replication
+	secret, err := password(account)
+	if err != nil {
+		return err
+	}
+	return s.sql.EnsureRoles(ctx, []checks.Role{{Name: account.Name, Password: secret}})
+}
+
+// SyncInEffect returns the flush position after the setting was in effect.
+func (s *localServer) SyncInEffect(ctx context.Context) (ha.LSN, error) {
+	return s.sql.SyncInEffect(ctx)
+}
+
+// Init makes a new data directory.
+func (s *localServer) Init(ctx context.Context) error { return s.files.Init(ctx) }
+
+// Clone copies the source's data directory, and logs how far it has come.
+func (s *localServer) Clone(ctx context.Context, from sidecar.Source) error {
+	source, err := sourceOf(from)
+	if err != nil {
+		return err
+	}
+	return s.files.Clone(ctx, source, s.progress("cloning", from.Member))
+}
+
+// progressEvery is how often a copy that takes long is heard of.
+const progressEvery = 5 * time.Second
+
+// progress returns a function that logs how far a copy has come.
+func (s *localServer) progress(what, from string) func(done, total int64) {
+	var last time.Time
+	return func(done, total int64) {
+		if time.Since(last) < progressEvery && done < total {
+			return
+		}
+		last = time.Now()
+		percent := int64(0)
+		if total > 0 {
+			percent = 100 * done / total
+		}
+		s.log.Info(what, "from", from, "percent", percent, "done_mib", done>>20, "total_mib", total>>20)
+	}
+}
+
+func sourceOf(from sidecar.Source) (postgres.Source, error) {
+	host, port, err := net.SplitHostPort(from.Address)
+	if err != nil {
+		return postgres.Source{}, fmt.Errorf("address of %s: %w", from.Member, err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return postgres.Source{}, fmt.Errorf("port of %s: %w", from.Member, err)
+	}
+	return postgres.Source{Member: from.Member, Host: host, Port: number}, nil
+}
+
+// Rewind brings the data directory onto the source's history.
+func (s *localServer) Rewind(ctx context.Context, from sidecar.Source) error {
+	source, err := sourceOf(from)
+	if err != nil {
+		return err
+	}
+	done, err := s.files.Rewind(ctx, source)
+	if err == nil {
+		s.log.Info("rewound", "from", from.Member, "result", fmt.Sprintf("%+v", done))
+	}
+	return err
+}
+
+// Discard removes what an operation left half made.
+func (s *localServer) Discard(ctx context.Context) error { return s.files.Discard(ctx) }
+
+// Start starts the server.
+func (s *localServer) Start(ctx context.Context, how sidecar.Start) error {
+	err := s.files.Start(ctx, postgres.StartOptions{Primary: how.Primary, Hidden: how.Hidden, Sync: how.Sync})
+	if err == nil {
+		s.setHidden(how.Hidden && how.Primary)
+	}
+	return err
+}
+
+// checkpointBeforeStop bounds the checkpoint that a planned stop makes while
+// the server still serves; the shutdown makes another one anyway.
+const checkpointBeforeStop = 30 * time.Second
+
+// Stop stops the server.
+func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
+	if how.Planned {
+		work, cancel := context.WithTimeout(ctx, checkpointBeforeStop)
+		err := s.sql.Checkpoint(work)
+		cancel()
+		if err != nil {
+			s.log.Warn("no checkpoint before the stop", "error", err)
+		}
+	}
+	return s.files.Stop(ctx, how.Immediate)
+}
+
+// Fence promises the term, shuts the gate, and stops receiving (S2).
+func (s *localServer) Fence(ctx context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error) {
+	if err := s.files.Promise(term, true); err != nil {
+		return ha.Position{}, err
+	}
+	if err := s.files.Shut(); err != nil {
+		return ha.Position{}, err
+	}
+	return s.sql.Fence(ctx, sync)
+}
+
+// Follow promises the term, admits the source, and receives from it.
+func (s *localServer) Follow(ctx context.Context, term uint64, from sidecar.Source) error {
+	source, err := sourceOf(from)
+	if err != nil {
+		return err
+	}
+	if err := s.files.Promise(term, false); err != nil {
+		return err
+	}
+	if err := s.files.Admit(from.Member); err != nil {
+		return err
+	}
+	pg := s.config.Postgres
+	return s.sql.Follow(ctx, checks.ConnInfo(checks.Upstream{
+		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: pg.Replication.Name,
+		Passfile: s.files.Passfile(), Self: s.config.Member, Timeout: s.config.Failover.FailureTimeout,
+	}), checks.SlotName(s.config.Member), "")
+}
+
+// SetSync makes the setting.
+func (s *localServer) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error) {
+	return s.sql.SetSync(ctx, set)
+}
+
+// Promote leaves recovery on a timeline that no other term has.
+func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error) {
+	sight, err := s.sql.Look(ctx)
+	if err != nil {
+		return ha.Position{}, err
+	}
+	if sight.InRecovery {
+		if err := s.files.ReserveTimeline(sight.Position, timeline); err != nil {
+			return ha.Position{}, err
+		}
+	}
+	at, err := s.sql.Promote(ctx)
+	if err == nil && at.TLI != timeline {
+		err = fmt.Errorf("promoted to timeline %d, not to %d as claimed", at.TLI, timeline)
+	}
+	return at, err
+}
+
+// Unhide lets clients in.
+func (s *localServer) Unhide(ctx context.Context) error {
+	err := s.files.Unhide(ctx)
+	if err == nil {
+		s.setHidden(false)
+	}
+	return err
+}
+
+// Checkpoint makes one now.
+func (s *localServer) Checkpoint(ctx context.Context) error { return s.sql.Checkpoint(ctx) }
+
+// Upkeep keeps the roles (on a primary) and a replication slot for each other
+// member.
+func (s *localServer) Upkeep(ctx context.Context, members []string) error {
+	return s.sql.EnsureSlots(ctx, members)
+}
+
+// Close ends the connections.
+func (s *localServer) Close() { s.sql.Close() }
