@@ -57,11 +57,6 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	if s.Isolated && !plan.Isolated {
 		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, lab.ErrNotIsolated)
 	}
-	if s.Possible != nil {
-		if err := s.Possible(ctx, o.Lab); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, err)
-		}
-	}
 	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries),
 		report: &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Started: time.Now()}}
 	if err := r.prepare(ctx); err != nil {

@@ -27,8 +27,6 @@ type Scenario struct {
 	Why      string // what it stands for, in an operator's words
 	Isolated bool   // it cuts links, so it needs an isolated lab
 	Expect   Outcome
-	// Possible returns why this machine or lab cannot play it; nil: any can.
-	Possible func(ctx context.Context, l *lab.Lab) error
 	// Hold is how long the fault lasts at least; 0: until writes go on.
 	Hold  time.Duration
 	Fault func(ctx context.Context, c Cast) error
@@ -199,12 +197,8 @@ func networkScenarios() []Scenario {
 		},
 		{
 			Name: "network-slow", Why: "what the primary's host sends takes 50 ms longer", Isolated: true, Expect: Stays, Hold: 10 * time.Second,
-			Possible: func(ctx context.Context, l *lab.Lab) error {
-				app := l.Plan().App().Name
-				return errors.Join(l.Delay(ctx, app, time.Millisecond, time.Millisecond), l.HealAll(ctx))
-			},
 			Fault: func(ctx context.Context, c Cast) error {
-				return c.Lab.Delay(ctx, c.Primary, 50*time.Millisecond, 10*time.Millisecond)
+				return c.Lab.Delay(ctx, c.Primary, 50*time.Millisecond)
 			},
 			Undo: heal,
 		},

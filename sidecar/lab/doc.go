@@ -28,7 +28,8 @@
 // # Goroutines
 //
 // For each process started by this Lab value one goroutine waits for its exit,
-// to reap it; it ends with the process. All else is done by the caller's
+// to reap it; it ends with the process. A relay, which delays a link, has four
+// (see there). All else is done by the caller's
 // goroutine. To dial from inside a host's namespace the caller's goroutine is
 // locked to its thread for the length of the connect.
 //

@@ -64,6 +64,9 @@ type Lab struct {
 	detached bool
 	log      hclog.Logger
 	reap     sync.WaitGroup // one goroutine for each process started here
+
+	mu     sync.Mutex
+	relays map[string]*relay // by host
 }
 
 // New checks the options and lays the lab out. It starts and writes nothing. It
@@ -102,7 +105,7 @@ func New(o Options) (*Lab, error) {
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
-	return &Lab{plan: p, detached: o.Detached, log: o.Log}, nil
+	return &Lab{plan: p, detached: o.Detached, log: o.Log, relays: map[string]*relay{}}, nil
 }
 
 // findPrograms fills in the programs' paths; PostgreSQL never runs as root.
@@ -158,7 +161,7 @@ func Open(dir string, log hclog.Logger) (*Lab, error) {
 	if log == nil {
 		log = hclog.NewNullLogger()
 	}
-	return &Lab{plan: p, log: log}, nil
+	return &Lab{plan: p, log: log, relays: map[string]*relay{}}, nil
 }
 
 // Plan returns the lab's layout. It must not be changed.
@@ -324,6 +327,7 @@ func (l *Lab) Down(ctx context.Context) error {
 // clean unmakes what the journal names, and empties the folder; the journal
 // goes last.
 func (l *Lab) clean(ctx context.Context) error {
+	l.closeRelays()
 	// Sidecars and guards first, or they would take what follows for a fault.
 	for _, h := range l.plan.Members() {
 		for _, program := range []Program{Sidecar, Guard} {

@@ -301,7 +301,36 @@ func TestCuts(t *testing.T) {
 			t.Error("the isolated lab is reachable from outside")
 		}
 	}
-	if err := l.Delay(ctx, "n1", 10*time.Millisecond, time.Millisecond); err != nil && !errors.Is(err, lab.ErrNoNetem) {
-		t.Errorf("delay: %v", err)
+	const delay = 60 * time.Millisecond
+	if err := l.Delay(ctx, "n1", delay); err != nil {
+		t.Fatal(err)
+	}
+	dial, err := l.Dialer("n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func() time.Duration {
+		// A body of many segments, so that segmentation offload is in play.
+		client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+		start := time.Now()
+		answer, err := client.Get("http://" + n1.HTTPAddress() + "/v1/agent/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if b, err := io.ReadAll(answer.Body); err != nil || len(b) < 2000 {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		return time.Since(start)
+	}
+	// ARP, connecting and the answer: at least two ways from n1.
+	if took := get(); took < 2*delay || took > 20*delay {
+		t.Errorf("a request took %v, with %v of delay", took, delay)
+	}
+	if err := l.HealAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if took := get(); took > delay {
+		t.Errorf("a request took %v, without delay", took)
 	}
 }

@@ -190,12 +190,10 @@ func (l *Lab) Lose(ctx context.Context, host string, share float64) error {
 	return nil
 }
 
-// ErrNoNetem is returned by Delay where the kernel lacks the netem scheduler.
-var ErrNoNetem = errors.New("this kernel cannot delay packets (no sch_netem)")
-
-// Delay makes everything that a host sends arrive later, with some jitter. It
-// returns ErrNoNetem where the kernel cannot do it.
-func (l *Lab) Delay(ctx context.Context, host string, delay, jitter time.Duration) error {
+// Delay makes everything that a host sends arrive later. Where the kernel has no
+// netem, this process passes the frames on itself: then the delay ends, with the
+// link cut, when the process does.
+func (l *Lab) Delay(ctx context.Context, host string, delay time.Duration) error {
 	if !l.plan.Isolated {
 		return ErrNotIsolated
 	}
@@ -203,19 +201,38 @@ func (l *Lab) Delay(ctx context.Context, host string, delay, jitter time.Duratio
 	if err != nil {
 		return err
 	}
-	err = l.tc(ctx, h, "qdisc", "replace", "dev", "eth0", "root", "netem", "delay", delay.String(), jitter.String())
-	if err != nil && strings.Contains(err.Error(), "qdisc kind is unknown") {
-		return ErrNoNetem
+	if err := l.clearTraffic(ctx, h); err != nil {
+		return err
 	}
-	return err
+	err = l.tc(ctx, h, "qdisc", "replace", "dev", "eth0", "root", "netem", "delay", delay.String())
+	if err == nil || !strings.Contains(err.Error(), "qdisc kind is unknown") {
+		return err
+	}
+	r, err := l.startRelay(ctx, h, delay)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.relays[host] = r
+	return nil
 }
 
-// clearTraffic takes loss and delay away. There may be none; then tc complains,
-// and is not listened to.
+// clearTraffic takes loss and delay away. There may be none; then ip and tc
+// complain, and are not listened to.
 func (l *Lab) clearTraffic(ctx context.Context, h Host) error {
 	_ = l.tc(ctx, h, "qdisc", "del", "dev", "eth0", "clsact")
 	_ = l.tc(ctx, h, "qdisc", "del", "dev", "eth0", "root")
-	return nil
+	l.mu.Lock()
+	r := l.relays[h.Name]
+	delete(l.relays, h.Name)
+	l.mu.Unlock()
+	if r != nil {
+		r.close()
+	}
+	inner, _ := relayLinks(h)
+	_ = ip(ctx, "-n", l.plan.Bridge, "link", "delete", inner)
+	return ip(ctx, "-n", l.plan.Bridge, "link", "set", h.Name, "master", "br0")
 }
 
 func (l *Lab) tc(ctx context.Context, h Host, args ...string) error {
