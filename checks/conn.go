@@ -1,0 +1,194 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Options say how the server is reached.
+type Options struct {
+	Socket   string // directory of its socket
+	Port     int
+	User     string                 // a superuser
+	Password func() (string, error) // nil where the socket needs none
+	Member   string                 // this member's name
+	Logger   hclog.Logger
+	Now      func() ha.Instant // CLOCK_BOOTTIME
+}
+
+// Conn speaks to the local server. Its methods may be called at the same time.
+type Conn struct {
+	o    Options
+	log  hclog.Logger
+	look session
+	work session
+
+	sync syncState
+
+	mu          sync.Mutex // holds the next two
+	life        time.Time  // of the server whose end of recovery is below
+	recoveryEnd ha.LSN
+}
+
+// New makes a Conn. It connects to nothing yet.
+func New(o Options) (*Conn, error) {
+	switch {
+	case o.Socket == "" || o.Port <= 0 || o.User == "":
+		return nil, errors.New("checks: a socket, a port and a user are needed")
+	case o.Now == nil:
+		return nil, errors.New("checks: no clock")
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	c := &Conn{o: o, log: o.Logger}
+	for _, s := range []*session{&c.look, &c.work} {
+		s.connect, s.turn = c.connect, make(chan struct{}, 1)
+	}
+	c.sync.turn = make(chan struct{}, 1)
+	return c, nil
+}
+
+// Close ends both sessions.
+func (c *Conn) Close() {
+	// A second bounds the farewell to a server that does not answer.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c.look.close(ctx)
+	c.work.close(ctx)
+}
+
+// connect opens one connection. Nothing is taken from the environment, and
+// nothing that the superuser's own settings say can make us wait for a replica
+// or be timed out.
+func (c *Conn) connect(ctx context.Context) (*pgx.Conn, error) {
+	conf, err := pgx.ParseConfig(fmt.Sprintf("host='%s' port=%d user=pgsidecar database=postgres sslmode=disable",
+		c.o.Socket, c.o.Port))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the local server: %w", err)
+	}
+	conf.User, conf.Password = c.o.User, ""
+	if c.o.Password != nil {
+		if conf.Password, err = c.o.Password(); err != nil {
+			return nil, fmt.Errorf("read the superuser's password: %w", err)
+		}
+	}
+	conf.Fallbacks, conf.ConnectTimeout = nil, 0
+	conf.RuntimeParams = map[string]string{
+		"application_name": "pgsidecar", "search_path": "pg_catalog", "synchronous_commit": "local",
+		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0",
+		"default_transaction_read_only": "off", "client_min_messages": "error", "jit": "off",
+		"idle_in_transaction_session_timeout": "0", "log_statement": "none", "log_min_duration_statement": "-1",
+		"DateStyle": "ISO", "client_encoding": "UTF8",
+	}
+	conn, err := pgx.ConnectConfig(ctx, conf)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the local server: %w", kind(err))
+	}
+	return conn, nil
+}
+
+// session is one connection, made when it is needed.
+type session struct {
+	connect func(context.Context) (*pgx.Conn, error)
+	turn    chan struct{} // holds one token while in use
+	conn    *pgx.Conn
+}
+
+// do runs f on the session. All that is done by f may be done twice: if a
+// connection kept from an earlier life of the server turns out dead, f is run
+// again on a new one.
+func (s *session) do(ctx context.Context, f func(*pgx.Conn) error) error {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another operation: %w", context.Cause(ctx))
+	}
+	kept := s.conn != nil && !s.conn.IsClosed()
+	err := s.once(ctx, f)
+	if err != nil && kept && s.conn.IsClosed() && ctx.Err() == nil {
+		err = s.once(ctx, f)
+	}
+	return kind(err)
+}
+
+func (s *session) once(ctx context.Context, f func(*pgx.Conn) error) error {
+	if s.conn == nil || s.conn.IsClosed() {
+		conn, err := s.connect(ctx)
+		if err != nil {
+			return err
+		}
+		s.conn = conn
+	}
+	return f(s.conn)
+}
+
+// warm connects if nobody uses the session, so that the next operation need not.
+func (s *session) warm(ctx context.Context) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+		if s.conn == nil || s.conn.IsClosed() {
+			if conn, err := s.connect(ctx); err == nil {
+				s.conn = conn
+			} // else the next operation reports it
+		}
+	default:
+	}
+}
+
+func (s *session) close(ctx context.Context) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+		if s.conn != nil {
+			_ = s.conn.Close(ctx) // the server ends the session either way
+			s.conn = nil
+		}
+	case <-ctx.Done():
+	}
+}
+
+// tick is how often a state is looked at that PostgreSQL gives no event for.
+const tick = time.Millisecond
+
+// until calls f now and at each tick until it is done, fails, or ctx ends.
+func until(ctx context.Context, f func() (bool, error)) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		if done, err := f(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Await waits until the server takes connections.
+func (c *Conn) Await(ctx context.Context) error {
+	var last error
+	err := until(ctx, func() (bool, error) {
+		last = c.work.do(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+		if errors.Is(last, ErrDenied) {
+			return false, last
+		}
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the server: %w", errors.Join(err, last))
+	}
+	return nil
+}

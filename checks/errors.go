@@ -1,0 +1,76 @@
+package checks
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Errors that callers tell apart. Each is wrapped with what happened.
+var (
+	// ErrNotReady: the server is starting up or shutting down.
+	ErrNotReady = errors.New("server is not ready")
+	// ErrStopped: nobody listens on the socket.
+	ErrStopped = errors.New("server is not running")
+	// ErrReadOnly: the server does not take writes.
+	ErrReadOnly = errors.New("server is read only")
+	// ErrDiskFull: the server has no space to write.
+	ErrDiskFull = errors.New("server has no space left")
+	// ErrDenied: the server refuses this user.
+	ErrDenied = errors.New("server refuses the local superuser")
+	// ErrNotStandby: the operation is for a server in recovery.
+	ErrNotStandby = errors.New("server is not a standby")
+	// ErrNotPrimary: the operation is for a server out of recovery.
+	ErrNotPrimary = errors.New("server is in recovery")
+	// ErrUnsettled: until the deadline it was not proved that nothing is
+	// received and all local log was read.
+	ErrUnsettled = errors.New("position is not final")
+	// ErrUnproved: a setting was made and is not proved to be in effect.
+	ErrUnproved = errors.New("setting is not proved to be in effect")
+)
+
+// PostgreSQL's SQLSTATE codes that are told apart.
+const (
+	codeReadOnly      = "25006"
+	codeDiskFull      = "53100"
+	codeCannotConnect = "57P03"
+	codeShutdown      = "57P01"
+	codeCrash         = "57P02"
+	codeBadAuth       = "28000"
+	codeBadPassword   = "28P01"
+	codeDuplicate     = "42710"
+	codeRecovery      = "55000" // object not in prerequisite state
+)
+
+// kind adds the sentinel to an error of the server or of the connection.
+func kind(err error) error {
+	if err == nil {
+		return nil
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		switch refused.Code {
+		case codeReadOnly:
+			return fmt.Errorf("%w: %w", ErrReadOnly, err)
+		case codeDiskFull:
+			return fmt.Errorf("%w: %w", ErrDiskFull, err)
+		case codeCannotConnect, codeShutdown, codeCrash:
+			return fmt.Errorf("%w: %w", ErrNotReady, err)
+		case codeBadAuth, codeBadPassword:
+			return fmt.Errorf("%w: %w", ErrDenied, err)
+		}
+		return err
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrStopped, err)
+	}
+	return err
+}
+
+func hasCode(err error, code string) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == code
+}

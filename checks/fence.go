@@ -1,0 +1,174 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Fence stops a standby from receiving and returns its final position (S2).
+// The caller has promised the term on disk and shut the gate. A sync setting
+// with names is made on the way.
+//
+// It clears primary_conninfo and restore_command, ends the walreceiver, and
+// waits until no walreceiver process is seen, connected or not. The startup
+// process reads the configuration when it gets to it and may yet start one; that
+// one reads the shut gate before it connects, because it began after the look
+// that did not see it. What was received before is on disk: a walreceiver
+// flushes before it disappears. Then the position is final: where receiving or
+// replay ended, whichever is later, provided that all local log was read in this
+// life of the server; that is proved by the startup process having asked for a
+// walreceiver, or waiting to ask again. Until ctx ends it is waited for; then
+// the error is ErrUnsettled.
+func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, error) {
+	var final ha.Position
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		change := []setting{{"primary_conninfo", ""}, {"restore_command", ""}}
+		if sync.K > 0 {
+			change = append(change, setting{"synchronous_standby_names", syncNames(sync)})
+		}
+		pids, err := c.walreceivers(ctx, conn)
+		if err != nil {
+			return err
+		}
+		endWalreceivers(pids)
+		if err := alter(ctx, conn, change); err != nil {
+			return err
+		}
+		final, err = c.settle(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return ha.Position{}, fmt.Errorf("fence: %w", err)
+	}
+	return final, nil
+}
+
+// walreceivers returns the process ids of walreceivers; more than one only for a
+// moment. It returns ErrNotStandby for a server out of recovery.
+func (c *Conn) walreceivers(ctx context.Context, conn *pgx.Conn) ([]int32, error) {
+	var standby bool
+	var pids []int32
+	err := conn.QueryRow(ctx, `select pg_is_in_recovery(),
+		array(select pid from pg_stat_get_activity(null) where backend_type = 'walreceiver')`).Scan(&standby, &pids)
+	if err == nil && !standby {
+		err = ErrNotStandby
+	}
+	return pids, err
+}
+
+// endWalreceivers asks them to end. pg_terminate_backend does not know
+// walreceivers, and without this the startup process ends them only when it has
+// replayed what was received. That a signal does not get there costs time only.
+func endWalreceivers(pids []int32) {
+	for _, pid := range pids {
+		_ = syscall.Kill(int(pid), syscall.SIGTERM)
+	}
+}
+
+// settle waits until the position is final, and returns it.
+func (c *Conn) settle(ctx context.Context, conn *pgx.Conn) (ha.Position, error) {
+	var final ha.Position
+	why := "nothing was seen"
+	err := until(ctx, func() (bool, error) {
+		r, at, err := settled(ctx, conn)
+		switch {
+		case err != nil:
+			return false, err
+		case !r.standby || !at.standby:
+			return false, ErrNotStandby
+		case r.process:
+			why = "a walreceiver still runs"
+			pids, err := c.walreceivers(ctx, conn)
+			endWalreceivers(pids)
+			return false, err
+		case !r.readAll(at.received):
+			why = "local log is still being read, at " + at.replayed.String()
+			return false, nil
+		case !at.position.Known():
+			return false, fmt.Errorf("no log file has the position %s: %w", max(at.received, at.replayed), ErrUnsettled)
+		}
+		final = at.position
+		return true, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return ha.Position{}, fmt.Errorf("%w: %s: %w", ErrUnsettled, why, err)
+	}
+	return final, err
+}
+
+// settled asks in one round trip, and in this order: is anything received, and
+// how much was.
+func settled(ctx context.Context, conn *pgx.Conn) (receiving, place, error) {
+	batch := &pgx.Batch{}
+	batch.Queue(lookReceiving)
+	batch.Queue(lookPosition)
+	answers := conn.SendBatch(ctx, batch)
+	var r receiving
+	err := answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits)
+	var at place
+	if err == nil {
+		at, err = scanPosition(answers.QueryRow())
+	}
+	if closing := answers.Close(); err == nil {
+		err = closing
+	}
+	return r, at, err
+}
+
+// Follow makes a standby receive from the upstream that conninfo names (see
+// ConnInfo), through a replication slot if one is named, and take from the
+// archive what restoreCommand fetches. The caller has admitted the upstream.
+func (c *Conn) Follow(ctx context.Context, conninfo, slot, restoreCommand string) error {
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		var standby bool
+		if err := conn.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&standby); err != nil {
+			return err
+		}
+		if !standby {
+			return ErrNotStandby
+		}
+		return alter(ctx, conn, []setting{{"restore_command", restoreCommand}, {"primary_slot_name", slot},
+			{"primary_conninfo", conninfo}})
+	})
+	if err != nil {
+		return fmt.Errorf("follow: %w", err)
+	}
+	return nil
+}
+
+// Promote takes a standby out of recovery and returns where it is then. Its
+// timeline was made sure of before (package postgres's ReserveTimeline). A
+// server that is out of recovery already is left alone.
+func (c *Conn) Promote(ctx context.Context) (ha.Position, error) {
+	var now ha.Position
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		if _, err := conn.Exec(ctx, "select pg_promote(false)"); err != nil && !hasCode(err, codeRecovery) {
+			return err
+		}
+		const out = "select not pg_is_in_recovery()"
+		err := until(ctx, func() (bool, error) {
+			var done bool
+			err := conn.QueryRow(ctx, out).Scan(&done)
+			return done, err
+		})
+		if err != nil {
+			return err
+		}
+		at, err := scanPosition(conn.QueryRow(ctx, lookPosition))
+		if err == nil && !at.position.Known() {
+			err = errors.New("the new timeline is not known")
+		}
+		now = at.position
+		return err
+	})
+	if err != nil {
+		return ha.Position{}, fmt.Errorf("promote: %w", err)
+	}
+	return now, nil
+}

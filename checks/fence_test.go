@@ -1,0 +1,248 @@
+package checks_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/checks"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// A fenced standby of a living primary under load receives nothing more: its
+// position stands still, the primary's commits hang, and all that was
+// acknowledged is at or before the position.
+func TestFenceFreezes(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	_, err := p.conn.SetSync(within(t, 10*time.Second), ha.SyncSetting{K: 1, Names: []string{"n2"}})
+	must(t, err)
+	l := p.load(4)
+	watch := p.sql()
+	poll(t, 10*time.Second, "the load to run", func() bool {
+		var n int
+		must(t, watch.QueryRow(within(t, 5*time.Second), "select count(*) from load").Scan(&n))
+		return n > 500
+	})
+
+	r.shut()
+	began := time.Now()
+	at, err := r.conn.Fence(within(t, 10*time.Second), ha.SyncSetting{})
+	must(t, err)
+	t.Logf("fenced in %s at %s", time.Since(began), at)
+	flushed := func() ha.LSN {
+		return max(r.lsn("coalesce(pg_last_wal_receive_lsn(), '0/0')"), r.lsn("pg_last_wal_replay_lsn()"))
+	}
+	if now := flushed(); now != at.LSN {
+		t.Fatalf("the vote says %s and the server is at %s", at.LSN, now)
+	}
+	poll(t, 10*time.Second, "commits to hang", func() bool {
+		var n int
+		must(t, watch.QueryRow(within(t, 5*time.Second),
+			"select count(*) from pg_stat_activity where wait_event = 'SyncRep'").Scan(&n))
+		return n == 4
+	})
+	acked := slices.Clone(l.acked)
+	timer := time.NewTimer(500 * time.Millisecond) // several retries of a walreceiver
+	<-timer.C
+	if now := flushed(); now != at.LSN {
+		t.Fatalf("fenced at %s, and now at %s", at.LSN, now)
+	}
+	if !slices.Equal(acked, l.acked) {
+		t.Fatalf("commits were acknowledged after the fence: %v, then %v", acked, l.acked)
+	}
+	s, err := r.conn.Look(within(t, 5*time.Second))
+	must(t, err)
+	if !s.Settled || s.Receiving || s.Upstream != "" || s.Position.LSN != at.LSN {
+		t.Fatalf("a look at the fenced server: %+v", s)
+	}
+
+	// All that was acknowledged is there when the fenced one leads.
+	_, err = r.conn.SetSync(within(t, 5*time.Second), ha.SyncSetting{})
+	must(t, err)
+	now, err := r.conn.Promote(within(t, 10*time.Second))
+	must(t, err)
+	if now.TLI != 2 || len(now.History) != 1 || now.History[0].End != at.LSN {
+		t.Fatalf("promoted to %+v", now)
+	}
+	c := r.sql()
+	for w, n := range acked {
+		var have int
+		must(t, c.QueryRow(within(t, 5*time.Second), "select coalesce(max(n), 0) from load where writer = $1", w).Scan(&have))
+		if have < n {
+			t.Errorf("writer %d was told of %d rows and has %d", w, n, have)
+		}
+	}
+}
+
+// Only the gate holds a walreceiver that the startup process starts with a
+// configuration it has not re-read; so with the gate shut and primary_conninfo
+// still set nothing is received.
+func TestGateHoldsWithoutTheSetting(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	r.shut()
+	pid := r.value("select pid from pg_stat_wal_receiver")
+	r.exec("select 1") // the server is up
+	kill(t, pid)
+	poll(t, 5*time.Second, "the walreceiver to end", func() bool {
+		return r.value("select count(*) from pg_stat_wal_receiver") == "0"
+	})
+	before := r.lsn("pg_last_wal_receive_lsn()")
+	p.exec("create table t as select generate_series(1, 1000)")
+	timer := time.NewTimer(600 * time.Millisecond) // several retries
+	<-timer.C
+	if now := r.lsn("pg_last_wal_receive_lsn()"); now != before {
+		t.Fatalf("received from %s to %s through a shut gate", before, now)
+	}
+	r.follow(p) // opens the gate; the setting is what it was
+	poll(t, 5*time.Second, "the table", func() bool {
+		return r.lsn("pg_last_wal_replay_lsn()") >= p.lsn("pg_current_wal_flush_lsn()")
+	})
+}
+
+func kill(t *testing.T, pid string) {
+	t.Helper()
+	var n int
+	for _, d := range pid {
+		n = n*10 + int(d-'0')
+	}
+	must(t, syscall.Kill(n, syscall.SIGTERM))
+}
+
+// After a restart a standby has received nothing in this life: its vote is where
+// its local log ends, and only once it has read all of it.
+func TestFenceAfterRestart(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	p.exec("create table t as select generate_series(1, 200000) as n")
+	end := p.lsn("pg_current_wal_flush_lsn()")
+	poll(t, 10*time.Second, "the log to be received", func() bool { return r.lsn("pg_last_wal_receive_lsn()") >= end })
+	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGINT} {
+		r.stop(sig)
+		r.makeStandby()
+		r.start()
+		at, err := r.conn.Fence(within(t, 20*time.Second), ha.SyncSetting{})
+		must(t, err)
+		if at.LSN < end || at.TLI != 1 || at.History != nil {
+			t.Fatalf("after %s: voted %+v, had %s", sig, at, end)
+		}
+	}
+}
+
+// A standby whose replay stands still with log before it to read cannot vote
+// before it has read it, and says so.
+func TestFenceUnsettled(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	p.exec("create table t (n int)")
+	end := p.lsn("pg_current_wal_flush_lsn()")
+	poll(t, 10*time.Second, "replay", func() bool { return r.lsn("pg_last_wal_replay_lsn()") >= end })
+	r.exec("select pg_wal_replay_pause()")
+	poll(t, 5*time.Second, "the pause", func() bool {
+		return r.value("pg_get_wal_replay_pause_state()") == "paused" ||
+			func() bool { p.exec("insert into t values (1)"); return false }()
+	})
+	p.exec("insert into t select generate_series(1, 100)")
+	end = p.lsn("pg_current_wal_flush_lsn()")
+	poll(t, 10*time.Second, "the log to be received", func() bool { return r.lsn("pg_last_wal_receive_lsn()") >= end })
+	// It was received in this life, so it votes for what it will replay.
+	r.shut()
+	at, err := r.conn.Fence(within(t, 5*time.Second), ha.SyncSetting{})
+	must(t, err)
+	if at.LSN < end {
+		t.Fatalf("paused standby voted %s, received %s", at.LSN, end)
+	}
+}
+
+func TestFenceRefusesAPrimary(t *testing.T) {
+	p := primary(t, "n1")
+	_, err := p.conn.Fence(within(t, 5*time.Second), ha.SyncSetting{})
+	if !errors.Is(err, checks.ErrNotStandby) {
+		t.Fatalf("fence of a primary: %v", err)
+	}
+}
+
+// Medians of fence and promotion, as the budget for a failover knows them.
+func BenchmarkFence(b *testing.B) {
+	p := primary(b, "n1")
+	r := p.standby("n2")
+	var times []time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		r.follow(p)
+		r.streaming()
+		must(b, warm(r))
+		b.StartTimer()
+		r.shut()
+		began := time.Now()
+		_, err := r.conn.Fence(within(b, 10*time.Second), ha.SyncSetting{})
+		must(b, err)
+		times = append(times, time.Since(began))
+	}
+	report(b, times)
+}
+
+func BenchmarkPromote(b *testing.B) {
+	p := primary(b, "n1")
+	var times []time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		r := p.standby("n2")
+		r.follow(p)
+		r.streaming()
+		p.exec("create table if not exists t (n int); insert into t select generate_series(1, 1000)")
+		_, err := r.conn.Fence(within(b, 10*time.Second), ha.SyncSetting{K: 1, Names: []string{"n1"}})
+		must(b, err)
+		must(b, warm(r))
+		b.StartTimer()
+		began := time.Now()
+		_, err = r.conn.Promote(within(b, 10*time.Second))
+		must(b, err)
+		times = append(times, time.Since(began))
+		b.StopTimer()
+		r.stop(syscall.SIGQUIT)
+		os.RemoveAll(r.dir)
+		b.StartTimer()
+	}
+	report(b, times)
+}
+
+func BenchmarkLook(b *testing.B) {
+	p := primary(b, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	for _, s := range []*server{p, r} {
+		b.Run(s.name, func(b *testing.B) {
+			for b.Loop() {
+				must(b, warm(s))
+			}
+		})
+	}
+}
+
+func warm(s *server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, err := s.conn.Look(ctx)
+	return err
+}
+
+func report(b *testing.B, times []time.Duration) {
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, "ms-median")
+	b.ReportMetric(float64(times[len(times)-1].Microseconds())/1000, "ms-worst")
+}

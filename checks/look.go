@@ -1,0 +1,317 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Sight is what one look saw.
+type Sight struct {
+	SeenAt    ha.Instant // when it was sent
+	StartedAt time.Time  // of the postmaster, by the server's clock
+	SystemID  string
+	Version   int // server_version_num
+
+	InRecovery bool
+	// Receiving: pg_stat_wal_receiver has a row that is streaming.
+	Receiving bool
+	// Upstream is the member that primary_conninfo names by its service.
+	Upstream string
+	// Position: a standby's, as flushed or replayed; a primary's as flushed. It
+	// is unknown where the standby's timeline is.
+	Position ha.Position
+	// Settled: a standby with no walreceiver process, neither primary_conninfo
+	// nor restore_command, that has read all its log. It is final (S2) if the
+	// gate was shut before the look.
+	Settled bool
+	// Checkpointed: the last checkpoint is on the current timeline.
+	Checkpointed bool
+	// RecoveryEnd is not before where the recovery of this life of a primary
+	// ended: its flush position when it was first seen out of recovery (S9).
+	RecoveryEnd ha.LSN
+
+	Sync       ha.SyncSetting
+	Walsenders []ha.Walsender // a primary's and a cascading standby's, by name
+
+	PendingRestart bool
+	Received       ha.LSN    // a standby's; zero: nothing in this life
+	Replayed       ha.LSN    // a standby's
+	ReplayedAt     time.Time // commit time of the last transaction replayed
+	ReplayPaused   bool
+}
+
+// The three statements of a look go in one round trip and are executed in this
+// order: first whether anything is received, then how much was.
+const (
+	lookReceiving = `
+select pg_is_in_recovery(),
+  coalesce((select status from pg_stat_wal_receiver), ''),
+  exists (select from pg_stat_get_activity(null) where backend_type = 'walreceiver'),
+  coalesce((select wait_event from pg_stat_get_activity(null) where backend_type = 'startup' limit 1), '')`
+
+	// The timelines are those that PostgreSQL itself would find: history files
+	// whose numbers follow the last checkpoint's without a gap.
+	lookPosition = `
+with recursive
+  here as materialized (
+    select standby, case when standby then pg_last_wal_receive_lsn() end as received,
+      case when standby then pg_last_wal_replay_lsn() end as replayed,
+      case when not standby then pg_current_wal_flush_lsn() end as flushed
+    from (select pg_is_in_recovery() as standby offset 0) x),
+  last as materialized (select timeline_id as tli from pg_control_checkpoint()),
+  size as materialized (select bytes_per_wal_segment::numeric as bytes from pg_control_init()),
+  segment as materialized (
+    select upper(lpad(to_hex(div(n, per)::bigint), 8, '0') || lpad(to_hex(mod(n, per)::bigint), 8, '0')) as name
+    from (select div((greatest(received, replayed, flushed) - '0/0'::pg_lsn) - 1, bytes) as n,
+            div(4294967296, bytes) as per from here, size) x),
+  timelines(tli, name) as (
+    select tli, upper(lpad(to_hex(tli), 8, '0')) from last
+    union all
+    select tli + 1, upper(lpad(to_hex(tli + 1), 8, '0')) from timelines
+    where (pg_stat_file('pg_wal/' || upper(lpad(to_hex(tli + 1), 8, '0')) || '.history', true)).size is not null),
+  found as materialized (
+    select t.tli, (pg_stat_file('pg_wal/' || t.name || s.name, true)).size is not null as present,
+      coalesce(pg_read_file('pg_wal/' || t.name || '.history', 0, 1000000, true), '') as history
+    from timelines t, segment s)
+select standby, coalesce(received, '0/0')::text, coalesce(replayed, '0/0')::text, coalesce(flushed, '0/0')::text,
+  (select tli from last)::bigint,
+  (select array_agg(tli::bigint order by tli) from found),
+  (select array_agg(present order by tli) from found),
+  (select array_agg(history order by tli) from found)
+from here`
+
+	lookSettings = `
+select current_setting('server_version_num')::int, pg_postmaster_start_time(),
+  (select system_identifier from pg_control_system())::text,
+  current_setting('primary_conninfo'), current_setting('restore_command'),
+  current_setting('synchronous_standby_names'),
+  exists (select from pg_settings where pending_restart),
+  pg_last_xact_replay_timestamp(),
+  case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end`
+
+	lookWalsenders = `
+select pid, application_name, state, sync_priority, coalesce(flush_lsn, '0/0')::text, backend_start
+from pg_stat_replication order by application_name, backend_start`
+)
+
+// receiving is the first answer of a look.
+type receiving struct {
+	standby bool
+	status  string
+	process bool   // there is a walreceiver, connected or not
+	waits   string // what the startup process waits for
+}
+
+// readAll reports whether the startup process has read all the log there is:
+// it only waits so when no source had the next record. (Had it ever asked for a
+// walreceiver in this life, it had come so far then, and what came later is
+// known as received.)
+func (r receiving) readAll(received ha.LSN) bool {
+	return received != 0 || r.waits == "RecoveryRetrieveRetryInterval"
+}
+
+// Look sees all that SQL says, in one round trip.
+func (c *Conn) Look(ctx context.Context) (Sight, error) {
+	var s Sight
+	err := c.look.do(ctx, func(conn *pgx.Conn) error {
+		s = Sight{SeenAt: c.o.Now()}
+		return c.lookOn(ctx, conn, &s)
+	})
+	if err != nil {
+		return Sight{}, fmt.Errorf("look at the server: %w", err)
+	}
+	c.mu.Lock()
+	if !s.InRecovery && !c.life.Equal(s.StartedAt) {
+		c.life, c.recoveryEnd = s.StartedAt, s.Position.LSN
+	}
+	if !s.InRecovery {
+		s.RecoveryEnd = c.recoveryEnd
+	}
+	c.mu.Unlock()
+	c.work.warm(ctx)
+	return s, nil
+}
+
+func (c *Conn) lookOn(ctx context.Context, conn *pgx.Conn, s *Sight) error {
+	batch := &pgx.Batch{}
+	for _, q := range []string{lookReceiving, lookPosition, lookSettings, lookWalsenders} {
+		batch.Queue(q)
+	}
+	answers := conn.SendBatch(ctx, batch)
+	err := c.readLook(answers, s)
+	if closing := answers.Close(); err == nil {
+		err = closing
+	}
+	return err
+}
+
+func (c *Conn) readLook(answers pgx.BatchResults, s *Sight) error {
+	var r receiving
+	if err := answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits); err != nil {
+		return fmt.Errorf("what is received: %w", err)
+	}
+	at, err := scanPosition(answers.QueryRow())
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	var conninfo, restore, names string
+	var replayed *time.Time
+	if err := answers.QueryRow().Scan(&s.Version, &s.StartedAt, &s.SystemID, &conninfo, &restore, &names,
+		&s.PendingRestart, &replayed, &s.ReplayPaused); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	rows, err := answers.Query()
+	if err != nil {
+		return fmt.Errorf("walsenders: %w", err)
+	}
+	senders, err := scanWalsenders(rows)
+	if err != nil {
+		return fmt.Errorf("walsenders: %w", err)
+	}
+	s.InRecovery = at.standby
+	s.Receiving = at.standby && r.status == "streaming"
+	s.Upstream = upstreamOf(conninfo)
+	s.Position, s.Received, s.Replayed = at.position, at.received, at.replayed
+	s.Checkpointed = at.position.TLI != 0 && at.position.TLI == at.checkpoint
+	s.Settled = r.standby && at.standby && !r.process && conninfo == "" && restore == "" &&
+		at.position.Known() && r.readAll(at.received)
+	s.Sync = parseSync(names)
+	s.Walsenders = c.sync.walsenders(s.StartedAt, senders)
+	if replayed != nil {
+		s.ReplayedAt = *replayed
+	}
+	return nil
+}
+
+// place is the second answer of a look.
+type place struct {
+	standby                     bool
+	received, replayed, flushed ha.LSN
+	checkpoint                  ha.TLI // of the last checkpoint
+	position                    ha.Position
+}
+
+func scanPosition(row pgx.Row) (place, error) {
+	var p place
+	var received, replayed, flushed string
+	var checkpoint int64
+	var tlis []int64
+	var present []bool
+	var histories []string
+	if err := row.Scan(&p.standby, &received, &replayed, &flushed, &checkpoint, &tlis, &present, &histories); err != nil {
+		return place{}, err
+	}
+	for _, l := range []struct {
+		to   *ha.LSN
+		text string
+	}{{&p.received, received}, {&p.replayed, replayed}, {&p.flushed, flushed}} {
+		v, err := ha.ParseLSN(l.text)
+		if err != nil {
+			return place{}, err
+		}
+		*l.to = v
+	}
+	p.checkpoint = ha.TLI(checkpoint)
+	at := max(p.received, p.replayed, p.flushed)
+	for i := len(tlis) - 1; i >= 0; i-- {
+		if !present[i] {
+			continue
+		}
+		history, err := parseHistory(histories[i])
+		if err != nil {
+			return place{}, err
+		}
+		p.position = onTimeline(ha.TLI(tlis[i]), history, at)
+		break
+	}
+	return p, nil
+}
+
+// onTimeline returns the position at an LSN of a log that has a segment file of
+// a timeline there. The file of a new timeline begins with a copy of the old
+// one's log, so before the fork the log is still on the older timeline.
+func onTimeline(tli ha.TLI, history []ha.Fork, at ha.LSN) ha.Position {
+	for len(history) > 0 && at <= history[len(history)-1].End {
+		tli = history[len(history)-1].TLI
+		history = history[:len(history)-1]
+	}
+	if len(history) == 0 {
+		history = nil
+	}
+	return ha.Position{History: history, TLI: tli, LSN: at}
+}
+
+// parseHistory reads a timeline history file: lines of timeline, switch
+// position and reason; "#" begins a comment.
+func parseHistory(content string) ([]ha.Fork, error) {
+	var forks []ha.Fork
+	for line := range strings.Lines(content) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		var tli uint32
+		var end string
+		if _, err := fmt.Sscan(line, &tli, &end); err != nil {
+			return nil, fmt.Errorf("timeline history line %q: %w", line, ha.ErrSyntax)
+		}
+		at, err := ha.ParseLSN(end)
+		if err != nil {
+			return nil, fmt.Errorf("timeline history: %w", err)
+		}
+		forks = append(forks, ha.Fork{TLI: ha.TLI(tli), End: at})
+	}
+	return forks, nil
+}
+
+// walsender is one row of pg_stat_replication.
+type walsender struct {
+	pid      int32
+	name     string
+	state    string
+	priority int32
+	flush    ha.LSN
+	start    time.Time
+}
+
+func scanWalsenders(rows pgx.Rows) ([]walsender, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (walsender, error) {
+		var w walsender
+		var flush string
+		err := row.Scan(&w.pid, &w.name, &w.state, &w.priority, &flush, &w.start)
+		if err == nil {
+			w.flush, err = ha.ParseLSN(flush)
+		}
+		return w, err
+	})
+}
+
+// merge makes one of the rows of each name. A connection that broke may live on
+// beside the new one: where the log is, the newest says; whether the name is
+// counted, any does; whether it is known to count by the current k, all must.
+// Rows come by name and start.
+func merge(rows []walsender, fresh func(walsender) bool) []ha.Walsender {
+	var merged []ha.Walsender
+	for _, r := range rows {
+		if r.state == "backup" {
+			continue
+		}
+		w := ha.Walsender{Member: r.name, Streaming: r.state == "streaming", Sync: r.priority > 0, Flush: r.flush, Fresh: fresh(r)}
+		if n := len(merged); n > 0 && merged[n-1].Member == r.name {
+			w.Sync = w.Sync || merged[n-1].Sync
+			w.Fresh = w.Fresh && merged[n-1].Fresh
+			merged[n-1] = w
+			continue
+		}
+		merged = append(merged, w)
+	}
+	slices.SortStableFunc(merged, func(a, b ha.Walsender) int { return strings.Compare(a.Member, b.Member) })
+	return merged
+}

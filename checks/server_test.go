@@ -1,0 +1,306 @@
+package checks_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/checks"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// frozen is what package postgres starts every standby with.
+const frozen = `FIRST 999 ("pgsidecar:nobody")`
+
+// server is one PostgreSQL server of a test.
+type server struct {
+	t    testing.TB
+	name string
+	dir  string // has data, sock, the gate and the log
+	port int
+	cmd  *exec.Cmd
+	done chan struct{}
+	conn *checks.Conn
+}
+
+func now() ha.Instant {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err)
+	}
+	return ha.Instant(ts.Nano())
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// credential is the user that PostgreSQL runs as: not root.
+func credential(t testing.TB) *syscall.Credential {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup("postgres")
+	must(t, err)
+	uid, err := strconv.Atoi(u.Uid)
+	must(t, err)
+	gid, err := strconv.Atoi(u.Gid)
+	must(t, err)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+func (s *server) data() string { return filepath.Join(s.dir, "data") }
+func (s *server) gate() string { return filepath.Join(s.dir, "upstream") }
+
+func (s *server) command(name string, args ...string) *exec.Cmd {
+	s.t.Helper()
+	bin, err := programs.PostgresBin()
+	must(s.t, err)
+	cmd := exec.Command(filepath.Join(bin, name), args...)
+	cmd.Dir = s.dir
+	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/bin:/bin", "PGSERVICEFILE=" + s.gate()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential(s.t), Setpgid: true}
+	return cmd
+}
+
+func (s *server) run(name string, args ...string) {
+	s.t.Helper()
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		s.t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+func newServer(t testing.TB, name string) *server {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "pgsidecar-checks-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if c := credential(t); c != nil {
+		must(t, os.Chown(dir, int(c.Uid), int(c.Gid)))
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return &server{t: t, name: name, dir: dir, port: l.Addr().(*net.TCPAddr).Port}
+}
+
+// primary makes and starts a new server out of recovery.
+func primary(t testing.TB, name string) *server {
+	t.Helper()
+	s := newServer(t, name)
+	s.run("initdb", "-D", s.data(), "-U", "postgres", "--auth=trust", "--no-sync", "--data-checksums")
+	s.configure("")
+	s.start()
+	return s
+}
+
+// standby clones and starts one that receives from nobody.
+func (s *server) standby(name string) *server {
+	s.t.Helper()
+	r := newServer(s.t, name)
+	r.run("pg_basebackup", "-D", r.data(), "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres",
+		"-X", "stream", "--checkpoint=fast", "--no-sync")
+	r.makeStandby()
+	r.start()
+	return r
+}
+
+func (s *server) makeStandby() {
+	s.t.Helper()
+	s.configure(frozen)
+	must(s.t, os.WriteFile(filepath.Join(s.data(), "standby.signal"), nil, 0o644))
+	_ = os.Remove(s.gate())
+}
+
+func (s *server) configure(names string) {
+	s.t.Helper()
+	conf := fmt.Sprintf(`
+include 'postgresql.conf'
+port = %d
+listen_addresses = '127.0.0.1'
+unix_socket_directories = '%s'
+shared_buffers = 16MB
+max_wal_size = 256MB
+wal_log_hints = on
+restart_after_crash = off
+cluster_name = '%s'
+wal_retrieve_retry_interval = 100ms
+wal_receiver_timeout = 2s
+wal_receiver_status_interval = 1s
+wal_sender_timeout = 5s
+wal_keep_size = 64MB
+max_wal_senders = 16
+max_replication_slots = 16
+`, s.port, s.dir, s.name)
+	must(s.t, os.WriteFile(filepath.Join(s.data(), "test.conf"), []byte(conf), 0o644))
+	auto := filepath.Join(s.data(), "postgresql.auto.conf")
+	must(s.t, os.WriteFile(auto, []byte("primary_conninfo = ''\nsynchronous_standby_names = '"+names+"'\n"), 0o600))
+	if c := credential(s.t); c != nil {
+		must(s.t, os.Chown(auto, int(c.Uid), int(c.Gid)))
+	}
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	must(s.t, err)
+	defer log.Close()
+	s.cmd = s.command("postgres", "-D", s.data(), "-c", "config_file="+filepath.Join(s.data(), "test.conf"))
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	must(s.t, s.cmd.Start())
+	done, cmd := make(chan struct{}), s.cmd
+	s.done = done
+	go func() { _ = cmd.Wait(); close(done) }()
+	s.t.Cleanup(func() {
+		s.stop(syscall.SIGQUIT)
+		if s.t.Failed() && s.conn != nil {
+			out, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+			s.t.Logf("log of %s:\n%s", s.name, out[max(0, len(out)-3000):])
+			s.conn = nil
+		}
+	})
+	if s.conn == nil {
+		s.conn, err = checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Now: now})
+		must(s.t, err)
+		conn := s.conn
+		s.t.Cleanup(conn.Close)
+	}
+	must(s.t, s.conn.Await(within(s.t, 20*time.Second)))
+}
+
+// stop ends the server by a signal, and waits for it and for its children.
+func (s *server) stop(sig syscall.Signal) {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Signal(sig)
+	select {
+	case <-s.done:
+	case <-time.After(10 * time.Second):
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+		<-s.done
+	}
+	pid := s.cmd.Process.Pid
+	poll(s.t, 5*time.Second, "children to end", func() bool { return errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) })
+	s.cmd = nil
+}
+
+// poll waits for what has no event.
+func poll(t testing.TB, d time.Duration, what string, done func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(d)
+	for !done() {
+		select {
+		case <-deadline:
+			t.Fatalf("waited %s for %s", d, what)
+		case <-ticker.C:
+		}
+	}
+}
+
+// admit opens the gate and follows.
+func (s *server) follow(from *server) {
+	s.t.Helper()
+	service := "pgsidecar:" + from.name
+	must(s.t, os.WriteFile(s.gate(), []byte("["+service+"]\n"), 0o644))
+	must(s.t, s.conn.Follow(within(s.t, 10*time.Second), checks.ConnInfo(checks.Upstream{Service: service,
+		Host: "127.0.0.1", Port: from.port, User: "postgres", Self: s.name, Timeout: 2 * time.Second}), "", ""))
+}
+
+func (s *server) shut() { _ = os.Remove(s.gate()) }
+
+func (s *server) streaming() *server {
+	s.t.Helper()
+	poll(s.t, 20*time.Second, s.name+" to stream", func() bool {
+		sight, err := s.conn.Look(within(s.t, 5*time.Second))
+		return err == nil && sight.Receiving
+	})
+	return s
+}
+
+// sql connects as an application.
+func (s *server) sql() *pgx.Conn {
+	s.t.Helper()
+	c, err := pgx.Connect(within(s.t, 10*time.Second), fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", s.dir, s.port))
+	must(s.t, err)
+	s.t.Cleanup(func() { c.Close(context.Background()) })
+	return c
+}
+
+func (s *server) exec(query string) {
+	s.t.Helper()
+	_, err := s.sql().Exec(within(s.t, 20*time.Second), query)
+	must(s.t, err)
+}
+
+func (s *server) value(query string) string {
+	s.t.Helper()
+	var v string
+	must(s.t, s.sql().QueryRow(within(s.t, 20*time.Second), "select ("+query+")::text").Scan(&v))
+	return v
+}
+
+func (s *server) lsn(query string) ha.LSN {
+	s.t.Helper()
+	l, err := ha.ParseLSN(s.value(query))
+	must(s.t, err)
+	return l
+}
+
+// load writes to the server from several connections until stopped; each remembers
+// the number of rows whose commit was acknowledged.
+type load struct {
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+	acked []int
+}
+
+func (s *server) load(writers int) *load {
+	s.t.Helper()
+	s.exec("create table if not exists load (writer int, n int, filler text)")
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{stop: cancel, acked: make([]int, writers)}
+	for w := range writers {
+		c := s.sql()
+		l.wg.Go(func() {
+			for n := 1; ; n++ {
+				_, err := c.Exec(ctx, "insert into load values ($1, $2, repeat('x', 200))", w, n)
+				if err != nil {
+					return
+				}
+				l.acked[w] = n
+			}
+		})
+	}
+	s.t.Cleanup(l.end)
+	return l
+}
+
+func (l *load) end() { l.stop(); l.wg.Wait() }

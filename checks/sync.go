@@ -1,0 +1,305 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// nobody is no member's name. (It has a colon.)
+const nobody = "pgsidecar:nobody"
+
+// frozenNames is a setting under which nothing is acknowledged, and every
+// walsender of the names that has read it shows a sync_priority of 2 or more.
+func frozenNames(names []string) string {
+	return "FIRST 999 (" + quoteList(append([]string{nobody}, names...)) + ")"
+}
+
+// syncState is what this process has proved of synchronous_standby_names.
+type syncState struct {
+	turn chan struct{} // holds one token while the setting is changed or proved
+
+	mu     sync.Mutex
+	life   time.Time      // of the server that it was proved of
+	set    ha.SyncSetting // K 0 in a known life: none
+	proved bool
+	// pids are the walsenders seen to use set's k; since is the server's time
+	// when they were: later ones have begun with it.
+	pids  []int32
+	since time.Time
+}
+
+// fresh reports whether a walsender is known to release commits by the proved k.
+func (s *syncState) fresh(life time.Time, w walsender) bool {
+	return s.proved && s.life.Equal(life) && (w.start.After(s.since) || slices.Contains(s.pids, w.pid))
+}
+
+func (s *syncState) walsenders(life time.Time, rows []walsender) []ha.Walsender {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return merge(rows, func(w walsender) bool { return s.fresh(life, w) })
+}
+
+// keeps reports whether a walsender that uses the proved setting releases
+// commits by this one's k too.
+func (s *syncState) keeps(life time.Time, k int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proved && s.life.Equal(life) && s.set.K == k
+}
+
+func (s *syncState) learn(life time.Time, set ha.SyncSetting, pids []int32, since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same := s.proved && s.life.Equal(life) && s.set.K == set.K
+	s.life, s.set, s.proved = life, set, true
+	if !same {
+		s.pids, s.since = pids, since
+	}
+}
+
+func (s *syncState) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proved = false
+}
+
+// SetSync makes synchronous_standby_names of a primary so, and returns its flush
+// position read after the setting was in effect everywhere (S4; see the package
+// comment for the proof). What was acknowledged later is held by K of the names.
+// ErrUnproved says that the setting was made and that the proof did not come
+// before ctx ended; SyncInEffect tries again.
+//
+// Of a standby it only makes the setting, and returns zero: it is in effect when
+// the standby is promoted, because a standby runs under a setting like it from
+// its start (package postgres's Start).
+func (c *Conn) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error) {
+	if err := c.sync.take(ctx); err != nil {
+		return 0, err
+	}
+	defer c.sync.give()
+	var at ha.LSN
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		var err error
+		at, err = c.setSync(ctx, conn, set)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("set the synchronous standbys: %w", err)
+	}
+	return at, nil
+}
+
+// SyncInEffect returns the primary's flush position read after the setting was
+// seen to be in effect. If this process has not proved that of the server's
+// present setting, it does so now, which stalls commits for some 10 ms. While
+// SetSync is at it the answer is zero; of a standby too.
+func (c *Conn) SyncInEffect(ctx context.Context) (ha.LSN, error) {
+	select {
+	case c.sync.turn <- struct{}{}:
+		defer c.sync.give()
+	default:
+		return 0, nil
+	}
+	var at ha.LSN
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		var standby bool
+		var names string
+		err := conn.QueryRow(ctx, "select pg_is_in_recovery(), current_setting('synchronous_standby_names')").Scan(&standby, &names)
+		if err != nil || standby {
+			return err
+		}
+		set := parseSync(names)
+		if set.K < 0 {
+			return nil // not ours, or frozen: SetSync comes first
+		}
+		at, err = c.setSync(ctx, conn, set)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("see the synchronous standbys in effect: %w", err)
+	}
+	return at, nil
+}
+
+func (s *syncState) take(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another change of the synchronous standbys: %w", context.Cause(ctx))
+	}
+}
+
+func (s *syncState) give() { <-s.turn }
+
+func (c *Conn) setSync(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) (ha.LSN, error) {
+	var standby bool
+	var life time.Time
+	var names string
+	if err := conn.QueryRow(ctx, `select pg_is_in_recovery(), pg_postmaster_start_time(),
+		current_setting('synchronous_standby_names')`).Scan(&standby, &life, &names); err != nil {
+		return 0, err
+	}
+	want := []setting{{"synchronous_standby_names", syncNames(set)}}
+	if standby {
+		c.sync.forget()
+		if err := alter(ctx, conn, want); err != nil {
+			return 0, err
+		}
+		// A cascading replica's walsender may not have read it, and lives on
+		// through a promotion; it comes back with the new setting.
+		_, err := conn.Exec(ctx, "select pg_terminate_backend(pid) from pg_stat_replication where state <> 'backup'")
+		return 0, err
+	}
+	if set.K > 0 && !c.sync.keeps(life, set.K) {
+		if err := c.freeze(ctx, conn, life, set, names == ""); err != nil {
+			// Whatever was not proved: nobody is to wait for ever.
+			err = errors.Join(fmt.Errorf("%w: %w", ErrUnproved, err), c.thaw(conn, want))
+			return 0, err
+		}
+	}
+	if err := alter(ctx, conn, want); err != nil {
+		return 0, err
+	}
+	if set.K == 0 {
+		c.sync.learn(life, set, nil, time.Time{})
+	}
+	return c.inEffect(ctx, conn, set)
+}
+
+// thawTimeout bounds the way back from a freeze that failed.
+const thawTimeout = time.Second
+
+// thaw makes the wanted setting although ctx of the freeze has ended.
+func (c *Conn) thaw(conn *pgx.Conn, want []setting) error {
+	ctx, cancel := context.WithTimeout(context.Background(), thawTimeout)
+	defer cancel()
+	if !conn.IsClosed() {
+		return alter(ctx, conn, want)
+	}
+	fresh, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer fresh.Close(ctx) // the server ends the session either way
+	return alter(ctx, fresh, want)
+}
+
+// freeze makes a setting that nothing satisfies, and returns when all that act
+// on settings are seen to have read it.
+func (c *Conn) freeze(ctx context.Context, conn *pgx.Conn, life time.Time, set ha.SyncSetting, fromNone bool) error {
+	c.sync.forget()
+	if err := alter(ctx, conn, []setting{{"synchronous_standby_names", frozenNames(set.Names)}}); err != nil {
+		return err
+	}
+	if fromNone {
+		if err := c.seeCommitWait(ctx, conn); err != nil {
+			return fmt.Errorf("no commit was seen to wait: %w", err)
+		}
+	}
+	var pids []int32
+	var since time.Time
+	waiting := ""
+	err := until(ctx, func() (bool, error) {
+		rows, err := walsenders(ctx, conn)
+		if err != nil {
+			return false, err
+		}
+		pids, waiting = pids[:0], ""
+		for _, r := range rows {
+			// 1 is of the setting before. A name that is not among the new
+			// shows 0 at last, a new one 2 or more.
+			if r.priority == 1 || r.priority == 0 && slices.Contains(set.Names, r.name) && r.state != "backup" {
+				waiting = r.name
+				return false, nil
+			}
+			pids = append(pids, r.pid)
+		}
+		return true, conn.QueryRow(ctx, "select clock_timestamp()").Scan(&since)
+	})
+	if err != nil && waiting != "" {
+		return fmt.Errorf("the walsender of %s has not read the setting: %w", waiting, err)
+	}
+	if err == nil {
+		c.sync.learn(life, set, pids, since)
+	}
+	return err
+}
+
+func walsenders(ctx context.Context, conn *pgx.Conn) ([]walsender, error) {
+	rows, err := conn.Query(ctx, lookWalsenders)
+	if err != nil {
+		return nil, err
+	}
+	return scanWalsenders(rows)
+}
+
+// seeCommitWait proves that the checkpointer has told the backends to wait: it
+// commits on another connection until a commit is seen waiting, and cancels it.
+func (c *Conn) seeCommitWait(ctx context.Context, conn *pgx.Conn) error {
+	other, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	pid := other.PgConn().PID()
+	go func() {
+		for {
+			_, err := other.Exec(ctx, `begin; set local synchronous_commit = on;
+				select pg_logical_emit_message(true, 'pgsidecar', 'sync'); commit`, pgx.QueryExecModeSimpleProtocol)
+			if err != nil || ctx.Err() != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	err = until(ctx, func() (bool, error) {
+		var waits bool
+		err := conn.QueryRow(ctx, `select exists (select from pg_stat_get_activity($1) where wait_event = 'SyncRep')`,
+			int32(pid)).Scan(&waits)
+		return waits, err
+	})
+	cancel()
+	<-ended // it failed, as it was cancelled
+	if _, e := conn.Exec(context.WithoutCancel(ctx), "select pg_terminate_backend($1)", int32(pid)); e != nil && err == nil {
+		err = e
+	}
+	_ = other.Close(ctx) // it is closed already
+	return err
+}
+
+// inEffect waits until no walsender but those of the setting counts, and returns
+// the flush position read after that.
+func (c *Conn) inEffect(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) (ha.LSN, error) {
+	counts := ""
+	err := until(ctx, func() (bool, error) {
+		rows, err := walsenders(ctx, conn)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range rows {
+			if r.priority > 0 && !slices.Contains(set.Names, r.name) {
+				counts = r.name
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s still counts: %w", ErrUnproved, counts, err)
+	}
+	var text string
+	if err := conn.QueryRow(ctx, "select pg_current_wal_flush_lsn()::text").Scan(&text); err != nil {
+		return 0, err
+	}
+	return ha.ParseLSN(text)
+}
