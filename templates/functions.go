@@ -207,7 +207,7 @@ func encoding() template.FuncMap {
 // text are the functions on strings.
 func text() template.FuncMap {
 	return template.FuncMap{
-		"block":           func(s string) Block { return Block(s) },
+		"multiline":       func(s string) Block { return Block(s) },
 		"join":            func(sep string, list []string) string { return strings.Join(list, sep) },
 		"split":           split,
 		"toLower":         strings.ToLower,

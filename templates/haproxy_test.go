@@ -406,10 +406,10 @@ func TestHAProxySwitchLatency(t *testing.T) {
 	t.Logf("Apply to first new connection: median %v, worst %v", median(toNew), slices.Max(toNew))
 	t.Logf("Apply to last old session's end: median %v, worst %v", median(toEnd), slices.Max(toEnd))
 	// Targets with room for a busy machine; the log has the figures.
-	if m := median(toNew); m > 10*time.Millisecond {
+	if m := median(toNew); m > 50*time.Millisecond {
 		t.Errorf("median to the first new connection is %v", m)
 	}
-	if m := median(toEnd); m > 20*time.Millisecond {
+	if m := median(toEnd); m > 50*time.Millisecond {
 		t.Errorf("median to the end of old sessions is %v", m)
 	}
 }

@@ -136,7 +136,7 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 }
 
 // Block is text that may have several lines: what toJSONPretty, toYAML,
-// indent, executeTemplate and block give.
+// indent, executeTemplate and multiline give.
 type Block string
 
 // guardFunction is appended to the pipeline of every printing action, as

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/guard"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/templates"
+)
+
+// newProxyCommand returns `proxy`: what runs beside an application.
+func newProxyCommand(a *app) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "proxy",
+		Short: "Follow the cluster: switch HAProxy, write configuration files",
+		Long: `Follow the cluster: switch HAProxy by its stats socket at each change of roles, and
+write the configured files when what they say has changed. It never takes part in
+elections, and while it is away HAProxy goes by its own checks.
+
+SIGTERM and SIGINT end it; files and HAProxy stay as they are.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadEither(a, path)
+			if err != nil {
+				return err
+			}
+			return runProxy(cmd.Context(), cfg, newLogger(a, cfg.Log))
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "proxy.hcl", "the proxy's configuration `file`, or a member's")
+	return cmd
+}
+
+// loadEither reads a proxy's configuration or a member's. It reports the faults
+// of the kind that has fewer.
+func loadEither(a *app, path string) (*config.Config, error) {
+	cfg, err := config.LoadProxy(path, config.OSEnvironment())
+	if err == nil {
+		return cfg, nil
+	}
+	member, memberErr := config.Load(path, config.OSEnvironment())
+	if memberErr == nil {
+		return member, nil
+	}
+	var asProxy, asMember *config.Error
+	if errors.As(err, &asProxy) && errors.As(memberErr, &asMember) && len(asMember.Diagnostics) < len(asProxy.Diagnostics) {
+		err = memberErr
+	}
+	return nil, reportFaults(a, err)
+}
+
+// runProxy follows the cluster until the context ends.
+func runProxy(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
+	client, err := sessions.New(sessionsOptions(cfg, log))
+	if err != nil {
+		return err
+	}
+	f, err := newFollower(cfg, log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	changed := make(chan struct{}, 1)
+	all.Go(func() {
+		client.Run(ctx, func() { //nolint:errcheck // it ends with ctx
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	})
+	all.Go(func() { f.agent.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	log.Info("following the cluster", "cluster", cfg.Cluster, "service", cfg.Service.Name)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-tick.C:
+		}
+		f.see(client.View(), guard.Now())
+	}
+}
+
+// staleAfter is how old the newest successful read of the record may be before
+// HAProxy is left to its own checks. Quiet watches read once in 10 s.
+const staleAfter = 25 * time.Second
+
+// follower turns what is known of Consul into topologies, and hands each new
+// one to the templates' agent.
+type follower struct {
+	config *config.Config
+	log    hclog.Logger
+	agent  *templates.Agent
+
+	last    templates.Topology
+	given   bool // last was handed on, and has not been released since
+	problem string
+}
+
+// newFollower makes what the configuration's template, haproxy and pgbouncer
+// blocks ask for. Its agent is to be run by the caller.
+func newFollower(cfg *config.Config, log hclog.Logger) (*follower, error) {
+	settings, err := templateSettings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	files, err := templateFiles(cfg, settings)
+	if err != nil {
+		return nil, err
+	}
+	o := templates.AgentOptions{Files: files, Settings: settings, Logger: log}
+	if h := settings.HAProxy; h.Socket != "" {
+		proxy, err := templates.NewHAProxy(templates.HAProxyOptions{
+			Socket: h.Socket, AgentSocket: h.AgentBind, PrimaryBackend: h.PrimaryBackend, ReplicaBackend: h.ReplicaBackend,
+			PrimaryTakesReads: cfg.HAProxy.PrimaryTakesReads, Logger: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		o.Proxies = append(o.Proxies, proxy)
+	}
+	agent, err := templates.NewAgent(o)
+	if err != nil {
+		return nil, err
+	}
+	return &follower{config: cfg, log: log.Named("proxy"), agent: agent}, nil
+}
+
+// see takes the newest view. It is called after each change, and now and then.
+func (f *follower) see(v sessions.View, now ha.Instant) {
+	if !v.Consul.SeenAt.Within(staleAfter, now) || v.Consul.Broken != "" {
+		if f.given {
+			f.log.Warn("the cluster's record is not current: haproxy goes by its own checks", "error", v.Err, "broken", v.Consul.Broken)
+			f.agent.Release()
+			f.given = false
+		}
+		return
+	}
+	if !v.Consul.Record.Exists() {
+		return // no cluster yet; never an empty file
+	}
+	t, err := topology(f.config, v, f.last)
+	f.report(err)
+	if f.given && reflect.DeepEqual(t, f.last) {
+		return
+	}
+	f.last, f.given = t, true
+	f.agent.Update(t)
+	primary := ""
+	if t.Primary != nil {
+		primary = t.Primary.Name
+	}
+	f.log.Debug("topology changed", "term", t.Term, "phase", string(t.Phase), "primary", primary, "replicas", len(t.Replicas), "held", t.Held)
+}
+
+// report logs what is wrong with registrations, once.
+func (f *follower) report(err error) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	if problem != f.problem && problem != "" {
+		f.log.Error("a registration is left out", "error", problem)
+	}
+	f.problem = problem
+}
+
+func topology(cfg *config.Config, v sessions.View, prior templates.Topology) (templates.Topology, error) {
+	src := templates.Source{Cluster: cfg.Cluster, Service: cfg.Service.Name, Record: v.Consul.Record, Prior: prior}
+	for _, m := range v.Members {
+		src.Registered = append(src.Registered, templates.Registration{
+			Name: m.Name, Postgres: m.Postgres, API: m.API, Tags: m.Tags, Status: m.Status, Meta: m.Meta,
+		})
+	}
+	return templates.Build(src)
+}
+
+func templateSettings(cfg *config.Config) (templates.Settings, error) {
+	h := cfg.HAProxy
+	settings := templates.HAProxySettings{
+		Bind: h.Bind, PrimaryPort: h.PrimaryPort, ReplicaPort: h.ReplicaPort, StatsPort: h.StatsPort,
+		Socket: h.Socket, AgentBind: h.AgentSocket, MaxConn: h.MaxConn, ConnectTimeout: h.ConnectTimeout,
+		QueueTimeout: h.QueueTimeout, IdleTimeout: h.IdleTimeout, Global: h.Global,
+	}
+	// Where the state file is written is where HAProxy is to read it.
+	for _, t := range cfg.Templates {
+		if t.Builtin == stateFile {
+			settings.StateFile = t.Destination
+		}
+	}
+	settings, err := settings.Complete(cfg.Service.Name)
+	return templates.Settings{HAProxy: settings, PgBouncer: templates.PgBouncerSettings{Database: cfg.PgBouncer.Database}}, err
+}
+
+// stateFile is the built-in template that haproxy.cfg's cannot do without.
+const stateFile = "haproxy.state"
+
+// templateFiles reads the configured templates, and adds the state file of a
+// built-in haproxy.cfg that comes without one.
+func templateFiles(cfg *config.Config, s templates.Settings) ([]templates.File, error) {
+	wanted := slices.Clone(cfg.Templates)
+	is := func(name string) func(config.Template) bool {
+		return func(t config.Template) bool { return t.Builtin == name }
+	}
+	if i := slices.IndexFunc(wanted, is("haproxy.cfg")); i >= 0 && !slices.ContainsFunc(wanted, is(stateFile)) {
+		wanted = slices.Insert(wanted, i, config.Template{Name: wanted[i].Name + "-state", Builtin: stateFile, Destination: s.HAProxy.StateFile})
+	}
+	var files []templates.File
+	for _, t := range wanted {
+		text, err := templateText(t)
+		if err != nil {
+			return nil, usage("template %q: %w", t.Name, err)
+		}
+		parsed, err := templates.ParseTemplate(t.Name, text, templates.Delimiters{})
+		if err != nil {
+			return nil, usage("template %q: %w", t.Name, err)
+		}
+		files = append(files, templates.File{
+			Name: t.Name, Template: parsed, Destination: t.Destination, Check: t.Check, Command: t.Command,
+			Timeout: t.Timeout, Perms: t.Perms, User: t.User, Group: t.Group,
+		})
+	}
+	return files, nil
+}
+
+func templateText(t config.Template) (string, error) {
+	if t.Builtin != "" {
+		text, err := templates.BuiltinText(t.Builtin)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("there is no builtin %q; expected one of %s", t.Builtin, strings.Join(templates.Builtin(), ", "))
+		}
+		return text, err
+	}
+	b, err := os.ReadFile(t.Source)
+	if err != nil {
+		return "", fmt.Errorf("read it: %w", err)
+	}
+	return string(b), nil
+}

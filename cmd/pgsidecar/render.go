@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/templates"
+)
+
+// newRenderCommand returns `render`: what proxy would write.
+func newRenderCommand(a *app) *cobra.Command {
+	var o renderOptions
+	cmd := &cobra.Command{
+		Use:   "render [TEMPLATE ...]",
+		Short: "Show what the configured files would be, beside what they are; write nothing",
+		Long: `Show what the configured files would be for the cluster as it is now, as a
+difference to what stands at their destinations. Nothing is written, checked or
+run. Name templates to see only those.
+
+Exit status: 0 if nothing would change, 3 if something would.`,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			cfg, err := loadEither(a, o.path)
+			if err != nil {
+				return err
+			}
+			return o.render(cmd.Context(), a, cfg, names)
+		},
+	}
+	cmd.Flags().StringVar(&o.path, "config", "proxy.hcl", "the proxy's configuration `file`, or a member's")
+	cmd.Flags().BoolVar(&o.whole, "whole", false, "print the whole files, not the difference")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "how long to wait for Consul")
+	return cmd
+}
+
+// exitDiffers is render's status when something would change.
+const exitDiffers = 3
+
+type renderOptions struct {
+	path    string
+	whole   bool
+	timeout time.Duration
+}
+
+func (o renderOptions) render(ctx context.Context, a *app, cfg *config.Config, names []string) error {
+	settings, err := templateSettings(cfg)
+	if err != nil {
+		return err
+	}
+	files, err := templateFiles(cfg, settings)
+	if err != nil {
+		return err
+	}
+	if files, err = chosen(files, names); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	t, err := currentTopology(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	page, err := templates.NewPage(t, settings)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	differs := false
+	for i := range files {
+		changed, err := o.show(ctx, a.stdout, &files[i], page)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("template %q: %w", files[i].Name, err))
+		}
+		differs = differs || changed
+	}
+	if len(failed) == 0 && differs && !o.whole {
+		return exitStatus(exitDiffers)
+	}
+	return errors.Join(failed...)
+}
+
+// chosen are the files with these names; all of them if none is given.
+func chosen(files []templates.File, names []string) ([]templates.File, error) {
+	if len(files) == 0 {
+		return nil, usage("the configuration has no template block")
+	}
+	if len(names) == 0 {
+		return files, nil
+	}
+	var out []templates.File
+	var known []string
+	for _, f := range files {
+		known = append(known, f.Name)
+	}
+	for _, name := range names {
+		found := false
+		for _, f := range files {
+			if f.Name == name {
+				out, found = append(out, f), true
+			}
+		}
+		if !found {
+			return nil, usage("no template %q in the configuration; expected one of %s", name, strings.Join(known, ", "))
+		}
+	}
+	return out, nil
+}
+
+// show prints one file, or how it would change. It reports whether it would.
+func (o renderOptions) show(ctx context.Context, w io.Writer, f *templates.File, page templates.Page) (bool, error) {
+	content, err := f.Template.Render(ctx, page, templates.Env{})
+	if err != nil {
+		return false, err
+	}
+	if o.whole {
+		_, err := fmt.Fprintf(w, "==> %s <==\n%s", f.Destination, content)
+		return false, err
+	}
+	before, err := f.CurrentContent()
+	if err != nil {
+		return false, err
+	}
+	diff := templates.Diff(f.Destination, string(before), string(content))
+	_, err = io.WriteString(w, diff)
+	return diff != "", err
+}
+
+// currentTopology waits until record and members have been read once.
+func currentTopology(ctx context.Context, cfg *config.Config) (templates.Topology, error) {
+	quiet := cfg.Log
+	quiet.Level = "error"
+	client, err := sessions.New(sessionsOptions(cfg, newLogger(&app{stderr: io.Discard}, quiet)))
+	if err != nil {
+		return templates.Topology{}, err
+	}
+	run, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	changed := make(chan struct{}, 1)
+	all.Go(func() {
+		client.Run(run, func() { //nolint:errcheck // it ends with its context
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	})
+	for {
+		v := client.View()
+		if v.Consul.SeenAt != 0 && v.Members != nil {
+			if v.Consul.Broken != "" {
+				return templates.Topology{}, fmt.Errorf("the cluster's record: %s", v.Consul.Broken)
+			}
+			if !v.Consul.Record.Exists() {
+				return templates.Topology{}, fmt.Errorf("Consul has no cluster %q under %q", cfg.Cluster, cfg.Consul.Prefix)
+			}
+			return topology(cfg, v, templates.Topology{})
+		}
+		select {
+		case <-ctx.Done():
+			return templates.Topology{}, errors.Join(fmt.Errorf("read the cluster from Consul: %w", ctx.Err()), v.Err)
+		case <-changed:
+		}
+	}
+}
