@@ -112,20 +112,23 @@ func (w *World) acknowledge(m, n int) {
 	w.holds(&w.check.acked[s.acked])
 }
 
-// holds checks S4 for one acknowledged commit.
+// holds checks S4 for one acknowledged commit: no election can gather the votes
+// it needs from voters that lack it. A voter whose data directory is being
+// replaced does not hold the commit, but it does not vote either (S10).
 func (w *World) holds(a *ackedUpTo) {
 	d := &w.consul.record.Durability
 	if d.Mode != ha.ModeQuorum || d.K == 0 {
 		return
 	}
-	have := 0
+	lack := 0
 	for _, v := range d.Voters {
-		if s := &w.members[w.index(v)].server; s.flushed >= a.n && s.log[a.n-1] == a.id {
-			have++
+		s := &w.members[w.index(v)].server
+		if s.data == ha.DataPresent && !s.half && (s.flushed < a.n || s.log[a.n-1] != a.id) {
+			lack++
 		}
 	}
-	if have < d.K {
-		w.fail("S4", a.server, "commit %d acknowledged by %s in term %d is held by %d of the recorded voters %v, not by %d", a.n, names[a.server], a.term, have, d.Voters, d.K)
+	if lack >= d.VotesNeeded() {
+		w.fail("S4", a.server, "commit %d, acknowledged by %s in term %d: %d of the recorded voters %v lack it, and %d votes elect", a.n, names[a.server], a.term, lack, d.Voters, d.VotesNeeded())
 	}
 }
 

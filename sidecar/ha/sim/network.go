@@ -17,7 +17,7 @@ func (w *World) both(i, j int) bool { return w.open(i, j) && w.open(j, i) }
 // slow multiplies a delay on a member that is slow now.
 func (w *World) slow(m int, d int64) int64 {
 	if w.members[m].slowUntil > w.now {
-		return d * 20
+		return min(d*20, d+second)
 	}
 	return d
 }

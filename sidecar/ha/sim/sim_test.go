@@ -18,6 +18,7 @@ var (
 	runs   = flag.Int("sim.runs", 2000, "how many runs each test of the simulation makes")
 	seed   = flag.Uint64("sim.seed", 0, "the only seed to run, with its story")
 	shape  = flag.Int("sim.members", 3, "how many members -sim.seed has")
+	shrink = flag.Bool("sim.shrink", false, "shrink the run of -sim.seed before its story is told")
 	report = flag.String("sim.report", "", "where TestLong writes its report")
 )
 
@@ -69,11 +70,7 @@ func line(r *sim.Result) string {
 
 func TestSimulation(t *testing.T) {
 	if *seed != 0 {
-		r := sim.Run(sim.Options{Seed: *seed, Members: *shape, Story: true})
-		t.Logf("%s\n%s\n%s", strings.Join(r.Story, "\n"), line(&r), r.Violation)
-		if r.Violation != "" {
-			t.Fail()
-		}
+		tell(t, sim.Options{Seed: *seed, Members: *shape, Story: true})
 		return
 	}
 	for _, members := range []int{3, 5} {
@@ -91,6 +88,19 @@ func TestSimulation(t *testing.T) {
 				t.Errorf("%d of %d runs failed", len(failed), *runs)
 			}
 		})
+	}
+}
+
+// tell prints the story of a run; with -sim.shrink that of the shortest that
+// breaks the same promise.
+func tell(t *testing.T, o sim.Options) {
+	if *shrink {
+		o = sim.Shrink(o)
+	}
+	r := sim.Run(o)
+	t.Logf("%s\nfaults:\n  %s\n%s\n%s", strings.Join(r.Story, "\n"), strings.Join(r.FaultNames, "\n  "), line(&r), r.Violation)
+	if r.Violation != "" {
+		t.Fail()
 	}
 }
 

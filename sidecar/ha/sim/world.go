@@ -219,7 +219,9 @@ func (w *World) finish() {
 	w.res.FaultNames = nil
 	if w.opt.Story {
 		for i := range w.faults {
-			w.res.FaultNames = append(w.res.FaultNames, w.faults[i].String())
+			if i >= len(w.opt.Drop) || !w.opt.Drop[i] {
+				w.res.FaultNames = append(w.res.FaultNames, w.faults[i].String())
+			}
 		}
 	}
 }
