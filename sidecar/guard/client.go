@@ -179,37 +179,36 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Shutdown ends the guard and closes the client. It returns ErrRunning, and
-// changes nothing, while the server runs, and ErrLost while there is no guard
-// to end. When it returns nil the guard has let
-// go of the state directory.
+// Shutdown ends the guard and closes the client. When it returns nil the guard
+// has let go of the state directory. It returns ErrRunning, and changes nothing,
+// while the server runs, and ErrLost when there was no guard to tell: the client
+// may then be closed, and Attach says how things are.
 func (c *Client) Shutdown(ctx context.Context) error {
-	c.setEnding(true)
-	answer := make(chan response, 1)
-	err := c.send(ctx, request{Op: opShutdown}, answer)
-	if err == nil {
-		err = c.await(ctx, answer)
-		if errors.Is(err, ErrLost) {
-			err = nil // it had no time to answer
-		}
+	c.mu.Lock()
+	if c.link == nil {
+		c.mu.Unlock()
+		return ErrLost
 	}
-	if err != nil {
-		c.setEnding(false)
-		return fmt.Errorf("shut down guard: %w", err)
+	c.ending = true
+	c.mu.Unlock()
+	answer := make(chan response, 1)
+	sent := c.send(ctx, request{Op: opShutdown}, answer)
+	if sent == nil {
+		err := c.await(ctx, answer)
+		if err != nil && !errors.Is(err, ErrLost) { // lost: it had no time to answer
+			c.mu.Lock()
+			c.ending = false
+			c.mu.Unlock()
+			return fmt.Errorf("shut down guard: %w", err)
+		}
 	}
 	select {
 	case <-c.done: // end of file: the guard's process has ended
 		c.cancel()
-		return nil
+		return sent
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the guard to end: %w", context.Cause(ctx))
 	}
-}
-
-func (c *Client) setEnding(ending bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ending = ending
 }
 
 func (c *Client) closed() bool {

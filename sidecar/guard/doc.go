@@ -10,11 +10,16 @@
 // Nothing of an armed server runs when its lease ends. The deadline is an
 // instant of CLOCK_BOOTTIME, which counts suspend, and a timerfd on that clock
 // waits for it. A tenth of the lease before the end (50 ms to 500 ms) the
-// postmaster gets SIGQUIT, PostgreSQL's immediate shutdown; half-way to the end
-// SIGKILL goes to it and to all its descendants. Backends call setsid, so no
-// process group holds them all: the guard is a child subreaper
+// postmaster gets SIGQUIT, PostgreSQL's immediate shutdown; a fifth of that time
+// later SIGKILL goes to it and to all its descendants, from the keeper and, in
+// case it is held up, from two sentinels (sentinel.go). Backends call setsid, so
+// no process group holds them all: the guard is a child subreaper
 // (PR_SET_CHILD_SUBREAPER), so whoever loses its parent becomes its child, and
 // nothing is left exactly when wait says that it has no child.
+//
+// A machine that stands still as a whole (suspend, a hypervisor) across the end
+// of the lease runs neither server nor guard; when it goes on, the guard kills
+// first thing, and a backend may run for the few microseconds until then.
 //
 // When the postmaster exits by itself, what it left is killed before anybody is
 // told, so a server that is said to be down cannot acknowledge a commit.
@@ -33,8 +38,9 @@
 // # How it stays able to act
 //
 // Memory is locked as it is touched, the OOM score is the lowest allowed, and
-// the scheduling class is SCHED_RR, else nice -20, each if the system lets it;
-// PostgreSQL gets none of the three. The deadline's path does no disk or
+// the scheduling class is SCHED_RR, else nice -20, each if the system lets it.
+// PostgreSQL inherits of the three only the postmaster's OOM score, as its
+// documentation advises. The deadline's path does no disk or
 // network I/O, and waits for nobody: log lines and answers are queued, and
 // dropped (log) or the client with them (answers) when nobody takes them.
 //
@@ -49,6 +55,7 @@
 //
 //	guard process
 //	  keeper    Serve, locked to its thread   owns all state, starts and kills
+//	  sentinel  newSentinels                  two threads that kill at the end of the lease
 //	  alarm     newAlarm                      timerfd to channel
 //	  accept    Serve                         one reader and one writer a connection
 //	  journal   newJournal                    writes the log

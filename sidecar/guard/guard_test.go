@@ -185,6 +185,58 @@ func TestLeaseEndWithoutSidecar(t *testing.T) {
 	}
 }
 
+// TestSentinels: the end of the lease does not depend on the keeper.
+func TestSentinels(t *testing.T) {
+	r := newDirs(t, "stubborn")
+	self, err := os.Executable()
+	must(t, err)
+	until := guard.Now().Add(time.Second)
+	args := append([]string{"role", "sentinels", fmt.Sprint(int64(until)), r.command.Path}, r.command.Args...)
+	helper := exec.Command(self, args...)
+	helper.Dir = r.dataDir
+	helper.Stderr = os.Stderr
+	stdin, err := helper.StdinPipe()
+	must(t, err)
+	must(t, helper.Start())
+	r.awaitBeats(t)
+	eventually(t, "nothing left", func() bool { return len(r.leftovers(t)) == 0 })
+	t.Logf("last sign of life %.2f ms after the sentinels' deadline", ms(r.lastBeat().Sub(until)))
+	stdin.Close()
+	must(t, helper.Wait())
+}
+
+// TestServerLogIsBounded: one older file is kept, and it is the server's user
+// who writes both.
+func TestServerLogIsBounded(t *testing.T) {
+	r := newRig(t, "polite")
+	log, older := r.command.LogFile, r.command.LogFile+".1"
+	must(t, os.WriteFile(log, []byte("first"), 0o600))
+	must(t, os.Truncate(log, 65<<20))
+	must(t, os.Chown(log, int(r.command.UID), int(r.command.GID)))
+	r.start(t)
+	if info, err := os.Stat(older); err != nil || info.Size() != 65<<20 {
+		t.Errorf("older log: %v, %v", info, err)
+	}
+	must(t, guard.MoveLog(r.command)) // under the running server
+	b, err := os.ReadFile(older)
+	must(t, err)
+	if !strings.HasPrefix(string(b), "postmaster ") {
+		t.Errorf("older log begins %q", b[:min(20, len(b))])
+	}
+	must(t, r.Stop(deadline(t), true))
+	r.start(t)
+	b, err = os.ReadFile(log)
+	must(t, err)
+	if !strings.HasPrefix(string(b), "postmaster ") {
+		t.Errorf("log begins %q", b[:min(20, len(b))])
+	}
+	info, err := os.Stat(older)
+	must(t, err)
+	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != r.command.UID {
+		t.Errorf("older log belongs to %d", uid)
+	}
+}
+
 func TestLeaseExtendedAndDisarmed(t *testing.T) {
 	r := newRig(t, "stubborn")
 	r.start(t)
@@ -449,7 +501,7 @@ func TestProtocolTolerance(t *testing.T) {
 		{"future field", `{"v":9,"id":7,"op":"status","colour":"blue"}`, `"id":7,"status":{"running":false`},
 		{"future request", `{"v":9,"id":8,"op":"dance"}`, `does not know the request \"dance\"`},
 		{"start of nothing", `{"id":9,"op":"start"}`, "no command"},
-		{"deadline passed", `{"id":9,"op":"lease","deadline":1,"until":5}`, "after its deadline"},
+		{"deadline passed", `{"id":9,"op":"lease","deadline":1,"until":5}`, "too late"},
 		{"garbage", "GET / HTTP/1.0", ""},
 	} {
 		if got := ask(c.text); !strings.Contains(got, c.want) || (c.want == "") != (got == "") {

@@ -170,6 +170,7 @@ func (k *keeper) step(now ha.Instant) {
 	}
 	if k.killing && now >= k.killNext {
 		k.kill(now)
+		k.reap()
 	}
 }
 
@@ -278,7 +279,7 @@ func (k *keeper) whenGone(f func()) {
 // handle does one request.
 func (k *keeper) handle(e envelope) {
 	if e.Deadline != 0 && Now() > e.Deadline {
-		k.answer(e, fmt.Errorf("%s: the request came after its deadline", e.Op))
+		k.answer(e, fmt.Errorf("the request came too late: %w", context.DeadlineExceeded))
 		return
 	}
 	switch e.Op {
@@ -315,15 +316,15 @@ func (k *keeper) start(e envelope) error {
 	now := Now()
 	switch {
 	case e.Command == nil:
-		return errors.New("start: no command")
+		return errors.New("no command")
 	case k.status.Running: // another client was faster while this one waited
 		return ErrRunning
 	case k.ending:
 		return ErrEnding
 	case k.lease.armed && now >= k.lease.quitAt:
-		return fmt.Errorf("start server: %w", ErrLeaseEnded)
+		return ErrLeaseEnded
 	case e.Deadline != 0 && now > e.Deadline:
-		return errors.New("start: the deadline passed while the last server's processes ended")
+		return fmt.Errorf("wait for the last server's processes to end: %w", context.DeadlineExceeded)
 	}
 	if err := writeServerFile(k.options.StateDir, e.Command.Dir); err != nil {
 		return err

@@ -52,6 +52,8 @@ func play(role string, args []string) error {
 		return playPostmaster(args)
 	case "sidecar": // state directory, data directory, lease
 		return playSidecar(args)
+	case "sentinels": // when they kill, and the command that they kill
+		return playSentinels(args)
 	}
 	return errors.New("no such role")
 }
@@ -117,6 +119,22 @@ func playSidecar(args []string) error {
 		return err
 	}
 	fmt.Println(int64(until))
+	_, err = io.Copy(io.Discard, os.Stdin) // until the test ends
+	return err
+}
+
+// playSentinels is a guard whose keeper does nothing.
+func playSentinels(args []string) error {
+	until, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return err
+	}
+	if err := guard.SetSentinels(ha.Instant(until)); err != nil {
+		return err
+	}
+	if err := exec.Command(args[1], args[2:]...).Start(); err != nil {
+		return err
+	}
 	_, err = io.Copy(io.Discard, os.Stdin) // until the test ends
 	return err
 }
@@ -192,7 +210,7 @@ func newDirs(tb testing.TB, manner string) *rig {
 		}
 		for _, name := range []string{filepath.Join(r.stateDir, "guard.log"), r.command.LogFile} {
 			b, _ := os.ReadFile(name)
-			tb.Logf("%s:\n%s", name, b)
+			tb.Logf("end of %s:\n%s", name, b[max(0, len(b)-4000):])
 		}
 	})
 	return r
@@ -202,10 +220,14 @@ func newDirs(tb testing.TB, manner string) *rig {
 func (r *rig) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	for ctx.Err() == nil { // the client may be between two guards
-		_ = r.Stop(ctx, true)
-		if r.Shutdown(ctx) == nil {
+	for ctx.Err() == nil {
+		if r.Stop(ctx, true) == nil && r.Shutdown(ctx) == nil {
 			break
+		}
+		// The client is between two guards, or closed.
+		r.Close()
+		if c, err := guard.Attach(ctx, guardOptions(r.stateDir)); err == nil {
+			r.Client = c
 		}
 	}
 	_, _ = guard.Sweep(ctx, r.dataDir)

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,6 +65,7 @@ func codes() map[string]error {
 		"lease_ended": ErrLeaseEnded,
 		"ending":      ErrEnding,
 		"guarded":     ErrGuarded,
+		"deadline":    context.DeadlineExceeded,
 	}
 }
 
