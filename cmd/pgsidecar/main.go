@@ -132,7 +132,9 @@ func newRootCommand(a *app) *cobra.Command {
 	})
 	root.AddCommand(
 		newConfigCommand(a),
+		newDrillCommand(a),
 		newGuardCommand(a),
+		newLabCommand(a),
 		newRunCommand(a),
 		newVersionCommand(a),
 	)
