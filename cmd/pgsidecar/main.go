@@ -135,6 +135,8 @@ func newRootCommand(a *app) *cobra.Command {
 		newDrillCommand(a),
 		newGuardCommand(a),
 		newLabCommand(a),
+		newProxyCommand(a),
+		newRenderCommand(a),
 		newRunCommand(a),
 		newVersionCommand(a),
 	)
