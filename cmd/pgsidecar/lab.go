@@ -115,6 +115,9 @@ func labUp(ctx context.Context, a *app, o lab.Options) (err error) {
 		return labFault(err)
 	case err != nil && ctx.Err() != nil:
 		return nil // Ctrl-C
+	case err != nil && o.Detached:
+		keep = true
+		return fmt.Errorf("%w\n(what is there is left to be looked at; pgsidecar lab down --dir %s removes it)", err, o.Dir)
 	case err != nil:
 		return err
 	}
