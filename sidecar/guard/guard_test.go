@@ -225,11 +225,10 @@ func TestServerLogIsBounded(t *testing.T) {
 	}
 	must(t, r.Stop(deadline(t), true))
 	r.start(t)
-	b, err = os.ReadFile(log)
-	must(t, err)
-	if !strings.HasPrefix(string(b), "postmaster ") {
-		t.Errorf("log begins %q", b[:min(20, len(b))])
-	}
+	eventually(t, "the log begins anew", func() bool {
+		b, err := os.ReadFile(log)
+		return err == nil && strings.HasPrefix(string(b), "postmaster ")
+	})
 	info, err := os.Stat(older)
 	must(t, err)
 	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != r.command.UID {
@@ -612,7 +611,7 @@ func TestFootprint(t *testing.T) {
 		return n
 	}
 	t.Logf("guard: RSS %d kB, locked %d kB; %d ms of CPU for 10 leases in a second", kb("VmRSS"), kb("VmLck"), 10*(cpu()-before))
-	if kb("VmRSS") > 20<<10 {
+	if kb("VmRSS") > 20<<10 && !raceDetector {
 		t.Errorf("RSS %d kB", kb("VmRSS"))
 	}
 	if os.Getuid() == 0 && kb("VmLck") == 0 {

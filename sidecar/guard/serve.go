@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -233,6 +232,6 @@ func report(ready *os.File, err error) {
 	r := response{Version: protocolVersion}
 	r.setError(err)
 	// The parent may be gone, and the file closed by the first report.
-	_, _ = io.WriteString(ready, string(marshalLine(r)))
+	_, _ = ready.Write(marshalLine(r))
 	ready.Close()
 }
