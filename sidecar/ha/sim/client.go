@@ -265,5 +265,8 @@ func (w *World) committed(m int, c *call, came bool) {
 	}
 	w.tell(m, "transaction %s failed (answered: %v)", c.change.What, came)
 	s.commitFailedAt = w.members[m].read(w.now)
+	if !came {
+		s.doubt = max(s.doubt, c.change.Record.Index)
+	}
 	w.readNow(m)
 }

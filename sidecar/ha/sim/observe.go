@@ -11,7 +11,7 @@ func (w *World) observe(m int) ha.Observation {
 		Consul: s.consul, Peers: s.peers, Intent: s.intent,
 		Busy: ha.Busy{
 			Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
-			Failures: s.failures, CommitFailedAt: s.commitFailedAt,
+			Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
 		},
 	}
 	o.Policy.NoFailover, o.Policy.NoSync, o.Policy.Priority = s.tags.NoFailover, s.tags.NoSync, s.tags.Priority

@@ -24,6 +24,7 @@ type sidecar struct {
 	reading        bool
 	committing     bool
 	commitFailedAt ha.Instant
+	doubt          uint64 // index that a transaction of unknown outcome expected
 
 	// seen is the last look at the server; the guard's facts and the files are
 	// not in it, they are read when asked.

@@ -80,8 +80,8 @@ func TestSimulation(t *testing.T) {
 			total, failed := sweep(from, *runs, sim.Options{Members: members})
 			t.Logf("seeds %d to %d: %s; %.0f runs a second", from, from+uint64(*runs)-1, line(&total), float64(*runs)/time.Since(begun).Seconds())
 			for i, r := range failed {
-				if i < 20 {
-					t.Errorf("seed %d: %s", r.Seed, r.Violation)
+				if i < 60 {
+					t.Errorf("seed %d (new cluster: %v): %s", r.Seed, r.Fresh, r.Violation)
 				}
 			}
 			if len(failed) > 0 {

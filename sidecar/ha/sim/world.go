@@ -48,6 +48,7 @@ type Result struct {
 	Commits, Promotions, Ballots int
 	Length                       int64 // of the time with faults
 	Recovered                    int64 // from the end of the faults until a commit, in nanoseconds
+	Fresh                        bool  // the run began without a cluster
 	FaultNames                   []string
 	Story                        []string
 }
@@ -210,7 +211,7 @@ func (w *World) drift() int64 {
 
 func (w *World) finish() {
 	w.res.At = w.now
-	w.res.Length = w.shape.length
+	w.res.Length, w.res.Fresh = w.shape.length, w.shape.fresh
 	if !w.check.failed() {
 		w.checkEnd()
 	}
