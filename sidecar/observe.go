@@ -223,7 +223,8 @@ func (s *Sidecar) peersChanged() {
 	}
 }
 
-// upkeepLoop makes roles and slots for the members.
+// upkeepLoop makes roles and slots for the members: when there is a new one,
+// when the server's role has changed, and from time to time.
 func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 	ticker := time.NewTicker(upkeepEvery)
 	defer ticker.Stop()
@@ -232,15 +233,45 @@ func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		case <-s.upkeep:
 		}
 		snap := s.Snapshot()
-		if snap == nil || snap.Observation.Server.InRecovery == ha.Unknown || snap.Observation.Busy.Server != ha.NoAction {
+		if snap == nil || snap.Observation.Server.InRecovery == ha.Unknown {
 			continue
 		}
 		work, cancel := context.WithTimeout(ctx, upkeepEvery)
-		if err := s.opts.Server.Upkeep(work, snap.Observation.Consul.Record.Members); err != nil && ctx.Err() == nil {
+		if err := s.opts.Server.Upkeep(work, s.known(&snap.Observation)); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot keep roles and replication slots", "error", err)
 		}
 		cancel()
+	}
+}
+
+// known are the members on record and those that are yet to join: they need a
+// slot before they can stream.
+func (s *Sidecar) known(o *ha.Observation) []string {
+	members := slices.Clone(o.Consul.Record.Members)
+	for i := range o.Peers {
+		if p := &o.Peers[i]; p.ReceivedAt != 0 && !slices.Contains(members, p.Member) {
+			members = append(members, p.Member)
+		}
+	}
+	slices.Sort(members)
+	return members
+}
+
+// noteUpkeep wakes the upkeep when there is something new for it.
+func (s *Sidecar) noteUpkeep(o *ha.Observation) {
+	key := o.Server.InRecovery.String()
+	for _, m := range s.known(o) {
+		key += " " + m
+	}
+	if key == s.kept || o.Server.InRecovery == ha.Unknown {
+		return
+	}
+	s.kept = key
+	select {
+	case s.upkeep <- struct{}{}:
+	default:
 	}
 }

@@ -19,13 +19,15 @@ type Sidecar struct {
 	opts Options
 	log  hclog.Logger
 
-	wake chan struct{} // capacity 1: something was observed
-	kick chan struct{} // capacity 1: look at the server now
+	wake   chan struct{} // capacity 1: something was observed
+	kick   chan struct{} // capacity 1: look at the server now
+	upkeep chan struct{} // capacity 1: roles and slots have work
 
 	// Owned by the loop.
 	state   ha.State
 	blocks  string
 	members []Instance
+	kept    string // what the upkeep was last woken for
 
 	mu     sync.Mutex // guards what follows
 	server ha.Server
@@ -75,7 +77,7 @@ func New(o Options) (*Sidecar, error) {
 	}
 	return &Sidecar{
 		opts: o, log: o.Logger, policy: o.Policy,
-		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), upkeep: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -244,6 +246,7 @@ func (s *Sidecar) report(o ha.Observation) {
 	// After every decision, changed or not: what the mesh goes on sending by
 	// itself while the loop stands still must not look alive.
 	s.opts.Peers.Publish(r)
+	s.noteUpkeep(&o)
 	s.opts.Cluster.SetHolding(o.Consul.Record.Leader == s.opts.Member && o.Consul.Lock.Session != "" && o.Consul.Lock.Session == o.Consul.Session)
 }
 
