@@ -105,6 +105,8 @@ func (d *decision) attend() {
 	v := &d.o.Server
 	switch {
 	case v.Promise < d.seen.Term:
+		// Between two leaders a replica still answers reads.
+		d.keepTag = d.o.Announced.Tag == "replica"
 		a := Action{Kind: Fence, Term: d.seen.Term, Why: "a new term has begun"}
 		if d.seen.Leader == d.o.Self {
 			a.Sync = d.promotionSync() // the lock was passed to this member: be quick
@@ -129,6 +131,7 @@ func (d *decision) attend() {
 	default:
 		d.join()
 	}
+	d.keepTag = d.keepTag || d.tag == "" && d.o.Announced.Tag == "replica" && !d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout)
 	d.stand()
 }
 

@@ -62,6 +62,7 @@ func (d *decision) leadElection() {
 	case v.Armed:
 		d.do(Action{Kind: Stop, Immediate: true, Why: "it may have been told to promote in a term that is over"})
 	default:
+		d.keepTag = d.o.Announced.Tag != "primary" // what follows is short
 		d.elect()
 	}
 }
@@ -88,6 +89,7 @@ func (d *decision) heir() *Peer {
 func (d *decision) leadPromotion() {
 	v := &d.o.Server
 	inTime := d.extend()
+	d.keepTag = v.InRecovery == Yes && d.o.Announced.Tag != "primary"
 	switch {
 	case v.Process == ProcessStopped && v.DataDir == DataPresent && v.WasPrimary:
 		d.startPrimary("the promotion was completed before the server stopped")
