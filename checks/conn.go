@@ -22,6 +22,9 @@ type Options struct {
 	Member   string                 // this member's name
 	Logger   hclog.Logger
 	Now      func() ha.Instant // CLOCK_BOOTTIME
+	// Shut reports whether the gate to the upstream is shut. While it is, a look
+	// counts primary_conninfo for nothing. Nil: the gate is not known.
+	Shut func() bool
 }
 
 // Conn speaks to the local server. Its methods may be called at the same time.
@@ -162,7 +165,9 @@ func (s *session) close(ctx context.Context) {
 const tick = time.Millisecond
 
 // until calls f now and at each tick until it is done, fails, or ctx ends.
-func until(ctx context.Context, f func() (bool, error)) error {
+func until(ctx context.Context, f func() (bool, error)) error { return every(ctx, tick, f) }
+
+func every(ctx context.Context, tick time.Duration, f func() (bool, error)) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -177,10 +182,13 @@ func until(ctx context.Context, f func() (bool, error)) error {
 	}
 }
 
+// awaitTick is slower: the server logs each connection that comes too soon.
+const awaitTick = 5 * time.Millisecond
+
 // Await waits until the server takes connections.
 func (c *Conn) Await(ctx context.Context) error {
 	var last error
-	err := until(ctx, func() (bool, error) {
+	err := every(ctx, awaitTick, func() (bool, error) {
 		last = c.work.do(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
 		if errors.Is(last, ErrDenied) {
 			return false, last

@@ -42,6 +42,7 @@ const (
 	codeBadAuth       = "28000"
 	codeBadPassword   = "28P01"
 	codeDuplicate     = "42710"
+	codeUnsupported   = "0A000"
 	codeRecovery      = "55000" // object not in prerequisite state
 )
 

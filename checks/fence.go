@@ -49,6 +49,31 @@ func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, err
 	return final, nil
 }
 
+// Freeze is the part of a fence that makes the position final, without clearing
+// primary_conninfo, which costs several syncs of files: the shut gate alone
+// already keeps every later walreceiver from connecting, in this life of the
+// server, and each start of it begins with cleared settings. A restore_command is
+// cleared, because it needs no connection.
+func (c *Conn) Freeze(ctx context.Context) (ha.Position, error) {
+	var final ha.Position
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		pids, err := c.walreceivers(ctx, conn)
+		if err != nil {
+			return err
+		}
+		endWalreceivers(pids)
+		if err := alter(ctx, conn, []setting{{"restore_command", ""}}); err != nil {
+			return err
+		}
+		final, err = c.settle(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return ha.Position{}, fmt.Errorf("freeze: %w", err)
+	}
+	return final, nil
+}
+
 // walreceivers returns the process ids of walreceivers; more than one only for a
 // moment. It returns ErrNotStandby for a server out of recovery.
 func (c *Conn) walreceivers(ctx context.Context, conn *pgx.Conn) ([]int32, error) {

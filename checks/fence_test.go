@@ -17,6 +17,17 @@ import (
 // position stands still, the primary's commits hang, and all that was
 // acknowledged is at or before the position.
 func TestFenceFreezes(t *testing.T) {
+	t.Run("fence", func(t *testing.T) {
+		testFreezes(t, func(r *server) (ha.Position, error) {
+			return r.conn.Fence(within(t, 10*time.Second), ha.SyncSetting{})
+		})
+	})
+	t.Run("freeze", func(t *testing.T) {
+		testFreezes(t, func(r *server) (ha.Position, error) { return r.conn.Freeze(within(t, 10*time.Second)) })
+	})
+}
+
+func testFreezes(t *testing.T, fence func(*server) (ha.Position, error)) {
 	p := primary(t, "n1")
 	r := p.standby("n2")
 	r.follow(p)
@@ -33,7 +44,7 @@ func TestFenceFreezes(t *testing.T) {
 
 	r.shut()
 	began := time.Now()
-	at, err := r.conn.Fence(within(t, 10*time.Second), ha.SyncSetting{})
+	at, err := fence(r)
 	must(t, err)
 	t.Logf("fenced in %s at %s", time.Since(began), at)
 	flushed := func() ha.LSN {
@@ -177,6 +188,21 @@ func TestFenceRefusesAPrimary(t *testing.T) {
 
 // Medians of fence and promotion, as the budget for a failover knows them.
 func BenchmarkFence(b *testing.B) {
+	b.Run("fence", func(b *testing.B) {
+		benchFence(b, func(r *server) error {
+			_, err := r.conn.Fence(within(b, 10*time.Second), ha.SyncSetting{})
+			return err
+		})
+	})
+	b.Run("freeze", func(b *testing.B) {
+		benchFence(b, func(r *server) error {
+			_, err := r.conn.Freeze(within(b, 10*time.Second))
+			return err
+		})
+	})
+}
+
+func benchFence(b *testing.B, fence func(*server) error) {
 	p := primary(b, "n1")
 	r := p.standby("n2")
 	var times []time.Duration
@@ -188,9 +214,12 @@ func BenchmarkFence(b *testing.B) {
 		b.StartTimer()
 		r.shut()
 		began := time.Now()
+		must(b, fence(r))
+		times = append(times, time.Since(began))
+		b.StopTimer()
 		_, err := r.conn.Fence(within(b, 10*time.Second), ha.SyncSetting{})
 		must(b, err)
-		times = append(times, time.Since(began))
+		b.StartTimer()
 	}
 	report(b, times)
 }

@@ -29,6 +29,9 @@ func (c *Conn) WriteProbe(ctx context.Context) error {
 			select pg_logical_emit_message(true, 'pgsidecar', 'probe'), pg_export_snapshot();
 			commit`, pgx.QueryExecModeSimpleProtocol)
 		if err != nil && !conn.IsClosed() {
+			if hasCode(err, codeUnsupported) { // "cannot set read-write mode during recovery"
+				err = fmt.Errorf("%w: %w", ErrReadOnly, err)
+			}
 			_, end := conn.Exec(ctx, "rollback", pgx.QueryExecModeSimpleProtocol)
 			return errors.Join(err, end)
 		}

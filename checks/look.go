@@ -22,14 +22,15 @@ type Sight struct {
 	InRecovery bool
 	// Receiving: pg_stat_wal_receiver has a row that is streaming.
 	Receiving bool
-	// Upstream is the member that primary_conninfo names by its service.
+	// Upstream is the member that primary_conninfo names by its service; empty
+	// if the gate is shut.
 	Upstream string
 	// Position: a standby's, as flushed or replayed; a primary's as flushed. It
 	// is unknown where the standby's timeline is.
 	Position ha.Position
 	// Settled: a standby with no walreceiver process, neither primary_conninfo
-	// nor restore_command, that has read all its log. It is final (S2) if the
-	// gate was shut before the look.
+	// (or a shut gate) nor restore_command, that has read all its log. Position is
+	// final (S2) if the gate was shut before the look.
 	Settled bool
 	// Checkpointed: the last checkpoint is on the current timeline.
 	Checkpointed bool
@@ -96,9 +97,12 @@ select current_setting('server_version_num')::int, pg_postmaster_start_time(),
   pg_last_xact_replay_timestamp(),
   case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end`
 
+	// As pg_stat_replication, without its join with pg_authid, which somebody may
+	// have locked.
 	lookWalsenders = `
-select pid, application_name, state, sync_priority, coalesce(flush_lsn, '0/0')::text, backend_start
-from pg_stat_replication order by application_name, backend_start`
+select w.pid, a.application_name, w.state, w.sync_priority, coalesce(w.flush_lsn, '0/0')::text, a.backend_start
+from pg_stat_get_wal_senders() w join pg_stat_get_activity(null) a on a.pid = w.pid
+order by a.application_name, a.backend_start`
 )
 
 // receiving is the first answer of a look.
@@ -122,7 +126,8 @@ func (c *Conn) Look(ctx context.Context) (Sight, error) {
 	var s Sight
 	err := c.look.do(ctx, func(conn *pgx.Conn) error {
 		s = Sight{SeenAt: c.o.Now()}
-		return c.lookOn(ctx, conn, &s)
+		shut := c.o.Shut != nil && c.o.Shut() // before anything is asked
+		return c.lookOn(ctx, conn, shut, &s)
 	})
 	if err != nil {
 		return Sight{}, fmt.Errorf("look at the server: %w", err)
@@ -139,20 +144,20 @@ func (c *Conn) Look(ctx context.Context) (Sight, error) {
 	return s, nil
 }
 
-func (c *Conn) lookOn(ctx context.Context, conn *pgx.Conn, s *Sight) error {
+func (c *Conn) lookOn(ctx context.Context, conn *pgx.Conn, shut bool, s *Sight) error {
 	batch := &pgx.Batch{}
 	for _, q := range []string{lookReceiving, lookPosition, lookSettings, lookWalsenders} {
 		batch.Queue(q)
 	}
 	answers := conn.SendBatch(ctx, batch)
-	err := c.readLook(answers, s)
+	err := c.readLook(answers, shut, s)
 	if closing := answers.Close(); err == nil {
 		err = closing
 	}
 	return err
 }
 
-func (c *Conn) readLook(answers pgx.BatchResults, s *Sight) error {
+func (c *Conn) readLook(answers pgx.BatchResults, shut bool, s *Sight) error {
 	var r receiving
 	if err := answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits); err != nil {
 		return fmt.Errorf("what is received: %w", err)
@@ -174,6 +179,9 @@ func (c *Conn) readLook(answers pgx.BatchResults, s *Sight) error {
 	senders, err := scanWalsenders(rows)
 	if err != nil {
 		return fmt.Errorf("walsenders: %w", err)
+	}
+	if shut {
+		conninfo = ""
 	}
 	s.InRecovery = at.standby
 	s.Receiving = at.standby && r.status == "streaming"

@@ -185,7 +185,8 @@ func (s *server) start() {
 		}
 	})
 	if s.conn == nil {
-		s.conn, err = checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Now: now})
+		s.conn, err = checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Now: now,
+			Shut: func() bool { _, err := os.Stat(s.gate()); return err != nil }})
 		must(s.t, err)
 		conn := s.conn
 		s.t.Cleanup(conn.Close)
@@ -304,3 +305,12 @@ func (s *server) load(writers int) *load {
 }
 
 func (l *load) end() { l.stop(); l.wg.Wait() }
+
+// writeHBA replaces pg_hba.conf and has it read.
+func writeHBA(s *server, content string) error {
+	if err := os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte(content), 0o600); err != nil {
+		return err
+	}
+	s.exec("select pg_reload_conf()")
+	return nil
+}

@@ -1,0 +1,222 @@
+package checks_test
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/checks"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+func names(n ...string) []string { return n }
+
+// A setting is in effect when SetSync returns, however it changes; commits go on
+// afterwards, and the walsenders are shown as using it.
+func TestSetSync(t *testing.T) {
+	p := primary(t, "n1")
+	a, b := p.standby("n2"), p.standby("n3")
+	for _, r := range []*server{a, b} {
+		r.follow(p)
+		r.streaming()
+	}
+	l := p.load(2)
+	for _, set := range []ha.SyncSetting{
+		{K: 1, Names: names("n2", "n3")}, // none to some: the checkpointer counts
+		{K: 2, Names: names("n2", "n3")}, // k alone, which no view shows
+		{K: 1, Names: names("n2", "n3")},
+		{K: 1, Names: names("n3")}, // a name goes
+		{K: 1, Names: names("n2", "n3")},
+		{},
+		{K: 1, Names: names("n2", "n3")},
+	} {
+		before := p.lsn("pg_current_wal_flush_lsn()")
+		began := time.Now()
+		at, err := p.conn.SetSync(within(t, 20*time.Second), set)
+		must(t, err)
+		t.Logf("%+v after %s", set, time.Since(began))
+		if at < before {
+			t.Fatalf("%+v in effect at %s, before %s", set, at, before)
+		}
+		s, err := p.conn.Look(within(t, 5*time.Second))
+		must(t, err)
+		if s.Sync.K != set.K || !slices.Equal(s.Sync.Names, set.Names) {
+			t.Fatalf("set %+v, seen %+v", set, s.Sync)
+		}
+		if len(s.Walsenders) != 2 {
+			t.Fatalf("walsenders: %+v", s.Walsenders)
+		}
+		for _, w := range s.Walsenders {
+			if want := slices.Contains(set.Names, w.Member); w.Sync && !want || set.K > 0 && want && !w.Fresh {
+				t.Fatalf("under %+v: %+v", set, w)
+			}
+		}
+	}
+	n := l.acked[0]
+	poll(t, 10*time.Second, "commits to go on", func() bool { return l.acked[0] > n+10 })
+
+	// It is in effect for commits: with a voter fewer than k they wait.
+	_, err := p.conn.SetSync(within(t, 20*time.Second), ha.SyncSetting{K: 2, Names: names("n2", "n3")})
+	must(t, err)
+	a.stop(syscall.SIGQUIT)
+	watch := p.sql()
+	poll(t, 10*time.Second, "commits to hang", func() bool {
+		var waiting int
+		must(t, watch.QueryRow(within(t, 5*time.Second), "select count(*) from pg_stat_activity where wait_event = 'SyncRep'").Scan(&waiting))
+		return waiting == 2
+	})
+}
+
+// A walsender that is stopped (SIGSTOP) has not read the new setting: nobody may
+// believe that it is in effect.
+func TestSetSyncSeesAWalsenderThatSleeps(t *testing.T) {
+	p := primary(t, "n1")
+	a, b := p.standby("n2"), p.standby("n3")
+	for _, r := range []*server{a, b} {
+		r.follow(p)
+		r.streaming()
+	}
+	_, err := p.conn.SetSync(within(t, 10*time.Second), ha.SyncSetting{K: 1, Names: names("n2", "n3")})
+	must(t, err)
+	pid, err := strconv.Atoi(p.value("select pid from pg_stat_replication where application_name = 'n2'"))
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	for _, set := range []ha.SyncSetting{{K: 2, Names: names("n2", "n3")}, {K: 1, Names: names("n3")}} {
+		_, err = p.conn.SetSync(within(t, 300*time.Millisecond), set)
+		if !errors.Is(err, checks.ErrUnproved) {
+			t.Fatalf("%+v with a sleeping walsender: %v", set, err)
+		}
+	}
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
+	poll(t, 10*time.Second, "the proof", func() bool {
+		at, err := p.conn.SyncInEffect(within(t, 5*time.Second))
+		return err == nil && at > 0
+	})
+}
+
+// A checkpointer that is stopped has not told the backends to wait.
+func TestSetSyncSeesACheckpointerThatSleeps(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	pid, err := strconv.Atoi(p.value("select pid from pg_stat_activity where backend_type = 'checkpointer'"))
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	_, err = p.conn.SetSync(within(t, 300*time.Millisecond), ha.SyncSetting{K: 1, Names: names("n2")})
+	if !errors.Is(err, checks.ErrUnproved) {
+		t.Fatalf("with a sleeping checkpointer: %v", err)
+	}
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
+	_, err = p.conn.SetSync(within(t, 10*time.Second), ha.SyncSetting{K: 1, Names: names("n2")})
+	must(t, err)
+}
+
+func TestLookPrimaryAndRestart(t *testing.T) {
+	p := primary(t, "n1")
+	s, err := p.conn.Look(within(t, 5*time.Second))
+	must(t, err)
+	if s.InRecovery || s.Position.TLI != 1 || !s.Checkpointed || s.RecoveryEnd == 0 || s.SystemID == "" || s.Version < 150000 || s.Settled {
+		t.Fatalf("%+v", s)
+	}
+	p.stop(syscall.SIGQUIT)
+	if _, err := p.conn.Look(within(t, 5*time.Second)); !errors.Is(err, checks.ErrStopped) {
+		t.Fatalf("look at a stopped server: %v", err)
+	}
+	p.start()
+	again, err := p.conn.Look(within(t, 5*time.Second))
+	must(t, err)
+	if !again.StartedAt.After(s.StartedAt) || again.RecoveryEnd < s.Position.LSN {
+		t.Fatalf("after the restart: %+v", again)
+	}
+}
+
+func TestLookIsNotHeldUpByAnOperation(t *testing.T) {
+	p := primary(t, "n1")
+	must(t, warm(p))
+	c := p.sql()
+	_, err := c.Exec(within(t, 5*time.Second), "begin; lock pg_authid in access exclusive mode")
+	must(t, err)
+	hung := make(chan error, 1)
+	ctx := within(t, time.Second)
+	go func() { hung <- p.conn.EnsureRoles(ctx, []checks.Role{{Name: "x"}}) }()
+	must(t, warm(p))
+	if err := <-hung; err == nil {
+		t.Fatal("the operation did not hang")
+	}
+	_, err = c.Exec(within(t, 5*time.Second), "rollback")
+	must(t, err)
+	must(t, p.conn.WriteProbe(within(t, 5*time.Second)))
+}
+
+func TestWriteProbe(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	// It does not wait for replicas that are not there.
+	ctx := within(t, 20*time.Second)
+	_, err := p.conn.SetSync(ctx, ha.SyncSetting{K: 1, Names: names("n9")})
+	must(t, err)
+	must(t, p.conn.WriteProbe(ctx))
+	if err := r.conn.WriteProbe(ctx); !errors.Is(err, checks.ErrReadOnly) {
+		t.Fatalf("probe of a standby: %v", err)
+	}
+	if _, err := r.conn.Look(ctx); err != nil {
+		t.Fatalf("after the failed probe: %v", err)
+	}
+}
+
+func TestRolesAndSlots(t *testing.T) {
+	p := primary(t, "n1")
+	ctx := within(t, 20*time.Second)
+	roles := []checks.Role{{Name: "replicator", Password: "it's a \\ secret"}, {Name: "postgres", Password: "root's", Superuser: true}}
+	for range 2 {
+		must(t, p.conn.EnsureRoles(ctx, roles))
+	}
+	verifier := p.value("select rolpassword from pg_authid where rolname = 'replicator'")
+	if !strings.HasPrefix(verifier, "SCRAM-SHA-256$4096:") {
+		t.Fatalf("password kept as %q", verifier)
+	}
+	roles[0].Password = "another"
+	must(t, p.conn.EnsureRoles(ctx, roles))
+	if p.value("select rolpassword from pg_authid where rolname = 'replicator'") == verifier {
+		t.Fatal("the password did not change")
+	}
+	p.exec("select pg_create_physical_replication_slot('theirs')")
+	must(t, p.conn.EnsureSlots(ctx, names("n1", "n2", "N-2")))
+	must(t, p.conn.EnsureSlots(ctx, names("n1", "n2")))
+	if got := p.value("select string_agg(slot_name, ' ' order by slot_name) from pg_replication_slots"); got != "pgsidecar_n2 theirs" {
+		t.Fatalf("slots %q", got)
+	}
+	r := p.standby("n2")
+	must(t, r.conn.EnsureSlots(ctx, names("n1", "n2", "n3")))
+	must(t, r.conn.EnsureSlots(ctx, names("n1", "n2", "n3")))
+	if got := r.value("select count(*) from pg_replication_slots"); got != "2" {
+		t.Fatalf("a standby has %s slots", got)
+	}
+}
+
+// The verifier that we make is one that the server takes the password for.
+func TestScramVerifier(t *testing.T) {
+	p := primary(t, "n1")
+	must(t, p.conn.EnsureRoles(within(t, 5*time.Second), []checks.Role{{Name: "postgres", Password: "se cret", Superuser: true}}))
+	must(t, writeHBA(p, "local all all scram-sha-256\n"))
+	for password, want := range map[string]error{"se cret": nil, "wrong": checks.ErrDenied} {
+		c, err := checks.New(checks.Options{Socket: p.dir, Port: p.port, User: "postgres", Member: "n1", Now: now,
+			Password: func() (string, error) { return password, nil }})
+		must(t, err)
+		defer c.Close()
+		_, err = c.Look(within(t, 5*time.Second))
+		if want == nil && err != nil || !errors.Is(err, want) {
+			t.Errorf("with password %q: %v", password, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "wrong") {
+			t.Errorf("the password is in the error: %v", err)
+		}
+	}
+}
