@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -92,6 +93,7 @@ func (f *flaky) host() string { return strings.TrimPrefix(f.URL, "http://") }
 // A write that failed, and one that failed but was applied, are told apart by
 // reading again; neither is sent twice.
 func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	f := newFlaky(t, server.http)
 	ctx := background(t)
@@ -124,6 +126,7 @@ func TestUnknownOutcome(t *testing.T) {
 // swallows requests is left for the next; the first is used again when it is
 // back.
 func TestAddresses(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	f := newFlaky(t, server.http)
 	ctx := background(t)
@@ -196,6 +199,7 @@ func now() ha.Instant {
 const root = "5a7ac9f1-5b9d-4bd4-9c40-5ffb0f3c1c11"
 
 func TestPermissions(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { initial_management = "`+root+`"  agent = "`+root+`" } }`)
 	server.authorize(root)
 	ctx := background(t)
@@ -248,10 +252,45 @@ func TestPermissions(t *testing.T) {
 	must(t, n1.Confirm(ctx))
 	_, err := server.api.ACL().TokenDelete(old, nil)
 	must(t, err)
-	must(t, n1.Register(ctx, registration("n1", "primary", 5009)))
-	n1.await(t, 10*time.Second, "the new port", func(v sessions.View) bool {
-		return len(v.Members) == 1 && strings.HasSuffix(v.Members[0].Postgres, ":5009") && v.Err == nil
+	sick := registration("n1", "primary", 5001)
+	sick.Checks[0].Status = "critical"
+	must(t, n1.Register(ctx, sick))
+	n1.await(t, 10*time.Second, "the sick server", func(v sessions.View) bool {
+		return len(v.Members) == 1 && v.Members[0].Status == "critical" && v.Err == nil
 	})
+}
+
+// Consul restored from a snapshot has lower indexes: the query starts anew, and
+// consistently.
+func TestIndexGoesBackwards(t *testing.T) {
+	var restored atomic.Bool
+	consul := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		reply := func(index, value string) {
+			w.Header().Set("X-Consul-Index", index)
+			_, _ = fmt.Fprintf(w, `[{"Key":"pgsidecar/main/config","Value":%q,"ModifyIndex":%s}]`, value, index)
+		}
+		switch index := query.Get("index"); {
+		case !strings.HasSuffix(r.URL.Path, "/config"):
+			http.Error(w, "not here", http.StatusInternalServerError)
+		case index == "100":
+			restored.Store(true)
+			reply("4", "c3RhbGU=") // stale
+		case index == "" && restored.Load() && query.Has("consistent"):
+			reply("5", "bmV3") // new
+		case index == "":
+			reply("100", "b2xk") // old
+		default:
+			<-r.Context().Done()
+		}
+	}))
+	t.Cleanup(consul.Close)
+	t.Cleanup(consul.CloseClientConnections)
+	n1 := run(t, options("n1", strings.TrimPrefix(consul.URL, "http://")))
+	v := n1.await(t, 5*time.Second, "the restored settings", func(v sessions.View) bool { return v.SettingsIndex != 0 && v.SettingsIndex < 100 })
+	if string(v.Settings) != "new" || v.SettingsIndex != 5 {
+		t.Errorf("the settings are %q with index %d", v.Settings, v.SettingsIndex)
+	}
 }
 
 func TestOptions(t *testing.T) {

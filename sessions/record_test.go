@@ -145,6 +145,14 @@ func TestSessionEnds(t *testing.T) {
 		t.Fatalf("the lock was not taken again: %+v", v.Consul)
 	}
 
+	// One that holds nothing is replaced as fast.
+	s2 := n2.View().Consul.Session
+	start = time.Now()
+	_, err = server.api.Session().Destroy(s2, nil)
+	must(t, err)
+	n2.await(t, time.Second, "a new session", func(v sessions.View) bool { return v.Consul.Session != "" && v.Consul.Session != s2 })
+	t.Logf("new session after %s", time.Since(start).Round(10*time.Microsecond))
+
 	// A clean stop frees the lock at once, and makes no other session.
 	must(t, n1.ReleaseSession(ctx))
 	n2.await(t, 5*time.Second, "the released lock", func(v sessions.View) bool { return v.Consul.Record.Term == 2 && v.Consul.Lock.Session == "" })

@@ -99,6 +99,7 @@ func TestRegister(t *testing.T) {
 
 // Nothing is written to Consul's Raft log while nothing changes.
 func TestSteadyStateWritesNothing(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	ctx := background(t)
 	n1, n2 := run(t, options("n1", server.http)), run(t, options("n2", server.http))
@@ -148,6 +149,7 @@ func TestSteadyStateWritesNothing(t *testing.T) {
 // A dead sidecar, a living agent, and a new leader: does the old agent bring
 // the old tag back while its check passes?
 func TestEvictStays(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	// Anti-entropy every second instead of every minute: as many syncs as in
 	// ten minutes happen within the ten seconds that the dead sidecar's check
@@ -197,9 +199,36 @@ func TestEvictStays(t *testing.T) {
 	t.Logf("the tag came back %d times: %v", len(back), back)
 }
 
+// Whoever turns up with the tag while another is announced loses it.
+func TestRival(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1 := run(t, options("n1", server.http))
+	n1.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	server.answers(2*time.Second, 5001)
+
+	rival := &api.CatalogRegistration{Node: "elsewhere", Address: "127.0.0.9",
+		Service: &api.AgentService{ID: "pg-n9", Service: "pg", Tags: []string{"red", "primary"}, Port: 5009, Meta: map[string]string{"member": "n9"}}}
+	start := time.Now()
+	_, err := server.api.Catalog().Register(rival, nil)
+	must(t, err)
+	v := n1.await(t, 5*time.Second, "the rival without the tag", func(v sessions.View) bool {
+		m := member1(v, "n9")
+		return m.Name != "" && !slices.Contains(m.Tags, "primary")
+	})
+	t.Logf("seen without the tag after %s", time.Since(start).Round(10*time.Microsecond))
+	if m := member1(v, "n9"); !slices.Equal(m.Tags, []string{"red"}) || m.Postgres != "127.0.0.9:5009" || m.Node != "elsewhere" || m.Meta["member"] != "n9" {
+		t.Errorf("the rest was not kept: %+v", m)
+	}
+	server.answers(time.Second, 5001)
+}
+
 // A paused old primary wakes up, and its reconciliation does not bring the tag
 // back; nor does the agent of a killed one when it restarts from its disk.
 func TestOldPrimaryReturns(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	host := newAgent(t, "host1", server.serf, "")
 	ctx := background(t)
@@ -240,6 +269,7 @@ func TestOldPrimaryReturns(t *testing.T) {
 }
 
 func TestAgentLosesEverything(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	host := newAgent(t, "host1", server.serf, "")
 	ctx := background(t)
@@ -277,6 +307,7 @@ func TestAgentLosesEverything(t *testing.T) {
 
 // Consul's servers come back with nothing, and with lower indexes.
 func TestConsulLosesItsData(t *testing.T) {
+	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	ctx := background(t)
 	n1 := run(t, options("n1", server.http))
@@ -287,6 +318,8 @@ func TestConsulLosesItsData(t *testing.T) {
 	must(t, n1.PutSettings(ctx, []byte(`{}`), 0))
 	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
 	server.answers(2*time.Second, 5001)
+
+	n1.await(t, 2*time.Second, "itself in the view", func(v sessions.View) bool { return len(v.Members) == 1 })
 
 	server.kill()
 	v := n1.await(t, 10*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
