@@ -215,6 +215,9 @@ func (r *rehearsal) play(ctx context.Context) error {
 		err = errors.Join(err, r.scenario.Undo(undoing, r.cast))
 	}
 	r.report.Undone = time.Now()
+	if r.scenario.Undo == nil {
+		r.report.Undone = r.report.Fault // what it took comes back by itself
+	}
 	if err != nil {
 		return err
 	}

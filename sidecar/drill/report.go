@@ -27,8 +27,8 @@ type Report struct {
 	Fault     time.Time `json:"fault"`
 	FaultMs   float64   `json:"fault_ms"` // how long it took to inject it
 	Recovered time.Time `json:"recovered"`
-	Undone    time.Time `json:"undone"`
-	Whole     time.Time `json:"whole"` // all members are there again and stream
+	Undone    time.Time `json:"undone"` // the fault was taken back; where nothing is, the fault itself
+	Whole     time.Time `json:"whole"`  // all members are there again and stream
 
 	Moved   bool          `json:"moved"`             // the role of primary went over
 	Primary string        `json:"primary"`           // who has it now
@@ -166,7 +166,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		line("DNS, new primary", "%.0f ms after the first write that it took", r.DNS.LateMs)
 	}
 	if !r.Whole.IsZero() {
-		line("whole again", "%.1f s after the fault was undone", r.Whole.Sub(r.Undone).Seconds())
+		line("whole again", "%.1f s after the end of the fault", r.Whole.Sub(r.Undone).Seconds())
 	}
 	for _, f := range r.Failures {
 		line("FAILED", "%s", f)
