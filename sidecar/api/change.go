@@ -1,0 +1,497 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Control does what the changes ask for. Each method returns the text of the
+// answer, or a *Refusal with its status; any other error is answered with 503
+// and its text, which must hold no secret.
+//
+// ctx ends when the client has gone or its time is over. It ends the waiting,
+// never what was begun.
+type Control interface {
+	// Switchover hands over to the candidate (empty: the best), and returns the
+	// name of the new leader. With a time it is only noted, and the name empty.
+	Switchover(ctx context.Context, req Switchover) (leader string, err error)
+	// CancelSwitchover forgets a planned switchover; a Refusal with 404: there is none.
+	CancelSwitchover(ctx context.Context) error
+	// Failover makes the candidate lead although the leader may not be there to
+	// hand over, and returns the name of the new leader.
+	Failover(ctx context.Context, req Failover) (leader string, err error)
+	// Restart restarts this member's server, or notes when to.
+	Restart(ctx context.Context, req Restart) error
+	// CancelRestart forgets a planned restart; a Refusal with 404: there is none.
+	CancelRestart(ctx context.Context) error
+	// Reinitialize begins a new clone of this member's server.
+	Reinitialize(ctx context.Context, req Reinitialize) error
+	// Reload reads this member's configuration again.
+	Reload(ctx context.Context) error
+	// Pause and Resume begin and end maintenance.
+	Pause(ctx context.Context, req Pause) error
+	Resume(ctx context.Context, req Resume) error
+	// PatchConfig merges into the cluster-wide settings (RFC 7396: null removes),
+	// or replaces them, and returns them as stored.
+	PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error)
+}
+
+// Switchover asks for a planned handover. Leader is who must lead now.
+type Switchover struct {
+	Leader    string
+	Candidate string    // empty: the best
+	At        time.Time // zero: now
+}
+
+// Failover asks for a new leader.
+type Failover struct {
+	Candidate string
+	// AcceptDataLoss goes on without the votes that safety asks for (S3).
+	AcceptDataLoss bool
+}
+
+// Restart asks for a restart of the server, if the conditions hold.
+type Restart struct {
+	At              time.Time     // zero: now
+	Role            string        // only if the member is primary or replica; empty: either
+	PostgresVersion string        // only if the server is older, like "15.2"
+	Pending         bool          // only if a restart is pending
+	Timeout         time.Duration // zero: none
+}
+
+// Reinitialize asks for a new clone.
+type Reinitialize struct {
+	Force bool   // cancel what is under way
+	From  string // a member; empty: chosen
+	// FromLeader clones from the leader.
+	FromLeader bool
+}
+
+// Pause asks for maintenance.
+type Pause struct {
+	For     time.Duration // zero: until it is resumed
+	Members []string      // empty: all
+	Reason  string
+}
+
+// Resume ends maintenance.
+type Resume struct {
+	Members []string // empty: all
+}
+
+// Refusal is an error with the status of its answer.
+type Refusal struct {
+	Status int
+	Text   string
+}
+
+// Error returns the text.
+func (r *Refusal) Error() string { return r.Text }
+
+// Refuse returns a Refusal.
+func Refuse(status int, format string, args ...any) error {
+	return &Refusal{Status: status, Text: fmt.Sprintf(format, args...)}
+}
+
+// The statuses of answers, in short.
+const (
+	badRequest    = http.StatusBadRequest
+	notPossible   = http.StatusPreconditionFailed
+	unprocessable = http.StatusUnprocessableEntity
+	unavailable   = http.StatusServiceUnavailable
+)
+
+// change is one thing that may be asked for.
+type change struct {
+	name string
+	body bool // a body is required
+	wait time.Duration
+	// do returns the status and text of the answer.
+	do func(ctx context.Context, body []byte) (status int, text string, err error)
+}
+
+// How long clients wait for an answer.
+const (
+	shortWait   = 15 * time.Second
+	handoffWait = time.Minute
+	restartWait = 10 * time.Minute // a shutdown checkpoint may be long
+)
+
+// changeTable is all changes by path and method.
+func (s *Server) changeTable() map[string]map[string]change {
+	config := func(replace bool) func(context.Context, []byte) (int, string, error) {
+		return func(ctx context.Context, body []byte) (int, string, error) { return s.changeConfig(ctx, body, replace) }
+	}
+	return map[string]map[string]change{
+		"/switchover": {
+			http.MethodPost:   {"switchover", true, handoffWait, s.switchover},
+			http.MethodDelete: {"cancel switchover", false, shortWait, s.cancelSwitchover},
+		},
+		"/failover": {http.MethodPost: {"failover", true, handoffWait, s.failover}},
+		"/restart": {
+			http.MethodPost:   {"restart", false, restartWait, s.restart},
+			http.MethodDelete: {"cancel restart", false, shortWait, s.cancelRestart},
+		},
+		"/reinitialize": {http.MethodPost: {"reinitialize", false, shortWait, s.reinitialize}},
+		"/reload":       {http.MethodPost: {"reload", false, shortWait, s.reload}},
+		"/pause":        {http.MethodPost: {"pause", false, shortWait, s.pause}},
+		"/resume":       {http.MethodPost: {"resume", false, shortWait, s.resume}},
+		"/config": {
+			http.MethodPatch: {"change configuration", true, shortWait, config(false)},
+			http.MethodPut:   {"replace configuration", true, shortWait, config(true)},
+		},
+	}
+}
+
+// change authorises, reads and does one change, and answers it.
+func (s *Server) change(w http.ResponseWriter, r *http.Request, c change) {
+	by, err := s.authorize(r)
+	if err != nil {
+		s.refuseChange(w, r, c, err)
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		s.refuseChange(w, r, c, Refuse(unavailable, "%d changes are under way already", maxChanges))
+		return
+	}
+	body, err := readBody(w, r, c.body)
+	if err != nil {
+		s.refuseChange(w, r, c, err)
+		return
+	}
+	if s.control == nil {
+		s.refuseChange(w, r, c, Refuse(unavailable, "this member takes no changes"))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), c.wait)
+	defer cancel()
+	// The answer may take longer than other answers do.
+	deadline := time.Now().Add(c.wait + answerTimeout)
+	if err := http.NewResponseController(w).SetWriteDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		s.refuseChange(w, r, c, fmt.Errorf("set deadline: %w", err))
+		return
+	}
+	status, text, err := c.do(ctx, body)
+	if err != nil {
+		s.refuseChange(w, r, c, err)
+		return
+	}
+	s.logger.Info("change requested", "change", c.name, "remote", hostOf(r.RemoteAddr).String(), "by", by, "status", status)
+	if strings.HasPrefix(text, "{") {
+		s.writeRaw(w, r, status, []byte(text))
+		return
+	}
+	writeText(w, status, text)
+}
+
+// readBody reads a JSON object. It returns a Refusal: 411, 413 or 400.
+func readBody(w http.ResponseWriter, r *http.Request, required bool) ([]byte, error) {
+	if r.ContentLength > maxBody {
+		return nil, Refuse(http.StatusRequestEntityTooLarge, "a body has at most %d bytes", maxBody)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, Refuse(http.StatusRequestEntityTooLarge, "a body has at most %d bytes", maxBody)
+	case err != nil:
+		return nil, Refuse(badRequest, "the body cannot be read")
+	}
+	body = bytes.TrimSpace(body)
+	switch {
+	case len(body) == 0 && required:
+		return nil, Refuse(http.StatusLengthRequired, "a body is expected")
+	case len(body) > 0 && (body[0] != '{' || !json.Valid(body)):
+		return nil, Refuse(badRequest, "the body is not a JSON object")
+	}
+	return body, nil
+}
+
+// decode reads an object that has only the fields of v. An empty body is an
+// empty object.
+func decode(body []byte, v any) error {
+	if len(body) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	d.UseNumber()
+	if err := d.Decode(v); err != nil {
+		return Refuse(badRequest, "the body cannot be read: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// handover is the body of switchover and failover. Member is Patroni's old
+// name of Candidate.
+type handover struct {
+	Leader         string `json:"leader"`
+	Candidate      string `json:"candidate"`
+	Member         string `json:"member"`
+	ScheduledAt    string `json:"scheduled_at"`
+	AcceptDataLoss bool   `json:"accept_data_loss"`
+}
+
+func (s *Server) switchover(ctx context.Context, body []byte) (int, string, error) {
+	var h handover
+	if err := decode(body, &h); err != nil {
+		return 0, "", err
+	}
+	return s.handOver(ctx, h)
+}
+
+func (s *Server) failover(ctx context.Context, body []byte) (int, string, error) {
+	var h handover
+	if err := decode(body, &h); err != nil {
+		return 0, "", err
+	}
+	candidate := firstOf(h.Candidate, h.Member)
+	switch {
+	case candidate == "":
+		return 0, "", Refuse(badRequest, "Failover could be performed only to a specific candidate")
+	case h.ScheduledAt != "":
+		return 0, "", Refuse(badRequest, "Failover can't be scheduled")
+	case h.Leader != "":
+		return s.handOver(ctx, h) // as Patroni: a switchover
+	}
+	if err := s.possible("", candidate); err != nil {
+		return 0, "", err
+	}
+	leader, err := s.control.Failover(ctx, Failover{Candidate: candidate, AcceptDataLoss: h.AcceptDataLoss})
+	return handedOver("fail", leader, candidate, err)
+}
+
+func (s *Server) handOver(ctx context.Context, h handover) (int, string, error) {
+	req := Switchover{Leader: h.Leader, Candidate: firstOf(h.Candidate, h.Member)}
+	f, known := s.facts()
+	switch {
+	case req.Leader == "":
+		return 0, "", Refuse(badRequest, "Switchover could be performed only from a specific leader")
+	case h.AcceptDataLoss:
+		return 0, "", Refuse(badRequest, "A switchover never loses data: accept_data_loss is for a failover")
+	case h.ScheduledAt != "" && known && f.paused():
+		return 0, "", Refuse(badRequest, "Can't schedule switchover in the paused state")
+	case req.Candidate == "" && known && f.paused():
+		return 0, "", Refuse(badRequest, "Switchover is possible only to a specific candidate in a paused state")
+	case req.Leader == req.Candidate:
+		return 0, "", Refuse(badRequest, "Switchover target and source are the same")
+	}
+	if h.ScheduledAt != "" {
+		var err error
+		if req.At, err = parseSchedule(h.ScheduledAt, "switchover"); err != nil {
+			return 0, "", err
+		}
+	} else if err := s.possible(req.Leader, req.Candidate); err != nil {
+		return 0, "", err
+	}
+	leader, err := s.control.Switchover(ctx, req)
+	if err == nil && !req.At.IsZero() {
+		return http.StatusAccepted, "Switchover scheduled", nil
+	}
+	return handedOver("switch", leader, req.Candidate, err)
+}
+
+// possible checks what the view can tell; it returns a Refusal with 412.
+func (s *Server) possible(leader, candidate string) error {
+	f, known := s.facts()
+	if !known {
+		return Refuse(unavailable, "nothing is decided yet")
+	}
+	if leader != "" && leader != f.leader() {
+		return Refuse(notPossible, "leader name does not match")
+	}
+	if candidate == "" {
+		if len(f.Observation.Peers) == 0 {
+			return Refuse(notPossible, "switchover is not possible: cluster does not have members except leader")
+		}
+		return nil
+	}
+	for _, name := range f.members() {
+		if name == candidate {
+			return nil
+		}
+	}
+	return Refuse(notPossible, "candidate does not exists") // Patroni's words
+}
+
+// handedOver is Patroni's text for the end of a handover; verb is switch or fail.
+func handedOver(verb, leader, candidate string, err error) (int, string, error) {
+	var refusal *Refusal
+	what := strings.ToUpper(verb[:1]) + verb[1:]
+	switch {
+	case errors.As(err, &refusal):
+		return 0, "", err
+	case errors.Is(err, context.DeadlineExceeded):
+		return 0, "", Refuse(unavailable, "%sover status unknown", what)
+	case err != nil:
+		return 0, "", Refuse(unavailable, "%sover failed: %s", what, err)
+	case candidate != "" && leader != candidate:
+		return http.StatusOK, fmt.Sprintf("%sed over to %q instead of %q", what, leader, candidate), nil
+	}
+	return http.StatusOK, fmt.Sprintf("Successfully %sed over to %q", verb, leader), nil
+}
+
+// parseSchedule reads a time in the future with its time zone. It returns a
+// Refusal: 400 without a zone, 422 for the past or for what is not a time.
+func parseSchedule(text, what string) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05Z07:00", "2006-01-02T15:04Z07:00", "2006-01-02 15:04Z07:00"} {
+		at, err := time.Parse(layout, text)
+		switch {
+		case err != nil:
+			continue
+		case at.Before(time.Now()):
+			return time.Time{}, Refuse(unprocessable, "Cannot schedule %s in the past", what)
+		}
+		return at, nil
+	}
+	for _, layout := range []string{"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04"} {
+		if _, err := time.Parse(layout, text); err == nil {
+			return time.Time{}, Refuse(badRequest, "Timezone information is mandatory for the scheduled %s", what)
+		}
+	}
+	return time.Time{}, Refuse(unprocessable, "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601")
+}
+
+func (s *Server) cancelSwitchover(ctx context.Context, _ []byte) (int, string, error) {
+	return http.StatusOK, "scheduled switchover deleted", s.control.CancelSwitchover(ctx)
+}
+
+func (s *Server) restart(ctx context.Context, body []byte) (int, string, error) {
+	var b struct {
+		Schedule        string `json:"schedule"`
+		Role            string `json:"role"`
+		PostgresVersion string `json:"postgres_version"`
+		RestartPending  bool   `json:"restart_pending"`
+		Timeout         any    `json:"timeout"`
+	}
+	if err := decode(body, &b); err != nil {
+		return 0, "", err
+	}
+	req := Restart{Role: b.Role, PostgresVersion: b.PostgresVersion, Pending: b.RestartPending}
+	var err error
+	if b.Schedule != "" {
+		if f, known := s.facts(); known && f.paused() {
+			return 0, "", Refuse(http.StatusInternalServerError, "Can't schedule restart in the paused state")
+		}
+		if req.At, err = parseSchedule(b.Schedule, "restart"); err != nil {
+			return 0, "", err
+		}
+	}
+	switch b.Role {
+	case "", "primary", "replica":
+	default:
+		return 0, "", Refuse(badRequest, "PostgreSQL role should be either primary or replica")
+	}
+	if b.PostgresVersion != "" {
+		if _, err := strconv.ParseFloat(b.PostgresVersion, 64); err != nil {
+			return 0, "", Refuse(badRequest, "Invalid PostgreSQL version: a number like 15.2 is expected")
+		}
+	}
+	if b.Timeout != nil {
+		if req.Timeout, err = parseTimeout(b.Timeout); err != nil {
+			return 0, "", err
+		}
+	}
+	if err := s.control.Restart(ctx, req); err != nil {
+		return 0, "", err
+	}
+	if !req.At.IsZero() {
+		return http.StatusAccepted, "Restart scheduled", nil
+	}
+	return http.StatusOK, "restarted successfully", nil
+}
+
+// parseTimeout reads a number of seconds, or PostgreSQL's notation of a time.
+func parseTimeout(v any) (time.Duration, error) {
+	text := strings.ReplaceAll(fmt.Sprint(v), " ", "")
+	if _, err := strconv.ParseFloat(text, 64); err == nil {
+		text += "s"
+	}
+	d, err := time.ParseDuration(strings.Replace(text, "min", "m", 1))
+	if err != nil || d <= 0 {
+		return 0, Refuse(badRequest, "Timeout should be a positive number of seconds")
+	}
+	return d, nil
+}
+
+func (s *Server) cancelRestart(ctx context.Context, _ []byte) (int, string, error) {
+	return http.StatusOK, "scheduled restart deleted", s.control.CancelRestart(ctx)
+}
+
+func (s *Server) reinitialize(ctx context.Context, body []byte) (int, string, error) {
+	var b struct {
+		Force      bool   `json:"force"`
+		FromLeader bool   `json:"from_leader"`
+		From       string `json:"from"`
+	}
+	if err := decode(body, &b); err != nil {
+		return 0, "", err
+	}
+	if f, known := s.facts(); known && f.leader() == f.self() {
+		return 0, "", Refuse(unavailable, "I am the leader, can not reinitialize")
+	}
+	return http.StatusOK, "reinitialize started", s.control.Reinitialize(ctx, Reinitialize{b.Force, b.From, b.FromLeader})
+}
+
+func (s *Server) reload(ctx context.Context, _ []byte) (int, string, error) {
+	return http.StatusAccepted, "reload scheduled", s.control.Reload(ctx)
+}
+
+func (s *Server) pause(ctx context.Context, body []byte) (int, string, error) {
+	var b struct {
+		For     any      `json:"for"`
+		Members []string `json:"members"`
+		Reason  string   `json:"reason"`
+	}
+	if err := decode(body, &b); err != nil {
+		return 0, "", err
+	}
+	req := Pause{Members: b.Members, Reason: b.Reason}
+	if b.For != nil {
+		var err error
+		if req.For, err = parseTimeout(b.For); err != nil {
+			return 0, "", Refuse(badRequest, "for: a time like \"30m\", or a number of seconds, is expected")
+		}
+	}
+	return http.StatusOK, "paused", s.control.Pause(ctx, req)
+}
+
+func (s *Server) resume(ctx context.Context, body []byte) (int, string, error) {
+	var b struct {
+		Members []string `json:"members"`
+	}
+	if err := decode(body, &b); err != nil {
+		return 0, "", err
+	}
+	return http.StatusOK, "resumed", s.control.Resume(ctx, Resume{b.Members})
+}
+
+func (s *Server) changeConfig(ctx context.Context, body []byte, replace bool) (int, string, error) {
+	stored, err := s.control.PatchConfig(ctx, body, replace)
+	return http.StatusOK, string(configOf(stored)), err
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // the client may be gone
+}

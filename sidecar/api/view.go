@@ -1,0 +1,267 @@
+package api
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// View is a snapshot of one decision: what it was made from, and what came of
+// it. It is shared by requests and must not change after it was handed out.
+type View struct {
+	Cluster     string
+	Observation ha.Observation
+	State       ha.State
+	Report      ha.Report // as published to the other members
+	Problem     string    // Consul's last error, for people
+
+	// What the core does not need to know of the server. Zero is unknown.
+	PostgresVersion int       // server_version_num
+	PostgresStarted time.Time // pg_postmaster_start_time
+	Replay          ha.LSN    // pg_last_wal_replay_lsn; zero: as received
+	ReplayedAt      time.Time // pg_last_xact_replay_timestamp
+	ReplayPaused    bool
+
+	Tags        map[string]string // the member's tags; "noloadbalance": "true" takes it from the replicas
+	PausedUntil time.Time         // when a pause ends by itself; zero: not known, or never
+	Config      json.RawMessage   // the cluster-wide settings as stored; nil: there are none
+	History     []Turn            // oldest first
+	Scheduled   *Schedule         // a planned switchover
+	Restart     *Schedule         // this member's planned restart
+	// PeersRefused counts what the mesh refused, by cause.
+	PeersRefused map[string]uint64
+}
+
+// Turn is one change of leader.
+type Turn struct {
+	Term     uint64    `json:"term"`
+	Timeline ha.TLI    `json:"timeline"`
+	LSN      ha.LSN    `json:"lsn"` // where the timeline before ended
+	Reason   string    `json:"reason"`
+	At       time.Time `json:"at"`
+	Leader   string    `json:"leader"`
+	// Account is all that is known of it, with the time of each phase.
+	Account json.RawMessage `json:"account,omitempty"`
+}
+
+// Schedule is something planned.
+type Schedule struct {
+	At   time.Time `json:"at"`
+	From string    `json:"from,omitempty"`
+	To   string    `json:"to,omitempty"`
+}
+
+// staleAfter is how old a decision may be for its view of the world to be told
+// as true. The loop decides at least once a second.
+const staleAfter = 10 * time.Second
+
+// facts is a view at one moment. Its methods are the meaning of every path,
+// status field and metric.
+type facts struct {
+	*View
+	now ha.Instant
+}
+
+// alive: the loop that decides lives.
+func (f facts) alive() bool {
+	return f.now.Sub(f.Observation.Now) <= staleAfter
+}
+
+func (f facts) paused() bool { return f.Observation.Policy.Paused }
+
+func (f facts) self() string { return f.Observation.Self }
+
+func (f facts) leader() string { return f.Observation.Consul.Record.Leader }
+
+func (f facts) running() bool { return f.Observation.Server.Process == ha.ProcessRunning }
+
+// answers: the last look at the server succeeded, or failed only just now: a
+// slow server is not a dead one.
+func (f facts) answers() bool {
+	v := &f.Observation.Server
+	return f.running() && v.SeenAt != 0 &&
+		(v.FailingSince == 0 || v.FailingSince.Within(f.Observation.Policy.FailureTimeout, f.now))
+}
+
+// leaseUntil is when this member stops serving as primary unless its lease is
+// renewed: the guard's word counts as well as ours.
+func (f facts) leaseUntil() ha.Instant {
+	until := f.State.LeaseUntil
+	if v := &f.Observation.Server; v.Armed {
+		until = min(until, v.LeaseUntil)
+	}
+	return until
+}
+
+// primary: this member's server takes writes, and may (S5).
+func (f facts) primary() bool {
+	return f.running() && f.Observation.Server.InRecovery == ha.No && f.Report.Writable &&
+		f.leader() == f.self() && f.leaseUntil() > f.now
+}
+
+// replica: this member's server answers reads as a replica.
+func (f facts) replica() bool {
+	return f.alive() && f.answers() && f.Observation.Server.InRecovery == ha.Yes
+}
+
+func (f facts) noLoadBalance() bool { return f.Tags["noloadbalance"] == "true" }
+
+// streaming: this member's server receives the log from another now.
+func (f facts) streaming() bool {
+	return f.replica() && f.Observation.Server.Receiving == ha.Yes
+}
+
+// standing is how commits depend on a replica.
+type standing uint8
+
+const (
+	async  standing = iota
+	quorum          // it is one of those whose flush may be waited for
+	synced          // every commit waits for its flush
+)
+
+// standingOf says how commits depend on a member other than the leader, while it
+// streams.
+func (f facts) standingOf(member string) standing {
+	d := f.Observation.Consul.Record.Durability
+	if d.Mode != ha.ModeQuorum || d.K == 0 || !d.Has(member) || member == f.leader() {
+		return async
+	}
+	standbys, k := len(d.Voters), d.K
+	if d.Has(f.leader()) {
+		standbys, k = standbys-1, k-1
+	}
+	if k >= standbys {
+		return synced
+	}
+	return quorum
+}
+
+// standing is standingOf this member, if it streams.
+func (f facts) standing() standing {
+	if !f.streaming() {
+		return async
+	}
+	return f.standingOf(f.self())
+}
+
+// replayed is where this member's replica has replayed to.
+func (f facts) replayed() ha.LSN {
+	switch {
+	case f.Replay != 0:
+		return f.Replay
+	case f.Report.Replay != 0:
+		return f.Report.Replay
+	}
+	return f.Observation.Server.Position.LSN
+}
+
+// head is the furthest known position of the cluster's log, and the timeline
+// it is on; zero: unknown.
+func (f facts) head() (ha.LSN, ha.TLI) {
+	if f.leader() == f.self() {
+		p := f.Observation.Server.Position
+		return p.LSN, p.TLI
+	}
+	for _, p := range f.Observation.Peers {
+		if p.Member == f.leader() {
+			return p.Report.Position.LSN, p.Report.Position.TLI
+		}
+	}
+	return 0, 0
+}
+
+// lagOf is how far a position is behind the cluster's log, in bytes. It is
+// unknown if either is, or if they are on different timelines.
+func (f facts) lagOf(received ha.Position, at ha.LSN) (bytes uint64, known bool) {
+	head, tli := f.head()
+	if head == 0 || at == 0 || tli != received.TLI {
+		return 0, false
+	}
+	head = max(head, received.LSN) // streamed since the leader's last report
+	if at >= head {
+		return 0, true
+	}
+	return uint64(head - at), true
+}
+
+// lag is how far this member's replay is behind the cluster's log.
+func (f facts) lag() (bytes uint64, known bool) {
+	return f.lagOf(f.Observation.Server.Position, f.replayed())
+}
+
+// unlocked: nobody holds the leader lock, as far as is known.
+func (f facts) unlocked() bool { return f.Observation.Consul.Lock.Session == "" }
+
+// serverState is Patroni's word for the state of this member's server.
+func (f facts) serverState() string {
+	switch f.Observation.Busy.Server {
+	case ha.Init:
+		return "initializing new cluster"
+	case ha.Clone, ha.Rewind, ha.Discard:
+		return "creating replica"
+	case ha.Start:
+		return "starting"
+	case ha.Stop:
+		return "stopping"
+	}
+	switch v := &f.Observation.Server; {
+	case v.Process == ha.ProcessRunning && v.SeenAt == 0:
+		return "starting"
+	case v.Process == ha.ProcessRunning:
+		return "running"
+	case f.Observation.Busy.FailedKind == ha.Start && f.Observation.Busy.Failures > 0:
+		return "start failed"
+	case v.ExitedAt != 0 && !v.CleanStop:
+		return "crashed"
+	}
+	return "stopped"
+}
+
+// role is Patroni's word for this member's role.
+func (f facts) role() string {
+	switch v := &f.Observation.Server; {
+	case v.DataDir != ha.DataPresent:
+		return "uninitialized"
+	case v.InRecovery == ha.No && f.running():
+		return "primary"
+	}
+	return "replica"
+}
+
+// votes counts the other members that have voted in the newest term.
+func (f facts) votes() int {
+	n := 0
+	for _, p := range f.Observation.Peers {
+		if p.Report.Voted && p.Report.Term == f.Observation.Consul.Record.Term {
+			n++
+		}
+	}
+	return n
+}
+
+// members are the names of all that are known, sorted.
+func (f facts) members() []string {
+	names := []string{f.self()}
+	for _, p := range f.Observation.Peers {
+		names = append(names, p.Member)
+	}
+	slices.SortFunc(names, strings.Compare)
+	return names
+}
+
+// reportOf returns a member's last report, and whether it is heard now.
+func (f facts) reportOf(member string) (r ha.Report, heard bool) {
+	if member == f.self() {
+		return f.Report, true
+	}
+	for _, p := range f.Observation.Peers {
+		if p.Member == member {
+			return p.Report, p.Link == ha.LinkUp && p.ReceivedAt != 0
+		}
+	}
+	return ha.Report{}, false
+}
