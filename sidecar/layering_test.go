@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -168,27 +169,37 @@ func TestLayeringFindsFaults(t *testing.T) {
 // many files it looked at.
 func layeringFaults(t *testing.T, root fs.FS) (faults []string, checked int) {
 	t.Helper()
-	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || name == "bin"):
-			return fs.SkipDir
-		case d.IsDir() || !strings.HasSuffix(name, ".go"):
-			return nil
-		}
-		source, err := fs.ReadFile(root, name)
-		if err != nil {
-			return err
-		}
+	for name, source := range goFiles(t, root) {
 		checked++
 		faults = append(faults, fileFaults(t, name, source)...)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	return faults, checked
+}
+
+// goFiles yields the path and text of every Go file of a tree but those in
+// dot-folders, testdata and bin.
+func goFiles(t *testing.T, root fs.FS) iter.Seq2[string, []byte] {
+	t.Helper()
+	return func(yield func(string, []byte) bool) {
+		err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || name == "bin"):
+				return fs.SkipDir
+			case d.IsDir() || !strings.HasSuffix(name, ".go"):
+				return nil
+			}
+			source, err := fs.ReadFile(root, name)
+			if err == nil && !yield(name, source) {
+				return fs.SkipAll
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // fileFaults checks one file by its path from the top of the repository.
