@@ -96,7 +96,8 @@ const (
 type fault struct {
 	at, lasts, delay int64
 	kind             faultKind
-	point            point
+	point            point // it begins there
+	until            point // a fault of the network ends there, if not sooner
 	target, other    int8
 	how              uint8
 	waiting, active  bool
@@ -108,6 +109,9 @@ func (f *fault) String() string {
 	when := ""
 	if f.point != atOnce {
 		when = " at " + pointNames[f.point]
+	}
+	if f.until != atOnce {
+		when += " until " + pointNames[f.until]
 	}
 	return fmt.Sprintf("%.3f %s%s target=%d other=%d how=%d for %.3f", float64(f.at)/1e9, faultNames[f.kind], when, f.target, f.other, f.how, float64(f.lasts)/1e9)
 }
@@ -136,6 +140,13 @@ func (w *World) drawFaults() {
 			}
 			if r.chance(600) {
 				f.target = theActor
+			}
+		}
+		if f.kind >= cutConsul && f.kind <= partition && r.chance(500) {
+			f.until = [...]point{pointBallot, pointFence, pointFence, pointPromote}[r.below(4)]
+			f.lasts = max(f.lasts, 4*second)
+			if r.chance(500) {
+				f.delay = r.between(0, 60*milli)
 			}
 		}
 		w.faults = append(w.faults, f)
@@ -176,6 +187,9 @@ func (w *World) poke(p point, m int) {
 	}
 	for i := range w.faults {
 		f := &w.faults[i]
+		if f.active && f.until == p {
+			w.push(f.delay, event{kind: evHeal, n: int32(i)})
+		}
 		if !f.waiting || f.point != p {
 			continue
 		}

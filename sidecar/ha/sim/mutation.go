@@ -9,27 +9,35 @@ type Mutation uint8
 
 // The mutations, named after the rule of DESIGN.md that they break.
 const (
-	NoMutation      Mutation = iota
-	MutateS1                 // the ballot is not a compare-and-swap: two members win one term
-	MutateS2                 // a fence leaves the walreceiver as it is
-	MutateS2Promise          // promises are lost when a sidecar starts
-	MutateS3                 // one vote fewer is taken for enough
-	MutateS3Ahead            // votes that are ahead look as if they were not
-	MutateS4                 // a reload is taken for an effect, nobody has to catch up
-	MutateS4Order            // the record is narrowed before anybody has caught up
-	MutateS5                 // the guard does not stop anything
-	MutateS6                 // a silent member is taken for a dead one
-	MutateS7                 // histories are not compared, every log seems to contain every other
-	MutateS8                 // nobody refuses a pre-vote
-	MutateS9                 // a restarted primary shows everything at once
-	MutateS10                // no marker stands while a data directory is half-made
+	NoMutation    Mutation = iota
+	MutateS1               // the ballot is not a compare-and-swap: two members win one term
+	MutateS2               // a fence leaves the walreceiver as it is
+	MutateS2Disk           // a fence does not outlive a restart of the server
+	MutateS3               // one vote fewer is taken for enough
+	MutateS3Ahead          // votes that are ahead look as if they were not
+	MutateS4               // a reload is taken for an effect, nobody has to catch up
+	MutateS4Order          // the record is narrowed before anybody has caught up
+	MutateS5               // the guard does not stop anything
+	MutateS6               // a silent member is taken for a dead one
+	MutateS7               // histories are not compared, every log seems to contain every other
+	MutateS8               // nobody refuses a pre-vote
+	MutateS9               // a restarted primary shows everything at once
+	MutateS10              // no marker stands while a data directory is half-made
 	mutations
 )
 
-var mutationNames = [...]string{"none", "S1", "S2", "S2-promise", "S3", "S3-ahead", "S4", "S4-order", "S5", "S6", "S7", "S8", "S9", "S10"}
+var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-order", "S5", "S6", "S7", "S8", "S9", "S10"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
+
+var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a fence leaves the walreceiver as it is", "a fence does not outlive a restart of the server",
+	"one vote fewer is taken for enough", "votes that are ahead look as if they were not", "a reload is taken for an effect",
+	"the record is narrowed before anybody has caught up", "the guard does not stop anything", "a silent member is taken for a dead one",
+	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made"}
+
+// What says in words what is broken.
+func (m Mutation) What() string { return mutationWords[m] }
 
 // Mutations are all mutations, in the order of their rules.
 func Mutations() []Mutation {

@@ -77,8 +77,11 @@ func (w *World) opStage(m int) {
 	b := &w.members[m]
 	o := &b.op
 	if w.shape.opFail > 0 && !w.calm && o.action.Kind != ha.Stop && w.odd.chance(w.shape.opFail) {
-		if o.action.Kind == ha.Start {
+		switch {
+		case o.action.Kind == ha.Start:
 			w.crash(m)
+		case o.action.Kind == ha.SetSync && o.stage == 1 && b.server.run == up && w.odd.chance(500):
+			w.setSync(m, o.action.Sync) // it failed, and happened
 		}
 		w.done(m, true)
 		return
@@ -183,6 +186,7 @@ func (w *World) opFence(m int) {
 		s.promise, s.fenced = a.Term, false
 		w.nextStage(m, w.odd.between(200*micro, 3*milli))
 	case 2:
+		s.before = s.upstream
 		if w.opt.Mutation != MutateS2 {
 			s.upstream = -1
 		}

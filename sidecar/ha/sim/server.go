@@ -24,6 +24,7 @@ type server struct {
 	logGen   uint32 // grows when the log is replaced
 	standby  bool   // standby.signal
 	clean    bool   // shut down as a primary
+	before   int8   // what upstream was before the last fence
 	upstream int8   // primary_conninfo; -1: cleared
 	promise  uint64
 	fenced   bool
@@ -150,6 +151,9 @@ func (w *World) ready(m int, primary, hidden bool) {
 		s.senders[j] = walsender{}
 	}
 	s.recoveryEnd = len(s.log)
+	if w.opt.Mutation == MutateS2Disk && s.fenced {
+		s.upstream = s.before
+	}
 	if s.half {
 		w.fail("S10", m, "%s starts from half-made files", b.name)
 	}

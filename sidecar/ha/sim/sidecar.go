@@ -106,9 +106,6 @@ func (w *World) startSidecar(m int) {
 			w.push(w.delay(), event{kind: evLink, m: int8(m), p: int8(j), epoch: s.epoch})
 		}
 	}
-	if w.opt.Mutation == MutateS2Promise {
-		b.server.promise, b.server.fenced = 0, false
-	}
 	w.tell(m, "sidecar starts")
 }
 
