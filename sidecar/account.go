@@ -25,7 +25,7 @@ type Account struct {
 	Writable  time.Time `json:"writable"`  // it took a write
 	Announced time.Time `json:"announced"` // Consul's service has the primary tag
 	Routed    time.Time `json:"routed,omitzero"`
-	Position  string    `json:"position"` // where the new timeline began
+	Forked    ha.LSN    `json:"forked,omitempty"` // where the timeline before ended
 }
 
 // mark notes a time in the account of a term. A later term begins a new

@@ -392,7 +392,12 @@ func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {
 	if err != nil {
 		return err
 	}
-	s.mark(a.Term, func(c *Account) { c.Promoted = time.Now() })
+	s.mark(a.Term, func(c *Account) {
+		c.Promoted = time.Now()
+		if n := len(p.History); n > 0 {
+			c.Forked = p.History[n-1].End
+		}
+	})
 	writable := ha.Known(s.opts.Server.Probe(ctx) == nil)
 	s.mark(a.Term, func(c *Account) { c.Writable = time.Now() })
 	return s.learn(nil, func(v *ha.Server) {

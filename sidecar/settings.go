@@ -1,7 +1,10 @@
 package sidecar
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -17,6 +20,62 @@ type Settings struct {
 	Durability *DurabilitySettings `json:"durability,omitempty"`
 	Failover   *FailoverSettings   `json:"failover,omitempty"`
 	Parameters map[string]string   `json:"parameters,omitempty"`
+	// Switchover is planned for a time; the leader does it then.
+	Switchover *PlannedSwitchover `json:"switchover,omitempty"`
+}
+
+// PlannedSwitchover is a switchover at a time.
+type PlannedSwitchover struct {
+	At   time.Time `json:"at"`
+	From string    `json:"from,omitempty"`
+	To   string    `json:"to,omitempty"` // empty: the best
+}
+
+// ErrSettings is returned for dynamic settings that must not be stored.
+var ErrSettings = errors.New("wrong settings")
+
+// ParseSettings reads settings and checks them. It returns ErrSettings, with
+// what is wrong: an unknown key too.
+func ParseSettings(raw []byte) (Settings, error) {
+	var set Settings
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return set, nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&set); err != nil {
+		return set, fmt.Errorf("%w: %w", ErrSettings, err)
+	}
+	return set, set.check()
+}
+
+func (set Settings) check() error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrSettings}, args...)...)
+	}
+	if d := set.Durability; d != nil {
+		switch {
+		case d.Mode != "" && d.Mode != ha.ModeQuorum && d.Mode != ha.ModeAsync:
+			return fail("durability.mode %q: it is quorum or async", d.Mode)
+		case d.Standbys != nil && (*d.Standbys < 1 || *d.Standbys > 16):
+			return fail("durability.standbys %d: it is from 1 to 16", *d.Standbys)
+		case d.MaxVoters != nil && *d.MaxVoters < 0:
+			return fail("durability.max_voters %d: it is 0 or more", *d.MaxVoters)
+		case d.MaxVoters != nil && *d.MaxVoters > 0 && d.Standbys != nil && *d.MaxVoters < *d.Standbys:
+			return fail("durability.max_voters %d: it cannot be less than standbys (%d)", *d.MaxVoters, *d.Standbys)
+		}
+	}
+	if f := set.Failover; f != nil {
+		for name, text := range map[string]string{"failure_timeout": f.FailureTimeout, "lease": f.Lease} {
+			if d, err := time.ParseDuration(text); text != "" && (err != nil || d < 100*time.Millisecond) {
+				return fail("failover.%s %q: it is a duration like \"2s\", of 100ms or more", name, text)
+			}
+		}
+		if failure, lease := duration(f.FailureTimeout, 0), duration(f.Lease, 0); failure > 0 && lease > 0 && lease < 2*failure {
+			return fail("failover.lease %s: it must be at least twice failure_timeout (%s)", lease, failure)
+		}
+	}
+	return nil
 }
 
 // Pause is maintenance: nothing is decided about roles until it ends by itself.

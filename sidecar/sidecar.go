@@ -50,6 +50,7 @@ type Sidecar struct {
 
 	serverLock sync.Mutex // held by the operation on the server
 	snapshot   atomic.Pointer[Snapshot]
+	decided    chan struct{}  // closed with each decision; guarded by mu
 	tasks      sync.WaitGroup // operations under way
 }
 
@@ -77,7 +78,7 @@ func New(o Options) (*Sidecar, error) {
 	}
 	return &Sidecar{
 		opts: o, log: o.Logger, policy: o.Policy,
-		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), upkeep: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), upkeep: make(chan struct{}, 1), decided: make(chan struct{}),
 	}, nil
 }
 
@@ -132,6 +133,33 @@ func (s *Sidecar) lookNow() {
 
 // Snapshot returns the last decision; nil before the first.
 func (s *Sidecar) Snapshot() *Snapshot { return s.snapshot.Load() }
+
+// Await returns the first snapshot, from the present one on, of which done says
+// true. It returns the cause of ctx's end.
+func (s *Sidecar) Await(ctx context.Context, done func(*Snapshot) bool) (*Snapshot, error) {
+	for {
+		s.mu.Lock()
+		next := s.decided
+		s.mu.Unlock()
+		if snap := s.Snapshot(); snap != nil && done(snap) {
+			return snap, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-next:
+		}
+	}
+}
+
+// show makes the decision known.
+func (s *Sidecar) show(snap *Snapshot) {
+	s.snapshot.Store(snap)
+	s.mu.Lock()
+	close(s.decided)
+	s.decided = make(chan struct{})
+	s.mu.Unlock()
+}
 
 // Shutdown asks the member to hand over, stop its server and end. Run returns
 // when it is done.
@@ -242,7 +270,7 @@ const endTimeout = 4 * time.Second
 func (s *Sidecar) report(o ha.Observation) {
 	r := ha.MakeReport(s.state, o)
 	r.Postgres, r.API, r.Version = s.opts.Postgres, s.opts.API, s.opts.Version
-	s.snapshot.Store(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err)})
+	s.show(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err)})
 	// After every decision, changed or not: what the mesh goes on sending by
 	// itself while the loop stands still must not look alive.
 	s.opts.Peers.Publish(r)

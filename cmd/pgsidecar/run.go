@@ -7,18 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsidecar/pgsidecar/sessions"
 	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -57,11 +59,16 @@ type member struct {
 	config *config.Config
 	log    hclog.Logger
 
-	cluster *sessions.Client
-	mesh    *peers.Mesh
-	guard   *guard.Client
-	server  *localServer
-	sidecar *sidecar.Sidecar
+	cluster  *sessions.Client
+	mesh     *peers.Mesh
+	guard    *guard.Client
+	server   *localServer
+	sidecar  *sidecar.Sidecar
+	recorder *api.Recorder
+
+	mu      sync.Mutex
+	restart *plannedRestart
+	history []api.Turn
 }
 
 func newMember(a *app, path string) (*member, error) {
@@ -69,7 +76,7 @@ func newMember(a *app, path string) (*member, error) {
 	if err != nil {
 		return nil, configFault(a, err)
 	}
-	m := &member{app: a, path: path, config: cfg, log: newLogger(a, cfg.Log)}
+	m := &member{app: a, path: path, config: cfg, log: newLogger(a, cfg.Log), recorder: api.NewRecorder()}
 	if m.cluster, err = sessions.New(sessionsOptions(cfg, m.log)); err != nil {
 		return nil, err
 	}
@@ -169,14 +176,22 @@ func (m *member) run(asked context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	stopAPI, err := m.serveAPI()
+	server, err := m.newAPI()
 	if err != nil {
 		return err
 	}
-	defer stopAPI()
+	if _, err := server.Listen(ctx); err != nil {
+		return err
+	}
 	stopSignals := m.handleSignals(asked, cancel)
 	defer stopSignals()
+	var beside errgroup.Group
+	besideCtx, stopBeside := context.WithCancel(ctx)
+	beside.Go(func() error { return server.Run(besideCtx) })
+	beside.Go(func() error { m.keepHistory(besideCtx); return nil })
 	err = m.sidecar.Run(ctx)
+	stopBeside()
+	err = errors.Join(err, beside.Wait())
 	var exit *sidecar.ExitError
 	switch {
 	case !errors.As(err, &exit):
@@ -247,28 +262,6 @@ func (m *member) reload() {
 	m.config = next
 	m.sidecar.SetPolicy(m.policy())
 	m.log.Info("configuration reloaded")
-}
-
-// serveAPI opens the member's API. The returned function closes it.
-func (m *member) serveAPI() (func(), error) {
-	listener, err := net.Listen("tcp", m.config.API.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("open the API: %w", err)
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/peer", m.mesh)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 2 * time.Second}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			m.log.Error("the API has ended", "error", err)
-		}
-	}()
-	return func() {
-		srv.Close()
-		<-ended
-	}, nil
 }
 
 // notifySystemd tells systemd that the member is ready, if systemd asks

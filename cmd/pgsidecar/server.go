@@ -29,6 +29,14 @@ type localServer struct {
 
 	mu     sync.Mutex
 	hidden bool
+	sight  checks.Sight // the last
+}
+
+// lastSight is what was last seen by SQL.
+func (s *localServer) lastSight() checks.Sight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sight
 }
 
 var _ sidecar.Server = (*localServer)(nil)
@@ -102,6 +110,7 @@ func (s *localServer) Look(ctx context.Context, v *ha.Server) error {
 	v.RecoveryEnd, v.SystemID, v.Walsenders = sight.RecoveryEnd, sight.SystemID, sight.Walsenders
 	s.mu.Lock()
 	v.Hidden = s.hidden && !sight.InRecovery
+	s.sight = sight
 	s.mu.Unlock()
 	return nil
 }

@@ -1,0 +1,349 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// control does what the API's changes ask for.
+type control struct{ *member }
+
+var _ api.Control = control{}
+
+// Switchover hands over to the candidate. A member that does not lead passes
+// the request on to the leader.
+func (c control) Switchover(ctx context.Context, req api.Switchover) (string, error) {
+	snap := c.sidecar.Snapshot()
+	if snap == nil {
+		return "", api.Refuse(http.StatusServiceUnavailable, "nothing is decided yet; try again in a second")
+	}
+	r := snap.Observation.Consul.Record
+	switch {
+	case r.Phase != ha.PhaseLeading:
+		return "", api.Refuse(http.StatusPreconditionFailed, "the cluster has no primary that could hand over; see pgsidecar status")
+	case req.Leader != "" && req.Leader != r.Leader:
+		return "", api.Refuse(http.StatusPreconditionFailed, "%s is not the primary, %s is", req.Leader, r.Leader)
+	case req.Candidate == r.Leader:
+		return "", api.Refuse(http.StatusPreconditionFailed, "%s is the primary already", req.Candidate)
+	case !req.At.IsZero():
+		return "", c.plan(ctx, &sidecar.PlannedSwitchover{At: req.At, From: r.Leader, To: req.Candidate})
+	case r.Leader != snap.Observation.Self:
+		return c.forward(ctx, r.Leader, "/switchover", map[string]any{"leader": r.Leader, "candidate": req.Candidate})
+	}
+	c.sidecar.Switchover(req.Candidate)
+	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
+		now := s.Observation.Consul.Record
+		return now.Term > r.Term && now.Phase == ha.PhaseLeading || s.State.Refused != ""
+	})
+	if err != nil {
+		return "", api.Refuse(http.StatusServiceUnavailable, "not done yet; see pgsidecar status")
+	}
+	if after.State.Refused != "" {
+		c.sidecar.Withdraw()
+		return "", api.Refuse(http.StatusPreconditionFailed, "%s", after.State.Refused)
+	}
+	return after.Observation.Consul.Record.Leader, nil
+}
+
+// plan stores (or, with nil, removes) a planned switchover.
+func (c control) plan(ctx context.Context, p *sidecar.PlannedSwitchover) error {
+	text, err := json.Marshal(map[string]any{"switchover": p})
+	if err != nil {
+		return err
+	}
+	_, err = c.PatchConfig(ctx, text, false)
+	return err
+}
+
+// CancelSwitchover forgets a planned switchover.
+func (c control) CancelSwitchover(ctx context.Context) error {
+	set, err := sidecar.ParseSettings(c.cluster.View().Settings)
+	if err != nil || set.Switchover == nil {
+		return api.Refuse(http.StatusNotFound, "no switchover is planned")
+	}
+	return c.plan(ctx, nil)
+}
+
+// Failover makes the candidate lead. While there is a primary that answers it
+// is a switchover; else the candidate's own member goes on without the votes
+// that are missing, if that is accepted.
+func (c control) Failover(ctx context.Context, req api.Failover) (string, error) {
+	snap := c.sidecar.Snapshot()
+	switch {
+	case snap == nil:
+		return "", api.Refuse(http.StatusServiceUnavailable, "nothing is decided yet; try again in a second")
+	case req.Candidate == "":
+		return "", api.Refuse(http.StatusBadRequest, "say which member is to lead")
+	case snap.State.Hears:
+		return c.Switchover(ctx, api.Switchover{Candidate: req.Candidate})
+	case req.Candidate != snap.Observation.Self:
+		return c.forward(ctx, req.Candidate, "/failover", map[string]any{"candidate": req.Candidate, "accept_data_loss": req.AcceptDataLoss})
+	case !req.AcceptDataLoss && len(snap.State.Blocks) > 0:
+		b := snap.State.Blocks[0]
+		return "", api.Refuse(http.StatusPreconditionFailed, "%s; missing: %s; to go on without it, accept the loss of %s", b.What, b.Missing, b.Cost)
+	}
+	if req.AcceptDataLoss {
+		c.log.Warn("asked to lead, whatever is lost by it", "candidate", req.Candidate)
+		c.sidecar.Force()
+	}
+	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
+		r := s.Observation.Consul.Record
+		return r.Phase == ha.PhaseLeading && r.Leader == req.Candidate && s.State.Hears
+	})
+	if err != nil {
+		return "", api.Refuse(http.StatusServiceUnavailable, "not done yet; see pgsidecar status")
+	}
+	return after.Observation.Consul.Record.Leader, nil
+}
+
+// forward passes a change on to another member's API, and returns the name of
+// the new leader out of its answer.
+func (c control) forward(ctx context.Context, member, path string, body any) (string, error) {
+	address := ""
+	for _, m := range c.cluster.View().Members {
+		if m.Name == member {
+			address = m.API
+		}
+	}
+	if address == "" {
+		return "", api.Refuse(http.StatusPreconditionFailed, "%s is not registered in Consul", member)
+	}
+	text, err := json.Marshal(body)
+	if err != nil {
+		return "", err
+	}
+	scheme := "http://"
+	if c.config.API.TLS.CertFile != "" {
+		scheme = "https://"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, scheme+address+path, bytes.NewReader(text))
+	if err != nil {
+		return "", err
+	}
+	token, err := c.token()
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", api.Refuse(http.StatusServiceUnavailable, "%s does not answer: %v", member, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return "", err
+	}
+	if resp.StatusCode >= 300 {
+		return "", api.Refuse(resp.StatusCode, "%s", strings.TrimSpace(string(answer)))
+	}
+	_, leader, _ := strings.Cut(string(answer), `"`)
+	leader, _, _ = strings.Cut(leader, `"`)
+	return leader, nil
+}
+
+// Restart restarts the local server, if the conditions hold.
+func (c control) Restart(ctx context.Context, req api.Restart) error {
+	snap := c.sidecar.Snapshot()
+	sight := c.server.lastSight()
+	switch {
+	case snap == nil || snap.Observation.Server.InRecovery == ha.Unknown:
+		return api.Refuse(http.StatusServiceUnavailable, "the server does not run")
+	case req.Role != "" && req.Role != string(snap.State.Role):
+		return api.Refuse(http.StatusServiceUnavailable, "%s is a %s, not a %s", c.config.Member, snap.State.Role, req.Role)
+	case req.Pending && !snap.Observation.Server.PendingRestart:
+		return api.Refuse(http.StatusServiceUnavailable, "no restart is pending")
+	case req.PostgresVersion != "" && !older(sight.Version, req.PostgresVersion):
+		return api.Refuse(http.StatusServiceUnavailable, "the server is not older than %s", req.PostgresVersion)
+	case !req.At.IsZero():
+		c.planRestart(req.At)
+		return nil
+	}
+	before := snap.Observation.Server.StartedAt
+	c.sidecar.Restart()
+	_, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
+		v := &s.Observation.Server
+		return v.StartedAt > before && v.InRecovery != ha.Unknown && !s.Observation.Intent.Restart
+	})
+	if err != nil {
+		return api.Refuse(http.StatusServiceUnavailable, "the restart is not done yet; see pgsidecar status")
+	}
+	return nil
+}
+
+// older reports whether a server_version_num is below a version like 15.2.
+func older(number int, version string) bool {
+	major, minor, _ := strings.Cut(version, ".")
+	a, err := strconv.Atoi(major)
+	if err != nil {
+		return false
+	}
+	b, err := strconv.Atoi(minor)
+	return number < a*10000+b || err != nil && number < a*10000
+}
+
+// planRestart restarts at a time, unless this sidecar ends before.
+func (c control) planRestart(at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.restart != nil {
+		c.restart.timer.Stop()
+	}
+	c.restart = &plannedRestart{at: at, timer: time.AfterFunc(time.Until(at), func() {
+		c.sidecar.Restart()
+		c.mu.Lock()
+		c.restart = nil
+		c.mu.Unlock()
+	})}
+}
+
+// CancelRestart forgets a planned restart.
+func (c control) CancelRestart(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.restart == nil {
+		return api.Refuse(http.StatusNotFound, "no restart is planned")
+	}
+	c.restart.timer.Stop()
+	c.restart = nil
+	return nil
+}
+
+// Reinitialize begins a new clone.
+func (c control) Reinitialize(_ context.Context, req api.Reinitialize) error {
+	snap := c.sidecar.Snapshot()
+	switch {
+	case snap == nil:
+		return api.Refuse(http.StatusServiceUnavailable, "nothing is decided yet; try again in a second")
+	case snap.Observation.Consul.Record.Leader == c.config.Member:
+		return api.Refuse(http.StatusServiceUnavailable, "%s is the leader; hand over first: pgsidecar switchover", c.config.Member)
+	case snap.Observation.Consul.Record.Phase != ha.PhaseLeading || !snap.State.Hears:
+		return api.Refuse(http.StatusServiceUnavailable, "there is no primary to clone from")
+	}
+	c.sidecar.Reinit()
+	return nil
+}
+
+// Reload reads the configuration again.
+func (c control) Reload(context.Context) error {
+	c.reload()
+	return nil
+}
+
+// Pause begins maintenance.
+func (c control) Pause(ctx context.Context, req api.Pause) error {
+	p := sidecar.Pause{Members: req.Members, Reason: req.Reason}
+	if req.For > 0 {
+		p.Until = time.Now().Add(req.For)
+	}
+	text, err := json.Marshal(map[string]any{"paused": p})
+	if err != nil {
+		return err
+	}
+	_, err = c.PatchConfig(ctx, text, false)
+	return err
+}
+
+// Resume ends maintenance.
+func (c control) Resume(ctx context.Context, req api.Resume) error {
+	if len(req.Members) == 0 {
+		_, err := c.PatchConfig(ctx, []byte(`{"paused":null}`), false)
+		return err
+	}
+	set, err := sidecar.ParseSettings(c.cluster.View().Settings)
+	if err != nil || set.Paused == nil || len(set.Paused.Members) == 0 {
+		return api.Refuse(http.StatusConflict, "the whole cluster is paused, or nothing is; resume without naming members")
+	}
+	var left []string
+	for _, m := range set.Paused.Members {
+		keep := true
+		for _, r := range req.Members {
+			keep = keep && m != r
+		}
+		if keep {
+			left = append(left, m)
+		}
+	}
+	if len(left) == 0 {
+		_, err := c.PatchConfig(ctx, []byte(`{"paused":null}`), false)
+		return err
+	}
+	set.Paused.Members = left
+	text, err := json.Marshal(map[string]any{"paused": set.Paused})
+	if err != nil {
+		return err
+	}
+	_, err = c.PatchConfig(ctx, text, false)
+	return err
+}
+
+// PatchConfig merges into the cluster-wide settings, which are checked before
+// they are stored.
+func (c control) PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error) {
+	view := c.cluster.View()
+	next := []byte(patch)
+	if !replace {
+		merged, err := mergePatch(view.Settings, patch)
+		if err != nil {
+			return nil, api.Refuse(http.StatusBadRequest, "%v", err)
+		}
+		next = merged
+	}
+	if _, err := sidecar.ParseSettings(next); err != nil {
+		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
+	}
+	err := c.cluster.PutSettings(ctx, next, view.SettingsIndex)
+	switch {
+	case errors.Is(err, sessions.ErrConflict):
+		return nil, api.Refuse(http.StatusConflict, "the settings were changed by somebody else meanwhile; try again")
+	case err != nil:
+		return nil, err
+	}
+	c.log.Info("the cluster's settings were changed", "before", string(view.Settings), "after", string(next))
+	return next, nil
+}
+
+// mergePatch applies a JSON merge patch (RFC 7396).
+func mergePatch(doc, patch []byte) ([]byte, error) {
+	target := map[string]any{}
+	if len(doc) > 0 {
+		if err := json.Unmarshal(doc, &target); err != nil {
+			return nil, fmt.Errorf("the stored settings are not JSON: %w", err)
+		}
+	}
+	changes := map[string]any{}
+	if err := json.Unmarshal(patch, &changes); err != nil {
+		return nil, fmt.Errorf("the change is not a JSON object: %w", err)
+	}
+	return json.Marshal(merge(target, changes))
+}
+
+func merge(target, changes map[string]any) map[string]any {
+	for key, change := range changes {
+		inner, isObject := change.(map[string]any)
+		switch old, wasObject := target[key].(map[string]any); {
+		case change == nil:
+			delete(target, key)
+		case isObject && wasObject:
+			target[key] = merge(old, inner)
+		case isObject:
+			target[key] = merge(map[string]any{}, inner)
+		default:
+			target[key] = change
+		}
+	}
+	return target
+}

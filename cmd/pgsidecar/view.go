@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/guard"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// plannedRestart is a restart of the local server at a time.
+type plannedRestart struct {
+	at    time.Time
+	timer *time.Timer
+}
+
+// token is what a change must show: the configured one, else the peers' key, so
+// that whoever has the cluster's secrets may change it.
+func (m *member) token() (string, error) {
+	c := m.config.API
+	if c.TokenFile != "" {
+		return config.ReadSecretFile(c.TokenFile)
+	}
+	return c.Token.Reveal(), nil
+}
+
+// newAPI makes the member's API.
+func (m *member) newAPI() (*api.Server, error) {
+	t := m.config.API.TLS
+	return api.New(api.Options{
+		Member: m.config.Member, Cluster: m.config.Cluster, Version: m.app.version, Listen: m.config.API.Listen,
+		TLS:   api.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.ClientCAFile},
+		Token: m.token, View: m.view, Now: guard.Now, Control: control{m}, Peer: m.mesh, Recorder: m.recorder,
+		Logger: m.log.Named("api"),
+	})
+}
+
+// view is the newest snapshot in the API's words.
+func (m *member) view() *api.View {
+	snap := m.sidecar.Snapshot()
+	if snap == nil {
+		return nil
+	}
+	sight := m.server.lastSight()
+	v := &api.View{
+		Cluster: m.config.Cluster, Observation: snap.Observation, State: snap.State, Report: snap.Report, Problem: snap.Problem,
+		PostgresVersion: sight.Version, PostgresStarted: sight.StartedAt, Replay: sight.Replayed, ReplayedAt: sight.ReplayedAt,
+		ReplayPaused: sight.ReplayPaused, Tags: tagsOf(m.config.Tags), PeersRefused: map[string]uint64{},
+	}
+	for _, r := range m.mesh.Refusals() {
+		v.PeersRefused[r.Cause] = r.Count
+	}
+	if raw := m.cluster.View().Settings; len(raw) > 0 {
+		v.Config = raw
+		if set, err := sidecar.ParseSettings(raw); err == nil {
+			if set.Paused != nil {
+				v.PausedUntil = set.Paused.Until
+			}
+			if p := set.Switchover; p != nil {
+				v.Scheduled = &api.Schedule{At: p.At, From: p.From, To: p.To}
+			}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.History = m.history
+	if m.restart != nil {
+		v.Restart = &api.Schedule{At: m.restart.at, From: m.config.Member}
+	}
+	return v
+}
+
+func tagsOf(t config.Tags) map[string]string {
+	tags := map[string]string{}
+	for name, is := range map[string]bool{"nofailover": t.NoFailover, "nosync": t.NoSync, "noloadbalance": t.NoLoadBalance, "clonefrom": t.CloneFrom} {
+		if is {
+			tags[name] = "true"
+		}
+	}
+	if t.Priority != 0 {
+		tags["failover_priority"] = strconv.Itoa(t.Priority)
+	}
+	if t.ReplicateFrom != "" {
+		tags["replicatefrom"] = t.ReplicateFrom
+	}
+	return tags
+}
+
+// keepHistory reads the accounts of past terms whenever the leadership has
+// changed, until ctx ends; and does what was planned when its time has come.
+func (m *member) keepHistory(ctx context.Context) {
+	var term uint64
+	var announced ha.Announced
+	for {
+		m.readHistory(ctx)
+		snap, err := m.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
+			r := &s.Observation.Consul.Record
+			return r.Phase == ha.PhaseLeading && (r.Term != term || s.Observation.Announced != announced) || m.due(s)
+		})
+		if err != nil {
+			return
+		}
+		term, announced = snap.Observation.Consul.Record.Term, snap.Observation.Announced
+		if m.due(snap) {
+			m.switchOver(ctx)
+		}
+	}
+}
+
+// historyLimit is how many terms the API shows.
+const historyLimit = 100
+
+func (m *member) readHistory(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	accounts, err := m.cluster.History(ctx, historyLimit)
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			m.log.Debug("cannot read the history", "error", err)
+		}
+		return
+	}
+	var turns []api.Turn
+	for i := len(accounts) - 1; i >= 0; i-- {
+		var a sidecar.Account
+		if err := json.Unmarshal(accounts[i], &a); err != nil {
+			continue // written by another version
+		}
+		turns = append(turns, api.Turn{Term: a.Term, Timeline: a.Timeline, LSN: a.Forked, Reason: a.Reason, At: a.Announced,
+			Leader: a.Leader, Account: accounts[i]})
+	}
+	m.mu.Lock()
+	m.history = turns
+	m.mu.Unlock()
+}
+
+// due reports whether a planned switchover's time has come, and this member is
+// to do it.
+func (m *member) due(s *sidecar.Snapshot) bool {
+	raw := m.cluster.View().Settings
+	if len(raw) == 0 || s.State.Role != ha.RolePrimary {
+		return false
+	}
+	set, err := sidecar.ParseSettings(raw)
+	return err == nil && set.Switchover != nil && !time.Now().Before(set.Switchover.At)
+}
+
+// tooLate is how long after its time a planned switchover is still done.
+const tooLate = time.Minute
+
+// switchOver does the planned switchover, once.
+func (m *member) switchOver(ctx context.Context) {
+	set, err := sidecar.ParseSettings(m.cluster.View().Settings)
+	if err != nil || set.Switchover == nil {
+		return
+	}
+	p := *set.Switchover
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := (control{m}).plan(ctx, nil); err != nil {
+		m.log.Warn("cannot take the planned switchover off the list; it is tried again", "error", err)
+		return
+	}
+	if time.Since(p.At) > tooLate {
+		m.log.Warn("the planned switchover is dropped: its time is long past", "at", p.At)
+		return
+	}
+	m.log.Info("planned switchover", "to", p.To)
+	m.sidecar.Switchover(p.To)
+}
