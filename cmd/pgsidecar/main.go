@@ -133,11 +133,20 @@ func newRootCommand(a *app) *cobra.Command {
 	root.AddCommand(
 		newConfigCommand(a),
 		newDrillCommand(a),
+		newFailoverCommand(a),
 		newGuardCommand(a),
+		newHistoryCommand(a),
 		newLabCommand(a),
+		newPauseCommand(a),
 		newProxyCommand(a),
+		newReinitCommand(a),
+		newReloadCommand(a),
 		newRenderCommand(a),
+		newRestartCommand(a),
+		newResumeCommand(a),
 		newRunCommand(a),
+		newStatusCommand(a),
+		newSwitchoverCommand(a),
 		newVersionCommand(a),
 	)
 	return root

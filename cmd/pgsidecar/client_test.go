@@ -1,0 +1,204 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// fakeMember is a member's API with a given status. It keeps what was asked.
+type fakeMember struct {
+	*httptest.Server
+	mu     sync.Mutex
+	status api.Status
+	asked  []string // "POST /pause {…}"
+}
+
+const fakeToken = "hunter2"
+
+func newFakeMember(t *testing.T, name string) *fakeMember {
+	t.Helper()
+	m := &fakeMember{status: api.Status{Cluster: "pg", Member: name, Server: "running", Term: 7, Phase: ha.PhaseLeading,
+		Consul:     api.ConsulStatus{Reachable: "yes"},
+		Durability: ha.Durability{Mode: ha.ModeQuorum, K: 1, Voters: []string{"n1", "n3"}}}}
+	m.Server = httptest.NewServer(http.HandlerFunc(m.serve))
+	t.Cleanup(m.Close)
+	return m
+}
+
+func (m *fakeMember) address() string { return strings.TrimPrefix(m.URL, "http://") }
+
+func (m *fakeMember) serve(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r.Method == http.MethodGet && r.URL.Path == "/status" {
+		_ = json.NewEncoder(w).Encode(m.status)
+		return
+	}
+	if r.Header.Get("Authorization") != "Bearer "+fakeToken {
+		http.Error(w, "no auth header received", http.StatusUnauthorized)
+		return
+	}
+	body, _ := io.ReadAll(r.Body)
+	m.asked = append(m.asked, r.Method+" "+r.URL.Path+" "+string(body))
+	_, _ = io.WriteString(w, "done")
+}
+
+func (m *fakeMember) requests() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.asked, "\n")
+}
+
+// fakeCluster is n1, a replica, and n2, the leader, which know each other; and
+// n3, which is silent.
+func fakeCluster(t *testing.T) (n1, n2 *fakeMember) {
+	t.Helper()
+	n1, n2 = newFakeMember(t, "n1"), newFakeMember(t, "n2")
+	lag := uint64(3 << 20)
+	at := func(lsn ha.LSN) ha.Position { return ha.Position{TLI: 4, LSN: lsn} }
+	members := []api.MemberStatus{
+		{Member: "n1", Role: ha.RoleReplica, Term: 7, Position: at(0x3000000), Lag: &lag, Streaming: true, Voter: true, Link: "up", HeardAge: 0.24,
+			API: n1.address(), Postgres: "10.0.0.1:5432"},
+		{Member: "n2", Role: ha.RolePrimary, Term: 7, Position: at(0x3300000), Writable: true, Link: "self", API: n2.address(), Postgres: "10.0.0.2:5432"},
+		{Member: "n3", Role: ha.RoleReplica, Term: 6, Link: "silent", HeardAge: 31, Voter: true, Restart: true, Postgres: "10.0.0.3:5432"},
+	}
+	n1.status.Leader, n1.status.Members = "n2", members
+	n2.status.Leader, n2.status.Members = "n2", members
+	n2.status.LeaseLeft = 4.62
+	n2.status.Blocks = []api.BlockStatus{{What: "commits wait", Missing: "a vote of n3", Age: 12,
+		Override: "pgsidecar failover --to n1 --accept-data-loss", Cost: "what n1 has not received"}}
+	start := time.Date(2026, 1, 31, 4, 0, 0, 0, time.UTC)
+	account, err := json.Marshal(map[string]any{"detected": start, "elected": start.Add(6 * time.Millisecond), "promoted": start.Add(51 * time.Millisecond)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n2.status.History = []api.Turn{{Term: 7, Timeline: 4, Leader: "n2", Reason: "the server of n1 exited", At: start, Account: account}}
+	return n1, n2
+}
+
+// TestStatus shows the leader's view, whoever was asked; its text is golden.
+func TestStatus(t *testing.T) {
+	t.Setenv("TZ", "UTC")
+	n1, n2 := fakeCluster(t)
+	for name, args := range map[string][]string{"status": {"status"}, "history": {"history"}} {
+		code, got, stderr := command(t, append(args, "-api", n1.address())...)
+		if code != exitOK || stderr != "" {
+			t.Fatalf("exit status %d, stderr %q", code, stderr)
+		}
+		golden := filepath.Join("testdata", name+".txt")
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+	code, got, _ := command(t, "status", "-json", "-api", n1.address())
+	var st api.Status
+	if err := json.Unmarshal([]byte(got), &st); code != exitOK || err != nil || st.Member != "n2" {
+		t.Errorf("exit status %d, %v, member %s", code, err, st.Member)
+	}
+	n2.Close()
+	if code, got, stderr := command(t, "status", "-api", n1.address()); code != exitOK || !strings.Contains(got, "leader n2") {
+		t.Errorf("without the leader: exit status %d, %s%s", code, got, stderr)
+	}
+}
+
+// TestChanges: each change goes to the member that can make it, with the token.
+func TestChanges(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(fakeToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		line   string
+		n1, n2 string // what each was asked
+	}{
+		{"switchover", "", `POST /switchover {"leader":"n2"}`},
+		{"switchover -to n1 -at 2036-01-31T04:00:00Z", "", `POST /switchover {"leader":"n2","candidate":"n1","scheduled_at":"2036-01-31T04:00:00Z"}`},
+		{"failover -to n1", `POST /failover {"candidate":"n1"}`, ""},
+		{"failover -to n1 -accept-data-loss -yes", `POST /failover {"candidate":"n1","accept_data_loss":true}`, ""},
+		{"pause -for 10m -reason upgrade n1", "", `POST /pause {"for":"10m0s","members":["n1"],"reason":"upgrade"}`},
+		{"resume", "", `POST /resume {"members":[]}`},
+		{"restart n1 -pending", `POST /restart {"restart_pending":true}`, ""},
+		{"reload n2", "", `POST /reload {}`},
+		{"reinit n1 -yes", `POST /reinitialize {"from":""}`, ""},
+	} {
+		t.Run(c.line, func(t *testing.T) {
+			n1, n2 := fakeCluster(t)
+			args := append(strings.Fields(c.line), "-token-file", token, "-api", n1.address())
+			code, stdout, stderr := command(t, args...)
+			if code != exitOK || stdout != "done\n" || stderr != "" {
+				t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+			if n1.requests() != c.n1 || n2.requests() != c.n2 {
+				t.Errorf("n1 was asked %q, n2 %q", n1.requests(), n2.requests())
+			}
+		})
+	}
+}
+
+// TestChangesRefused: what is wrong is said, with what to do, and nothing is
+// asked for.
+func TestChangesRefused(t *testing.T) {
+	n1, n2 := fakeCluster(t)
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	api := n1.address()
+	for _, c := range []struct {
+		name, line string
+		code       int
+		stderr     string
+	}{
+		{"no token", "switchover -api " + api, 1, "name the token's file with --token-file"},
+		{"no such member", "restart n9 -api " + api, 1, "member n9 is not known"},
+		{"its API is not known", "restart n3 -api " + api, 1, "member n3 is not known, or its API"},
+		{"no member", "restart -api " + api, 2, "takes the name of one member"},
+		{"no candidate", "failover -api " + api, 2, "--to is missing"},
+		{"not confirmed", "failover -to n1 -accept-data-loss -api " + api, 1, "nothing was done"},
+		{"not confirmed", "reinit n1 -api " + api, 1, "nothing was done"},
+		{"a time without zone", "switchover -at 2036-01-31T04:00:00 -api " + api, 2, "expected a time with its zone"},
+		{"no time", "pause -for 0s -api " + api, 2, "expected a time such as 30m"},
+		{"nobody there", "status -api " + strings.TrimPrefix(gone.URL, "http://"), 1, "no member answers"},
+		{"no such configuration", "status -config nowhere.hcl", 2, "nowhere.hcl: cannot be read"},
+		{"no such token", "status -token-file nowhere", 2, "nowhere"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, stdout, stderr := command(t, strings.Fields(c.line)...)
+			if code != c.code || stdout != "" || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+		})
+	}
+	if n1.requests()+n2.requests() != "" {
+		t.Errorf("n1 was asked %q, n2 %q", n1.requests(), n2.requests())
+	}
+}
+
+// TestNextAddress: a member that does not answer is passed over.
+func TestNextAddress(t *testing.T) {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	n1, _ := fakeCluster(t)
+	t.Setenv("PGSIDECAR_API", gone.URL+", "+n1.URL)
+	if code, stdout, stderr := command(t, "status"); code != exitOK || !strings.Contains(stdout, "leader n2") {
+		t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+)
+
+// newHistoryCommand returns `history`.
+func newHistoryCommand(a *app) *cobra.Command {
+	flags := clientFlags{app: a}
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "List each change of leader, with the time of its phases",
+		Long: `List each change of leader, oldest first, with the time from the loss of the leader
+before to each phase: elected, fenced, promoted, writable, announced in Consul.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(a.stdout).Encode(st.History)
+			}
+			return writeHistory(a.stdout, st.History)
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func writeHistory(to io.Writer, turns []api.Turn) error {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "WHEN\tTERM\tTIMELINE\tLEADER\tELECTED\tFENCED\tPROMOTED\tWRITABLE\tANNOUNCED\tREASON")
+	for _, t := range turns {
+		var account sidecar.Account
+		if len(t.Account) > 0 {
+			if err := json.Unmarshal(t.Account, &account); err != nil {
+				return fmt.Errorf("read account of term %d: %w", t.Term, err)
+			}
+		}
+		var phases []string
+		for _, at := range []time.Time{account.Elected, account.Fenced, account.Promoted, account.Writable, account.Announced} {
+			phases = append(phases, since(account.Detected, at))
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", t.At.Local().Format(time.DateTime), t.Term, t.Timeline, t.Leader,
+			strings.Join(phases, "\t"), t.Reason)
+	}
+	return w.Flush()
+}
+
+// since writes how long after the first moment the second was.
+func since(from, to time.Time) string {
+	if from.IsZero() || to.IsZero() {
+		return "-"
+	}
+	return "+" + to.Sub(from).Round(time.Millisecond).String()
+}

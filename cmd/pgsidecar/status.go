@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// newStatusCommand returns `status`.
+func newStatusCommand(a *app) *cobra.Command {
+	flags := clientFlags{app: a}
+	var watch, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show members, roles, lag and leases, and why anything is blocked",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			show := func(ctx context.Context) error { return showStatus(ctx, c, a.stdout, asJSON) }
+			if watch {
+				return watchStatus(cmd.Context(), a, show)
+			}
+			return show(cmd.Context())
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// watchStatus shows the status each second. That no member answers is shown,
+// and does not end it.
+func watchStatus(ctx context.Context, a *app, show func(context.Context) error) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if isTerminal(a.stdout) {
+			if _, err := io.WriteString(a.stdout, "\x1b[H\x1b[2J"); err != nil {
+				return fmt.Errorf("clear screen: %w", err)
+			}
+		}
+		if err := show(ctx); err != nil && ctx.Err() == nil {
+			fmt.Fprintf(a.stderr, "pgsidecar: %v\n", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func showStatus(ctx context.Context, c *client, to io.Writer, asJSON bool) error {
+	st, err := c.status(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(to).Encode(st)
+	}
+	var b strings.Builder
+	writeStatus(&b, st)
+	_, err = io.WriteString(to, b.String())
+	return err
+}
+
+// writeStatus writes a status for people.
+func writeStatus(b *strings.Builder, st *api.Status) {
+	fmt.Fprintf(b, "cluster %s · term %d · %s · %s\n", st.Cluster, st.Term, leaderWords(st), durabilityWords(st.Durability))
+	if st.Reason != "" {
+		fmt.Fprintf(b, "this term began because: %s\n", st.Reason)
+	}
+	if st.Paused {
+		until := "until pgsidecar resume"
+		if !st.PausedUntil.IsZero() {
+			until = "until " + st.PausedUntil.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(b, "PAUSED %s: nobody fails over\n", until)
+	}
+	if st.Scheduled != nil {
+		fmt.Fprintf(b, "switchover to %s at %s\n", orDefault(st.Scheduled.To, "the best"), st.Scheduled.At.Local().Format(time.DateTime))
+	}
+	b.WriteByte('\n')
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MEMBER\tROLE\tSTATE\tTERM\tTIMELINE\tPOSITION\tLAG\tHEARD\tSERVER")
+	for _, m := range st.Members {
+		timeline, position := "-", "-"
+		if m.Position.Known() {
+			timeline, position = strconv.FormatUint(uint64(m.Position.TLI), 10), m.Position.LSN.String()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, m.Role, memberState(st, m), m.Term,
+			timeline, position, lagWords(st, m), heardWords(m), orDefault(m.Postgres, "-"))
+	}
+	w.Flush()
+	writeTrouble(b, st)
+}
+
+// writeTrouble writes what is wrong, and what would help (S11).
+func writeTrouble(b *strings.Builder, st *api.Status) {
+	if st.Consul.Reachable == ha.No.String() || st.Consul.Problem != "" {
+		fmt.Fprintf(b, "\nConsul, as %s sees it: reachable: %s, last answer %s ago. %s\n", st.Member,
+			st.Consul.Reachable, seconds(st.Consul.SeenAge), st.Consul.Problem)
+	}
+	if st.Problem != "" {
+		fmt.Fprintf(b, "\n%s: %s\n", st.Member, st.Problem)
+	}
+	if st.Refused != "" {
+		fmt.Fprintf(b, "\nThe switchover cannot begin: %s\n", st.Refused)
+	}
+	for _, block := range st.Blocks {
+		fmt.Fprintf(b, "\nBLOCKED since %s: %s\n  missing:  %s\n", seconds(block.Age), block.What, block.Missing)
+		if block.Override != "" {
+			fmt.Fprintf(b, "  override: %s\n  its cost: %s\n", block.Override, orDefault(block.Cost, "nothing"))
+		}
+	}
+	for _, m := range st.Members {
+		if m.Blocked != "" && m.Member != st.Member {
+			fmt.Fprintf(b, "\n%s is blocked: %s\n", m.Member, m.Blocked)
+		}
+	}
+}
+
+func leaderWords(st *api.Status) string {
+	switch {
+	case st.Leader == "":
+		return "no leader yet"
+	case st.Phase != ha.PhaseLeading:
+		return fmt.Sprintf("%s is to lead (%s)", st.Leader, st.Phase)
+	case st.Leader == st.Member && st.LeaseLeft > 0:
+		return fmt.Sprintf("leader %s, whose lease has %s left", st.Leader, seconds(st.LeaseLeft))
+	}
+	return "leader " + st.Leader
+}
+
+func durabilityWords(d ha.Durability) string {
+	if d.Mode != ha.ModeQuorum {
+		return "async: a failover may lose what was not replicated"
+	}
+	if d.K == 0 {
+		return "quorum: only the primary has the newest commits"
+	}
+	return fmt.Sprintf("quorum: %d of %s hold each acknowledged commit", d.K, strings.Join(d.Voters, ", "))
+}
+
+func memberState(st *api.Status, m api.MemberStatus) string {
+	var words []string
+	switch {
+	case m.Link == "silent" || m.Link == "refused":
+		return m.Link
+	case m.Writable:
+		words = append(words, "writable")
+	case m.Streaming:
+		words = append(words, "streaming")
+	case m.Member == st.Member:
+		words = append(words, st.Server)
+	default:
+		words = append(words, "up")
+	}
+	if m.Voter {
+		words = append(words, "voter")
+	}
+	if m.Restart {
+		words = append(words, "restart pending")
+	}
+	return strings.Join(words, ", ")
+}
+
+func lagWords(st *api.Status, m api.MemberStatus) string {
+	switch {
+	case m.Member == st.Leader:
+		return "-"
+	case m.Lag == nil:
+		return "unknown"
+	}
+	return bytesWords(*m.Lag)
+}
+
+// bytesWords writes a size with the unit that gives at most four digits.
+func bytesWords(n uint64) string {
+	size, unit := float64(n), "B"
+	for _, next := range []string{"kB", "MB", "GB", "TB"} {
+		if size < 1024 {
+			break
+		}
+		size, unit = size/1024, next
+	}
+	return fmt.Sprintf("%.4g %s", size, unit)
+}
+
+func heardWords(m api.MemberStatus) string {
+	if m.Link == "self" {
+		return "self"
+	}
+	if m.HeardAge < 0 {
+		return "never"
+	}
+	return seconds(m.HeardAge) + " ago"
+}
+
+// seconds writes an age; a negative one is never.
+func seconds(s float64) string {
+	if s < 0 {
+		return "never"
+	}
+	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
+}

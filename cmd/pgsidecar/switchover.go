@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// handoverBody is the body of /switchover and /failover, Patroni's own.
+type handoverBody struct {
+	Leader         string `json:"leader,omitempty"`
+	Candidate      string `json:"candidate,omitempty"`
+	ScheduledAt    string `json:"scheduled_at,omitempty"`
+	AcceptDataLoss bool   `json:"accept_data_loss,omitempty"`
+}
+
+// newSwitchoverCommand returns `switchover`.
+func newSwitchoverCommand(a *app) *cobra.Command {
+	flags := clientFlags{app: a}
+	var to, at string
+	cmd := &cobra.Command{
+		Use:   "switchover",
+		Short: "Hand the lead over, without losing anything",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if at != "" {
+				if _, err := time.Parse(time.RFC3339, at); err != nil {
+					return usage("--at %q: expected a time with its zone, such as %s", at, time.RFC3339)
+				}
+			}
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			leader, ok := memberAPI(st, st.Leader)
+			if !ok {
+				return fmt.Errorf("there is no leader that could hand over; see pgsidecar status")
+			}
+			return c.change(cmd.Context(), a.stdout, leader, "/switchover",
+				handoverBody{Leader: st.Leader, Candidate: to, ScheduledAt: at})
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&to, "to", "", "the `member` that is to lead (default: the best)")
+	cmd.Flags().StringVar(&at, "at", "", "`when`, such as 2026-01-31T04:00:00Z (default: now)")
+	return cmd
+}
+
+// newFailoverCommand returns `failover`.
+func newFailoverCommand(a *app) *cobra.Command {
+	flags := clientFlags{app: a}
+	var to string
+	var lose, yes bool
+	cmd := &cobra.Command{
+		Use:   "failover --to MEMBER",
+		Short: "Make a member lead where no leader is left to hand over",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if to == "" {
+				return usage("--to is missing: which member is to lead?")
+			}
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			candidate, ok := memberAPI(st, to)
+			if !ok {
+				return fmt.Errorf("member %s is not known, or its API is not; see pgsidecar status", to)
+			}
+			if lose && !yes {
+				what := fmt.Sprintf("%s is to lead without the votes that safety asks for. Commits that were acknowledged may be lost.", to)
+				if err := confirm(a, what, to); err != nil {
+					return err
+				}
+			}
+			return c.change(cmd.Context(), a.stdout, candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose})
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&to, "to", "", "the `member` that is to lead")
+	cmd.Flags().BoolVar(&lose, "accept-data-loss", false, "go on without enough votes: acknowledged commits may be lost")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
