@@ -97,8 +97,8 @@ type Account struct {
 type API struct {
 	Listen    string
 	Advertise string
-	// TokenFile or Token authorises what changes something; both empty: only
-	// loopback clients may.
+	// TokenFile or Token authorises what changes something; both empty: only a
+	// client certificate does.
 	TokenFile string
 	Token     Secret
 	TLS       ServerTLS

@@ -44,7 +44,7 @@ postgres {
 
 api {
   listen = "{{ GetPrivateIP }}:8008"    # health, status, and the members' streams
-  # token_file = "/etc/pgsidecar/api.token"
+  # token_file = "/etc/pgsidecar/api.token"   # without it nothing can be changed through it
 }
 
 durability {
