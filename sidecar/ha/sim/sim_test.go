@@ -3,6 +3,7 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -15,9 +16,10 @@ import (
 )
 
 var (
-	runs   = flag.Int("sim.runs", 2000, "how many runs each test of the simulation makes")
+	runs   = flag.Int("sim.runs", 1000, "how many runs each test of the simulation makes")
 	seed   = flag.Uint64("sim.seed", 0, "the only seed to run, with its story")
 	shape  = flag.Int("sim.members", 3, "how many members -sim.seed has")
+	first  = flag.Uint64("sim.from", 1, "the first seed of TestLong")
 	shrink = flag.Bool("sim.shrink", false, "shrink the run of -sim.seed before its story is told")
 	report = flag.String("sim.report", "", "where TestLong writes its report")
 )
@@ -73,21 +75,68 @@ func TestSimulation(t *testing.T) {
 		tell(t, sim.Options{Seed: *seed, Members: *shape, Story: true})
 		return
 	}
+	fresh := uint64(time.Now().UnixNano())
 	for _, members := range []int{3, 5} {
 		t.Run(fmt.Sprintf("members=%d", members), func(t *testing.T) {
-			from := uint64(1)
-			begun := time.Now()
-			total, failed := sweep(from, *runs, sim.Options{Members: members})
-			t.Logf("seeds %d to %d: %s; %.0f runs a second", from, from+uint64(*runs)-1, line(&total), float64(*runs)/time.Since(begun).Seconds())
-			for i, r := range failed {
-				if i < 60 {
-					t.Errorf("seed %d (new cluster: %v): %s", r.Seed, r.Fresh, r.Violation)
-				}
-			}
-			if len(failed) > 0 {
-				t.Errorf("%d of %d runs failed", len(failed), *runs)
-			}
+			judge(t, 1, *runs/2, members)
+			judge(t, fresh, *runs-*runs/2, members)
 		})
+	}
+}
+
+// judge makes the runs of a range of seeds and reports the broken promises.
+func judge(t *testing.T, from uint64, n, members int) {
+	begun := time.Now()
+	total, failed := sweep(from, n, sim.Options{Members: members})
+	t.Logf("seeds %d to %d: %s; %.0f runs a second", from, from+uint64(n)-1, line(&total), float64(n)/time.Since(begun).Seconds())
+	for i, r := range failed {
+		if i == maxShown {
+			break
+		}
+		t.Errorf("-sim.members %d -sim.seed %d (new cluster: %v): %s", members, r.Seed, r.Fresh, r.Violation)
+	}
+	if len(failed) > 0 {
+		t.Errorf("%d of %d runs failed", len(failed), n)
+	}
+}
+
+// maxShown is how many failed seeds a test prints.
+const maxShown = 60
+
+// TestLong makes -sim.runs runs and writes what came of them to -sim.report,
+// while it goes on, so that a run that is cut short has its report as well:
+//
+//	go test -timeout 24h -run Long -sim.runs 1000000 -sim.report simulation.txt
+func TestLong(t *testing.T) {
+	if *report == "" {
+		t.Skip("-sim.report names no file")
+	}
+	const slice = 20_000
+	begun := time.Now()
+	var sums [2]sim.Result
+	var failed []sim.Result
+	for done := 0; done < *runs; done += slice {
+		n := min(slice, *runs-done)
+		for i, members := range []int{3, 5} {
+			total, bad := sweep(*first+uint64(done/2), n/2, sim.Options{Members: members})
+			add(&sums[i], &total)
+			failed = append(failed, bad...)
+		}
+		text := fmt.Sprintf("Simulation of sidecar/ha: the product's decisions in a world of faults.\n\nseeds %d to %d, of %d and of %d members each; %.0f minutes\n",
+			*first, *first+uint64(done/2+n/2)-1, 3, 5, time.Since(begun).Minutes())
+		for i, members := range []int{3, 5} {
+			text += fmt.Sprintf("%d members: %s\n", members, line(&sums[i]))
+		}
+		text += fmt.Sprintf("broken promises: %d\n", len(failed))
+		for _, r := range failed[:min(len(failed), maxShown)] {
+			text += fmt.Sprintf("  -sim.members %d -sim.seed %d: %s\n", r.Members, r.Seed, r.Violation)
+		}
+		if err := os.WriteFile(*report, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(failed) > 0 {
+		t.Errorf("%d broken promises, see %s", len(failed), *report)
 	}
 }
 
