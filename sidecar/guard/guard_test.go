@@ -298,6 +298,24 @@ func TestLeaseTooLate(t *testing.T) {
 	r.checkDeadAt(t, until)
 }
 
+// TestPostmasterKilled: when the sidecar hears that the postmaster is gone, all
+// that it left is dead, or at least will not run again.
+func TestPostmasterKilled(t *testing.T) {
+	r := newRig(t, "stubborn")
+	down := make(chan ha.Instant, 8)
+	r.start(t)
+	r.Notify(func() { down <- guard.Now() })
+	must(t, syscall.Kill(r.Status().PID, syscall.SIGKILL))
+	told := receive(t, down)
+	eventually(t, "nothing left", func() bool { return len(r.leftovers(t)) == 0 })
+	after := r.lastBeat().Sub(told)
+	t.Logf("last sign of life of what the postmaster left: %.2f ms after the sidecar was told", ms(after))
+	if after > 0 {
+		t.Error("something of the server ran when it was said to be down")
+	}
+	must(t, r.Start(deadline(t), r.command))
+}
+
 // TestGuardKilled: the server dies with its guard, and what did not hear the
 // signal is swept by the guard that the client starts next.
 func TestGuardKilled(t *testing.T) {
@@ -323,7 +341,7 @@ func TestGuardKilled(t *testing.T) {
 			old := r.GuardPID()
 			killed := guard.Now()
 			must(t, syscall.Kill(old, syscall.SIGKILL))
-			at := <-unknown
+			at := receive(t, unknown)
 			s := r.awaitStatus(t, "new guard", func(s guard.Status) bool { return s.Known })
 			known := guard.Now()
 			if s.Running || s.StartedAt != 0 || r.GuardPID() == old {
@@ -364,7 +382,7 @@ func TestGuardTerminated(t *testing.T) {
 	exits := make(chan guard.Status, 10)
 	r.Notify(func() { exits <- r.Status() })
 	must(t, syscall.Kill(r.GuardPID(), syscall.SIGTERM))
-	if s := <-exits; s.Running || s.ExitStatus != "exit status 0" {
+	if s := receive(t, exits); s.Running || s.ExitStatus != "exit status 0" {
 		t.Errorf("first change: %+v", s)
 	}
 }
@@ -548,6 +566,12 @@ func TestServerIsOrdinary(t *testing.T) {
 	stat := statFields(t, pid)
 	if nice, policy := stat[19-3], stat[41-3]; nice != "0" || policy != "0" {
 		t.Errorf("the server has nice %s and policy %s", nice, policy)
+	}
+	if session := stat[6-3]; session != strconv.Itoa(pid) {
+		t.Errorf("the server %d is in session %s", pid, session)
+	}
+	if session := statFields(t, r.GuardPID())[6-3]; session != strconv.Itoa(r.GuardPID()) {
+		t.Errorf("the guard %d is in session %s", r.GuardPID(), session)
 	}
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	must(t, err)

@@ -330,3 +330,13 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 		}
 	}
 }
+
+func receive[T any](tb testing.TB, c <-chan T) (v T) {
+	tb.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(20 * time.Second):
+		tb.Fatal("nothing happened within 20 s")
+	}
+	return v
+}

@@ -119,13 +119,13 @@ func TestPostgresLease(t *testing.T) {
 			c.start(t)
 			must(t, c.psql("-c", "create table w (n int)").Run())
 			writing, last := c.writer(t)
-			<-writing
+			receive(t, writing)
 			until := guard.Now().Add(2500 * time.Millisecond)
 			must(t, c.Lease(deadline(t), until))
 			if stopped { // the postmaster alone: its backends go on, and nobody tells them
 				must(t, c.Signal(deadline(t), int(syscall.SIGSTOP)))
 			}
-			acknowledged := (<-last).Sub(until)
+			acknowledged := receive(t, last).Sub(until)
 			s := c.awaitStatus(t, "server down", func(s guard.Status) bool { return !s.Running })
 			t.Logf("last acknowledged row made %.1f ms, server down %.1f ms after the end of the lease (%s)",
 				ms(acknowledged), ms(s.ExitedAt.Sub(until)), s.ExitStatus)
@@ -149,12 +149,12 @@ func TestPostgresGuardKilled(t *testing.T) {
 	c.start(t)
 	must(t, c.psql("-c", "create table w (n int)").Run())
 	writing, last := c.writer(t)
-	<-writing
+	receive(t, writing)
 	pid := c.Status().PID
 	must(t, c.Close()) // nobody starts another guard
 	killed := guard.Now()
 	must(t, syscall.Kill(c.rigGuard(t), syscall.SIGKILL))
-	at := <-last
+	at := receive(t, last)
 	eventually(t, "PostgreSQL gone", func() bool { return len(c.leftovers(t)) == 0 })
 	t.Logf("guard killed: last acknowledged row %.1f ms later, all of PostgreSQL gone %.1f ms later",
 		ms(at.Sub(killed)), ms(guard.Now().Sub(killed)))
@@ -184,7 +184,7 @@ func TestPostgresPostmasterKilled(t *testing.T) {
 	var lasts []chan ha.Instant
 	for range 8 {
 		writing, last := c.writer(t)
-		<-writing
+		receive(t, writing)
 		lasts = append(lasts, last)
 	}
 	down := make(chan ha.Instant, 1)
@@ -198,9 +198,9 @@ func TestPostgresPostmasterKilled(t *testing.T) {
 	})
 	killed := guard.Now()
 	must(t, syscall.Kill(c.Status().PID, syscall.SIGKILL))
-	told := <-down
+	told := receive(t, down)
 	for _, last := range lasts {
-		if after := (<-last).Sub(told); after > 0 {
+		if after := receive(t, last).Sub(told); after > 0 {
 			t.Errorf("a row was made %v after the server was said to be down", after)
 		}
 	}
@@ -235,7 +235,7 @@ func TestSweep(t *testing.T) {
 	if killed < 5 || len(c.leftovers(t)) > 0 {
 		t.Errorf("killed %d, left %v", killed, c.leftovers(t))
 	}
-	<-last
+	receive(t, last)
 	stdin.Close()
 	must(t, bystander.Wait()) // exit status 0: it was not killed
 
@@ -278,7 +278,7 @@ func BenchmarkExitNotice(b *testing.B) {
 		pid := r.Status().PID
 		killed := guard.Now()
 		must(b, syscall.Kill(pid, syscall.SIGKILL))
-		all = append(all, (<-down).Sub(killed))
+		all = append(all, receive(b, down).Sub(killed))
 	}
 	slices.Sort(all)
 	b.ReportMetric(float64(all[len(all)/2].Microseconds()), "p50-µs")
