@@ -232,24 +232,34 @@ func (h *HAProxy) session(ctx context.Context) {
 		io.Copy(io.Discard, conn) //nolint:errcheck // only its end matters
 	}()
 	defer func() { conn.Close(); <-gone }()
-	tick := time.NewTicker(h.options.Reassert)
-	defer tick.Stop()
+	check := time.NewTimer(h.options.Reassert)
+	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-gone:
 			return
-		case <-tick.C:
 		case <-h.changed:
+			if !h.send(ctx) {
+				return
+			}
+			check.Reset(settleTime)
+			continue
+		case <-check.C:
 		}
 		// Another process answers: a reload. Its worker knows nothing, and our
 		// connection is still with the old one.
 		if now, ok := h.reconcile(ctx); !ok || now != pid {
 			return
 		}
+		check.Reset(h.options.Reassert)
 	}
 }
+
+// settleTime is how long after a change it is looked at: sessions that were
+// told to end have done so by then.
+const settleTime = 20 * time.Millisecond
 
 func (h *HAProxy) dialAgent(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.options.Timeout)
@@ -263,23 +273,39 @@ func (h *HAProxy) dialAgent(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// reconcile compares HAProxy with the topology and mends it. It returns the
-// worker's process id, and false if HAProxy does not answer or there is no
-// topology to hold it to.
-func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
+// send tells HAProxy of news, if there are any. It returns false if HAProxy
+// does not answer, or there is nothing to hold it to.
+func (h *HAProxy) send(ctx context.Context) bool {
 	h.applying.Lock()
 	defer h.applying.Unlock()
 	h.mu.Lock()
 	current, pending := h.current, h.pending
 	h.mu.Unlock()
-	if current == nil {
+	if current == nil || !pending {
+		return current != nil
+	}
+	err := h.assert(ctx, current)
+	if err != nil && !errors.Is(err, ErrRuntime) {
+		h.fail(err)
+		return false
+	}
+	return true
+}
+
+// reconcile compares HAProxy with the topology and mends it. It returns the
+// worker's process id, and false if HAProxy does not answer or there is nothing
+// to hold it to.
+func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
+	if !h.send(ctx) {
 		return 0, false
 	}
-	if pending { // news go first; whether they were taken is seen below
-		if err := h.assert(ctx, current); err != nil && !errors.Is(err, ErrRuntime) {
-			h.fail(err)
-			return 0, false
-		}
+	h.applying.Lock()
+	defer h.applying.Unlock()
+	h.mu.Lock()
+	current := h.current
+	h.mu.Unlock()
+	if current == nil {
+		return 0, false
 	}
 	r := h.route(*current)
 	seen, err := h.api.look(ctx, r.keepUp()...)
@@ -287,17 +313,31 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 		h.fail(err)
 		return 0, false
 	}
-	if wrong := r.differences(seen); wrong != "" {
-		h.log.Info("haproxy state mended", "difference", wrong, "pid", seen.pid, "term", current.Term)
-		h.mu.Lock()
-		h.status.Mended++
-		h.mu.Unlock()
-		h.closed = nil
-		if err := h.assert(ctx, current); err != nil && !errors.Is(err, ErrRuntime) {
-			return 0, false
-		}
+	if err := h.mend(ctx, current, seen); err != nil && !errors.Is(err, ErrRuntime) {
+		h.fail(err)
+		return 0, false
 	}
 	return seen.pid, true
+}
+
+// mend puts right what was seen to be wrong. The caller holds applying.
+func (h *HAProxy) mend(ctx context.Context, current *Topology, seen observed) error {
+	r := h.route(*current)
+	wrong, leftovers := r.differences(seen), r.leftovers(seen)
+	if wrong == "" && len(leftovers) == 0 {
+		return nil
+	}
+	h.log.Info("haproxy state mended", "difference", wrong, "servers_with_old_sessions", len(leftovers), "pid", seen.pid, "term", current.Term)
+	h.mu.Lock()
+	h.status.Mended++
+	h.mu.Unlock()
+	if wrong != "" {
+		h.closed = nil
+		if err := h.assert(ctx, current); err != nil {
+			return err
+		}
+	}
+	return h.api.run(ctx, leftovers)
 }
 
 // fail notes an error, and logs it when it is a new one.

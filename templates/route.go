@@ -54,11 +54,15 @@ func (r routing) commands(closed []string) (roles, ends []string) {
 		if !slices.Contains(closed, m) {
 			roles = append(roles, "set server "+primary+" state drain")
 		}
-		ends = append(ends,
-			"set server "+primary+" state maint",
-			"shutdown sessions server "+primary,
+		// Maintenance ends sessions by itself (on-marked-down in haproxy.cfg.tmpl).
+		// They are not ended here a second time: HAProxy 2.6 sets a stream's
+		// flags from the thread of the command, and may lose one while the
+		// stream is at work on its own. What is left over is seen later.
+		ends = append(ends, "set server "+primary+" state maint")
+		if !slices.Contains(closed, m) {
 			// Those that came while the checks decided.
-			"shutdown sessions server "+r.checked(m))
+			ends = append(ends, "shutdown sessions server "+r.checked(m))
+		}
 	}
 	if r.primary != "" {
 		server := r.primaries + "/" + r.primary
@@ -138,6 +142,23 @@ func (r routing) differences(o observed) string {
 		}
 	}
 	return ""
+}
+
+// leftovers are commands that end the sessions of servers which should have
+// none; nothing if there are none.
+func (r routing) leftovers(o observed) []string {
+	var c []string
+	for _, m := range r.members {
+		if m == r.primary {
+			continue
+		}
+		for _, server := range []string{r.primaries + "/" + m, r.checked(m)} {
+			if o.sessions[server] > 0 {
+				c = append(c, "shutdown sessions server "+server)
+			}
+		}
+	}
+	return c
 }
 
 // state is the server's administrative state as commands set it. A server that

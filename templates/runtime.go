@@ -99,19 +99,21 @@ const (
 
 // observed is what one look at HAProxy showed.
 type observed struct {
-	pid     int
-	servers []serverState
+	pid      int
+	servers  []serverState
+	sessions map[string]int // of each backend/server
 }
 
-// look reads the worker's process id and all servers' states. Commands in
-// before go first, in the same line.
+// look reads the worker's process id, all servers' states, and how many
+// sessions they have. Commands in before go first, in the same line.
 func (r runtimeAPI) look(ctx context.Context, before ...string) (observed, error) {
-	line := strings.Join(append(before, "show info", "show servers state"), ";")
+	const everyServer = "show stat -1 4 -1"
+	line := strings.Join(append(before, "show info", "show servers state", everyServer), ";")
 	answer, err := r.exchange(ctx, line)
 	if err != nil {
 		return observed{}, err
 	}
-	var o observed
+	o := observed{sessions: map[string]int{}}
 	for l := range strings.Lines(answer) {
 		if pid, found := strings.CutPrefix(l, "Pid: "); found {
 			o.pid, _ = strconv.Atoi(strings.TrimSpace(pid)) // 0 is reported below
@@ -119,6 +121,12 @@ func (r runtimeAPI) look(ctx context.Context, before ...string) (observed, error
 		}
 		if s, ok := parseServerState(l); ok {
 			o.servers = append(o.servers, s)
+		}
+		// pxname,svname,qcur,qmax,scur,… (Management Guide, section 9.1)
+		if f := strings.SplitN(l, ",", 6); len(f) == 6 {
+			if n, err := strconv.Atoi(f[4]); err == nil {
+				o.sessions[f[0]+"/"+f[1]] = n
+			}
 		}
 	}
 	if o.pid == 0 || len(o.servers) == 0 {

@@ -157,8 +157,8 @@ func (f *follower) see(v sessions.View, now ha.Instant) {
 		}
 		return
 	}
-	if !v.Consul.Record.Exists() {
-		return // no cluster yet; never an empty file
+	if !v.Consul.Record.Exists() || v.Members == nil {
+		return // no cluster yet, or its members have not been read: never an empty file
 	}
 	t, err := topology(f.config, v, f.last)
 	f.report(err)

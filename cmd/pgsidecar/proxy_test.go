@@ -1,0 +1,398 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// proxyLab is a Consul agent with a cluster's data in it, HAProxy, and servers
+// that say their names.
+type proxyLab struct {
+	t       *testing.T
+	dir     string
+	consul  string // URL
+	primary int    // HAProxy's port
+	servers map[string]net.Listener
+}
+
+func newProxyLab(t *testing.T) *proxyLab {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "prx") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l := &proxyLab{t: t, dir: dir, servers: map[string]net.Listener{}}
+	for _, name := range []string{"n1", "n2", "n3"} {
+		l.servers[name] = nameServer(t, name)
+	}
+	l.startConsul()
+	return l
+}
+
+func nameServer(t *testing.T, name string) net.Listener {
+	t.Helper()
+	s, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	go func() {
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				fmt.Fprintln(c, name)
+				io.Copy(io.Discard, c) //nolint:errcheck // until closed
+			}()
+		}
+	}()
+	return s
+}
+
+func freePorts(t *testing.T, n int) []int {
+	t.Helper()
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
+
+// startProgram runs a program until the test ends, and shows what it said if
+// the test fails.
+func (l *proxyLab) startProgram(path string, args ...string) *exec.Cmd {
+	l.t.Helper()
+	var said bytes.Buffer
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // may be gone
+		cmd.Wait()                                      //nolint:errcheck // it was killed
+		if l.t.Failed() {
+			l.t.Logf("%s said:\n%s", filepath.Base(path), said.Bytes()[max(0, said.Len()-4000):])
+		}
+	})
+	return cmd
+}
+
+func (l *proxyLab) startConsul() {
+	l.t.Helper()
+	path, err := programs.Consul()
+	if err != nil {
+		l.t.Skip(err)
+	}
+	p := freePorts(l.t, 4)
+	l.consul = fmt.Sprintf("http://127.0.0.1:%d", p[0])
+	l.startProgram(path, "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=c", "-http-port", strconv.Itoa(p[0]), "-dns-port", strconv.Itoa(p[1]),
+		"-serf-lan-port", strconv.Itoa(p[2]), "-serf-wan-port=-1", "-server-port", strconv.Itoa(p[3]), "-grpc-port=-1", "-grpc-tls-port=-1")
+	l.until(30*time.Second, "Consul", func() bool { return l.put("/v1/kv/ready", "x") == nil })
+}
+
+func (l *proxyLab) put(path string, body any) error {
+	b, ok := body.(string)
+	if !ok {
+		j, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		b = string(j)
+	}
+	req, err := http.NewRequestWithContext(l.t.Context(), http.MethodPut, l.consul+path, strings.NewReader(b))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, answer)
+	}
+	return err
+}
+
+func (l *proxyLab) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *proxyLab) register(name, tag string, term uint64) {
+	l.t.Helper()
+	host, port, err := net.SplitHostPort(l.servers[name].Addr().String())
+	l.must(err)
+	number, err := strconv.Atoi(port)
+	l.must(err)
+	l.must(l.put("/v1/agent/service/register", map[string]any{
+		"ID": "pg-" + name, "Name": "pg", "Tags": []string{tag}, "Address": host, "Port": number,
+		"Meta": map[string]string{"member": name, "api": l.servers[name].Addr().String(), "term": strconv.FormatUint(term, 10)},
+	}))
+}
+
+func (l *proxyLab) record(term uint64, leader string, phase ha.Phase) {
+	l.t.Helper()
+	l.must(l.put("/v1/kv/pgsidecar/pg/state", ha.Record{
+		Version: ha.RecordVersion, SystemID: "7", Term: term, Leader: leader, Timeline: ha.TLI(term), Phase: phase,
+		Durability: ha.Durability{Mode: ha.ModeAsync, Voters: []string{}}, Members: []string{"n1", "n2", "n3"},
+	}))
+}
+
+// configure writes proxy.hcl and loads it.
+func (l *proxyLab) configure(reload string) *config.Config {
+	l.t.Helper()
+	p := freePorts(l.t, 2)
+	l.primary = p[0]
+	haproxy, err := programs.HAProxy()
+	if err != nil {
+		l.t.Skip(err)
+	}
+	path := filepath.Join(l.dir, "proxy.hcl")
+	l.must(os.WriteFile(path, fmt.Appendf(nil, `
+cluster = "pg"
+member  = "app"
+consul {
+  address = [%q]
+}
+haproxy {
+  socket       = %q
+  primary_port = %d
+  replica_port = %d
+}
+template "haproxy" {
+  builtin     = "haproxy.cfg"
+  destination = %q
+  check       = [%q, "-c", "-f", "{}"]
+  command     = ["/bin/sh", "-c", %q]
+}
+template "pgbouncer" {
+  builtin     = "pgbouncer.ini"
+  destination = %q
+}
+`, strings.TrimPrefix(l.consul, "http://"), filepath.Join(l.dir, "s"), p[0], p[1], filepath.Join(l.dir, "haproxy.cfg"), haproxy, reload,
+		filepath.Join(l.dir, "pgbouncer.ini")), 0o600))
+	cfg, err := config.LoadProxy(path, config.OSEnvironment())
+	l.must(err)
+	return cfg
+}
+
+// cli asks HAProxy.
+func (l *proxyLab) cli(command string) string {
+	c, err := net.DialTimeout("unix", filepath.Join(l.dir, "s"), time.Second)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	fmt.Fprintln(c, command)
+	b, err := io.ReadAll(c)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func (l *proxyLab) until(d time.Duration, what string, ok func() bool) {
+	l.t.Helper()
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			l.t.Fatalf("waited %v for %s", d, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// connect goes through HAProxy, and returns the connection and who answered.
+func (l *proxyLab) connect() (net.Conn, string, error) {
+	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(l.primary)), time.Second)
+	if err != nil {
+		return nil, "", err
+	}
+	c.SetReadDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // a TCP connection has deadlines
+	name, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		c.Close()
+		return nil, "", err
+	}
+	return c, strings.TrimSpace(name), nil
+}
+
+// From the change of the record in Consul to the first new connection on the
+// new primary, with clients that never stop trying: none is refused.
+func TestProxyFollowsConsul(t *testing.T) {
+	l := newProxyLab(t)
+	cfg := l.configure(fmt.Sprintf("test -e %s/pid && kill -USR2 $(cat %s/pid) || true", l.dir, l.dir))
+	l.register("n1", "primary", 1)
+	l.register("n2", "replica", 1)
+	l.register("n3", "replica", 1)
+	l.record(1, "n1", ha.PhaseLeading)
+
+	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: t.Output(), getenv: os.Getenv}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- runProxy(ctx, cfg, newLogger(a, cfg.Log)) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	l.until(30*time.Second, "haproxy.cfg", func() bool {
+		_, err := os.Stat(filepath.Join(l.dir, "haproxy.cfg"))
+		return err == nil
+	})
+	haproxy, err := programs.HAProxy()
+	l.must(err)
+	l.startProgram(haproxy, "-W", "-f", filepath.Join(l.dir, "haproxy.cfg"), "-p", filepath.Join(l.dir, "pid"))
+	l.until(10*time.Second, "a connection to n1", func() bool {
+		c, name, err := l.connect()
+		if err != nil {
+			return false
+		}
+		c.Close()
+		return name == "n1"
+	})
+
+	const sessions = 100
+	var took []time.Duration
+	for round := range 6 {
+		term, old, next := uint64(round+2), fmt.Sprintf("n%d", round%2+1), fmt.Sprintf("n%d", (round+1)%2+1)
+		var open sync.WaitGroup
+		for range sessions {
+			c, _, err := l.connect()
+			l.must(err)
+			l.must(c.SetReadDeadline(time.Time{}))
+			open.Go(func() { io.Copy(io.Discard, c); c.Close() }) //nolint:errcheck // until closed
+		}
+		l.record(term, next, ha.PhaseElecting)
+		gone := make(chan struct{})
+		go func() { open.Wait(); close(gone) }()
+		select {
+		case <-gone: // the deposed primary's sessions have ended
+		case <-time.After(5 * time.Second):
+			t.Fatalf("sessions of the deposed primary go on:\n%s", l.cli("show servers state pg_primary;show sess"))
+		}
+		var start time.Time
+		arrived := make(chan time.Time, 1)
+		begun := make(chan struct{})
+		go func() {
+			<-begun
+			for {
+				c, name, err := l.connect()
+				if err != nil {
+					t.Errorf("a client was refused: %v", err)
+					break
+				}
+				c.Close()
+				if name == next {
+					break
+				}
+			}
+			arrived <- time.Now()
+		}()
+		start = time.Now()
+		close(begun)
+		l.record(term, next, ha.PhaseLeading)
+		took = append(took, (<-arrived).Sub(start))
+		l.register(old, "replica", term)
+		l.register(next, "primary", term)
+	}
+	slices.Sort(took)
+	t.Logf("record written to first new connection: median %v, worst %v", took[len(took)/2], took[len(took)-1])
+	if took[len(took)/2] > 200*time.Millisecond {
+		t.Error("far from what it should take")
+	}
+	want := "host=127.0.0.1 port=" + strings.TrimPrefix(l.servers["n1"].Addr().String(), "127.0.0.1:")
+	l.until(5*time.Second, "pgbouncer.ini", func() bool {
+		b, err := os.ReadFile(filepath.Join(l.dir, "pgbouncer.ini"))
+		return err == nil && strings.Contains(string(b), want)
+	})
+}
+
+func TestRender(t *testing.T) {
+	l := newProxyLab(t)
+	l.configure("true")
+	path := filepath.Join(l.dir, "proxy.hcl")
+	render := func(args ...string) (string, string, int) {
+		var out, errs bytes.Buffer
+		a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: os.Getenv}
+		cmd := newRenderCommand(a)
+		cmd.SetArgs(append([]string{"--config", path}, args...))
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		cmd.SetErr(&errs)
+		err := cmd.ExecuteContext(t.Context())
+		code := 0
+		var status exitStatus
+		if errors.As(err, &status) {
+			code = int(status)
+		} else if err != nil {
+			code = 1
+			fmt.Fprint(&errs, err)
+		}
+		return out.String(), errs.String(), code
+	}
+	if _, e, code := render(); code != 1 || !strings.Contains(e, "no cluster") {
+		t.Errorf("without a cluster: %d, %s", code, e)
+	}
+	l.register("n1", "primary", 1)
+	l.record(1, "n1", ha.PhaseLeading)
+	out, e, code := render("pgbouncer")
+	if code != exitDiffers || !strings.Contains(out, "+* = host=127.0.0.1 port=") || strings.Contains(out, "haproxy") {
+		t.Errorf("status %d\n%s%s", code, out, e)
+	}
+	whole, e, code := render("pgbouncer", "--whole")
+	if code != 0 || !strings.Contains(whole, "\n* = host=127.0.0.1 port=") {
+		t.Errorf("status %d\n%s%s", code, whole, e)
+	}
+	_, text, _ := strings.Cut(whole, "\n")
+	l.must(os.WriteFile(filepath.Join(l.dir, "pgbouncer.ini"), []byte(text), 0o600))
+	if out, e, code := render("pgbouncer"); code != 0 || out != "" {
+		t.Errorf("nothing would change: %d\n%s%s", code, out, e)
+	}
+	if _, e, code := render("nosuch"); code != 1 || !strings.Contains(e, "expected one of haproxy") {
+		t.Errorf("unknown template: %d %s", code, e)
+	}
+	if _, err := os.Stat(filepath.Join(l.dir, "haproxy.cfg")); err == nil {
+		t.Error("render wrote a file")
+	}
+}
