@@ -1,0 +1,176 @@
+package postgres
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+func TestPromise(t *testing.T) {
+	m := newMember(t, "n1")
+	for _, x := range []struct {
+		term   uint64
+		fenced bool
+		want   error
+	}{{3, true, nil}, {3, true, nil}, {2, true, ErrPromised}, {3, false, nil}, {9, true, nil}, {8, false, ErrPromised}} {
+		if err := m.Promise(x.term, x.fenced); !errors.Is(err, x.want) {
+			t.Fatalf("promise %d: %v, want %v", x.term, err, x.want)
+		}
+	}
+	if f := m.inspect(); f.Promise != 9 || !f.Fenced || f.Data != ha.DataAbsent {
+		t.Fatalf("%+v", f)
+	}
+	must(t, os.WriteFile(m.state("promise"), []byte(`{"term":`), 0o600))
+	if _, err := m.Inspect(soon(t)); err == nil {
+		t.Fatal("a damaged promise was taken for one")
+	}
+	if err := m.Promise(10, true); err == nil {
+		t.Fatal("a damaged promise was replaced")
+	}
+}
+
+// What is not ours is left as it is, byte for byte.
+func TestForeign(t *testing.T) {
+	for name, content := range map[string]map[string]string{
+		"not PostgreSQL": {"precious": "data"},
+		"newer":          {"PG_VERSION": "99\n", "global/pg_control": "?"},
+		"no control":     {"PG_VERSION": "15\n"},
+		"odd version":    {"PG_VERSION": "9.6\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMember(t, "n1")
+			for file, text := range content {
+				path := m.data(file)
+				must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+				must(t, os.WriteFile(path, []byte(text), 0o644))
+			}
+			if name == "no control" {
+				must(t, os.Chown(m.o.DataDir, int(m.uid), int(m.gid)))
+			}
+			f := m.inspect()
+			if f.Data != ha.DataForeign || f.Problem == "" {
+				t.Fatalf("%+v", f)
+			}
+			t.Log(f.Problem)
+			if err := m.Init(soon(t)); !errors.Is(err, ErrNotEmpty) {
+				t.Errorf("init: %v", err)
+			}
+			for what, err := range map[string]error{"start": m.Start(soon(t), StartOptions{}), "clone": m.Clone(soon(t), Source{Member: "n2"}, nil)} {
+				if err == nil {
+					t.Errorf("%s was not refused", what)
+				}
+			}
+			must(t, m.Discard(soon(t)))
+			for file, text := range content {
+				if got, err := os.ReadFile(m.data(file)); err != nil || string(got) != text {
+					t.Errorf("%s is now %q, %v", file, got, err)
+				}
+			}
+		})
+	}
+}
+
+// An initialized server of another hand is adopted: its files stay as they are
+// and count.
+func TestAdopt(t *testing.T) {
+	m := newMember(t, "n1")
+	must(t, m.Init(soon(t)))
+	conf := "work_mem = '33MB'\nport = 1\nwal_keep_size = '48MB'\n"
+	hba := "host all all 127.0.0.1/32 trust\n"
+	must(t, os.WriteFile(m.data("postgresql.conf"), []byte(conf), 0o600))
+	must(t, os.WriteFile(m.data("pg_hba.conf"), []byte(hba), 0o600))
+	must(t, os.WriteFile(m.data("postgresql.auto.conf"), []byte("work_mem = '34MB'\nprimary_conninfo = 'host=elsewhere'\nrecovery_target_time = 'x'\n"), 0o600))
+	must(t, m.Start(soon(t), StartOptions{Primary: true, Sync: ha.SyncSetting{K: 1, Names: []string{`n"2`, "n3"}}}))
+	m.up()
+	for query, want := range map[string]string{"show work_mem": "34MB", "show wal_keep_size": "64MB", "show primary_conninfo": "",
+		"show max_slot_wal_keep_size": "16GB", "show synchronous_standby_names": `ANY 1 ("n""2", "n3")`,
+		"select count(*) from pg_hba_file_rules where auth_method = 'trust'": "1"} {
+		if got := m.sql(query); got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	for file, want := range map[string]string{"postgresql.conf": conf, "pg_hba.conf": hba} {
+		if got, err := os.ReadFile(m.data(file)); err != nil || string(got) != want {
+			t.Errorf("%s was changed: %v\n%s", file, err, got)
+		}
+	}
+}
+
+func TestStalePID(t *testing.T) {
+	m := newMember(t, "n1")
+	must(t, m.Init(soon(t)))
+	must(t, m.write(m.data("postmaster.pid"), []byte("1\n"))) // it lives, and is no server
+	must(t, m.Start(soon(t), StartOptions{Primary: true}))
+	m.up()
+}
+
+func TestLastWords(t *testing.T) {
+	m := newMember(t, "n1", func(o *Options) { o.Parameters = map[string]string{"shared_buffers": "999TB"} })
+	must(t, m.Init(soon(t)))
+	err := m.Start(soon(t), StartOptions{Primary: true})
+	if err == nil {
+		<-m.guard.done
+		if words := m.LastWords(); !strings.Contains(words, "shared") {
+			t.Errorf("last words %q", words)
+		}
+		return
+	}
+	if !errors.Is(err, ErrSetting) {
+		t.Fatal(err)
+	}
+}
+
+func TestKilledInit(t *testing.T) {
+	m := newMember(t, "n1")
+	killed(t, m.o, "initdb make", "KILL_DO=init")
+	if f := m.inspect(); f.Data != ha.DataHalfMade {
+		t.Fatalf("%+v", f)
+	}
+	must(t, m.Discard(soon(t)))
+	must(t, m.Init(soon(t)))
+	if left, _ := filepath.Glob(m.state("*password*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestParseHistory(t *testing.T) {
+	got, err := parseHistory([]byte(placeholder + "1\t0/3000148\tno recovery target specified\n\n2\t1/A0\tx\n"))
+	must(t, err)
+	if len(got) != 2 || got[0] != (ha.Fork{TLI: 1, End: 0x3000148}) || got[1] != (ha.Fork{TLI: 2, End: 1<<32 | 0xA0}) {
+		t.Errorf("%+v", got)
+	}
+	for _, bad := range []string{"x", "1 y", "2 0/1\n1 0/2\n"} {
+		if _, err := parseHistory([]byte(bad)); !errors.Is(err, ha.ErrSyntax) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for name, change := range map[string]func(*Options){
+		"member":    func(o *Options) { o.Member = "n 1" },
+		"relative":  func(o *Options) { o.DataDir = "data" },
+		"inside":    func(o *Options) { o.StateDir = filepath.Join(o.DataDir, "state") },
+		"listen":    func(o *Options) { o.Listen = "here" },
+		"parameter": func(o *Options) { o.Parameters = map[string]string{"port": "1"} },
+		"user":      func(o *Options) { o.User = "nobody-of-that-name" },
+		"root":      func(o *Options) { o.User = "root" },
+		"programs":  func(o *Options) { o.BinDir = "/nowhere" },
+	} {
+		o := testOptions(t, testDir(t), "n1", 1, &testGuard{})
+		change(&o)
+		if _, err := New(o); err == nil {
+			t.Errorf("%s: taken", name)
+		} else {
+			t.Log(err)
+		}
+	}
+	long := socketDir("/" + strings.Repeat("x", 100))
+	if len(long) > maxSocketDir {
+		t.Errorf("%s is too long", long)
+	}
+}
