@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,10 +12,13 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // WaitReady waits until the cluster is whole: Consul's health names one primary
-// and all others as replicas, all passing, and the primary itself says that all
+// and all others as replicas, all passing; its record says that as many voters
+// hold each commit as were asked for; and the primary itself says that all
 // others stream from it. Consul is watched; PostgreSQL, which tells nobody, is
 // asked.
 //
@@ -24,6 +28,9 @@ func (l *Lab) WaitReady(ctx context.Context) error {
 	defer stop()
 	primary, err := l.waitRegistered(ctx)
 	if err != nil {
+		return err
+	}
+	if err := l.waitDurable(ctx); err != nil {
 		return err
 	}
 	want := len(l.plan.Members()) - 1
@@ -97,6 +104,49 @@ func (l *Lab) waitRegistered(ctx context.Context) (string, error) {
 		seen = fmt.Sprintf("primary %v, replicas %v", primaries, replicas)
 		index = meta.LastIndex
 	}
+}
+
+// waitDurable waits until the record in Consul has all members, and asks for the
+// standbys that it is to ask for: before, a failover may have to wait for a
+// primary that nobody has all the commits of.
+func (l *Lab) waitDurable(ctx context.Context) error {
+	client, err := l.ConsulClient(l.plan.App().Name)
+	if err != nil {
+		return err
+	}
+	var index uint64
+	var r ha.Record
+	for {
+		q := (&api.QueryOptions{WaitIndex: index, WaitTime: time.Minute}).WithContext(ctx)
+		pair, meta, err := client.KV().Get(l.plan.Prefix+"/"+l.plan.Cluster+"/state", q)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			return fmt.Errorf("wait for the cluster's record (leader %s, %s, %+v): %w", r.Leader, r.Phase, r.Durability, err)
+		}
+		if pair != nil {
+			if err := json.Unmarshal(pair.Value, &r); err != nil {
+				return fmt.Errorf("read the cluster's record: %w", err)
+			}
+			if l.durable(r) {
+				return nil
+			}
+		}
+		index = meta.LastIndex
+	}
+}
+
+func (l *Lab) durable(r ha.Record) bool {
+	if r.Phase != ha.PhaseLeading || len(r.Members) != len(l.plan.Members()) {
+		return false
+	}
+	if l.plan.Mode == string(ha.ModeAsync) {
+		return true
+	}
+	others := len(r.Members) - 1
+	return r.Durability.K == min(l.plan.Standbys, others) &&
+		len(r.Durability.Voters) == min(2*l.plan.Standbys, others) && !r.Durability.Has(r.Leader)
 }
 
 // streaming asks a server how many standbys stream from it.
