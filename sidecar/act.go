@@ -67,12 +67,14 @@ func (s *Sidecar) commit(ctx context.Context, a ha.Action) {
 		s.mu.Lock()
 		s.busy.Commit = false
 		s.busy.CommitFailedAt = 0
-		s.busy.Doubt = 0
+		switch {
+		case err == nil:
+			s.busy.Doubt = 0
+		case !errors.Is(err, ErrConflict):
+			s.busy.Doubt = max(s.busy.Doubt, a.Change.Record.Index, 1)
+		}
 		if err != nil {
 			s.busy.CommitFailedAt = s.opts.Now()
-			if !errors.Is(err, ErrConflict) {
-				s.busy.Doubt = max(a.Change.Record.Index, 1)
-			}
 		}
 		s.mu.Unlock()
 		fields := []any{"what", a.Change.What, "term", a.Term, "why", a.Why, "took", s.opts.Now().Sub(begun)}
@@ -363,7 +365,7 @@ func (s *Sidecar) fence(ctx context.Context, a ha.Action) error {
 		v.Promise, v.Fenced, v.Settled = max(v.Promise, a.Term), true, true
 		v.Upstream, v.Receiving, v.Position = "", ha.No, p
 		if len(a.Sync.Names) > 0 {
-			v.Sync = a.Sync
+			v.Sync, v.SyncUnsure = a.Sync, false
 		}
 	})
 }
@@ -379,9 +381,9 @@ func (s *Sidecar) followLeader(ctx context.Context, a ha.Action, from Source) er
 func (s *Sidecar) setSync(ctx context.Context, a ha.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
 	defer cancel()
-	s.learn(nil, func(v *ha.Server) { v.SyncAt = 0 })
+	s.learn(nil, func(v *ha.Server) { v.SyncAt, v.SyncUnsure = 0, true })
 	at, err := s.opts.Server.SetSync(ctx, a.Sync)
-	return s.learn(err, func(v *ha.Server) { v.Sync, v.SyncAt = a.Sync, at })
+	return s.learn(err, func(v *ha.Server) { v.Sync, v.SyncAt, v.SyncUnsure = a.Sync, at, false })
 }
 
 func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {

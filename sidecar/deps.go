@@ -154,7 +154,8 @@ type Server interface {
 	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
 	Unhide(ctx context.Context) error
 	Checkpoint(ctx context.Context) error
-	// Upkeep makes roles and replication slots for the members.
-	Upkeep(ctx context.Context, members []string) error
+	// Upkeep makes roles and replication slots for the members. Founded: the
+	// record of the cluster names this server.
+	Upkeep(ctx context.Context, members []string, founded bool) error
 	Close()
 }

@@ -77,6 +77,7 @@ func forgetSQL(v *ha.Server) {
 	v.InRecovery, v.Writable, v.Receiving = ha.Unknown, ha.Unknown, ha.Unknown
 	v.Upstream, v.Position, v.Settled, v.Hidden = "", ha.Position{}, false, false
 	v.Walsenders, v.SyncAt, v.RecoveryEnd, v.Checkpointed = nil, 0, 0, false
+	v.SyncUnsure = true
 }
 
 // inspectTimeout bounds a look at the data directory's files.
@@ -96,7 +97,7 @@ func (s *Sidecar) inspect(ctx context.Context) {
 	}
 	s.mu.Lock()
 	w := &s.server
-	w.DataDir, w.Problem, w.SystemID, w.WasPrimary = v.DataDir, v.Problem, v.SystemID, v.WasPrimary
+	w.DataDir, w.Problem, w.SystemID, w.WasPrimary, w.Founding = v.DataDir, v.Problem, v.SystemID, v.WasPrimary, v.Founding
 	w.Promise, w.Fenced = max(w.Promise, v.Promise), v.Fenced
 	if w.Process == ha.ProcessStopped {
 		w.CleanStop, w.Position = v.CleanStop, v.Position
@@ -197,7 +198,7 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	w.SeenAt, w.FailingSince = now, 0
 	w.InRecovery, w.Receiving, w.Upstream, w.Position = v.InRecovery, v.Receiving, v.Upstream, v.Position
 	w.Settled = v.Settled
-	w.Hidden, w.Sync, w.PendingRestart = v.Hidden, v.Sync, v.PendingRestart
+	w.Hidden, w.Sync, w.SyncUnsure, w.PendingRestart = v.Hidden, v.Sync, false, v.PendingRestart
 	w.Checkpointed = w.Checkpointed || v.Checkpointed
 	w.Walsenders, w.SyncAt, w.RecoveryEnd = v.Walsenders, v.SyncAt, v.RecoveryEnd
 	if v.InRecovery == ha.No {
@@ -239,8 +240,10 @@ func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 		if snap == nil || snap.Observation.Server.InRecovery == ha.Unknown {
 			continue
 		}
+		r := &snap.Observation.Consul.Record
+		founded := r.Phase == ha.PhaseLeading && r.SystemID == snap.Observation.Server.SystemID
 		work, cancel := context.WithTimeout(ctx, upkeepEvery)
-		if err := s.opts.Server.Upkeep(work, s.known(&snap.Observation)); err != nil && ctx.Err() == nil {
+		if err := s.opts.Server.Upkeep(work, s.known(&snap.Observation), founded); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot keep roles and replication slots", "error", err)
 		}
 		cancel()

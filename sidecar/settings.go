@@ -66,13 +66,8 @@ func (set Settings) check() error {
 		}
 	}
 	if f := set.Failover; f != nil {
-		for name, text := range map[string]string{"failure_timeout": f.FailureTimeout, "lease": f.Lease} {
-			if d, err := time.ParseDuration(text); text != "" && (err != nil || d < 100*time.Millisecond) {
-				return fail("failover.%s %q: it is a duration like \"2s\", of 100ms or more", name, text)
-			}
-		}
-		if failure, lease := duration(f.FailureTimeout, 0), duration(f.Lease, 0); failure > 0 && lease > 0 && lease < 2*failure {
-			return fail("failover.lease %s: it must be at least twice failure_timeout (%s)", lease, failure)
+		if d, err := time.ParseDuration(f.FailureTimeout); f.FailureTimeout != "" && (err != nil || d < 100*time.Millisecond) {
+			return fail("failover.failure_timeout %q: it is a duration like \"2s\", of 100ms or more", f.FailureTimeout)
 		}
 	}
 	return nil
@@ -95,9 +90,10 @@ type DurabilitySettings struct {
 
 // FailoverSettings override the failover block. Durations are in Go's notation.
 type FailoverSettings struct {
-	Automatic      *bool  `json:"automatic,omitempty"`
+	Automatic *bool `json:"automatic,omitempty"`
+	// FailureTimeout may be at most half the lease. The lease itself is not
+	// here: others wait for its end, so it must not change while they run.
 	FailureTimeout string `json:"failure_timeout,omitempty"`
-	Lease          string `json:"lease,omitempty"`
 }
 
 // overlay puts the dynamic settings over the member's own policy. Settings that
@@ -138,9 +134,8 @@ func (set Settings) Apply(p ha.Policy, member string, now time.Time) ha.Policy {
 		if f.Automatic != nil {
 			p.Automatic = *f.Automatic
 		}
-		failure, lease := duration(f.FailureTimeout, p.FailureTimeout), duration(f.Lease, p.Lease)
-		if lease >= 2*failure {
-			p.FailureTimeout, p.Lease = failure, lease
+		if failure := duration(f.FailureTimeout, p.FailureTimeout); p.Lease >= 2*failure {
+			p.FailureTimeout = failure
 		}
 	}
 	return p

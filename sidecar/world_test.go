@@ -488,6 +488,6 @@ func (s fakeServer) Unhide(context.Context) error {
 	return nil
 }
 
-func (s fakeServer) Checkpoint(context.Context) error       { return nil }
-func (s fakeServer) Upkeep(context.Context, []string) error { return nil }
-func (s fakeServer) Close()                                 {}
+func (s fakeServer) Checkpoint(context.Context) error             { return nil }
+func (s fakeServer) Upkeep(context.Context, []string, bool) error { return nil }
+func (s fakeServer) Close()                                       {}

@@ -74,7 +74,7 @@ type member struct {
 func newMember(a *app, path string) (*member, error) {
 	cfg, err := config.Load(path, config.OSEnvironment())
 	if err != nil {
-		return nil, configFault(a, err)
+		return nil, reportFaults(a, err)
 	}
 	m := &member{app: a, path: path, config: cfg, log: newLogger(a, cfg.Log), recorder: api.NewRecorder()}
 	if m.cluster, err = sessions.New(sessionsOptions(cfg, m.log)); err != nil {
@@ -87,22 +87,10 @@ func newMember(a *app, path string) (*member, error) {
 	return m, err
 }
 
-// configFault prints the faults of a configuration and returns status 2.
-func configFault(a *app, err error) error {
-	var faults *config.Error
-	if errors.As(err, &faults) {
-		if err := faults.Print(a.stderr); err != nil {
-			return err
-		}
-		return exitStatus(exitUsage)
-	}
-	return usage("%w", err)
-}
-
 func newLogger(a *app, cfg config.Log) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{
 		Level: hclog.LevelFromString(cfg.Level), JSONFormat: cfg.Format == "json", Output: a.stderr,
-		TimeFormat: "2006-01-02T15:04:05.000Z07:00",
+		TimeFormat: logTime,
 	})
 }
 

@@ -84,7 +84,7 @@ func (s *localServer) Inspect(ctx context.Context, v *ha.Server) error {
 		return err
 	}
 	v.DataDir, v.Problem, v.SystemID, v.WasPrimary = f.Data, f.Problem, f.SystemID, f.WasPrimary
-	v.CleanStop, v.Position, v.Promise, v.Fenced = f.CleanStop, f.Position, f.Promise, f.Fenced
+	v.CleanStop, v.Position, v.Promise, v.Fenced, v.Founding = f.CleanStop, f.Position, f.Promise, f.Fenced, f.Founding
 	s.setHidden(f.Hidden)
 	return nil
 }
@@ -296,7 +296,12 @@ func (s *localServer) Checkpoint(ctx context.Context) error { return s.sql.Check
 
 // Upkeep keeps the roles (on a primary) and a replication slot for each other
 // member.
-func (s *localServer) Upkeep(ctx context.Context, members []string) error {
+func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool) error {
+	if founded {
+		if err := s.files.Founded(); err != nil {
+			return err
+		}
+	}
 	return s.sql.EnsureSlots(ctx, members)
 }
 

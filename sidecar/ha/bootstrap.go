@@ -38,15 +38,21 @@ func (d *decision) foundCluster() {
 	case v.DataDir == DataPresent && v.Process == ProcessStopped:
 		d.startPrimary("found the cluster")
 	case v.Process == ProcessRunning && v.InRecovery == No && v.Writable == Yes && inTime:
-		if v.Hidden {
-			d.do(Action{Kind: Unhide, Why: "the cluster is founded"})
-			return
-		}
-		d.tag = "primary"
+		// Clients are let in only when the record is there: until then another
+		// may found the cluster in this member's place.
 		r := *d.rec
 		r.SystemID, r.Phase, r.Timeline = v.SystemID, PhaseLeading, v.Position.TLI
 		d.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the server takes writes")
 	}
+}
+
+// abandon removes what this member made for a cluster that another founded.
+func (d *decision) abandon() {
+	if d.o.Server.Process == ProcessRunning {
+		d.do(Action{Kind: Stop, Immediate: true, Why: "another member has founded the cluster"})
+		return
+	}
+	d.do(Action{Kind: Discard, Why: "another member has founded the cluster; this data never led anything"})
 }
 
 // takeOverBootstrap founds the cluster in the place of a founder that is gone:
@@ -60,6 +66,10 @@ func (d *decision) takeOverBootstrap() {
 	switch v.DataDir {
 	case DataHalfMade:
 		d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
+	case DataPresent:
+		if v.Founding && v.Process == ProcessStopped {
+			d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
+		}
 	case DataAbsent:
 		r := *d.rec
 		r.Term++

@@ -45,7 +45,9 @@ func (d *decision) dispatch() {
 		d.keepTag = true
 	case !d.rec.Exists():
 		d.bootstrap()
-	case d.rec.SystemID != "" && o.Server.SystemID != "" && d.rec.SystemID != o.Server.SystemID:
+	case d.foreign() && o.Server.Founding:
+		d.abandon()
+	case d.foreign():
 		d.do(Action{Kind: Exit, Code: 1, Why: "the data directory belongs to another cluster (system identifier " +
 			o.Server.SystemID + ", the cluster's is " + d.rec.SystemID + "); it is left untouched"})
 	case o.Server.DataDir == DataForeign:
@@ -55,6 +57,11 @@ func (d *decision) dispatch() {
 	default:
 		d.follow()
 	}
+}
+
+// foreign reports whether the data directory is another cluster's.
+func (d *decision) foreign() bool {
+	return d.rec.SystemID != "" && d.o.Server.SystemID != "" && d.rec.SystemID != d.o.Server.SystemID
 }
 
 // mayLead reports whether this member is the newest term's leader. A peer that
@@ -127,12 +134,15 @@ func (d *decision) do(a Action) {
 }
 
 // inDoubt reports whether the record may be changed at any moment, or may have
-// been, by a transaction of this member's own: what makes more commits possible
-// must not rest on it (S4).
+// been, by a transaction of this member's own, or of its process before: what
+// makes more commits possible must not rest on it (S4).
 func (d *decision) inDoubt() bool {
-	b := &d.o.Busy
-	return b.Commit || b.Doubt != 0 && d.rec.Index <= b.Doubt
+	return d.o.Busy.Commit || d.stray() || !d.lockMine()
 }
+
+// stray reports whether a transaction whose outcome is not known may still be
+// applied: the record has not moved on.
+func (d *decision) stray() bool { return d.o.Busy.Doubt != 0 && d.rec.Index <= d.o.Busy.Doubt }
 
 // commit asks for a transaction, unless one is under way. It is not asked for
 // before this member has a session, nor sooner than a short while after one
@@ -285,7 +295,7 @@ func MakeReport(s State, o Observation) Report {
 		Voted: d.votedIn(v.Promise), Streaming: v.Receiving == Yes && v.Process == ProcessRunning,
 		Serving:      v.Process == ProcessRunning && v.InRecovery == No,
 		Down:         v.Process == ProcessStopped,
-		Checkpointed: v.Checkpointed, Eligible: d.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync,
+		Checkpointed: v.Checkpointed, Eligible: d.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: newestSeen(&o), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
 	r.Restarting = !r.Serving && o.Intent.Restart && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading

@@ -218,7 +218,7 @@ func (d *decision) elect() {
 			Cost:     "every commit that only the missing members have"})
 		return
 	}
-	if !sameSync(v.Sync, sync) {
+	if v.SyncUnsure || !sameSync(v.Sync, sync) {
 		d.do(Action{Kind: SetSync, Sync: sync, Why: "the durability of the new term, before the promotion"})
 		return
 	}

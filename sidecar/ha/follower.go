@@ -120,6 +120,11 @@ func (d *decision) attend() {
 		d.do(Action{Kind: Stop, Why: "a restart was asked for"})
 		return
 	case d.o.Intent.Reinit:
+		if d.rec.Durability.Has(d.o.Self) {
+			d.block(Block{What: "the data directory is not cloned anew", Missing: d.seen.Leader + " to do without this member's copy of the last commits",
+				Override: "pgsidecar config set durability.strict=false", Cost: "until the clone is done only the primary has the newest commits"})
+			break
+		}
 		d.clone("a new clone was asked for")
 		return
 	case v.Upstream != "" && v.Upstream == d.seen.Leader:

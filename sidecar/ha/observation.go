@@ -136,6 +136,13 @@ type Server struct {
 	LeaseUntil Instant
 
 	PendingRestart bool
+
+	// SyncUnsure: a change of the setting was begun, and no look since says what
+	// it is.
+	SyncUnsure bool
+	// Founding: this member made the data directory to found a cluster, and no
+	// record of a founded cluster has named it yet: it never led anything.
+	Founding bool
 }
 
 // SyncSetting is synchronous_standby_names = 'ANY K (Names)'; K 0 is empty.

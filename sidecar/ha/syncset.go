@@ -52,10 +52,19 @@ func (d *decision) promotionSync() SyncSetting {
 // server's setting to those that are wanted: widen the record, change the
 // setting, see it in effect and caught up with, narrow the record (S4).
 func (d *decision) keepDurability() {
+	if d.stray() && d.lockMine() {
+		// Once this is done the index has moved, and the stray cannot be applied.
+		d.record("settle", d.rec.Durability, "a transaction's outcome is not known")
+		return
+	}
+	// A setting that is being changed must not be taken for what it was.
+	if b := d.o.Busy.Server; b != NoAction && b != Unhide {
+		return
+	}
 	set, mode := d.wantedSync()
 	want := Durability{Mode: mode, K: set.K, Voters: set.Names}
 	dur, v := &d.rec.Durability, &d.o.Server
-	settled := sameSync(v.Sync, set)
+	settled := sameSync(v.Sync, set) && !v.SyncUnsure
 	if settled && dur.Equal(want) {
 		return
 	}

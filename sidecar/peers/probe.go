@@ -2,6 +2,7 @@ package peers
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -94,14 +95,22 @@ func boundWrites(conn net.Conn, d time.Duration) error {
 	return nil
 }
 
-// wire returns the connection below TLS.
+// wire returns the connection below TLS and whatever else wraps it.
 func wire(conn net.Conn) net.Conn {
-	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return wrapped.NetConn()
+	for {
+		wrapped, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = wrapped.NetConn()
 	}
-	return conn
 }
 
 // hangUp closes a connection without a word: tls.Conn.Close would first write
 // an alert, and may wait five seconds for a peer that is cut off.
-func hangUp(conn net.Conn) { wire(conn).Close() }
+func hangUp(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	conn.Close()
+}

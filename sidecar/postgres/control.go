@@ -40,6 +40,8 @@ type Facts struct {
 	Fenced  bool   // for that term
 	Shut    bool   // no upstream is admitted
 	Hidden  bool   // clients are kept out, as last written
+	// Founding: Init made the server, and Founded was not called yet.
+	Founding bool
 
 	FreeBytes int64 // that the server may still write beside its data
 	Major     int   // version of the data directory; 0: it has none
@@ -52,7 +54,7 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden()}
+	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden(), Founding: s.founding()}
 	if f.FreeBytes, err = free(existing(s.o.DataDir)); err != nil {
 		return Facts{}, err
 	}

@@ -58,7 +58,20 @@ func (s *Server) Init(ctx context.Context) error {
 	if err := remove(secret); err != nil {
 		return err
 	}
+	// The data is nobody's until the cluster's record names it.
+	if err := s.write(s.state("founding"), []byte("initdb was done; the cluster's record does not name this server yet\n")); err != nil {
+		return err
+	}
 	return s.unmark()
+}
+
+// Founded says that the cluster's record names the server that Init made.
+func (s *Server) Founded() error { return remove(s.state("founding")) }
+
+// founding reports whether Init made the server, and no record has named it yet.
+func (s *Server) founding() bool {
+	_, err := os.Stat(s.state("founding"))
+	return err == nil
 }
 
 var progressPattern = regexp.MustCompile(`^(\d+)/(\d+) kB \(\d+%\)`)
@@ -295,8 +308,14 @@ func (s *Server) wipeTablespaces(dir string) error {
 // Discard ends what the marker names (S10): a half-made directory is removed, a
 // copy that is whole takes its place, and data that was not yet touched stays.
 // Without a marker it does nothing.
+// A server that Init made for a cluster that another member founded is removed
+// too: it never led anything.
 func (s *Server) Discard(ctx context.Context) error {
 	m, err := s.marked()
+	if err == nil && m.Operation == "" && s.founding() {
+		m = marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}
+		err = errors.Join(s.mark(m), s.Founded())
+	}
 	if err != nil || m.Operation == "" {
 		return err
 	}

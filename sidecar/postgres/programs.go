@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -174,6 +175,9 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 }
 
+// logPrefix is what the server's own messages begin with.
+var logPrefix = regexp.MustCompile(`^\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] `)
+
 func (l *lines) take(line string) {
 	if line == "" {
 		return
@@ -182,7 +186,7 @@ func (l *lines) take(line string) {
 		l.each(line)
 	}
 	if !progressPattern.MatchString(line) {
-		l.kept = append(l.kept, line)
+		l.kept = append(l.kept, logPrefix.ReplaceAllString(line, ""))
 		l.kept = l.kept[max(0, len(l.kept)-keptLines):]
 	}
 }
@@ -217,7 +221,6 @@ func (s *Server) LastWords() string {
 		case strings.Contains(line, "starting PostgreSQL"):
 			words = "" // an earlier life
 		case strings.Contains(line, "FATAL:"), strings.Contains(line, "PANIC:"):
-			_, words, _ = strings.Cut(line, ": ")
 			if i := strings.Index(line, "FATAL:"); i >= 0 {
 				words = line[i:]
 			} else if i := strings.Index(line, "PANIC:"); i >= 0 {

@@ -35,19 +35,20 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err := s.Shut(); err != nil {
 		return err
 	}
+	sync := frozen
+	if o.Primary {
+		sync = syncNames(o.Sync)
+	}
+	// First, so that what it drops cannot make the configuration invalid.
+	if err := s.writeAuto(sync); err != nil {
+		return err
+	}
 	if err := s.writeConfig(ctx, s.current(), o.Hidden && o.Primary); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.hidden = o.Hidden && o.Primary
 	s.mu.Unlock()
-	sync := frozen
-	if o.Primary {
-		sync = syncNames(o.Sync)
-	}
-	if err := s.writeAuto(sync); err != nil {
-		return err
-	}
 	if err := s.writeSignal(!o.Primary); err != nil {
 		return err
 	}

@@ -149,6 +149,10 @@ func (w *World) drawFaults() {
 				f.delay = r.between(0, 60*milli)
 			}
 		}
+		if r.chance(60) {
+			w.drawCoup(t)
+			continue
+		}
 		w.faults = append(w.faults, f)
 	}
 	for i := range w.faults {
@@ -158,6 +162,23 @@ func (w *World) drawFaults() {
 		}
 	}
 	w.push(w.shape.length, event{kind: evCalm})
+}
+
+// drawCoup draws faults that together depose a primary which does not notice:
+// its sidecar stands still, its streams break for just so long that the others
+// elect, and then its server can be reached again. Perhaps a voter restarts.
+func (w *World) drawCoup(t int64) {
+	r := &w.rnd
+	end := [...]point{pointFence, pointFence, pointPromote}[r.below(3)]
+	w.faults = append(w.faults,
+		fault{at: t, kind: pauseSidecar, lasts: r.between(2500*milli, 6*second), target: theLeader},
+		fault{at: t + r.between(500*milli, 2500*milli), kind: isolate, lasts: 4 * second, target: theLeader, until: end, delay: r.between(0, 20*milli)})
+	if r.chance(600) {
+		w.faults = append(w.faults, fault{at: t, kind: crashServer, lasts: second, point: pointFence, delay: r.between(0, 40*milli), target: theActor})
+	}
+	if r.chance(500) {
+		w.faults = append(w.faults, fault{at: t, kind: pauseSidecar, lasts: r.between(10*milli, 2*second), point: pointPromote, delay: r.between(0, 3*milli), target: theActor})
+	}
 }
 
 func drawKind(x int) faultKind {

@@ -21,6 +21,7 @@ var (
 	shape  = flag.Int("sim.members", 3, "how many members -sim.seed has")
 	first  = flag.Uint64("sim.from", 1, "the first seed of TestLong")
 	shrink = flag.Bool("sim.shrink", false, "shrink the run of -sim.seed before its story is told")
+	only   = flag.String("sim.mutation", "", "the only mutation to make")
 	report = flag.String("sim.report", "", "where TestLong writes its report")
 )
 
@@ -205,6 +206,9 @@ const mutationBudget = 20_000
 func TestMutations(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	for _, m := range sim.Mutations() {
+		if *only != "" && *only != m.String() {
+			continue
+		}
 		w := sim.NewWorld()
 		caught := ""
 		for seed := uint64(1); seed <= mutationBudget && caught == ""; seed++ {
