@@ -81,7 +81,7 @@
 // registered without it before its checks are told. Second, the announced
 // holder takes the tag from whoever else turns up with it, as soon as the
 // catalog says so (measured: within 10 to 70 ms). Evict costs 4 to 6 ms, a
-// change of the record 1.2 ms, and 2 ms until another member's view has it.
+// change of the record 1.2 to 2 ms, and 2 to 3 ms until another member's view has it.
 // Between Register and the answer of DNS lie 15 to 33 ms. (All with one server
 // that syncs its disk, on a busy machine with two cores.)
 //
