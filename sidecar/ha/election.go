@@ -222,7 +222,9 @@ func (d *decision) elect() {
 		d.do(Action{Kind: SetSync, Sync: sync, Why: "the durability of the new term, before the promotion"})
 		return
 	}
-	d.claim()
+	if Covers(sync, d.o.Self, d.rec.Durability) {
+		d.claim()
+	}
 }
 
 // claim asks for the transaction after which this member may be primary. It is

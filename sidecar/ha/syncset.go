@@ -23,8 +23,9 @@ func Covers(set SyncSetting, primary string, dur Durability) bool {
 func sameSync(a, b SyncSetting) bool { return a.K == b.K && slices.Equal(a.Names, b.Names) }
 
 // promotionSync is the setting that the new primary has before it promotes: the
-// record's voters but itself. Where it is a voter they may be one too few; then
-// any other member makes up for it, since the primary's own copy counts.
+// record's voters but itself. Where it is a voter they may be one too few; since
+// its own copy counts, one fewer need to answer then. Where it is the only voter
+// any other member makes up for it.
 func (d *decision) promotionSync() SyncSetting {
 	dur := &d.rec.Durability
 	if dur.Mode == ModeAsync || dur.K == 0 {
@@ -36,7 +37,8 @@ func (d *decision) promotionSync() SyncSetting {
 			set.Names = append(set.Names, v)
 		}
 	}
-	if len(set.Names) < set.K {
+	if len(set.Names) == 0 {
+		set.K = 1
 		for _, m := range d.rec.Members {
 			if m != d.o.Self && !dur.Has(m) {
 				set.Names = append(set.Names, m)
