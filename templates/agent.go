@@ -17,6 +17,7 @@ type AgentOptions struct {
 	Files    []File
 	Settings Settings
 	Proxies  []*HAProxy
+	Bouncers []*PgBouncer
 	// Env is what the templates have beside the topology.
 	Env Env
 	// Retry is how long after a failure files and commands are tried again;
@@ -60,6 +61,8 @@ type AgentStatus struct {
 	Held    bool            `json:"held,omitempty"`
 	Files   []FileStatus    `json:"templates"`
 	Proxies []HAProxyStatus `json:"haproxy"`
+
+	Bouncers []PgBouncerStatus `json:"pgbouncer"`
 }
 
 // NewAgent checks the options. It starts nothing.
@@ -92,6 +95,11 @@ func (a *Agent) Update(t Topology) {
 	for _, p := range a.options.Proxies {
 		p.offer(t)
 	}
+	if t.Waits() {
+		for _, b := range a.options.Bouncers {
+			b.hold(true, false)
+		}
+	}
 	a.wake()
 }
 
@@ -117,7 +125,7 @@ func (a *Agent) wake() {
 // Status returns how it goes.
 func (a *Agent) Status() AgentStatus {
 	a.mu.Lock()
-	s := AgentStatus{Files: slices.Clone(a.files), Proxies: []HAProxyStatus{}}
+	s := AgentStatus{Files: slices.Clone(a.files), Proxies: []HAProxyStatus{}, Bouncers: []PgBouncerStatus{}}
 	if t := a.current; t != nil {
 		s.Term, s.Held = t.Term, t.Held
 		if t.Primary != nil {
@@ -127,6 +135,9 @@ func (a *Agent) Status() AgentStatus {
 	a.mu.Unlock()
 	for _, p := range a.options.Proxies {
 		s.Proxies = append(s.Proxies, p.Status())
+	}
+	for _, b := range a.options.Bouncers {
+		s.Bouncers = append(s.Bouncers, b.Status())
 	}
 	return s
 }
@@ -140,6 +151,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	retry := time.NewTimer(a.options.Retry)
 	defer retry.Stop()
+	for _, b := range a.options.Bouncers {
+		all.Go(func() { b.Run(ctx) })
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -177,7 +191,7 @@ func (a *Agent) pass(ctx context.Context) bool {
 	if current == nil {
 		return true
 	}
-	well := true
+	well, anyChanged := true, false
 	for i := range a.options.Files {
 		changed, err := a.refresh(ctx, &a.options.Files[i], *current)
 		a.note(i, err, func(s *FileStatus) {
@@ -188,9 +202,23 @@ func (a *Agent) pass(ctx context.Context) bool {
 				s.Writes++
 			}
 		})
-		well = well && err == nil
+		well, anyChanged = well && err == nil, anyChanged || changed
 	}
+	a.letGo(anyChanged)
 	return a.runCommands(ctx) && well
+}
+
+// letGo ends the waiting in PgBouncers, now that their files are written, if
+// there is a primary.
+func (a *Agent) letGo(reload bool) {
+	a.mu.Lock()
+	waits := a.current.Waits()
+	a.mu.Unlock()
+	for _, b := range a.options.Bouncers {
+		if !waits {
+			b.hold(false, reload)
+		}
+	}
 }
 
 // refresh renders and puts one file.

@@ -1,6 +1,21 @@
 package templates
 
-import "fmt"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/jackc/pgx/v5/pgconn"
+)
 
 // PgBouncerSettings are what pgbouncer.ini.tmpl wants to know beside the topology.
 type PgBouncerSettings struct {
@@ -16,4 +31,467 @@ func (s PgBouncerSettings) withDefaults() (PgBouncerSettings, error) {
 		return s, fmt.Errorf("pgbouncer database %q: %w", s.Database, ErrUnsafe)
 	}
 	return s, nil
+}
+
+// PgBouncerOptions say how to reach one PgBouncer's administration console.
+type PgBouncerOptions struct {
+	// Address is host:port, or host and port of a socket's directory: /run/x:6432.
+	Address  string
+	User     string // one of its admin_users
+	Password func() (string, error)
+	// Database that is paused; empty or "*": all.
+	Database string
+	// Timeout of one command but PAUSE; default 2 s.
+	Timeout time.Duration
+	// HoldFor is the expiry of the pauses that an Agent makes; default 15 s,
+	// which is more than a switchover may take.
+	HoldFor time.Duration
+	// Rescue is the command line of a process that reads a rescue order (see
+	// Rescue). Without it, nothing resumes if this process dies while it holds
+	// clients.
+	Rescue []string
+	Logger hclog.Logger // default: none
+}
+
+// PgBouncer holds clients in a PgBouncer while the primary changes: PAUSE lets
+// running transactions end and keeps all others waiting, without an error.
+//
+// What was paused is resumed after its expiry, whatever happens: by this
+// process, or by the rescue process that Pause starts beforehand.
+type PgBouncer struct {
+	options PgBouncerOptions
+	log     hclog.Logger
+
+	turn    chan struct{} // held by the one call that is under way
+	changed chan struct{} // has room for one: hold was called
+
+	mu     sync.Mutex
+	wanted bool               // clients are to wait
+	reload bool               // its configuration has changed
+	cancel context.CancelFunc // ends the Pause that Run has under way
+	rescue *rescue            // non-nil: paused
+	expiry *time.Timer        // resumes
+	status PgBouncerStatus
+}
+
+// PgBouncerStatus is how it goes with one PgBouncer.
+type PgBouncerStatus struct {
+	Address  string    `json:"address"`
+	Paused   bool      `json:"paused"`
+	PausedAt time.Time `json:"paused_at,omitzero"`
+	Expired  int       `json:"expired,omitempty"` // how often the expiry resumed
+	Error    string    `json:"error,omitempty"`
+	ErrorAt  time.Time `json:"error_at,omitzero"`
+}
+
+// ErrTransactions is returned by Pause when transactions did not end in time;
+// PgBouncer goes on as if nothing had been asked.
+var ErrTransactions = errors.New("transactions did not end in time")
+
+// NewPgBouncer checks the options. It connects to nothing.
+func NewPgBouncer(o PgBouncerOptions) (*PgBouncer, error) {
+	if _, _, err := consoleAddress(o.Address); err != nil {
+		return nil, err
+	}
+	if o.Database == "*" {
+		o.Database = ""
+	}
+	if o.Database != "" && !SafeName(o.Database) {
+		return nil, fmt.Errorf("pgbouncer database %q: %w", o.Database, ErrUnsafe)
+	}
+	setDefault(&o.Timeout, 2*time.Second)
+	setDefault(&o.HoldFor, 15*time.Second)
+	setDefault(&o.User, "pgbouncer")
+	if o.Password == nil {
+		o.Password = func() (string, error) { return "", nil }
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	return &PgBouncer{
+		options: o, log: o.Logger.Named("pgbouncer").With("address", o.Address), turn: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		status: PgBouncerStatus{Address: o.Address},
+	}, nil
+}
+
+// consoleAddress splits host:port, of which host may be a directory.
+func consoleAddress(s string) (string, uint16, error) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return "", 0, fmt.Errorf("pgbouncer address %q is not host:port", s)
+	}
+	port, err := strconv.ParseUint(s[i+1:], 10, 16)
+	if err != nil || port == 0 || s[:i] == "" {
+		return "", 0, fmt.Errorf("pgbouncer address %q is not host:port", s)
+	}
+	return strings.Trim(s[:i], "[]"), uint16(port), nil
+}
+
+// console is a connection to the administration console.
+type console struct {
+	address, user, password string
+	timeout                 time.Duration
+}
+
+// run sends one command in the simple protocol, the only one that the console
+// knows, and returns when it is answered.
+func (c console) run(ctx context.Context, command string) error {
+	host, port, err := consoleAddress(c.address)
+	if err != nil {
+		return err
+	}
+	// An empty text, so that no PG… variable of the environment is taken.
+	cfg, err := pgconn.ParseConfig("host=" + quoteValue(host) + " dbname=pgbouncer sslmode=disable user=" + quoteValue(c.user))
+	if err != nil {
+		return fmt.Errorf("pgbouncer console: %w", err)
+	}
+	cfg.Host, cfg.Port, cfg.Password, cfg.Fallbacks = host, port, c.password, nil
+	cfg.RuntimeParams = map[string]string{"application_name": "pgsidecar"}
+	cfg.ConnectTimeout = c.timeout
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("connect to pgbouncer's console: %w", err)
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
+		defer cancel()
+		conn.Close(closing) //nolint:errcheck // the command's result is known
+	}()
+	if _, err := conn.Exec(ctx, command).ReadAll(); err != nil {
+		return fmt.Errorf("pgbouncer: %s: %w", command, err)
+	}
+	return nil
+}
+
+// quoteValue quotes a value of a libpq connection string.
+func quoteValue(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+}
+
+// resume lets clients go on. That nothing was paused is no error.
+func (c console) resume(ctx context.Context, database string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	err := c.run(ctx, command("RESUME", database))
+	// PgBouncer gives all its errors one code (1.18, src/admin.c: admin_error),
+	// so this one is known by its text only.
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && strings.Contains(refused.Message, "not paused") {
+		return nil
+	}
+	return err
+}
+
+func command(verb, database string) string {
+	if database == "" {
+		return verb
+	}
+	return verb + ` "` + database + `"`
+}
+
+func (p *PgBouncer) console() (console, error) {
+	password, err := p.options.Password()
+	if err != nil {
+		return console{}, fmt.Errorf("read pgbouncer's password: %w", err)
+	}
+	return console{address: p.options.Address, user: p.options.User, password: password, timeout: p.options.Timeout}, nil
+}
+
+// Pause keeps clients waiting, and returns when the last transaction that was
+// under way has ended. If that has not happened when the context ends, clients
+// are let go on and ErrTransactions is returned. After the expiry, counted from
+// the call, clients are let go on in any case. While it is paused, Pause does
+// nothing.
+func (p *PgBouncer) Pause(ctx context.Context, expiry time.Duration) error {
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	defer p.give()
+	if p.Status().Paused {
+		return nil
+	}
+	return p.note(p.pause(ctx, expiry))
+}
+
+func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration) error {
+	c, err := p.console()
+	if err != nil {
+		return err
+	}
+	order := RescueOrder{Address: c.address, User: c.user, Password: c.password, Database: p.options.Database, After: expiry, Timeout: c.timeout}
+	r, err := startRescue(ctx, p.options.Rescue, order)
+	if err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, expiry)
+	defer cancel()
+	if err := c.run(waiting, command("PAUSE", p.options.Database)); err != nil {
+		// It may have been taken all the same.
+		undone := c.resume(context.WithoutCancel(ctx), p.options.Database)
+		r.end(undone == nil)
+		if waiting.Err() != nil {
+			err = fmt.Errorf("%w: %w", ErrTransactions, waiting.Err())
+		}
+		return errors.Join(err, undone)
+	}
+	p.mu.Lock()
+	p.rescue, p.status.Paused, p.status.PausedAt = r, true, time.Now()
+	p.expiry = time.AfterFunc(expiry, p.expire)
+	p.mu.Unlock()
+	return nil
+}
+
+// expire resumes because nobody else did.
+func (p *PgBouncer) expire() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*p.options.Timeout) // the caller of Pause is long gone
+	defer cancel()
+	p.mu.Lock()
+	paused := p.status.Paused
+	if paused {
+		p.status.Expired++
+	}
+	p.mu.Unlock()
+	if !paused {
+		return
+	}
+	p.log.Warn("pause expired, clients go on")
+	if err := p.Resume(ctx); err != nil {
+		p.log.Error("clients cannot be let go on", "error", err)
+	}
+}
+
+// Resume lets clients go on. It may be called whether or not they wait.
+func (p *PgBouncer) Resume(ctx context.Context) error {
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	defer p.give()
+	c, err := p.console()
+	if err == nil {
+		err = c.resume(ctx, p.options.Database)
+	}
+	p.mu.Lock()
+	r := p.rescue
+	if err == nil {
+		p.rescue, p.status.Paused = nil, false
+		if p.expiry != nil {
+			p.expiry.Stop()
+		}
+	}
+	p.mu.Unlock()
+	if err == nil && r != nil {
+		r.end(true)
+	}
+	return p.note(err)
+}
+
+// hold says whether clients are to wait, and returns at once; reload, that
+// the configuration has changed.
+func (p *PgBouncer) hold(wanted, reload bool) {
+	p.mu.Lock()
+	p.wanted, p.reload = wanted, p.reload || reload
+	if !wanted && p.cancel != nil {
+		p.cancel()
+	}
+	p.mu.Unlock()
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run does what an Agent asks for until the context ends; it leaves nobody
+// waiting. It is part of Agent.Run.
+func (p *PgBouncer) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			if p.Status().Paused {
+				p.report(p.Resume(context.WithoutCancel(ctx))) // with a deadline of its own
+			}
+			return
+		case <-p.changed:
+		}
+		p.report(p.step(ctx))
+	}
+}
+
+// step brings PgBouncer to what is wanted.
+func (p *PgBouncer) step(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.mu.Lock()
+	wanted, reload := p.wanted, p.reload
+	p.reload = false
+	if wanted {
+		p.cancel = cancel
+	}
+	p.mu.Unlock()
+	if wanted {
+		err := p.Pause(ctx, p.options.HoldFor)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.cancel = nil
+		if !p.wanted && errors.Is(err, ErrTransactions) {
+			return nil // it is over, and they have gone on
+		}
+		return err
+	}
+	if reload {
+		if err := p.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	return p.Resume(ctx)
+}
+
+// report logs what came of it.
+func (p *PgBouncer) report(err error) {
+	s := p.Status()
+	if err != nil {
+		p.log.Error("pgbouncer not switched", "error", err)
+		return
+	}
+	p.log.Info("pgbouncer switched", "paused", s.Paused)
+}
+
+// Reload makes PgBouncer read its configuration again.
+func (p *PgBouncer) Reload(ctx context.Context) error {
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	defer p.give()
+	c, err := p.console()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, p.options.Timeout)
+		defer cancel()
+		err = c.run(ctx, "RELOAD")
+	}
+	return p.note(err)
+}
+
+// Status returns how it goes.
+func (p *PgBouncer) Status() PgBouncerStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+func (p *PgBouncer) note(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.Error = ""
+	if err != nil {
+		p.status.Error, p.status.ErrorAt = err.Error(), time.Now()
+	}
+	return err
+}
+
+func (p *PgBouncer) take(ctx context.Context) error {
+	select {
+	case p.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for pgbouncer: %w", ctx.Err())
+	}
+}
+
+func (p *PgBouncer) give() { <-p.turn }
+
+// RescueOrder is what the rescue process is to do. It is sent through a pipe,
+// as it has a password.
+type RescueOrder struct {
+	Address  string        `json:"address"`
+	User     string        `json:"user"`
+	Password string        `json:"password"`
+	Database string        `json:"database"`
+	After    time.Duration `json:"after"`
+	Timeout  time.Duration `json:"timeout"`
+}
+
+// rescueDone is the line by which the rescue process is told that it is not
+// needed any more.
+const rescueDone = "done\n"
+
+// Rescue is the rescue process: it reads an order from in and answers a line
+// when it is ready. Then it resumes when in ends without the word that all is
+// done (its parent died), or when the order's time is over. It is
+// meant to be run by a command of its own, PgBouncerOptions.Rescue.
+func Rescue(in io.Reader, out io.Writer) error {
+	d := json.NewDecoder(in)
+	var o RescueOrder
+	if err := d.Decode(&o); err != nil {
+		return fmt.Errorf("read the rescue order: %w", err)
+	}
+	if _, err := io.WriteString(out, "ready\n"); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	done := make(chan bool, 1)
+	go func() { // ends with in, at the latest with the process
+		rest, err := io.ReadAll(io.MultiReader(d.Buffered(), in))
+		done <- err == nil && strings.HasSuffix(string(rest), rescueDone)
+	}()
+	deadline := time.NewTimer(o.After)
+	defer deadline.Stop()
+	select {
+	case <-deadline.C:
+	case all := <-done:
+		if all {
+			return nil
+		}
+	}
+	c := console{address: o.Address, user: o.User, password: o.Password, timeout: o.Timeout}
+	return c.resume(context.Background(), o.Database) // with a deadline of its own
+}
+
+// rescue is a rescue process that waits.
+type rescue struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+}
+
+// startRescue starts one and returns when it is ready.
+func startRescue(ctx context.Context, args []string, o RescueOrder) (*rescue, error) {
+	if len(args) == 0 {
+		return &rescue{}, nil
+	}
+	cmd := exec.Command(args[0], args[1:]...) // not bound to ctx: it is to live when we do not
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start the rescue process: %w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start the rescue process: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the rescue process: %w", err)
+	}
+	r := &rescue{cmd: cmd, in: in}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() }) //nolint:errcheck // it has nothing to rescue yet
+	defer stop()
+	err = json.NewEncoder(in).Encode(o)
+	if err == nil {
+		_, err = io.ReadFull(out, make([]byte, len("ready\n")))
+	}
+	if err != nil {
+		cmd.Process.Kill() //nolint:errcheck // it may be gone
+		r.end(true)
+		return nil, fmt.Errorf("start the rescue process: %w", err)
+	}
+	return r, nil
+}
+
+// end tells the process that it is not needed, or lets it resume at once, and
+// waits for its end.
+func (r *rescue) end(done bool) {
+	if r.cmd == nil {
+		return
+	}
+	if done {
+		io.WriteString(r.in, rescueDone) //nolint:errcheck // it may have ended by itself
+	}
+	r.in.Close()
+	r.cmd.Wait() //nolint:errcheck // it has said on stderr what there is to say
 }

@@ -37,6 +37,10 @@ type Topology struct {
 	Members []Member `json:"members"`
 }
 
+// Waits reports whether clients of the primary are to wait: there is none, or
+// it is about to be stopped.
+func (t Topology) Waits() bool { return t.Primary == nil || t.Held }
+
 // Member is one server and its sidecar. Its text has been checked: names and
 // hosts cannot end a word of a configuration file, nor tags a line.
 type Member struct {
