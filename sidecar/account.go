@@ -17,6 +17,7 @@ type Account struct {
 	Leader    string    `json:"leader"`
 	From      string    `json:"from,omitempty"` // the leader before
 	Reason    string    `json:"reason"`
+	Planned   bool      `json:"planned,omitempty"` // the leader before had stopped cleanly, as asked
 	Timeline  ha.TLI    `json:"timeline"`
 	Detected  time.Time `json:"detected"`  // the leader before was lost, or asked to go
 	Elected   time.Time `json:"elected"`   // the ballot was seen
@@ -84,6 +85,7 @@ func (s *Sidecar) noteRecord(r ha.Record) {
 	}
 	s.mark(r.Term, func(c *Account) {
 		c.Leader, c.From, c.Reason, c.Timeline = r.Leader, r.Origin.Leader, r.Reason, r.Timeline
+		c.Planned = c.Planned || r.Final != nil
 		if c.Elected.IsZero() {
 			c.Elected = time.Now()
 		}
@@ -127,6 +129,7 @@ func (s *Sidecar) storeAccount(ctx context.Context, term uint64) {
 		s.log.Error("cannot write the account of the term", "error", err)
 		return
 	}
+	s.record(a)
 	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
 	defer cancel()
 	if err := s.opts.Cluster.PutHistory(ctx, term, text); err != nil {
@@ -135,6 +138,26 @@ func (s *Sidecar) storeAccount(ctx context.Context, term uint64) {
 	s.log.Info("failover accounted", "term", term, "from", a.From, "reason", a.Reason,
 		"elected_ms", since(a.Detected, a.Elected), "votes_ms", since(a.Detected, a.Fenced), "promoted_ms", since(a.Detected, a.Promoted),
 		"writable_ms", since(a.Detected, a.Writable), "announced_ms", since(a.Detected, a.Announced))
+}
+
+// record feeds the metrics of a failover.
+func (s *Sidecar) record(a Account) {
+	kind := "failover"
+	switch {
+	case a.From == "":
+		kind = "bootstrap"
+	case a.Planned:
+		kind = "switchover"
+	}
+	s.opts.Recorder.LeaderChange(kind)
+	for _, p := range []struct {
+		name string
+		at   time.Time
+	}{{"elected", a.Elected}, {"fenced", a.Fenced}, {"promoted", a.Promoted}, {"writable", a.Writable}, {"announced", a.Announced}} {
+		if !p.at.IsZero() {
+			s.opts.Recorder.FailoverPhase(p.name, p.at.Sub(a.Detected))
+		}
+	}
 }
 
 func since(from, to time.Time) float64 {

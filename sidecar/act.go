@@ -65,6 +65,7 @@ func (s *Sidecar) commit(ctx context.Context, a ha.Action) {
 	s.start(ctx, commitTimeout, func(ctx context.Context) {
 		err := s.opts.Cluster.Commit(ctx, a.Change)
 		s.mu.Lock()
+		s.opts.Recorder.Action(a.Change.What, s.opts.Now().Sub(begun), err)
 		s.busy.Commit = false
 		s.busy.CommitFailedAt = 0
 		switch {
@@ -224,6 +225,7 @@ func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 	}
 	s.mu.Unlock()
 	took := now.Sub(begun)
+	s.opts.Recorder.Action(a.Kind.String(), took, err)
 	if err != nil {
 		s.log.Error(a.Kind.String()+" failed", "took", took, "error", err)
 	} else {

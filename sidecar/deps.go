@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -102,6 +103,20 @@ type GuardStatus struct {
 	Exit       string // how it ended, for people
 	Armed      bool
 	LeaseUntil ha.Instant
+}
+
+// Recorder counts and times what happens, for metrics. Its methods return at
+// once.
+type Recorder interface {
+	// Action is one operation or transaction, by its kind's name.
+	Action(kind string, took time.Duration, err error)
+	// Check is a look at the server ("look") or a write probe ("write").
+	Check(check string, err error)
+	// LeaderChange: this member began to lead by a failover, switchover or bootstrap.
+	LeaderChange(kind string)
+	// FailoverPhase is when a phase of that ended, counted from the loss of the
+	// leader before.
+	FailoverPhase(phase string, took time.Duration)
 }
 
 // Source is another member's server.

@@ -166,11 +166,14 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	ctx, cancel := context.WithTimeout(ctx, max(timeout, 500*time.Millisecond))
 	defer cancel()
 	err := s.opts.Server.Look(ctx, &v)
+	s.opts.Recorder.Check("look", err)
 	writable := v.Writable
 	if err == nil && v.InRecovery == ha.No {
 		if v.Writable != ha.Yes || !probed.Within(probeEvery, now) {
 			probed = now
-			writable = ha.Known(s.opts.Server.Probe(ctx) == nil)
+			err := s.opts.Server.Probe(ctx)
+			s.opts.Recorder.Check("write", err)
+			writable = ha.Known(err == nil)
 		}
 		if v.SyncAt == 0 {
 			if at, err := s.opts.Server.SyncInEffect(ctx); err == nil {

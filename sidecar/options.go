@@ -23,6 +23,8 @@ type Options struct {
 	Guard   Guard
 	Server  Server
 
+	// Recorder is for metrics; nil: nothing is recorded.
+	Recorder Recorder
 	// Now is CLOCK_BOOTTIME.
 	Now    func() ha.Instant
 	Logger hclog.Logger
@@ -51,6 +53,14 @@ func DefaultPolicy() ha.Policy {
 	}
 }
 
+// unrecorded records nothing.
+type unrecorded struct{}
+
+func (unrecorded) Action(string, time.Duration, error) {}
+func (unrecorded) Check(string, error)                 {}
+func (unrecorded) LeaderChange(string)                 {}
+func (unrecorded) FailoverPhase(string, time.Duration) {}
+
 // ErrOptions is returned by New for options that cannot work.
 var ErrOptions = errors.New("wrong options")
 
@@ -62,6 +72,9 @@ func (o *Options) validate() error {
 		return fmt.Errorf("%w: a part is missing", ErrOptions)
 	case o.Policy.Lease < 2*o.Policy.FailureTimeout:
 		return fmt.Errorf("%w: the lease (%s) must be at least twice the failure time-out (%s)", ErrOptions, o.Policy.Lease, o.Policy.FailureTimeout)
+	}
+	if o.Recorder == nil {
+		o.Recorder = unrecorded{}
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()

@@ -159,7 +159,7 @@ func (m *member) run(asked context.Context) (err error) {
 	m.sidecar, err = sidecar.New(sidecar.Options{
 		Member: m.config.Member, Postgres: m.config.Postgres.Advertise, API: m.config.API.Advertise, Version: m.app.version,
 		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, config: m.config}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},
-		Server: m.server, Now: guard.Now, Logger: m.log, Ready: notifySystemd,
+		Server: m.server, Recorder: m.recorder, Now: guard.Now, Logger: m.log, Ready: notifySystemd,
 	})
 	if err != nil {
 		return err
