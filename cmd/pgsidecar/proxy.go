@@ -43,6 +43,7 @@ SIGTERM and SIGINT end it; files and HAProxy stay as they are.`,
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "proxy.hcl", "the proxy's configuration `file`, or a member's")
+	cmd.AddCommand(newRescueCommand(a))
 	return cmd
 }
 
@@ -140,11 +141,51 @@ func newFollower(cfg *config.Config, log hclog.Logger) (*follower, error) {
 		}
 		o.Proxies = append(o.Proxies, proxy)
 	}
+	if cfg.PgBouncer.Address != "" {
+		bouncer, err := newBouncer(cfg, log)
+		if err != nil {
+			return nil, err
+		}
+		o.Bouncers = append(o.Bouncers, bouncer)
+	}
 	agent, err := templates.NewAgent(o)
 	if err != nil {
 		return nil, err
 	}
 	return &follower{config: cfg, log: log.Named("proxy"), agent: agent}, nil
+}
+
+// newBouncer makes what the pgbouncer block asks for.
+func newBouncer(cfg *config.Config, log hclog.Logger) (*templates.PgBouncer, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	address := cfg.PgBouncer.Address
+	if strings.HasPrefix(address, "/") && !strings.Contains(address, ":") {
+		address += ":6432" // PgBouncer's default port names the socket in the directory
+	}
+	return templates.NewPgBouncer(templates.PgBouncerOptions{
+		Address: address, User: cfg.PgBouncer.Account.Name, Database: cfg.PgBouncer.Database, Logger: log,
+		Password: func() (string, error) { return password(cfg.PgBouncer.Account) },
+		Rescue:   []string{exe, "proxy", rescueCommand},
+	})
+}
+
+// rescueCommand is what pgsidecar starts itself by, before it makes PgBouncer's
+// clients wait.
+const rescueCommand = "rescue"
+
+// newRescueCommand returns the command for the process that lets PgBouncer's
+// clients go on if its parent dies. People have no use for it.
+func newRescueCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    rescueCommand,
+		Short:  "Let PgBouncer's clients go on if the parent process dies (started by pgsidecar itself)",
+		Hidden: true,
+		Args:   noArgs,
+		RunE:   func(*cobra.Command, []string) error { return templates.Rescue(a.stdin, a.stdout) },
+	}
 }
 
 // see takes the newest view. It is called after each change, and now and then.
