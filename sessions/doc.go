@@ -94,12 +94,8 @@
 //
 // # Permissions
 //
-// The ACL policy that a member needs:
-//
-//	key_prefix "<prefix>/<cluster>/" { policy = "write" }
-//	session_prefix ""                { policy = "write" }   # or the agents' nodes
-//	service "<service>"              { policy = "write" }
-//	node_prefix ""                   { policy = "read" }
+// The ACL policy that a member needs is policy.hcl; Policy returns it for other
+// names. A test takes each of its rules away, and sees the error name it.
 //
 // Evict writes services in a transaction, which needs no rule for nodes. Where
 // Consul leaves out of an answer what a token may not read, that is reported

@@ -1,0 +1,118 @@
+package sessions_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// rules are the lines of the policy that are no comments.
+func rules(t *testing.T, policy string) []string {
+	t.Helper()
+	var found []string
+	for line := range strings.Lines(policy) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			found = append(found, line)
+		}
+	}
+	if len(found) < 4 {
+		t.Fatalf("only these rules: %q", found)
+	}
+	return found
+}
+
+// TestPolicy: with ACLs on and everything denied, the policy is enough for all
+// that a member does; and without any of its rules, or with one that grants
+// reading alone, the error names the very rule.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { initial_management = "`+root+`"  agent = "`+root+`" } }`)
+	server.authorize(root)
+	all := rules(t, sessions.Policy("pgsidecar", "main", "pg"))
+
+	type variant struct{ name, policy, missing string }
+	var variants []variant
+	for i, rule := range all {
+		rest := append(append([]string{}, all[:i]...), all[i+1:]...)
+		variants = append(variants, variant{"without " + rule, strings.Join(rest, "\n"), rule})
+		if read := strings.Replace(rule, `"write"`, `"read"`, 1); read != rule {
+			variants = append(variants, variant{"with " + read, strings.Join(append(rest, read), "\n"), rule})
+		}
+	}
+	for i, v := range append([]variant{{"with all of it", strings.Join(all, "\n"), ""}}, variants...) {
+		t.Run(v.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "token")
+			must(t, os.WriteFile(file, []byte(server.policy(fmt.Sprintf("policy-%d", i), v.policy)), 0o600))
+			o := options(fmt.Sprintf("n%d", i), server.http)
+			o.TokenFile = file
+			err := live(t, o)
+			if v.missing == "" {
+				must(t, err)
+				return
+			}
+			// The error may show the rule with less than the policy grants.
+			named := v.missing[:strings.Index(v.missing, "{")]
+			wantErr(t, err, sessions.ErrPermission, named)
+		})
+	}
+}
+
+// live does once all that a member does with Consul, and returns the first
+// error.
+func live(t *testing.T, o sessions.Options) error {
+	ctx := background(t)
+	n := run(t, o)
+	defer n.stop()
+	// What is wrong is told by an operation or, if it lives in the background,
+	// by the view.
+	until := func(done func(sessions.View) bool) error {
+		v := n.await(t, 10*time.Second, "an end", func(v sessions.View) bool { return v.Err != nil || done(v) })
+		return v.Err
+	}
+	member := o.Member
+	for _, step := range []func() error{
+		func() error {
+			return until(func(v sessions.View) bool { return v.Consul.Session != "" && v.Consul.SeenAt != 0 })
+		},
+		func() error { return n.Commit(ctx, ballot(n, member)) },
+		func() error { return n.PutSettings(ctx, []byte(`{"by":"`+member+`"}`), n.View().SettingsIndex) },
+		func() error { return n.PutHistory(ctx, 1, []byte("{}")) },
+		func() error { _, err := n.History(ctx, 1); return err },
+		func() error { return n.Register(ctx, registration(member, "primary", 5001)) },
+		func() error {
+			return until(func(v sessions.View) bool {
+				return slices.ContainsFunc(v.Members, func(m sessions.Member) bool { return m.Name == member })
+			})
+		},
+		func() error { return n.Evict(ctx, []string{"gone"}) },
+		func() error {
+			change := keep(n, member)
+			change.Lock = ha.LockRelease
+			return n.Commit(ctx, change)
+		},
+		func() error { return n.Deregister(ctx) },
+		func() error { return n.ReleaseSession(context.WithoutCancel(ctx)) },
+		// The last word is the watches': they may lag behind the steps.
+		func() error {
+			err := n.View().Err
+			if errors.Is(err, sessions.ErrNoSession) {
+				return nil // it was released
+			}
+			return err
+		},
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
