@@ -33,6 +33,7 @@ type Conn struct {
 	log  hclog.Logger
 	look session
 	work session
+	slow session // checkpoints: they may take minutes, and nothing else must wait for them
 
 	sync syncState
 
@@ -53,20 +54,21 @@ func New(o Options) (*Conn, error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	c := &Conn{o: o, log: o.Logger}
-	for _, s := range []*session{&c.look, &c.work} {
+	for _, s := range []*session{&c.look, &c.work, &c.slow} {
 		s.connect, s.turn = c.connect, make(chan struct{}, 1)
 	}
 	c.sync.turn = make(chan struct{}, 1)
 	return c, nil
 }
 
-// Close ends both sessions.
+// Close ends all sessions.
 func (c *Conn) Close() {
 	// A second bounds the farewell to a server that does not answer.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	c.look.close(ctx)
 	c.work.close(ctx)
+	c.slow.close(ctx)
 }
 
 // connect opens one connection. Nothing is taken from the environment, and

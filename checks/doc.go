@@ -3,9 +3,10 @@
 // follow, set the synchronous standbys, promote. Its files and its process are
 // package postgres's.
 //
-// A Conn keeps two sessions to the server's socket. Look has one of its own, so
-// that a hung operation does not look like a dead server; all else shares the
-// other, one at a time. Both connect when they are first used and again after
+// A Conn keeps three sessions to the server's socket. Look has one of its own, so
+// that a hung operation does not look like a dead server; so have checkpoints,
+// which may take minutes; all else shares the third, one at a time. They connect
+// when they are first used and again after
 // the server was restarted; every call has its deadline from its context, and a
 // session whose call was cut short is dropped.
 //

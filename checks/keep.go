@@ -46,7 +46,7 @@ func (c *Conn) WriteProbe(ctx context.Context) error {
 // Checkpoint makes a checkpoint: after a promotion, so that pg_rewind from this
 // server is right; before a planned stop, so that the stop is short.
 func (c *Conn) Checkpoint(ctx context.Context) error {
-	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+	err := c.slow.do(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, "checkpoint")
 		return err
 	})
