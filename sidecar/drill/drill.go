@@ -64,10 +64,10 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	}
 	err := r.play(ctx)
 	r.stop()
-	if err != nil {
-		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
+	if err == nil {
+		err = r.close(ctx)
 	}
-	if err := r.close(ctx); err != nil {
+	if err != nil {
 		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
 	}
 	r.report.judge(o.Objective)
@@ -221,8 +221,14 @@ func (r *rehearsal) play(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.waitWhole(ctx)
+	if err := r.waitWhole(ctx); err != nil {
+		r.report.Failures = append(r.report.Failures, fmt.Sprintf("the cluster did not become whole again: %v", err))
+	}
+	return ctx.Err()
 }
+
+// quietTime is how long is measured before the fault.
+const quietTime = time.Second
 
 // warmUp waits until every route takes writes, and casts the parts by who
 // acknowledges them.
@@ -235,7 +241,7 @@ func (r *rehearsal) warmUp(ctx context.Context) error {
 			return fmt.Errorf("%w (errors: %s)", err, inWords(w.Errors()))
 		}
 	}
-	sleep(ctx, 500*time.Millisecond) // the pause before the fault is measured too
+	sleep(ctx, quietTime)
 	reigns := r.primaries.Reigns()
 	last := reigns[len(reigns)-1]
 	r.cast = Cast{Lab: r.Lab, Primary: last.Member}
@@ -323,8 +329,8 @@ func (r *rehearsal) close(ctx context.Context) error {
 		return fmt.Errorf("remove the drill's rows: %w", err)
 	}
 	for _, w := range r.routes {
-		pause := w.Longest(p.Fault)
-		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, Acked: w.Acked(), Errors: w.Errors()})
+		pause, quiet := w.Longest(p.Fault, time.Time{}), w.Longest(p.Fault.Add(-quietTime), p.Fault)
+		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, QuietMs: ms(quiet.Length()), Acked: w.Acked(), Errors: w.Errors()})
 		p.RTOMs = max(p.RTOMs, ms(pause.Length()))
 	}
 	p.Reigns, p.Overlaps = r.primaries.Reigns(), r.primaries.Overlaps()

@@ -57,7 +57,7 @@ func (h *Heartbeat) String() string {
 	rate := float64(n-h.last) / now.Sub(h.at).Seconds()
 	h.last, h.at = n, now
 	return fmt.Sprintf("%.0f writes/s on %s, longest pause in the last minute %d ms", rate, h.Primary(),
-		h.w.Longest(now.Add(-time.Minute)).Length().Milliseconds())
+		h.w.Longest(now.Add(-time.Minute), time.Time{}).Length().Milliseconds())
 }
 
 // DNS returns what Consul's DNS says now.

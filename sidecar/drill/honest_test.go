@@ -87,9 +87,12 @@ func TestPlantedPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	writing(t, w, 200)
-	pause := w.Longest(before)
+	pause := w.Longest(before, time.Time{})
 	if pause.Length() < planted || pause.Length() > held+150*time.Millisecond {
 		t.Errorf("a pause of %v was planted, %v was found", held, pause.Length())
+	}
+	if quiet := w.Longest(time.Time{}, before); quiet.Length() >= planted {
+		t.Errorf("before it was planted, a pause of %v was found", quiet.Length())
 	}
 	if pause.Open || pause.From.After(locked.Add(20*time.Millisecond)) {
 		t.Errorf("the pause is at %+v, planted at %v", pause, locked)
@@ -104,11 +107,11 @@ func TestPauseWithoutEnd(t *testing.T) {
 	w := &drill.Writer{Route: nowhere, Run: 9}
 	w.Start()
 	<-time.After(200 * time.Millisecond)
-	if p := w.Longest(time.Time{}); !p.Open || p.Length() < 190*time.Millisecond {
+	if p := w.Longest(time.Time{}, time.Time{}); !p.Open || p.Length() < 190*time.Millisecond {
 		t.Errorf("writes never began, and the pause is %+v", p)
 	}
 	w.Stop()
-	if p := w.Longest(time.Time{}); !p.Open || p.Length() < 190*time.Millisecond {
+	if p := w.Longest(time.Time{}, time.Time{}); !p.Open || p.Length() < 190*time.Millisecond {
 		t.Errorf("writes never began, and after the stop the pause is %+v", p)
 	}
 	if n := w.Errors()["connection refused"]; n < 10 {

@@ -258,18 +258,18 @@ func (w *Writer) waitFor(ctx context.Context, done func() bool) error {
 	}
 }
 
-// Longest returns the longest pause that ended after a moment (the zero moment:
-// of all), also one that still goes on.
-func (w *Writer) Longest(after time.Time) Pause {
+// Longest returns the longest pause that ended after from, and not after to. The
+// zero to is no limit, and then a pause that still goes on counts too.
+func (w *Writer) Longest(from, to time.Time) Pause {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var longest Pause
 	all := w.pauses
-	if w.stopped.IsZero() {
+	if w.stopped.IsZero() && to.IsZero() {
 		all = append(slices.Clone(all), Pause{From: w.last, To: time.Now(), Open: true})
 	}
 	for _, p := range all {
-		if p.To.After(after) && p.Length() > longest.Length() {
+		if p.To.After(from) && (to.IsZero() || !p.To.After(to)) && p.Length() > longest.Length() {
 			longest = p
 		}
 	}
