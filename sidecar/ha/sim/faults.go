@@ -171,13 +171,14 @@ func (w *World) drawCoup(t int64) {
 	r := &w.rnd
 	end := [...]point{pointFence, pointFence, pointPromote}[r.below(3)]
 	w.faults = append(w.faults,
-		fault{at: t, kind: pauseSidecar, lasts: r.between(2500*milli, 6*second), target: theLeader},
-		fault{at: t + r.between(500*milli, 2500*milli), kind: isolate, lasts: 4 * second, target: theLeader, until: end, delay: r.between(0, 20*milli)})
-	if r.chance(600) {
-		w.faults = append(w.faults, fault{at: t, kind: crashServer, lasts: second, point: pointFence, delay: r.between(0, 40*milli), target: theActor})
+		fault{at: t + r.between(0, 500*milli), kind: pauseSidecar, lasts: r.between(4*second, 8*second), target: theLeader},
+		fault{at: t, kind: isolate, lasts: 6 * second, target: theLeader, until: end, delay: r.between(0, 20*milli)})
+	if v := int8(r.below(w.n)); r.chance(500) {
+		w.faults = append(w.faults, fault{at: t, kind: crashServer, lasts: second, point: pointFence, delay: r.between(10*milli, 60*milli), target: v},
+			fault{at: t, kind: pauseSidecar, lasts: r.between(500*milli, 3*second), point: pointStart, delay: r.between(0, 15*milli), target: v})
 	}
-	if r.chance(500) {
-		w.faults = append(w.faults, fault{at: t, kind: pauseSidecar, lasts: r.between(10*milli, 2*second), point: pointPromote, delay: r.between(0, 3*milli), target: theActor})
+	if r.chance(600) {
+		w.faults = append(w.faults, fault{at: t, kind: pauseSidecar, lasts: r.between(200*milli, 2*second), point: pointPromote, delay: r.between(0, 2*milli), target: int8(r.below(w.n))})
 	}
 }
 

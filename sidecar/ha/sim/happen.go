@@ -40,6 +40,9 @@ func (w *World) toSidecar(e *event) {
 		return
 	}
 	if t := w.resumesAt(m); t != 0 {
+		if e.kind == evOp && b.op.id == e.epoch {
+			w.proceed(m)
+		}
 		w.later(e, t)
 		return
 	}

@@ -126,6 +126,8 @@ func (w *World) opStart(m int) {
 			long = w.odd.between(300*milli, 3*second)
 		}
 		w.nextStage(m, long)
+	case s.epoch == b.op.running && s.run == up:
+		w.done(m, false)
 	case s.epoch != b.op.running || s.run != starting:
 		w.done(m, true)
 	default:
@@ -266,10 +268,9 @@ func (w *World) takesEffect(m int, a *ha.Action) bool {
 			w.renewSenders(m)
 		}
 	case ha.Promote:
-		if !s.inRecovery {
-			return false
+		if s.inRecovery {
+			w.promoted(m, a)
 		}
-		w.promoted(m, a)
 	case ha.Unhide:
 		if s.hidden {
 			s.hidden = false
@@ -289,6 +290,22 @@ func (w *World) renewSenders(m int) {
 			w.hangUp(m, j, x.stream)
 			*x = walsender{}
 		}
+	}
+}
+
+// proceed is what the server does by itself while the sidecar that asked for it
+// stands still.
+func (w *World) proceed(m int) {
+	b := &w.members[m]
+	s, a := &b.server, &b.op.action
+	if !b.op.issued || b.op.stage == 0 || s.epoch != b.op.running || !w.serverRuns(m) {
+		return
+	}
+	switch {
+	case a.Kind == ha.Start && s.run == starting:
+		w.ready(m, a.Primary, a.Hidden)
+	case a.Kind == ha.Promote && s.run == up && s.inRecovery:
+		w.promoted(m, a)
 	}
 }
 
