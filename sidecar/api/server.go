@@ -127,7 +127,9 @@ func (s *Server) scheme() string {
 // Listen opens the port and returns its address. Run does it if it was not
 // done. From here on connections are accepted by the kernel, and wait for Run.
 func (s *Server) Listen(ctx context.Context) (net.Addr, error) {
-	var config net.ListenConfig
+	// No keep-alive: idle connections are closed here, streams have their own
+	// time-outs, and a health check is spared five system calls.
+	config := net.ListenConfig{KeepAlive: -1}
 	l, err := config.Listen(ctx, "tcp", s.listen)
 	if err != nil {
 		return nil, fmt.Errorf("open api: %w", err)
