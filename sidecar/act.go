@@ -210,6 +210,8 @@ func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 		b.Server = ha.NoAction
 	}
 	switch {
+	case err == nil && a.Kind == ha.Start:
+		// Whether it comes up is yet to be seen.
 	case err == nil:
 		if b.FailedKind == a.Kind || a.Kind == ha.Clone || a.Kind == ha.Rewind || a.Kind == ha.Init {
 			b.FailedAt, b.FailedKind, b.Failures = 0, ha.NoAction, 0

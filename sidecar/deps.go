@@ -169,6 +169,9 @@ type Server interface {
 	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
 	Unhide(ctx context.Context) error
 	Checkpoint(ctx context.Context) error
+	// Diagnose says why the server ended before it was ready: its last severe
+	// words, and whether its data is damaged, so that only a new clone can help.
+	Diagnose() (words string, damaged bool)
 	// Upkeep makes roles and replication slots for the members. Founded: the
 	// record of the cluster names this server.
 	Upkeep(ctx context.Context, members []string, founded bool) error

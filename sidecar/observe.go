@@ -56,19 +56,40 @@ func (s *Sidecar) guardChanged() {
 	v := &s.server
 	v.Process, v.StartedAt, v.ExitedAt, v.Armed, v.LeaseUntil = g.Process, g.StartedAt, g.ExitedAt, g.Armed, g.LeaseUntil
 	died := was == ha.ProcessRunning && g.Process == ha.ProcessStopped
+	answered := v.SeenAt != 0
 	if died {
 		forgetSQL(v)
 		v.CleanStop = false
 	}
-	expected := s.busy.Server != ha.NoAction
+	expected := s.busy.Server == ha.Stop || s.busy.Server == ha.Clone || s.busy.Server == ha.Rewind
 	s.mu.Unlock()
 	if died && !expected {
-		s.log.Error("postgres exited", "status", g.Exit)
+		s.exited(g, answered)
 	}
 	s.notify()
 	if was != g.Process {
 		s.lookNow()
 	}
+}
+
+// exited notes an exit that nobody asked for. A server that ended before it was
+// ready has failed to start, and is not started again at once.
+func (s *Sidecar) exited(g GuardStatus, answered bool) {
+	if answered {
+		s.log.Error("postgres exited", "status", g.Exit)
+		return
+	}
+	words, damaged := s.opts.Server.Diagnose()
+	s.log.Error("postgres ended before it was ready", "status", g.Exit, "reason", words, "data_damaged", damaged)
+	s.mu.Lock()
+	b := &s.busy
+	if b.FailedKind != ha.Start {
+		b.Failures = 0
+	}
+	b.FailedAt, b.FailedKind, b.Damaged = s.opts.Now(), ha.Start, damaged
+	b.Failures++
+	s.server.Problem = words
+	s.mu.Unlock()
 }
 
 // forgetSQL drops what was known by SQL of a server that runs no more.
@@ -199,6 +220,9 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 		s.log.Info("the server answers again")
 	}
 	w.SeenAt, w.FailingSince = now, 0
+	if s.busy.FailedKind == ha.Start {
+		s.busy.FailedAt, s.busy.FailedKind, s.busy.Failures = 0, ha.NoAction, 0 // it did come up
+	}
 	w.InRecovery, w.Receiving, w.Upstream, w.Position = v.InRecovery, v.Receiving, v.Upstream, v.Position
 	w.Settled = v.Settled
 	w.Hidden, w.Sync, w.SyncUnsure, w.PendingRestart = v.Hidden, v.Sync, false, v.PendingRestart

@@ -55,8 +55,9 @@ func (d *decision) startStandby() {
 		d.block(Block{What: "the server is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"})
 		return
 	}
-	// Without a leader the data is not given up: this member's vote may be needed.
-	if d.gaveUp(Start) && d.leaderPeer() != nil {
+	// Data is given up only if it is damaged (a port in use passes), and not
+	// without a leader: this member's vote may be needed.
+	if d.gaveUp(Start) && d.o.Busy.Damaged && d.leaderPeer() != nil {
 		d.clone("the server does not start as a standby")
 		return
 	}

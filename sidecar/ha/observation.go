@@ -212,6 +212,8 @@ type Busy struct {
 	FailedAt   Instant
 	FailedKind ActionKind
 	Failures   int
+	// Damaged: the last failure of kind Start came from damaged data.
+	Damaged bool
 	// Doubt is the index of the record that a transaction expected whose outcome
 	// is not known. While the record still has it the transaction may yet be
 	// applied. Zero: there is none.
