@@ -12,9 +12,9 @@ func (w *World) opFiles(m int) {
 	b := &w.members[m]
 	s, a := &b.server, &b.op.action
 	if a.Kind == ha.Discard {
-		if s.data == ha.DataHalfMade {
+		if s.data == ha.DataHalfMade || s.founding && s.run == stopped {
 			w.wipe(s)
-			s.data, s.half = ha.DataAbsent, false
+			s.data, s.half, s.founding = ha.DataAbsent, false, false
 		}
 		w.done(m, false)
 		return
@@ -30,6 +30,7 @@ func (w *World) opFiles(m int) {
 		s.systemID = "system-" + strconv.FormatUint(w.records, 10)
 		s.log = append(s.log[:0], uint64(1)<<40|w.records)
 		s.standby, s.clean, s.onTLI = false, true, true
+		s.founding = true
 	case ha.Clone:
 		if !w.source(m, from) {
 			w.done(m, true)

@@ -14,6 +14,9 @@ func (w *World) observe(m int) ha.Observation {
 			Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
 		},
 	}
+	if v := &b.server; v.founding && s.consul.Record.SystemID == v.systemID && s.consul.Record.Phase != ha.PhaseBootstrap {
+		v.founding = false
+	}
 	o.Policy.NoFailover, o.Policy.NoSync, o.Policy.Priority = s.tags.NoFailover, s.tags.NoSync, s.tags.Priority
 	o.Announced = s.announcedNow
 	o.Server = w.seen(m)
@@ -29,6 +32,8 @@ func (w *World) seen(m int) ha.Server {
 	f.DataDir, f.SystemID = v.data, v.systemID
 	f.StartedAt, f.ExitedAt = v.startedAt, v.exitedAt
 	f.Promise, f.Fenced = v.promise, v.fenced
+	f.SyncUnsure = s.syncUnsure
+	f.Founding = v.founding
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
 	if f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10 {
@@ -70,6 +75,12 @@ func (w *World) lookNow(m int) {
 			s.seen.failing = now
 		}
 		return
+	}
+	if kind := b.op.busy(s.epoch); kind == ha.NoAction || kind == ha.Unhide {
+		s.syncUnsure = false
+	}
+	if s.failed == ha.Start {
+		s.failedAt, s.failed, s.failures = 0, ha.NoAction, 0 // it did come up
 	}
 	k := &s.seen
 	k.at, k.failing, k.life = now, 0, v.epoch

@@ -29,6 +29,9 @@ func (w *World) beginOp(m int, a *ha.Action) {
 	if a.Kind == b.sidecar.pending.Kind {
 		b.sidecar.pending, b.sidecar.checking = ha.Action{}, false
 	}
+	if a.Kind == ha.SetSync || a.Sync.K > 0 {
+		b.sidecar.syncUnsure = true
+	}
 	w.poke(pointOf(a.Kind), m)
 	if b.op.id != 0 {
 		w.nextStage(m, w.odd.between(100*micro, 2*milli))
@@ -65,7 +68,7 @@ func (w *World) done(m int, failed bool) {
 			s.failures = 1
 		}
 		s.failedAt, s.failed = b.read(w.now), k
-	} else if s.failed == k {
+	} else if s.failed == k || k == ha.Clone || k == ha.Rewind || k == ha.Init {
 		s.failedAt, s.failed, s.failures = 0, ha.NoAction, 0
 	}
 	w.lookNow(m)
@@ -249,7 +252,7 @@ func (w *World) opSQL(m int) {
 				d = w.odd.between(150*milli, 3*second)
 			}
 		}
-		b.op.issued = a.Kind == ha.Promote
+		b.op.issued = a.Kind == ha.Promote || a.Kind == ha.SetSync
 		w.nextStage(m, d)
 		return
 	}
@@ -324,7 +327,7 @@ func (w *World) lateEffect(m int, running uint32) {
 		}
 	case ha.Stop:
 		w.crash(m)
-	case ha.Promote:
+	case ha.Promote, ha.SetSync:
 		if s.run == up {
 			w.takesEffect(m, a)
 		}

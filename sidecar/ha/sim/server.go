@@ -18,6 +18,7 @@ type server struct {
 	// On disk.
 	data     ha.DataDir
 	half     bool // the files are not a whole server, whatever a marker says
+	founding bool // made by Init, and no record names it yet
 	systemID string
 	log      []uint64 // ids of records; the first flushed of them survive a crash
 	flushed  int

@@ -33,6 +33,7 @@ type sidecar struct {
 	checking      bool
 	checkpointing bool
 	check         uint32 // which check is under way
+	syncUnsure    bool   // a change of the setting was begun, and no look since says what it is
 	failedAt      ha.Instant
 	failed        ha.ActionKind
 	failures      int
