@@ -53,6 +53,7 @@ type HAProxy struct {
 	current *Topology // nil: nothing known, the checks decide
 	pending bool      // current has not been sent yet
 	status  HAProxyStatus
+	told    string // what was last logged of the primary
 }
 
 // HAProxyStatus is how it goes with one HAProxy.
@@ -162,7 +163,10 @@ func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 	r := h.route(*t)
 	roles, ends := r.commands(h.closed)
 	h.closed = nil // until it is known to have worked
-	err := errors.Join(h.api.run(ctx, roles), h.api.run(ctx, ends))
+	start := time.Now()
+	err := h.api.run(ctx, roles)
+	took := time.Since(start)
+	err = errors.Join(err, h.api.run(ctx, ends))
 	if err == nil {
 		h.closed = slices.DeleteFunc(r.members, func(m string) bool { return m == r.primary })
 	}
@@ -170,6 +174,10 @@ func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 	defer h.mu.Unlock()
 	if err != nil {
 		h.status.Error, h.status.ErrorAt = err.Error(), time.Now()
+	}
+	if state := fmt.Sprint(t.Term, r.primary, r.held); err == nil && state != h.told {
+		h.told = state
+		h.log.Info("haproxy switched", "term", t.Term, "primary", r.primary, "held", r.held, "replicas", len(r.reads), "took", took)
 	}
 	if err == nil || errors.Is(err, ErrRuntime) {
 		h.pending = h.pending && h.current != t // a newer one may have come
