@@ -1,0 +1,96 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Control does what the changes ask for. Each method returns the text of the
+// answer, or a *Refusal with its status; any other error is answered with 503
+// and its text, which must hold no secret.
+//
+// ctx ends when the client has gone or its time is over. It ends the waiting,
+// never what was begun.
+type Control interface {
+	// Switchover hands over to the candidate (empty: the best), and returns the
+	// name of the new leader. With a time it is only noted, and the name empty.
+	Switchover(ctx context.Context, req Switchover) (leader string, err error)
+	// CancelSwitchover forgets a planned switchover; a Refusal with 404: there is none.
+	CancelSwitchover(ctx context.Context) error
+	// Failover makes the candidate lead although the leader may not be there to
+	// hand over, and returns the name of the new leader.
+	Failover(ctx context.Context, req Failover) (leader string, err error)
+	// Restart restarts this member's server, or notes when to.
+	Restart(ctx context.Context, req Restart) error
+	// CancelRestart forgets a planned restart; a Refusal with 404: there is none.
+	CancelRestart(ctx context.Context) error
+	// Reinitialize begins a new clone of this member's server.
+	Reinitialize(ctx context.Context, req Reinitialize) error
+	// Reload reads this member's configuration again.
+	Reload(ctx context.Context) error
+	// Pause and Resume begin and end maintenance.
+	Pause(ctx context.Context, req Pause) error
+	Resume(ctx context.Context, req Resume) error
+	// PatchConfig merges into the cluster-wide settings (RFC 7396: null removes),
+	// or replaces them, and returns them as stored.
+	PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error)
+}
+
+// Switchover asks for a planned handover. Leader is who must lead now.
+type Switchover struct {
+	Leader    string
+	Candidate string    // empty: the best
+	At        time.Time // zero: now
+}
+
+// Failover asks for a new leader.
+type Failover struct {
+	Candidate string
+	// AcceptDataLoss goes on without the votes that safety asks for (S3).
+	AcceptDataLoss bool
+}
+
+// Restart asks for a restart of the server, if the conditions hold.
+type Restart struct {
+	At              time.Time     // zero: now
+	Role            string        // only if the member is primary or replica; empty: either
+	PostgresVersion string        // only if the server is older, like "15.2"
+	Pending         bool          // only if a restart is pending
+	Timeout         time.Duration // zero: none
+}
+
+// Reinitialize asks for a new clone.
+type Reinitialize struct {
+	Force bool   // cancel what is under way
+	From  string // a member; empty: chosen
+	// FromLeader clones from the leader.
+	FromLeader bool
+}
+
+// Pause asks for maintenance.
+type Pause struct {
+	For     time.Duration // zero: until it is resumed
+	Members []string      // empty: all
+	Reason  string
+}
+
+// Resume ends maintenance.
+type Resume struct {
+	Members []string // empty: all
+}
+
+// Refusal is an error with the status of its answer.
+type Refusal struct {
+	Status int
+	Text   string
+}
+
+// Error returns the text.
+func (r *Refusal) Error() string { return r.Text }
+
+// Refuse returns a Refusal.
+func Refuse(status int, format string, args ...any) error {
+	return &Refusal{Status: status, Text: fmt.Sprintf(format, args...)}
+}

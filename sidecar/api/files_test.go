@@ -1,0 +1,172 @@
+package api_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// TestFilesNameWhatIsExported: each metric, and each value of a label, that the
+// alert rules and the dashboard ask for is one that a member exports.
+func TestFilesNameWhatIsExported(t *testing.T) {
+	text := allMetrics(t)
+	exported := func(name, selector string) bool {
+		for line := range strings.Lines(text) {
+			if rest, ok := strings.CutPrefix(line, name); ok && strings.ContainsAny(rest[:1], "{ ") && strings.Contains(line, selector) {
+				return true
+			}
+		}
+		return false
+	}
+	reference := regexp.MustCompile(`(pgsidecar_[a-z_]+)(?:\{(\w+="\w+")\})?`)
+	for name, file := range map[string]string{"alerts.yml": api.Alerts(), "grafana.json": strings.ReplaceAll(api.Dashboard(), `\"`, `"`)} {
+		found := reference.FindAllStringSubmatch(file, -1)
+		if len(found) < 15 {
+			t.Errorf("%s: only %d metrics", name, len(found))
+		}
+		for _, m := range found {
+			if !exported(m[1], m[2]) {
+				t.Errorf("%s: nothing like %s is exported", name, m[0])
+			}
+		}
+	}
+	if exported("pgsidecar_nonsense", "") || exported("pgsidecar_primar", "") || exported("pgsidecar_lag_bytes", `kind="flushed"`) {
+		t.Error("a metric that does not exist is found")
+	}
+}
+
+// allMetrics is what a member exports once everything has happened that it
+// counts.
+func allMetrics(t *testing.T) string {
+	t.Helper()
+	r := api.NewRecorder()
+	failure := errors.New("x")
+	r.ConsulRequest("commit", time.Millisecond, failure)
+	r.FailoverPhase("promoted", time.Millisecond)
+	r.LeaderChange("failover")
+	r.Action("promote", time.Millisecond, failure)
+	r.Check("look", failure)
+	r.Template("haproxy", failure)
+	v := viewOf("n1")
+	v.State.Blocks = []ha.Block{{What: "commits wait", Missing: "n2", Since: start - second}}
+	b := newBench(t, v, func(o *api.Options) { o.Recorder = r })
+	b.ask(http.MethodPost, "/pause") // without a token
+	return b.ask(http.MethodGet, "/metrics").Body.String()
+}
+
+// dashboard is what of a Grafana dashboard is checked.
+type dashboard struct {
+	Title       string
+	Annotations struct{ List []struct{ Expr string } }
+	Panels      []struct {
+		ID          int
+		Title       string
+		Description string
+		Targets     []struct{ Expr string }
+	}
+}
+
+func readDashboard(t *testing.T) dashboard {
+	t.Helper()
+	var d dashboard
+	if err := json.Unmarshal([]byte(api.Dashboard()), &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestDashboard: it can be read, no two panels are one, and each says what it
+// shows.
+func TestDashboard(t *testing.T) {
+	var ids []int
+	for _, p := range readDashboard(t).Panels {
+		if slices.Contains(ids, p.ID) {
+			t.Errorf("panel %q: another has its id", p.Title)
+		}
+		ids = append(ids, p.ID)
+		if p.Title == "" || p.Description == "" || len(p.Targets) == 0 {
+			t.Errorf("panel %d %q lacks a title, a description or a query", p.ID, p.Title)
+		}
+	}
+}
+
+// TestAlertsSayWhatToDo: each rule has what a person woken by it needs.
+func TestAlertsSayWhatToDo(t *testing.T) {
+	for i, rule := range strings.Split(api.Alerts(), "- alert: ")[1:] {
+		name, _, _ := strings.Cut(rule, "\n")
+		for _, part := range []string{"expr: ", "severity: ", "summary: ", "description: "} {
+			if strings.Count(rule, part) != 1 {
+				t.Errorf("rule %d, %s: no %q", i, name, part)
+			}
+		}
+		if !strings.Contains(rule, "pgsidecar ") && !strings.Contains(rule, "curl ") && !strings.Contains(rule, "Look ") && !strings.Contains(rule, "log ") {
+			t.Errorf("rule %s names nothing to type or to look at", name)
+		}
+	}
+}
+
+// TestPromtool has Prometheus's own tool read the rules and the dashboard's
+// queries, and see that the rules fire when they must and only then.
+func TestPromtool(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not on PATH; on Debian: apt-get install prometheus (96 MB)")
+	}
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	test, err := os.ReadFile("testdata/alerts_test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("alerts.yml", api.Alerts())
+	write("alerts_test.yml", string(test))
+	write("queries.yml", queries(t))
+	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"check", "rules", "queries.yml"}, {"test", "rules", "alerts_test.yml"}} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// queries writes the dashboard's queries as recording rules, which promtool
+// can check.
+func queries(t *testing.T) string {
+	d := readDashboard(t)
+	var exprs []string
+	for _, a := range d.Annotations.List {
+		exprs = append(exprs, a.Expr)
+	}
+	for _, p := range d.Panels {
+		for _, target := range p.Targets {
+			exprs = append(exprs, target.Expr)
+		}
+	}
+	var b strings.Builder
+	b.WriteString("groups:\n- name: dashboard\n  rules:\n")
+	for i, e := range exprs {
+		quoted, err := json.Marshal(strings.ReplaceAll(e, "$__rate_interval", "1m"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "  - {record: 'panel:%d', expr: %s}\n", i, quoted)
+	}
+	return b.String()
+}
