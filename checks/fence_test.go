@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -101,9 +102,9 @@ func TestGateHoldsWithoutTheSetting(t *testing.T) {
 	r.follow(p)
 	r.streaming()
 	r.shut()
-	pid := r.value("select pid from pg_stat_wal_receiver")
-	r.exec("select 1") // the server is up
-	kill(t, pid)
+	pid, err := strconv.Atoi(r.value("select pid from pg_stat_wal_receiver"))
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGTERM))
 	poll(t, 5*time.Second, "the walreceiver to end", func() bool {
 		return r.value("select count(*) from pg_stat_wal_receiver") == "0"
 	})
@@ -118,15 +119,6 @@ func TestGateHoldsWithoutTheSetting(t *testing.T) {
 	poll(t, 5*time.Second, "the table", func() bool {
 		return r.lsn("pg_last_wal_replay_lsn()") >= p.lsn("pg_current_wal_flush_lsn()")
 	})
-}
-
-func kill(t *testing.T, pid string) {
-	t.Helper()
-	var n int
-	for _, d := range pid {
-		n = n*10 + int(d-'0')
-	}
-	must(t, syscall.Kill(n, syscall.SIGTERM))
 }
 
 // After a restart a standby has received nothing in this life: its vote is where
@@ -151,31 +143,45 @@ func TestFenceAfterRestart(t *testing.T) {
 	}
 }
 
-// A standby whose replay stands still with log before it to read cannot vote
-// before it has read it, and says so.
-func TestFenceUnsettled(t *testing.T) {
+// A standby whose replay is paused votes for what it has received, and not for
+// what it has replayed.
+func TestFenceWhilePaused(t *testing.T) {
 	p := primary(t, "n1")
 	r := p.standby("n2")
 	r.follow(p)
 	r.streaming()
-	p.exec("create table t (n int)")
-	end := p.lsn("pg_current_wal_flush_lsn()")
-	poll(t, 10*time.Second, "replay", func() bool { return r.lsn("pg_last_wal_replay_lsn()") >= end })
 	r.exec("select pg_wal_replay_pause()")
-	poll(t, 5*time.Second, "the pause", func() bool {
-		return r.value("pg_get_wal_replay_pause_state()") == "paused" ||
-			func() bool { p.exec("insert into t values (1)"); return false }()
-	})
-	p.exec("insert into t select generate_series(1, 100)")
-	end = p.lsn("pg_current_wal_flush_lsn()")
+	p.exec("create table t as select generate_series(1, 100)")
+	end := p.lsn("pg_current_wal_flush_lsn()")
 	poll(t, 10*time.Second, "the log to be received", func() bool { return r.lsn("pg_last_wal_receive_lsn()") >= end })
-	// It was received in this life, so it votes for what it will replay.
 	r.shut()
 	at, err := r.conn.Fence(within(t, 5*time.Second), ha.SyncSetting{})
 	must(t, err)
-	if at.LSN < end {
+	if at.LSN < end || r.lsn("pg_last_wal_replay_lsn()") >= end {
 		t.Fatalf("paused standby voted %s, received %s", at.LSN, end)
 	}
+}
+
+// A walreceiver that is stopped (SIGSTOP) may still have something to flush:
+// there is no vote while it is there.
+func TestFenceWaitsForAWalreceiverThatSleeps(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	pid, err := strconv.Atoi(r.value("select pid from pg_stat_wal_receiver"))
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	r.shut()
+	for range 2 {
+		if at, err := r.conn.Fence(within(t, 500*time.Millisecond), ha.SyncSetting{}); !errors.Is(err, checks.ErrUnsettled) {
+			t.Fatalf("fenced at %s, %v", at, err)
+		}
+	}
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
+	_, err = r.conn.Fence(within(t, 10*time.Second), ha.SyncSetting{})
+	must(t, err)
 }
 
 func TestFenceRefusesAPrimary(t *testing.T) {

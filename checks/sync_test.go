@@ -86,7 +86,7 @@ func TestSetSyncSeesAWalsenderThatSleeps(t *testing.T) {
 	must(t, err)
 	must(t, syscall.Kill(pid, syscall.SIGSTOP))
 	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
-	for _, set := range []ha.SyncSetting{{K: 2, Names: names("n2", "n3")}, {K: 1, Names: names("n3")}} {
+	for _, set := range []ha.SyncSetting{{K: 1, Names: names("n3")}, {K: 2, Names: names("n2", "n3")}} {
 		_, err = p.conn.SetSync(within(t, 300*time.Millisecond), set)
 		if !errors.Is(err, checks.ErrUnproved) {
 			t.Fatalf("%+v with a sleeping walsender: %v", set, err)

@@ -61,8 +61,15 @@ func TestLife(t *testing.T) {
 		"-e", lost.String(), "-q").CombinedOutput(); err != nil {
 		t.Errorf("what was kept aside up to %s cannot be read: %v %s", lost, err, out)
 	}
+	if f := a.inspect(); f.WasPrimary || f.CleanStop || f.Data != ha.DataPresent {
+		t.Fatalf("rewound: %+v", f)
+	}
+	must(t, a.Admit("n9")) // of an earlier life
 	must(t, a.Start(soon(t), StartOptions{}))
 	a.up()
+	if !a.inspect().Shut || a.sql("show primary_conninfo") != "" || a.sql("show synchronous_standby_names") != frozen {
+		t.Fatal("a standby was started that may receive or acknowledge")
+	}
 	a.follow(b)
 	a.caughtUp(b)
 	if got := a.sql("select count(*) from t") + " " + a.sql("select min(n) from t"); got != "1001 -1" {
