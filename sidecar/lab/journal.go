@@ -22,9 +22,6 @@ type entry struct {
 	// Started is the process's start time in clock ticks since boot
 	// (proc(5), stat, field 22): with the pid it names one process for good.
 	Started uint64 `json:"started,omitempty"`
-	// Data is a PostgreSQL data directory; Bin where its programs are.
-	Data string `json:"data,omitempty"`
-	Bin  string `json:"bin,omitempty"`
 }
 
 // The kinds of journal entries.
@@ -32,7 +29,6 @@ const (
 	madeLab       = "lab"
 	madeNamespace = "namespace"
 	madeProcess   = "process"
-	madeData      = "data"
 	ownedBy       = "owner"    // the process that shows this lab and removes it at its end
 	detached      = "detached" // nobody does
 )
