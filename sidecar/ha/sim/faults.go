@@ -149,7 +149,7 @@ func (w *World) drawFaults() {
 				f.delay = r.between(0, 60*milli)
 			}
 		}
-		if r.chance(60) {
+		if r.chance(110) {
 			w.drawCoup(t)
 			continue
 		}
@@ -173,7 +173,7 @@ func (w *World) drawCoup(t int64) {
 	w.faults = append(w.faults,
 		fault{at: t + r.between(0, 500*milli), kind: pauseSidecar, lasts: r.between(4*second, 8*second), target: theLeader},
 		fault{at: t, kind: isolate, lasts: 6 * second, target: theLeader, until: end, delay: r.between(0, 20*milli)})
-	if v := int8(r.below(w.n)); r.chance(500) {
+	if v := int8(r.below(w.n)); r.chance(700) {
 		w.faults = append(w.faults, fault{at: t, kind: crashServer, lasts: second, point: pointFence, delay: r.between(10*milli, 60*milli), target: v},
 			fault{at: t, kind: pauseSidecar, lasts: r.between(500*milli, 3*second), point: pointStart, delay: r.between(0, 15*milli), target: v})
 	}

@@ -236,6 +236,9 @@ func (w *World) found() {
 		w.launch(m)
 		w.ready(m, m == 0, false)
 	}
+	for m := 1; m < w.n; m++ {
+		w.connect(m)
+	}
 	session := w.newSession(0)
 	c.index += 2
 	c.lock = ha.Lock{Holder: names[0], Session: session, Index: c.index}

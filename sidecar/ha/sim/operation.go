@@ -48,7 +48,7 @@ func (w *World) nextStage(m int, d int64) {
 func (w *World) abandon(m int) {
 	b := &w.members[m]
 	o := &b.op
-	if o.id != 0 && o.issued && (o.action.Kind == ha.Start || w.odd.chance(600)) {
+	if o.id != 0 && o.issued && (o.action.Kind == ha.Start || o.action.Kind == ha.Stop || w.odd.chance(600)) {
 		b.late = o.action
 		w.push(w.slow(m, w.odd.between(milli, 400*milli)), event{kind: evLate, m: int8(m), epoch: o.running})
 	}
