@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-//go:embed files/*.tmpl
+//go:embed files/*.tmpl files/consul-template
 var builtin embed.FS
 
 // Page is what a template is executed with: the topology's fields stand beside
@@ -70,6 +70,31 @@ func BuiltinText(name string) (string, error) {
 	b, err := builtin.ReadFile("files/" + name + ".tmpl")
 	if err != nil {
 		return "", fmt.Errorf("built-in template %q (there are %s): %w", name, strings.Join(Builtin(), ", "), fs.ErrNotExist)
+	}
+	return string(b), nil
+}
+
+// ForConsulTemplate lists the files that give the same routing to those who run
+// HashiCorp's consul-template, or Nomad's template blocks, instead of this
+// program: templates in that program's language, and its configuration.
+func ForConsulTemplate() []string {
+	entries, err := fs.ReadDir(builtin, "files/consul-template")
+	if err != nil {
+		return nil // they are part of the program
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// ForConsulTemplateText returns the text of one of them. It returns an error
+// that is fs.ErrNotExist for a name that ForConsulTemplate does not list.
+func ForConsulTemplateText(name string) (string, error) {
+	b, err := builtin.ReadFile("files/consul-template/" + name)
+	if err != nil {
+		return "", fmt.Errorf("file for consul-template %q (there are %s): %w", name, strings.Join(ForConsulTemplate(), ", "), fs.ErrNotExist)
 	}
 	return string(b), nil
 }

@@ -156,13 +156,18 @@ func (l *proxyLab) must(err error) {
 
 func (l *proxyLab) register(name, tag string, term uint64) {
 	l.t.Helper()
+	l.registerAPI(name, tag, term, l.servers[name].Addr().String())
+}
+
+func (l *proxyLab) registerAPI(name, tag string, term uint64, api string) {
+	l.t.Helper()
 	host, port, err := net.SplitHostPort(l.servers[name].Addr().String())
 	l.must(err)
 	number, err := strconv.Atoi(port)
 	l.must(err)
 	l.must(l.put("/v1/agent/service/register", map[string]any{
 		"ID": "pg-" + name, "Name": "pg", "Tags": []string{tag}, "Address": host, "Port": number,
-		"Meta": map[string]string{"member": name, "api": l.servers[name].Addr().String(), "term": strconv.FormatUint(term, 10)},
+		"Meta": map[string]string{"member": name, "api": api, "term": strconv.FormatUint(term, 10)},
 	}))
 }
 

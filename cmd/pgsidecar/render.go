@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -26,8 +27,14 @@ func newRenderCommand(a *app) *cobra.Command {
 difference to what stands at their destinations. Nothing is written, checked or
 run. Name templates to see only those.
 
+With --builtin, print the text of a template that pgsidecar brings, to begin your
+own with, or of one of the files for consul-template and Nomad.
+
 Exit status: 0 if nothing would change, 3 if something would.`,
 		RunE: func(cmd *cobra.Command, names []string) error {
+			if o.builtin != "" {
+				return printBuiltin(a.stdout, o.builtin)
+			}
 			cfg, err := loadEither(a, o.path)
 			if err != nil {
 				return err
@@ -36,6 +43,7 @@ Exit status: 0 if nothing would change, 3 if something would.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.path, "config", "proxy.hcl", "the proxy's configuration `file`, or a member's")
+	cmd.Flags().StringVar(&o.builtin, "builtin", "", "print the template `name`, or \"list\" for the names")
 	cmd.Flags().BoolVar(&o.whole, "whole", false, "print the whole files, not the difference")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "how long to wait for Consul")
 	return cmd
@@ -46,8 +54,26 @@ const exitDiffers = 3
 
 type renderOptions struct {
 	path    string
+	builtin string
 	whole   bool
 	timeout time.Duration
+}
+
+// printBuiltin prints a file that is part of this program, or their names.
+func printBuiltin(w io.Writer, name string) error {
+	if name == "list" {
+		_, err := fmt.Fprintln(w, strings.Join(append(templates.Builtin(), templates.ForConsulTemplate()...), "\n"))
+		return err
+	}
+	text, err := templates.BuiltinText(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = templates.ForConsulTemplateText(name)
+	}
+	if err != nil {
+		return usage("no template %q; see --builtin list", name)
+	}
+	_, err = io.WriteString(w, text)
+	return err
 }
 
 func (o renderOptions) render(ctx context.Context, a *app, cfg *config.Config, names []string) error {
