@@ -134,6 +134,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newConfigCommand(a),
 		newDrillCommand(a),
 		newFailoverCommand(a),
+		newFilesCommand(a),
 		newGuardCommand(a),
 		newHistoryCommand(a),
 		newLabCommand(a),
