@@ -63,6 +63,14 @@ func (s *Sidecar) note(o ha.Observation) {
 		s.log.Info("member started", "member", o.Self, "process", o.Server.Process == ha.ProcessRunning)
 	}
 	s.noteBlocks()
+	if problem := errText(s.opts.Cluster.View().Err); problem != s.problem {
+		s.problem = problem
+		if problem != "" {
+			s.log.Warn("consul does not do as asked", "error", problem)
+		} else {
+			s.log.Info("consul does as asked again")
+		}
+	}
 }
 
 func (s *Sidecar) noteRole(before ha.Role, o ha.Observation) {

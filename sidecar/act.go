@@ -336,11 +336,15 @@ func (s *Sidecar) stopThen(ctx context.Context, f func() error) error {
 func (s *Sidecar) startServer(ctx context.Context, a ha.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err := s.opts.Server.Start(ctx, Start{Primary: a.Primary, Hidden: a.Hidden, Sync: a.Sync})
+	err := s.opts.Server.Start(ctx, Start{Primary: a.Primary, Hidden: a.Hidden, Sync: a.Sync,
+		From: Source{Member: a.From, Address: a.Address}, Term: a.Term})
 	s.guardChanged()
 	return s.learn(err, func(v *ha.Server) {
 		forgetSQL(v)
 		v.WasPrimary, v.Hidden = a.Primary, a.Hidden
+		if a.From != "" {
+			v.Promise, v.Fenced = max(v.Promise, a.Term), false
+		}
 	})
 }
 

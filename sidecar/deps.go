@@ -130,6 +130,8 @@ type Start struct {
 	Primary bool
 	Hidden  bool // clients are kept out (S9)
 	Sync    ha.SyncSetting
+	From    Source // what a rewound standby receives from at once
+	Term    uint64 // with a source: promised on disk first
 }
 
 // Stop says how the server is to be stopped.

@@ -118,7 +118,7 @@ func (s *Sidecar) inspect(ctx context.Context) {
 	}
 	s.mu.Lock()
 	w := &s.server
-	w.DataDir, w.Problem, w.SystemID, w.WasPrimary, w.Founding = v.DataDir, v.Problem, v.SystemID, v.WasPrimary, v.Founding
+	w.DataDir, w.Problem, w.SystemID, w.WasPrimary, w.Founding, w.Rewound = v.DataDir, v.Problem, v.SystemID, v.WasPrimary, v.Founding, v.Rewound
 	w.Promise, w.Fenced = max(w.Promise, v.Promise), v.Fenced
 	if w.Process == ha.ProcessStopped {
 		w.CleanStop, w.Position = v.CleanStop, v.Position
@@ -170,11 +170,29 @@ func (s *Sidecar) pace() time.Duration {
 	switch {
 	case v.Process == ha.ProcessRunning && v.InRecovery == ha.Unknown:
 		return lookStart
+	case v.Process == ha.ProcessRunning && v.InRecovery == ha.Yes && s.leaderSilent():
+		return lookSoon
 	case v.Process == ha.ProcessRunning && (v.InRecovery == ha.Yes && v.Receiving != ha.Yes ||
 		v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || v.Writable != ha.Yes)):
 		return lookSoon
 	}
 	return lookEvery
+}
+
+// leaderSilent reports whether the leader's heartbeats have stopped coming: what
+// its log says is then to be known soon.
+func (s *Sidecar) leaderSilent() bool {
+	snap := s.Snapshot()
+	if snap == nil {
+		return false
+	}
+	o := &snap.Observation
+	for i := range o.Peers {
+		if p := &o.Peers[i]; p.Member == o.Consul.Record.Leader {
+			return !p.ReceivedAt.Within(o.Policy.FailureTimeout/2, s.opts.Now())
+		}
+	}
+	return false
 }
 
 // look fills in the SQL facts; it returns when the last write probe was made.
@@ -219,7 +237,7 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	if w.FailingSince != 0 {
 		s.log.Info("the server answers again")
 	}
-	w.SeenAt, w.FailingSince = now, 0
+	w.SeenAt, w.FailingSince, w.Rewound = now, 0, ""
 	if s.busy.FailedKind == ha.Start {
 		s.busy.FailedAt, s.busy.FailedKind, s.busy.Failures = 0, ha.NoAction, 0 // it did come up
 	}

@@ -27,6 +27,7 @@ type Sidecar struct {
 	state   ha.State
 	blocks  string
 	members []Instance
+	problem string // Consul's, as last logged
 	kept    string // what the upkeep was last woken for
 
 	mu     sync.Mutex // guards what follows

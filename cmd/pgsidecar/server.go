@@ -31,6 +31,8 @@ type localServer struct {
 	mu     sync.Mutex
 	hidden bool
 	sight  checks.Sight // the last
+	// rewound: the server still needs what its rewind's source has.
+	rewound bool
 }
 
 // lastSight is what was last seen by SQL.
@@ -86,6 +88,10 @@ func (s *localServer) Inspect(ctx context.Context, v *ha.Server) error {
 	}
 	v.DataDir, v.Problem, v.SystemID, v.WasPrimary = f.Data, f.Problem, f.SystemID, f.WasPrimary
 	v.CleanStop, v.Position, v.Promise, v.Fenced, v.Founding = f.CleanStop, f.Position, f.Promise, f.Fenced, f.Founding
+	v.Rewound = f.Rewound
+	s.mu.Lock()
+	s.rewound = f.Rewound != ""
+	s.mu.Unlock()
 	s.setHidden(f.Hidden)
 	return nil
 }
@@ -112,7 +118,12 @@ func (s *localServer) Look(ctx context.Context, v *ha.Server) error {
 	s.mu.Lock()
 	v.Hidden = s.hidden && !sight.InRecovery
 	s.sight = sight
+	rewound := s.rewound
+	s.rewound = false
 	s.mu.Unlock()
+	if rewound {
+		return s.files.Consistent()
+	}
 	return nil
 }
 
@@ -206,7 +217,18 @@ func (s *localServer) Discard(ctx context.Context) error { return s.files.Discar
 
 // Start starts the server.
 func (s *localServer) Start(ctx context.Context, how sidecar.Start) error {
-	err := s.files.Start(ctx, postgres.StartOptions{Primary: how.Primary, Hidden: how.Hidden, Sync: how.Sync})
+	options := postgres.StartOptions{Primary: how.Primary, Hidden: how.Hidden, Sync: how.Sync}
+	if how.From.Member != "" {
+		source, err := sourceOf(how.From)
+		if err != nil {
+			return err
+		}
+		if err := s.files.Promise(how.Term, false); err != nil {
+			return err
+		}
+		options.Upstream = postgres.Upstream{Member: source.Member, ConnInfo: s.conninfo(source), Slot: checks.SlotName(s.config.Member)}
+	}
+	err := s.files.Start(ctx, options)
 	if err == nil {
 		s.setHidden(how.Hidden && how.Primary)
 	}
@@ -270,11 +292,15 @@ func (s *localServer) Follow(ctx context.Context, term uint64, from sidecar.Sour
 	if err := s.files.Admit(from.Member); err != nil {
 		return err
 	}
-	pg := s.config.Postgres
-	return s.sql.Follow(ctx, checks.ConnInfo(checks.Upstream{
-		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: pg.Replication.Name,
+	return s.sql.Follow(ctx, s.conninfo(source), checks.SlotName(s.config.Member), "")
+}
+
+// conninfo is how the server reaches another member's.
+func (s *localServer) conninfo(source postgres.Source) string {
+	return checks.ConnInfo(checks.Upstream{
+		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: s.config.Postgres.Replication.Name,
 		Passfile: s.files.Passfile(), Self: s.config.Member, Timeout: s.config.Failover.FailureTimeout,
-	}), checks.SlotName(s.config.Member), "")
+	})
 }
 
 // SetSync makes the setting.

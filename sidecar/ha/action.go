@@ -12,7 +12,7 @@ const (
 	Init    // make a new data directory (initdb), as the marker allows
 	Clone   // replace the data directory by a copy of From's
 	Rewind  // pg_rewind to From's history, keeping aside what diverged
-	Start   // start the server; Primary says as what, Hidden whether clients stay out
+	Start   // start the server; Primary says as what, Hidden whether clients stay out; From is what a rewound standby receives from at once, with Term promised
 	Stop    // stop it: fast, or Immediate
 	Fence   // promise Term on disk, clear the upstream, see the walreceiver gone (S2)
 	Follow  // promise Term on disk, receive from From

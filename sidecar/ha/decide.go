@@ -38,6 +38,8 @@ func (d *decision) dispatch() {
 	switch {
 	case o.Consul.Broken != "":
 		d.do(Action{Kind: Exit, Code: 1, Why: "the cluster record in Consul cannot be used: " + o.Consul.Broken})
+	case o.Consul.SeenAt == 0 && o.Intent.Shutdown && o.Server.Process != ProcessUnknown:
+		d.leave() // as nothing is known, nothing can be handed over
 	case o.Consul.SeenAt == 0:
 		d.keepTag = true
 		d.block(Block{What: "nothing is decided", Missing: "Consul has not answered yet"})

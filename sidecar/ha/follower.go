@@ -35,6 +35,8 @@ func (d *decision) follow() {
 		d.do(Action{Kind: Stop, Immediate: true, Why: "it may have been told to promote in a term that is over"})
 	case v.InRecovery == Yes:
 		d.attend()
+	case v.Rewound != "" && d.leaderPeer() != nil && d.seen.Leader != v.Rewound:
+		d.clone("another member leads since the rewind")
 	}
 }
 
@@ -61,8 +63,27 @@ func (d *decision) startStandby() {
 		d.clone("the server does not start as a standby")
 		return
 	}
+	if d.o.Server.Rewound != "" {
+		d.startRewound()
+		return
+	}
 	if d.rested(Start) {
 		d.do(Action{Kind: Start, Why: "start as a standby"})
+	}
+}
+
+// startRewound starts a server that was rewound: it must receive from the source
+// of the rewind before it takes connections, so it cannot be asked anything
+// before. If another leads by now, it may never get what it needs.
+func (d *decision) startRewound() {
+	p := d.leaderPeer()
+	switch {
+	case p == nil:
+		d.block(Block{What: "the rewound server is not started", Missing: "a primary that answers, of " + cmpOr(d.seen.Leader, "any member")})
+	case p.Member != d.o.Server.Rewound:
+		d.clone("another member leads since the rewind")
+	case d.o.Server.Promise <= d.seen.Term && d.rested(Start):
+		d.do(Action{Kind: Start, Term: d.seen.Term, From: p.Member, Address: p.Report.Postgres, Why: "start as a standby of the source of the rewind"})
 	}
 }
 

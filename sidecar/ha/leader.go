@@ -140,7 +140,9 @@ func (d *decision) revive() {
 		}
 	}
 	if intent.Shutdown {
-		d.rest()
+		if d.rest(); d.o.Consul.Reachable == No {
+			d.leave() // the lock is not released; its session ends by itself
+		}
 		return
 	}
 	if d.o.Policy.Paused && v.ExitedAt != 0 && !intent.Restart {

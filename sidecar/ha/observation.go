@@ -140,6 +140,9 @@ type Server struct {
 	// SyncUnsure: a change of the setting was begun, and no look since says what
 	// it is.
 	SyncUnsure bool
+	// Rewound names the member whose log this server still needs after a rewind:
+	// until it has received that it takes no connections. Empty: none.
+	Rewound string
 	// Founding: this member made the data directory to found a cluster, and no
 	// record of a founded cluster has named it yet: it never led anything.
 	Founding bool

@@ -292,10 +292,10 @@ func (s *Server) reload(ctx context.Context, set Settings, hidden bool) error {
 
 // ownLines are the settings in postgresql.auto.conf that are ours while the
 // server is stopped; while it runs they are changed by ALTER SYSTEM.
-func ownLines(sync string) [][2]string {
+func ownLines(sync string, up Upstream) [][2]string {
 	return [][2]string{
-		{"primary_conninfo", ""},
-		{"primary_slot_name", ""},
+		{"primary_conninfo", up.ConnInfo},
+		{"primary_slot_name", up.Slot},
 		{"restore_command", ""},
 		{"synchronous_standby_names", sync},
 	}
@@ -303,7 +303,7 @@ func ownLines(sync string) [][2]string {
 
 // writeAuto edits postgresql.auto.conf: ours are set, what would end recovery
 // early is dropped, and all else stays as ALTER SYSTEM wrote it.
-func (s *Server) writeAuto(sync string) error {
+func (s *Server) writeAuto(sync string, up Upstream) error {
 	path := s.data("postgresql.auto.conf")
 	content, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -316,7 +316,7 @@ func (s *Server) writeAuto(sync string) error {
 			b.WriteString(strings.TrimRight(line, "\n") + "\n")
 		}
 	}
-	for _, l := range ownLines(sync) {
+	for _, l := range ownLines(sync, up) {
 		b.WriteString(l[0] + " = " + quoteSetting(l[1]) + "\n")
 	}
 	if b.String() == string(content) {

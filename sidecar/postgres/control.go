@@ -42,6 +42,9 @@ type Facts struct {
 	Hidden  bool   // clients are kept out, as last written
 	// Founding: Init made the server, and Founded was not called yet.
 	Founding bool
+	// Rewound names the member whose log the server needs before it takes
+	// connections, after a rewind; empty: it needs none.
+	Rewound string
 
 	FreeBytes int64 // that the server may still write beside its data
 	Major     int   // version of the data directory; 0: it has none
@@ -54,7 +57,7 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden(), Founding: s.founding()}
+	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden(), Founding: s.founding(), Rewound: s.rewoundFrom()}
 	if f.FreeBytes, err = free(existing(s.o.DataDir)); err != nil {
 		return Facts{}, err
 	}

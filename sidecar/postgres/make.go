@@ -47,9 +47,12 @@ func (s *Server) Init(ctx context.Context) error {
 	if err := s.write(secret, []byte(password+"\n")); err != nil {
 		return err
 	}
-	if _, err := s.program(ctx, "initdb", []string{"-D", s.o.DataDir, "-U", s.o.SuperuserName,
-		"--auth=scram-sha-256", "--pwfile=" + secret, "--encoding=UTF8", "--data-checksums"},
-		runOptions{changes: true}); err != nil {
+	args := []string{"-D", s.o.DataDir, "-U", s.o.SuperuserName,
+		"--auth=scram-sha-256", "--pwfile=" + secret, "--encoding=UTF8", "--data-checksums"}
+	if s.o.WALSegmentMB != 0 {
+		args = append(args, fmt.Sprintf("--wal-segsize=%d", s.o.WALSegmentMB))
+	}
+	if _, err := s.program(ctx, "initdb", args, runOptions{changes: true}); err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(s.o.DataDir)); err != nil {
@@ -126,6 +129,9 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 		if _, err := s.keepAside(ctx, from, nil); err != nil {
 			return err
 		}
+	}
+	if err := s.Consistent(); err != nil { // what a rewind left open is void now
+		return err
 	}
 	if err := s.mark(m); err != nil {
 		return err

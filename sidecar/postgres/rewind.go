@@ -56,6 +56,9 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 		if _, err := s.pgRewind(ctx, from); err != nil {
 			return r, err
 		}
+		if err := s.write(s.state("rewound"), []byte(`{"from":`+strconv.Quote(from.Member)+"}\n")); err != nil {
+			return r, err
+		}
 	}
 	if err := s.step("rewind done"); err != nil {
 		return r, err
@@ -276,3 +279,19 @@ func (s *Server) pruneKept(base string) error {
 	}
 	return nil
 }
+
+// rewoundFrom is the member whose log a rewound server still needs; empty if
+// there is none.
+func (s *Server) rewoundFrom() string {
+	var r struct {
+		From string `json:"from"`
+	}
+	if err := readJSON(s.state("rewound"), &r); err != nil {
+		return ""
+	}
+	return r.From
+}
+
+// Consistent says that the server has come to where it takes connections: it
+// has what a rewind left it to receive.
+func (s *Server) Consistent() error { return remove(s.state("rewound")) }

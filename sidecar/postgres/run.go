@@ -22,6 +22,16 @@ type StartOptions struct {
 	// Forget, if not zero, is the timeline of a standby's log: the history of
 	// later ones, which it has not reached, is removed (ErrUnreached).
 	Forget ha.TLI
+	// Upstream is what a rewound standby receives from at once: it needs the log
+	// up to where the source was before it takes connections. Nobody else has one.
+	Upstream Upstream
+}
+
+// Upstream is a member that a standby receives from.
+type Upstream struct {
+	Member   string // empty: there is none
+	ConnInfo string // without a password
+	Slot     string
 }
 
 // Start starts the server; it returns when the postmaster was started, not when
@@ -40,7 +50,7 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 		sync = syncNames(o.Sync)
 	}
 	// First, so that what it drops cannot make the configuration invalid.
-	if err := s.writeAuto(sync); err != nil {
+	if err := s.writeAuto(sync, o.Upstream); err != nil {
 		return err
 	}
 	if err := s.writeConfig(ctx, s.current(), o.Hidden && o.Primary); err != nil {
@@ -57,6 +67,11 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	}
 	if err := s.removeStalePID(); err != nil {
 		return err
+	}
+	if o.Upstream.Member != "" {
+		if err := s.Admit(o.Upstream.Member); err != nil {
+			return err
+		}
 	}
 	return s.guard.Start(ctx, Command{
 		Path: s.o.BinDir + "/postgres",

@@ -74,6 +74,11 @@ type Options struct {
 	// default 2 s, the failure timeout.
 	WALReceiverTimeout time.Duration
 
+	// WALSegmentMB is the size of a new server's WAL segments, a power of two up
+	// to 1024; 0: PostgreSQL's own 16. A promotion writes and syncs a whole one,
+	// so smaller ones make it shorter.
+	WALSegmentMB int
+
 	// KeepDiverged bounds what is kept aside (S7): default 5 times, 1 GiB each.
 	KeepDiverged Keep
 
@@ -172,6 +177,8 @@ func (s *Server) checkOptions() error {
 		return fmt.Errorf("state directory %s lies in the data directory, where a rewind would remove it", o.StateDir)
 	case strings.ContainsAny(o.DataDir+o.StateDir, "'\n"):
 		return errors.New("a directory's name has a quote or a line break")
+	case o.WALSegmentMB < 0 || o.WALSegmentMB > 1024 || o.WALSegmentMB&(o.WALSegmentMB-1) != 0:
+		return fmt.Errorf("WAL segments of %d MB: a power of two up to 1024 is needed", o.WALSegmentMB)
 	case o.Guard == nil:
 		return errors.New("no guard to start the server")
 	}

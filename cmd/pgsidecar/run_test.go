@@ -1,0 +1,334 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// rig is a folder with one member's configuration, on loopback, run as a
+// process of the real binary.
+type rig struct {
+	t      *testing.T
+	dir    string
+	binary string
+	consul int // port of its API
+	pg     int
+	api    int
+	log    *syncBuffer
+	cmd    *exec.Cmd
+	ended  chan error
+}
+
+// builtOnce is the binary, built once for all tests of the package.
+var builtOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "pgsidecar-run")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "pgsidecar")
+	build := exec.Command("go", "build", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+// syncBuffer is what a process writes, to be read while it does.
+type syncBuffer struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	grown chan struct{}
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case b.grown <- struct{}{}:
+	default:
+	}
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	binary, err := builtOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "rig") // short, and open to PostgreSQL's user
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r := &rig{t: t, dir: dir, binary: binary, consul: freePort(t), pg: freePort(t), api: freePort(t)}
+	for _, name := range []string{"superuser", "replication"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("secret of "+name+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.configure("")
+	return r
+}
+
+// configure writes the configuration; more are further lines of it.
+func (r *rig) configure(more string) {
+	r.t.Helper()
+	bin, err := programs.PostgresBin()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	text := fmt.Sprintf(`
+cluster = "pg"
+member  = "n1"
+consul {
+  address = ["127.0.0.1:%d"]
+}
+postgres {
+  bin_dir   = %q
+  data_dir  = %q
+  listen    = "127.0.0.1:%d"
+  advertise = "127.0.0.1:%d"
+  superuser {
+    name          = "postgres"
+    password_file = %q
+  }
+  replication {
+    name          = "replicator"
+    password_file = %q
+  }
+}
+api {
+  listen = "127.0.0.1:%d"
+}
+%s
+`, r.consul, bin, r.data(), r.pg, r.pg, filepath.Join(r.dir, "superuser"), filepath.Join(r.dir, "replication"), r.api, more)
+	if err := os.WriteFile(filepath.Join(r.dir, "pg.hcl"), []byte(text), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) data() string { return filepath.Join(r.dir, "pg", "data") }
+
+// startConsul starts a Consul agent; flags are further ones.
+func (r *rig) startConsul(flags ...string) {
+	r.t.Helper()
+	path, err := programs.Consul()
+	if err != nil {
+		r.t.Skip(err)
+	}
+	args := append([]string{"agent", "-dev", "-bind=127.0.0.1", "-log-level=error", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
+		fmt.Sprintf("-http-port=%d", r.consul), fmt.Sprintf("-serf-lan-port=%d", freePort(r.t)), fmt.Sprintf("-serf-wan-port=%d", freePort(r.t)),
+		fmt.Sprintf("-server-port=%d", freePort(r.t))}, flags...)
+	cmd := exec.Command(path, args...)
+	cmd.Dir = r.dir
+	if err := cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+}
+
+// start runs the member. At the test's end it is ended, and its guard and its
+// server with it.
+func (r *rig) start() {
+	r.t.Helper()
+	r.log = &syncBuffer{grown: make(chan struct{}, 1)}
+	r.cmd = exec.Command(r.binary, "run", "-config", filepath.Join(r.dir, "pg.hcl"))
+	r.cmd.Stderr = r.log
+	r.ended = make(chan error, 1)
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	cmd, ended := r.cmd, r.ended
+	go func() { ended <- cmd.Wait() }()
+	r.t.Cleanup(func() {
+		if r.cmd == cmd && cmd.ProcessState == nil {
+			r.stop()
+		}
+		if r.t.Failed() {
+			r.t.Log(r.log.String())
+		}
+	})
+}
+
+// logged waits until the member has logged all of the words in one line.
+func (r *rig) logged(within time.Duration, words ...string) {
+	r.t.Helper()
+	deadline := time.NewTimer(within)
+	defer deadline.Stop()
+	for {
+		for line := range strings.Lines(r.log.String()) {
+			all := true
+			for _, w := range words {
+				all = all && strings.Contains(line, w)
+			}
+			if all {
+				return
+			}
+		}
+		select {
+		case <-r.log.grown:
+		case <-deadline.C:
+			r.t.Fatalf("not logged within %s: %q", within, words)
+		}
+	}
+}
+
+// exits waits for the member's end and returns its exit status.
+func (r *rig) exits(within time.Duration) int {
+	r.t.Helper()
+	select {
+	case err := <-r.ended:
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			r.t.Fatal(err)
+		}
+		return r.cmd.ProcessState.ExitCode()
+	case <-time.After(within):
+		r.t.Fatalf("still runs after %s", within)
+		return -1
+	}
+}
+
+// stop asks the member to end, and sees that it does, with status 0.
+func (r *rig) stop() {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		r.t.Fatal(err)
+	}
+	if code := r.exits(30 * time.Second); code != 0 {
+		r.t.Errorf("exit status %d after SIGTERM", code)
+	}
+	if out, err := exec.Command("pgrep", "-f", r.data()).Output(); err == nil {
+		r.t.Errorf("processes are left: %s", out)
+	}
+}
+
+const long = 90 * time.Second // the machine may be busy; what is waited for is an event
+
+// TestNoConsul: without Consul the member says so and waits; when it comes the
+// cluster is founded; SIGTERM stops all of it; the next start goes on with the
+// same data.
+func TestNoConsul(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.logged(long, "nothing is decided", "Consul has not answered yet")
+	r.startConsul()
+	r.logged(long, "announced", "tag=primary", "term=1")
+	r.stop()
+	if _, err := os.Stat(filepath.Join(r.data(), "PG_VERSION")); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.logged(long, "announced", "tag=primary", "term=1")
+	r.stop()
+	if strings.Contains(r.log.String(), "init:") {
+		t.Error("the second start made a new data directory")
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	other, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.pg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.logged(long, "postgres ended before it was ready", "could not create any TCP/IP sockets")
+	other.Close()
+	r.logged(long, "announced", "tag=primary")
+	r.stop()
+}
+
+func TestAPIPortInUse(t *testing.T) {
+	r := newRig(t)
+	other, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.api))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	r.start()
+	if code := r.exits(long); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+	r.logged(time.Second, "address already in use")
+}
+
+func TestForeignDirectory(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	if err := os.MkdirAll(r.data(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	diary := filepath.Join(r.data(), "diary.txt")
+	if err := os.WriteFile(diary, []byte("dear diary"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	if code := r.exits(long); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+	r.logged(time.Second, "the member ends", r.data())
+	if got, err := os.ReadFile(diary); err != nil || string(got) != "dear diary" {
+		t.Errorf("the directory was touched: %q, %v", got, err)
+	}
+}
+
+func TestWrongToken(t *testing.T) {
+	r := newRig(t)
+	r.startConsul(`-hcl=acl { enabled = true default_policy = "deny" tokens { initial_management = "11111111-2222-3333-4444-555555555555" } }`)
+	t.Setenv("CONSUL_HTTP_TOKEN", "99999999-2222-3333-4444-555555555555")
+	r.start()
+	r.logged(long, "token")
+	r.logged(long, "nothing is decided")
+}
+
+func TestWrongConfiguration(t *testing.T) {
+	r := newRig(t)
+	r.configure("durabilty {\n  mode = \"quorum\"\n}")
+	r.start()
+	if code := r.exits(long); code != exitUsage {
+		t.Errorf("exit status %d", code)
+	}
+	r.logged(time.Second, "pg.hcl:", "durabilty")
+}
