@@ -20,7 +20,8 @@ type check struct {
 	calmAt    int64
 	commitAt  int64 // newest commit
 	exits     int
-	lastHarm  [MaxMembers]int64             // newest fault that touched the member
+	lastHarm  [MaxMembers]int64             // newest fault that touched the member, but crashes
+	crashHarm [MaxMembers]int64             // newest crash
 	linkHarm  [MaxMembers][MaxMembers]int64 // or its link
 	asked     bool                          // an operator has asked for a handover
 }

@@ -256,6 +256,8 @@ func (w *World) harm(f *fault, until int64) {
 	c, m := &w.check, int(f.m)
 	switch f.kind {
 	case loseSession, consulLeader:
+	case crashServer, crashSidecar, crashHost:
+		c.crashHarm[m] = max(c.crashHarm[m], until)
 	case cutPair:
 		c.linkHarm[m][f.other], c.linkHarm[f.other][m] = until, until
 	case partition, consulAway, lossyNetwork:

@@ -63,30 +63,40 @@ func (w *World) checkEnd() {
 // sticky is how long a member must have been left alone to count as healthy.
 const sticky = 8 * second
 
-// checkSticky is S8: where only the candidate was touched by faults, or nobody,
-// a healthy primary is not deposed.
+// checkSticky is S8: a healthy primary is not deposed by one member that is cut
+// off, where the word of others counts, nor by one that has just started.
 func (w *World) checkSticky(m int, old *ha.Record) {
 	r, c := &w.consul.record, &w.check
 	p := w.index(old.Leader)
-	if !old.Exists() || old.Phase != ha.PhaseLeading || c.asked || w.calm || w.shape.lossy > 20 || w.now < sticky {
+	if !old.Exists() || old.Phase != ha.PhaseLeading || c.asked || w.calm || w.shape.lossy > 20 || w.now < sticky || m == p || r.Leader == old.Leader {
 		return
 	}
-	s := &w.members[p].server
-	if s.run != up || s.inRecovery || r.Leader == old.Leader {
+	if s := &w.members[p].server; s.run != up || s.inRecovery {
 		return
 	}
+	since := w.now - sticky
 	for i := range w.n {
-		if i != m && c.lastHarm[i] > w.now-sticky {
+		if i != m && max(c.lastHarm[i], c.crashHarm[i]) > since {
 			return
 		}
 		for j := range w.n {
-			if i != m && j != m && c.linkHarm[i][j] > w.now-sticky {
+			if i != m && j != m && c.linkHarm[i][j] > since {
 				return
 			}
 		}
 	}
-	if m == p {
+	cutOff := c.lastHarm[m] > since || c.linkHarm[m][p] > since
+	if cutOff && aloneElects(old) {
 		return
 	}
 	w.fail("S8", m, "%s deposes %s, which is healthy and heard by the others", names[m], old.Leader)
+}
+
+// aloneElects says whether one member's word is enough to elect by the record:
+// a cluster of two cannot tell which of them is cut off.
+func aloneElects(r *ha.Record) bool {
+	if r.Durability.Mode == ha.ModeAsync {
+		return len(r.Members) <= 2
+	}
+	return r.Durability.VotesNeeded() <= 1
 }
