@@ -18,11 +18,12 @@ import (
 func newConfigCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
-		Short: "Check, begin or show a configuration",
+		Short: "Check, begin or show a configuration; change the cluster-wide settings",
 		Args:  needCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newConfigValidateCommand(a), newConfigInitCommand(a), newConfigShowCommand(a))
+	cmd.AddCommand(newConfigValidateCommand(a), newConfigInitCommand(a), withClusterFlag(a, newConfigShowCommand(a)),
+		newConfigSetCommand(a), newConfigEditCommand(a))
 	return cmd
 }
 

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+)
+
+// settingsMember is the API of the one member n1, with settings.
+type settingsMember struct {
+	*httptest.Server
+	mu      sync.Mutex
+	stored  string
+	patches []string
+	// next replaces the settings when they have been read; empty: nobody else
+	// changes them.
+	next string
+}
+
+func newSettingsMember(t *testing.T, stored string) *settingsMember {
+	t.Helper()
+	m := &settingsMember{stored: stored}
+	m.Server = httptest.NewServer(http.HandlerFunc(m.serve))
+	t.Cleanup(m.Close)
+	t.Setenv("PGSIDECAR_API", m.URL)
+	t.Setenv("PGSIDECAR_TOKEN", fakeToken)
+	return m
+}
+
+func (m *settingsMember) serve(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch r.Method + " " + r.URL.Path {
+	case "GET /status":
+		_ = json.NewEncoder(w).Encode(api.Status{Cluster: "pg", Member: "n1", Leader: "n1",
+			Members: []api.MemberStatus{{Member: "n1", API: strings.TrimPrefix(m.URL, "http://")}}})
+	case "GET /config":
+		_, _ = io.WriteString(w, m.stored)
+		if m.next != "" {
+			m.stored = m.next
+		}
+	case "PATCH /config":
+		patch, _ := io.ReadAll(r.Body)
+		next, err := mergePatch([]byte(m.stored), patch)
+		if err != nil || r.Header.Get("Authorization") != "Bearer "+fakeToken {
+			http.Error(w, "no", http.StatusBadRequest)
+			return
+		}
+		m.patches = append(m.patches, string(patch))
+		m.stored = string(next)
+		_, _ = w.Write(next)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// typed runs a command line with what a person types.
+func typed(t *testing.T, answers string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(context.Background(), args, strings.NewReader(answers), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+const someSettings = `{"durability":{"standbys":1,"mode":"quorum"},"failover":{"automatic":true}}`
+
+// TestConfigSet: only the difference is stored, and only after it was seen and
+// agreed to.
+func TestConfigSet(t *testing.T) {
+	for _, c := range []struct {
+		name, line, answers, patch, shown string
+	}{
+		{"one", "config set durability.standbys=2", "yes\n", `{"durability":{"standbys":2}}`,
+			"-     \"standbys\": 1\n+     \"standbys\": 2\n"},
+		{"several of each kind", "config set failover.failure_timeout=3s durability.strict=false parameters.auto_explain.log_min_duration=1s -yes", "",
+			`{"durability":{"strict":false},"failover":{"failure_timeout":"3s"},"parameters":{"auto_explain.log_min_duration":"1s"}}`, ""},
+		{"a parameter's number is text", "config set parameters.max_connections=300 -yes", "", `{"parameters":{"max_connections":"300"}}`, ""},
+		{"removed", "config set failover.automatic=", "yes\n", `{"failover":{"automatic":null}}`, "-     \"automatic\": true\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newSettingsMember(t, someSettings)
+			code, stdout, stderr := typed(t, c.answers, strings.Fields(c.line)...)
+			if code != exitOK || stdout != "stored; the members take it over by themselves\n" || !strings.Contains(stderr, c.shown) {
+				t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+			if got := strings.Join(m.patches, "\n"); got != c.patch {
+				t.Errorf("the patch is %s", got)
+			}
+		})
+	}
+}
+
+// TestConfigSetRefused: what is wrong is said with what to type instead, and
+// nothing is stored.
+func TestConfigSetRefused(t *testing.T) {
+	for _, c := range []struct {
+		name, line, answers string
+		code                int
+		want                string
+	}{
+		{"no setting", "config set", "", 2, "which setting?"},
+		{"no value", "config set durability.standbys", "", 2, "expected KEY=VALUE"},
+		{"no such setting", "config set durability.stanbys=2", "", 2, "durability.standbys=NUMBER"},
+		{"a group", "config set durability=2", "", 2, "there is no setting"},
+		{"a parameter without name", "config set parameters.=2", "", 2, "there is no setting"},
+		{"a pause", "config set paused.until=x", "", 2, "type pgsidecar pause"},
+		{"no number", "config set durability.standbys=two", "", 2, "expected a whole number"},
+		{"no truth", "config set failover.automatic=perhaps", "", 2, "expected true or false"},
+		{"a wrong value", "config set durability.mode=best -yes", "", 1, "it is quorum or async"},
+		{"no", "config set durability.standbys=2", "no\n", 1, "nothing was done"},
+		{"nobody there to ask", "config set durability.standbys=2", "", 1, "--yes goes on without asking"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newSettingsMember(t, someSettings)
+			code, stdout, stderr := typed(t, c.answers, strings.Fields(c.line)...)
+			if code != c.code || stdout != "" || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+			if len(m.patches) != 0 {
+				t.Errorf("stored: %s", m.patches)
+			}
+		})
+	}
+	newSettingsMember(t, someSettings)
+	if code, stdout, _ := typed(t, "", "config", "set", "durability.standbys=1"); code != exitOK || !strings.Contains(stdout, "nothing to change") {
+		t.Errorf("as it is: exit status %d, %q", code, stdout)
+	}
+}
+
+// TestConfigConflict: what somebody else has changed meanwhile is told, and
+// kept.
+func TestConfigConflict(t *testing.T) {
+	m := newSettingsMember(t, someSettings)
+	m.next = `{"durability":{"standbys":3,"mode":"quorum"},"failover":{"automatic":true}}`
+	code, stdout, stderr := typed(t, "yes\n", "config", "set", "durability.standbys=2")
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "somebody else changed the settings meanwhile") ||
+		!strings.Contains(stderr, "+     \"standbys\": 3\n") || !strings.Contains(stderr, "Run the command again") {
+		t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+	if len(m.patches) != 0 || m.stored != m.next {
+		t.Errorf("stored: %s", m.patches)
+	}
+}
+
+// TestConfigEdit runs real editors: programs that change the file they get.
+func TestConfigEdit(t *testing.T) {
+	for _, c := range []struct {
+		name, editor, answers string
+		code                  int
+		patch                 string
+		want                  string // part of stdout or stderr
+		kept                  bool   // the text is kept, and its place named
+	}{
+		{"a change", `sed -i 's/"standbys": 1/"standbys": 2/'`, "yes\n", 0, `{"durability":{"standbys":2}}`, "stored", false},
+		{"a line removed", `sed -i '/automatic/d'`, "yes\n", 0, `{"failover":{"automatic":null}}`, "stored", false},
+		{"nothing", "true", "", 0, "", "nothing to change", false},
+		{"emptied", "truncate -s 0", "", 0, "", "nothing to change", false},
+		{"no", `sed -i 's/"standbys": 1/"standbys": 2/'`, "no\n", 1, "", "nothing was done", true},
+		{"a fault that is left", `sed -i 's/"quorum"/"best"/'`, "", 1, "", "it is quorum or async", true},
+		{"no JSON", `sed -i 's/^{//'`, "", 1, "", "expected a JSON object", true},
+		{"an unknown key", `sed -i s/standbys/standbyes/`, "", 1, "", "standbyes", true},
+		{"no editor", "no-such-editor", "", 1, "", "name another one in EDITOR", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newSettingsMember(t, someSettings)
+			t.Setenv("VISUAL", "")
+			t.Setenv("EDITOR", c.editor)
+			t.Setenv("TMPDIR", t.TempDir())
+			code, stdout, stderr := typed(t, c.answers, "config", "edit")
+			if code != c.code || !strings.Contains(stdout+stderr, c.want) {
+				t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+			if got := strings.Join(m.patches, "\n"); got != c.patch {
+				t.Errorf("the patch is %s", got)
+			}
+			files, _ := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "*"))
+			if c.kept != (len(files) == 1) || c.kept && !strings.Contains(stderr, "Your text is kept in "+files[0]) {
+				t.Errorf("kept %q, said %q", files, stderr)
+			}
+		})
+	}
+}
+
+// TestConfigEditAgain: wrong text comes back with what is wrong on top.
+func TestConfigEditAgain(t *testing.T) {
+	m := newSettingsMember(t, someSettings)
+	// The first time it writes a fault, the second time it mends it.
+	t.Setenv("VISUAL", `f() { if grep -q 'WRONG: wrong settings: durability.mode "best"' "$1"; then sed -i s/best/async/ "$1"; else sed -i s/quorum/best/ "$1"; fi; }; f`)
+	code, _, stderr := typed(t, "", "config", "edit", "-yes")
+	if code != exitOK || strings.Join(m.patches, "") != `{"durability":{"mode":"async"}}` {
+		t.Errorf("exit status %d, stderr %q, patches %q", code, stderr, m.patches)
+	}
+}
+
+// TestConfigShowCluster prints what all members have, beside what one has.
+func TestConfigShowCluster(t *testing.T) {
+	newSettingsMember(t, `{"failover":{"automatic":true},"durability":{"standbys":1}}`)
+	code, stdout, stderr := typed(t, "", "config", "show", "-cluster")
+	if want := pretty([]byte(someSettings)); code != exitOK || stderr != "" ||
+		stdout != strings.Replace(string(want), "\n    \"mode\": \"quorum\",", "", 1) {
+		t.Errorf("exit status %d, stderr %q, stdout\n%s", code, stderr, stdout)
+	}
+}
+
+// TestSettingKeys: each key that is offered is one that Settings has, and the
+// kinds are right.
+func TestSettingKeys(t *testing.T) {
+	names := strings.Join(settingNames(), "\n")
+	for _, want := range []string{"durability.standbys=NUMBER", "durability.strict=true|false", "failover.failure_timeout=TEXT", "parameters.NAME=TEXT"} {
+		if !strings.Contains(names, want) {
+			t.Errorf("no %s in\n%s", want, names)
+		}
+	}
+	for _, name := range settingNames() {
+		key, kind, _ := strings.Cut(name, "=")
+		value := map[string]string{"NUMBER": "1", "true|false": "true", "TEXT": "2s", "JSON": "[]"}[kind]
+		patch, err := settingsPatch([]string{key + "=" + value})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := sidecar.ParseSettings(patch); err != nil && !regexp.MustCompile(`durability.mode`).MatchString(err.Error()) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
