@@ -85,7 +85,7 @@ func (w *World) opFilesBegin(m int) {
 
 // wipe removes what a data directory holds; the promise is kept beside it.
 func (w *World) wipe(s *server) {
-	s.log, s.flushed, s.logGen = s.log[:0], 0, s.logGen+1
+	s.log, s.flushed = s.log[:0], 0
 	s.clean, s.upstream, s.systemID = false, -1, ""
 	s.config = ha.SyncSetting{}
 }
@@ -98,7 +98,6 @@ func (w *World) source(m, from int) bool {
 // copyLog makes s hold what u has flushed; they agree on the first n records.
 func (w *World) copyLog(s, u *server, n int) {
 	s.log = append(s.log[:n], u.log[n:u.flushed]...)
-	s.logGen++
 	s.systemID = u.systemID
 	s.standby, s.clean, s.upstream, s.onTLI = true, false, -1, true
 	s.config = ha.SyncSetting{}

@@ -22,11 +22,10 @@ type server struct {
 	systemID string
 	log      []uint64 // ids of records; the first flushed of them survive a crash
 	flushed  int
-	logGen   uint32 // grows when the log is replaced
-	standby  bool   // standby.signal
-	clean    bool   // shut down as a primary
-	before   int8   // what upstream was before the last fence
-	upstream int8   // primary_conninfo; -1: cleared
+	standby  bool // standby.signal
+	clean    bool // shut down as a primary
+	before   int8 // what upstream was before the last fence
+	upstream int8 // primary_conninfo; -1: cleared
 	promise  uint64
 	fenced   bool
 	config   ha.SyncSetting // synchronous_standby_names as written
@@ -82,7 +81,7 @@ type receiver struct {
 
 // reset is an empty host.
 func (s *server) reset() {
-	*s = server{data: ha.DataAbsent, upstream: -1, acked: -1, log: s.log[:0], waiting: s.waiting[:0], logGen: s.logGen + 1}
+	*s = server{data: ha.DataAbsent, upstream: -1, acked: -1, log: s.log[:0], waiting: s.waiting[:0]}
 }
 
 // lsn turns a count of records into a position; zero stays invalid.

@@ -79,7 +79,6 @@ type World struct {
 
 	check check
 	res   Result
-	steps int
 }
 
 // shape is what a seed draws once for the whole run.
@@ -102,16 +101,15 @@ type member struct {
 	i    int
 	name string
 	clock
-	hostUp      bool
-	hostPaused  int64 // until then nothing on the host runs
-	slowUntil   int64
-	sidecar     sidecar
-	server      server
-	guard       guard
-	op          operation
-	late        ha.Action // what evLate does
-	supervised  uint32    // epoch of the pending evSidecar
-	seenRefused bool
+	hostUp     bool
+	hostPaused int64 // until then nothing on the host runs
+	slowUntil  int64
+	sidecar    sidecar
+	server     server
+	guard      guard
+	op         operation
+	late       ha.Action // what evLate does
+	supervised uint32    // epoch of the pending evSidecar
 }
 
 // NewWorld makes a world; nothing happens in it before Run.
