@@ -47,7 +47,7 @@ func (d *decision) stand() {
 // vacant reports whether the newest term's leader is gone, or gets nowhere.
 func (d *decision) vacant() bool {
 	if d.seen.Phase == PhaseLeading {
-		return !d.s.Hears
+		return !d.s.Hears && d.gone(d.peer(d.seen.Leader))
 	}
 	p := d.peer(d.seen.Leader)
 	switch {
@@ -59,6 +59,20 @@ func (d *decision) vacant() bool {
 		return true
 	}
 	return d.after(d.s.PhaseAt, d.o.Policy.HandoverTimeout)
+}
+
+// gone reports whether a primary that is not heard was heard and is silent, says
+// that its server is down, or refuses connections. One that was never heard, or
+// whose last report is of an earlier term, gets the failure time-out to be heard
+// (S8): a member that has just started takes nobody for lost.
+func (d *decision) gone(p *Peer) bool {
+	switch {
+	case p != nil && p.Link == LinkRefused:
+		return true
+	case p == nil || p.ReceivedAt == 0 || d.fresh(p) && !p.Report.Down:
+		return d.after(max(d.s.LostAt, d.s.PhaseAt), d.o.Policy.FailureTimeout)
+	}
+	return true
 }
 
 // preVotes counts who else has lost the primary (S8), and says what is missing

@@ -97,7 +97,7 @@ func (d *decision) leadPromotion() {
 		d.startStandby()
 	case v.Process == ProcessStopped:
 		d.block(Block{What: "this member is not promoted", Missing: "its data directory"})
-	case v.InRecovery == Yes && d.gaveUp(Promote):
+	case v.InRecovery == Yes && d.gaveUp(Promote) && d.o.Busy.FailedAt > d.s.PhaseAt:
 		if p := d.heir(); p != nil {
 			d.pass(p, "the promotion of "+d.o.Self+" failed", nil)
 		}
