@@ -142,6 +142,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newProxyCommand(a),
 		newReinitCommand(a),
 		newReloadCommand(a),
+		newRemoveCommand(a),
 		newRenderCommand(a),
 		newRestartCommand(a),
 		newResumeCommand(a),

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
+)
+
+// removeTimeout bounds each step of removing a cluster in Consul.
+const removeTimeout = 10 * time.Second
+
+// newRemoveCommand returns `remove`.
+func newRemoveCommand(a *app) *cobra.Command {
+	flags := clientFlags{app: a}
+	var cluster string
+	cmd := &cobra.Command{
+		Use:   "remove MEMBER | --cluster NAME",
+		Short: "Forget a member that is gone for good, or a whole cluster",
+		Long: `Forget a member that is gone for good: its place in the cluster's record, its
+registration in Consul, and its replication slots, which keep log on the others'
+disks. The leader does it. A member that was only away joins again by itself.
+
+With --cluster, forget a whole cluster: all its keys in Consul, with the token of
+--config. No member of it may be registered. Data directories are not touched.
+
+The name must be typed again: there is no way around that.`,
+		Example: `  pgsidecar remove n3
+  pgsidecar remove --cluster pg -config /etc/pgsidecar/pg.hcl`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case cluster != "" && len(args) > 0:
+				return usage("a member or a cluster, not both: %q and --cluster %s", args, cluster)
+			case cluster == "" && len(args) != 1:
+				return usage("%s takes the name of one member, and got %q", cmd.CommandPath(), args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cluster != "" {
+				return removeCluster(cmd.Context(), a, flags.config, cluster)
+			}
+			return removeMember(cmd, &flags, args[0])
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&cluster, "cluster", "", "forget the whole cluster of this `name`")
+	return cmd
+}
+
+// removeMember asks the leader to forget a member.
+func removeMember(cmd *cobra.Command, flags *clientFlags, member string) error {
+	c, err := flags.client(cmd)
+	if err != nil {
+		return err
+	}
+	st, err := c.status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if err := mayRemove(st, member); err != nil {
+		return err
+	}
+	leader, ok := memberAPI(st, st.Leader)
+	if !ok {
+		return fmt.Errorf("only the leader removes a member, and there is none that %s knows; see pgsidecar status", st.Member)
+	}
+	what := fmt.Sprintf("%s is removed from cluster %s: from its record, from Consul, and its replication slots from the others.\n"+
+		"Its data directory stays; its sidecar, if it is ever started again, brings it back.", member, st.Cluster)
+	if err := confirmName(flags.app, what, member); err != nil {
+		return err
+	}
+	if err := c.change(cmd.Context(), flags.app.stdout, leader, "/remove", map[string]string{"member": member}); err != nil {
+		return fmt.Errorf("remove %s: %w", member, err)
+	}
+	return nil
+}
+
+// mayRemove says what the leader would say anyway, before a person is asked.
+func mayRemove(st *api.Status, member string) error {
+	if member == st.Leader {
+		return fmt.Errorf("%s leads; hand over first: pgsidecar switchover", member)
+	}
+	for _, m := range st.Members {
+		if m.Member != member {
+			continue
+		}
+		if m.Link == "up" || m.Link == "self" {
+			return fmt.Errorf("%s is alive; stop its sidecar first: systemctl stop pgsidecar, on its machine", member)
+		}
+	}
+	return nil
+}
+
+// removeCluster deletes a cluster's keys in Consul.
+func removeCluster(ctx context.Context, a *app, path, name string) error {
+	cfg, err := config.Load(path, config.OSEnvironment())
+	if err != nil {
+		return reportFaults(a, err)
+	}
+	if cfg.Cluster != name {
+		return usage("%s is of cluster %s, not of %s", path, cfg.Cluster, name)
+	}
+	consul, err := sessions.New(sessionsOptions(cfg, hclog.NewNullLogger()))
+	if err != nil {
+		return err
+	}
+	left, err := remains(ctx, consul)
+	switch {
+	case err != nil:
+		return err
+	case len(left.Keys) == 0 && len(left.Members) == 0:
+		return fmt.Errorf("there is no cluster %s in Consul at %s, under %s/", name, strings.Join(cfg.Consul.Addresses, ", "), cfg.Consul.Prefix)
+	case left.InUse() != nil:
+		return inUse(left)
+	}
+	what := fmt.Sprintf("These keys in Consul are deleted, and with them what tells who has which commits:\n  %s\n"+
+		"Data directories stay; the member that led last founds the cluster again if it is started first.", strings.Join(left.Keys, "\n  "))
+	if err := confirmName(a, what, name); err != nil {
+		return err
+	}
+	// Whoever has come meanwhile keeps it.
+	now, err := remains(ctx, consul)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	err = consul.RemoveCluster(ctx, now)
+	switch {
+	case errors.Is(err, sessions.ErrInUse):
+		return inUse(now)
+	case errors.Is(err, sessions.ErrConflict):
+		return fmt.Errorf("nothing was deleted: a member has come to life meanwhile: %w", err)
+	case err != nil:
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "cluster %s is removed: %d keys\n", name, len(now.Keys))
+	return err
+}
+
+func remains(ctx context.Context, consul *sessions.Client) (sessions.Remains, error) {
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	return consul.Remains(ctx)
+}
+
+// inUse says what keeps the cluster in use, and how to end that.
+func inUse(left sessions.Remains) error {
+	help := "Stop each member first: systemctl stop pgsidecar, on its machine."
+	if len(left.Members) > 0 {
+		m := left.Members[0]
+		help += fmt.Sprintf("\nWhere the machine is gone for good, its registration goes with its node: consul force-leave -prune %s"+
+			"\nWhere only pgsidecar is gone from it, there: consul services deregister -id %s", m.Node, m.ServiceID)
+	}
+	return fmt.Errorf("nothing was deleted: %w\n%s", left.InUse(), help)
+}
+
+// confirmName asks a person to type a name. Nothing goes without it.
+func confirmName(a *app, what, name string) error {
+	fmt.Fprintf(a.stderr, "%s\nType %s to go on: ", what, name)
+	var typed string
+	if _, err := fmt.Fscanln(a.stdin, &typed); err != nil || typed != name {
+		return fmt.Errorf("nothing was removed: %q was typed, not %q", typed, name)
+	}
+	return nil
+}
