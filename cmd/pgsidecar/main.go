@@ -132,6 +132,7 @@ func newRootCommand(a *app) *cobra.Command {
 	})
 	root.AddCommand(
 		newConfigCommand(a),
+		newDocsCommand(a),
 		newDrillCommand(a),
 		newFailoverCommand(a),
 		newFilesCommand(a),
