@@ -3,6 +3,7 @@ package templates_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -222,6 +223,26 @@ func TestFileErrors(t *testing.T) {
 	if _, err := once(t, gap, templates.File{Name: "f", Template: parse(t, "x"), Destination: filepath.Join(t.TempDir(), "no", "such", "f")}); err == nil {
 		t.Error("a file in a missing directory was written")
 	}
+}
+
+// A command that hangs is killed with all that it started.
+func TestCommandKilledWhole(t *testing.T) {
+	dir := t.TempDir()
+	child := filepath.Join(dir, "pid")
+	f := templates.File{Name: "f", Template: parse(t, "x"), Destination: filepath.Join(dir, "f"), Timeout: 300 * time.Millisecond,
+		Command: []string{"sh", "-c", "sleep 1000 & echo $! > " + child + "; wait"}}
+	if _, err := once(t, top(t, "a"), f); err == nil || !strings.Contains(err.Error(), "did not end") {
+		t.Errorf("error %v", err)
+	}
+	number, err := strconv.Atoi(strings.TrimSpace(read(t, child)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Killed, it stays a zombie where nobody adopts it: that is dead enough.
+	(&lab{t: t}).eventually(5*time.Second, "the child's end", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", number))
+		return err != nil || strings.Contains(string(b), ") Z ")
+	})
 }
 
 // Equal commands run once in a pass; one that fails is tried again until it

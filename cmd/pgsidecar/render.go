@@ -187,7 +187,7 @@ func currentTopology(ctx context.Context, cfg *config.Config) (templates.Topolog
 				return templates.Topology{}, fmt.Errorf("the cluster's record: %s", v.Consul.Broken)
 			}
 			if !v.Consul.Record.Exists() {
-				return templates.Topology{}, fmt.Errorf("Consul has no cluster %q under %q", cfg.Cluster, cfg.Consul.Prefix)
+				return templates.Topology{}, fmt.Errorf("there is no cluster %q in Consul under %q", cfg.Cluster, cfg.Consul.Prefix)
 			}
 			return topology(cfg, v, templates.Topology{})
 		}

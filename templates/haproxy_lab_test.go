@@ -1,0 +1,349 @@
+package templates_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+	"github.com/pgsidecar/pgsidecar/templates"
+)
+
+// server is a stand-in for a member: a port that says its name to whoever
+// connects, and an API that answers like a sidecar's.
+type server struct {
+	name     string
+	address  string
+	api      *httptest.Server
+	primary  atomic.Bool // what its API says
+	replica  atomic.Bool
+	mu       sync.Mutex
+	listener net.Listener
+	conns    map[net.Conn]bool
+	accepted atomic.Int64
+}
+
+func newServer(t *testing.T, name string) *server {
+	t.Helper()
+	s := &server{name: name, conns: map[net.Conn]bool{}}
+	s.api = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/primary" && s.primary.Load() || r.URL.Path == "/replica" && s.replica.Load() {
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(s.api.Close)
+	s.start(t)
+	t.Cleanup(s.stop)
+	return s
+}
+
+// start listens, on the same port as before.
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	address := s.address
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.listener, s.address = l, l.Addr().String()
+	s.mu.Unlock()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.accepted.Add(1)
+			s.mu.Lock()
+			s.conns[c] = true
+			s.mu.Unlock()
+			go func() {
+				fmt.Fprintln(c, s.name)
+				io.Copy(io.Discard, c) //nolint:errcheck // until closed
+				c.Close()
+				s.mu.Lock()
+				delete(s.conns, c)
+				s.mu.Unlock()
+			}()
+		}
+	}()
+}
+
+// stop is a crash: the port refuses, the connections end.
+func (s *server) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listener.Close()
+	for c := range s.conns {
+		c.Close()
+	}
+}
+
+func (s *server) registration(role string) templates.Registration {
+	return templates.Registration{
+		Name: s.name, Postgres: s.address, API: s.api.Listener.Addr().String(),
+		Tags: []string{role}, Status: "passing",
+	}
+}
+
+// lab is a HAProxy in front of some servers.
+type lab struct {
+	t        *testing.T
+	dir      string
+	settings templates.HAProxySettings
+	servers  []*server
+	process  *exec.Cmd
+}
+
+func newLab(t *testing.T, members int) *lab {
+	t.Helper()
+	if _, err := programs.HAProxy(); err != nil {
+		t.Skip(err)
+	}
+	dir, err := os.MkdirTemp("", "hap") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l := &lab{t: t, dir: dir}
+	t.Cleanup(func() {
+		if b, err := os.ReadFile(filepath.Join(dir, "log")); err == nil && t.Failed() {
+			t.Logf("haproxy said:\n%s", b)
+		}
+	})
+	for i := range members {
+		l.servers = append(l.servers, newServer(t, fmt.Sprintf("pg%d", i+1)))
+	}
+	l.settings = templates.HAProxySettings{
+		Socket: filepath.Join(dir, "s"), PrimaryPort: freePort(t), ReplicaPort: freePort(t), StatsPort: freePort(t),
+	}
+	l.write(l.topology(1, "pg1", ha.PhaseLeading))
+	return l
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// topology makes one in which leader leads, and all others are replicas.
+func (l *lab) topology(term uint64, leader string, phase ha.Phase) templates.Topology {
+	l.t.Helper()
+	src := templates.Source{Cluster: "main", Service: "pg", Record: ha.Record{
+		Version: 1, SystemID: "7", Term: term, Leader: leader, Phase: phase, Index: 1,
+	}}
+	for _, s := range l.servers {
+		role := "replica"
+		if s.name == leader {
+			role = "primary"
+		}
+		src.Record.Members = append(src.Record.Members, s.name)
+		src.Registered = append(src.Registered, s.registration(role))
+	}
+	topology, err := templates.Build(src)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return topology
+}
+
+func (l *lab) write(t templates.Topology) {
+	l.t.Helper()
+	for name, path := range map[string]string{"haproxy.cfg": l.config(), "haproxy.state": filepath.Join(l.dir, "pg.state")} {
+		if err := os.WriteFile(path, []byte(render(l.t, name, t, templates.Settings{HAProxy: l.settings})), 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
+func render(t *testing.T, name string, topology templates.Topology, s templates.Settings) string {
+	t.Helper()
+	text, err := templates.BuiltinText(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := templates.ParseTemplate(name, text, templates.Delimiters{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := templates.NewPage(topology, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := tmpl.Render(t.Context(), page, templates.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func (l *lab) config() string { return filepath.Join(l.dir, "haproxy.cfg") }
+
+// start runs HAProxy and returns when its stats socket answers.
+func (l *lab) start() {
+	l.t.Helper()
+	path, err := programs.HAProxy()
+	if err != nil {
+		l.t.Skip(err)
+	}
+	l.process = exec.Command(path, "-W", "-f", l.config())
+	l.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Its words are shown if the test fails.
+	log, err := os.OpenFile(filepath.Join(l.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer log.Close()
+	l.process.Stderr = log
+	if err := l.process.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(l.kill)
+	l.eventually(5*time.Second, "haproxy's stats socket", func() bool {
+		_, err := l.cli("show info")
+		return err == nil
+	})
+}
+
+// kill ends master and worker at once.
+func (l *lab) kill() {
+	if l.process == nil || l.process.Process == nil {
+		return
+	}
+	syscall.Kill(-l.process.Process.Pid, syscall.SIGKILL) //nolint:errcheck // may be gone
+	l.process.Wait()                                      //nolint:errcheck // it was killed
+	l.process = nil
+}
+
+func (l *lab) cli(command string) (string, error) {
+	c, err := net.DialTimeout("unix", l.settings.Socket, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	fmt.Fprintln(c, command)
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+func (l *lab) proxy() *templates.HAProxy {
+	l.t.Helper()
+	h, err := templates.NewHAProxy(templates.HAProxyOptions{
+		Socket: l.settings.Socket, AgentSocket: filepath.Join(l.dir, "pg-agent.sock"),
+		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas",
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return h
+}
+
+// run starts h.Run and returns what stops it.
+func (l *lab) run(h *templates.HAProxy) (stop func()) {
+	l.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); h.Run(ctx) }() //nolint:errcheck // ends with ctx
+	stop = func() { cancel(); <-done }
+	l.t.Cleanup(stop)
+	return stop
+}
+
+func (l *lab) connected(h *templates.HAProxy) {
+	l.t.Helper()
+	l.eventually(5*time.Second, "the connection to haproxy", func() bool { return h.Status().Connected })
+}
+
+func (l *lab) eventually(d time.Duration, what string, ok func() bool) {
+	l.t.Helper()
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			l.t.Fatalf("waited %v for %s", d, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// dial connects to a port of HAProxy and returns the connection and who answered.
+func dial(port int, timeout time.Duration) (net.Conn, string, error) {
+	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), timeout)
+	if err != nil {
+		return nil, "", err
+	}
+	c.SetReadDeadline(time.Now().Add(timeout)) //nolint:errcheck // a TCP connection has deadlines
+	name, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		c.Close()
+		return nil, "", err
+	}
+	return c, strings.TrimSpace(name), nil
+}
+
+func (l *lab) answers(port int, want string) {
+	l.t.Helper()
+	c, got, err := dial(port, 5*time.Second)
+	if err != nil {
+		l.t.Fatalf("connect through haproxy: %v", err)
+	}
+	c.Close()
+	if got != want {
+		l.t.Fatalf("haproxy sent the client to %s, want %s", got, want)
+	}
+}
+
+// open makes n connections that stay, and a channel that gets the time at which
+// each ends.
+func (l *lab) open(n int) <-chan time.Time {
+	l.t.Helper()
+	ended := make(chan time.Time, n)
+	for range n {
+		c, _, err := dial(l.settings.PrimaryPort, 5*time.Second)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.t.Cleanup(func() { c.Close() })
+		c.SetReadDeadline(time.Time{}) //nolint:errcheck // a TCP connection has deadlines
+		go func() {
+			io.Copy(io.Discard, c) //nolint:errcheck // until closed
+			ended <- time.Now()
+		}()
+	}
+	return ended
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Clone(d)
+	slices.Sort(d)
+	return d[len(d)/2]
+}
