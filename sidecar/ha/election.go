@@ -71,9 +71,17 @@ func (d *decision) gone(p *Peer) bool {
 		return true
 	case p == nil || p.ReceivedAt == 0 || d.fresh(p) && !p.Report.Down:
 		return d.after(max(d.s.LostAt, d.s.PhaseAt), d.o.Policy.FailureTimeout)
+	case d.fresh(p):
+		// It says itself that its server is down, so it is passing the lock on.
+		return d.after(d.s.LostAt, resignPause)
 	}
 	return true
 }
+
+// resignPause is how long a primary whose server is down has to pass the lock
+// on: a Consul transaction, with room for a busy machine. A ballot beside it
+// would only be in its way.
+const resignPause = 100 * time.Millisecond
 
 // preVotes counts who else has lost the primary (S8), and says what is missing
 // to begin. It asks for as many as the election itself will need: an election
