@@ -213,7 +213,7 @@ func (l *lab) start() {
 		l.t.Skip(err)
 	}
 	l.process = exec.Command(path, "-W", "-f", l.config())
-	l.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	l.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	// Its words are shown if the test fails.
 	log, err := os.OpenFile(filepath.Join(l.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -94,7 +94,7 @@ func (p *pool) start(cmd *exec.Cmd, dir string) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.credential()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: p.credential()}
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
