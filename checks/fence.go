@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -29,12 +30,14 @@ func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, err
 	var final ha.Position
 	err := c.work.do(ctx, func(conn *pgx.Conn) error {
 		change := []setting{{"primary_conninfo", ""}, {"restore_command", ""}}
-		if sync.K > 0 {
-			change = append(change, setting{"synchronous_standby_names", syncNames(sync)})
-		}
-		pids, err := c.walreceivers(ctx, conn)
+		pids, life, err := c.walreceivers(ctx, conn)
 		if err != nil {
 			return err
+		}
+		if sync.K > 0 {
+			c.sync.forget()
+			c.sync.prepare(life, sync)
+			change = append(change, setting{"synchronous_standby_names", syncNames(sync)})
 		}
 		endWalreceivers(pids)
 		if err := alter(ctx, conn, change); err != nil {
@@ -57,7 +60,7 @@ func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, err
 func (c *Conn) Freeze(ctx context.Context) (ha.Position, error) {
 	var final ha.Position
 	err := c.work.do(ctx, func(conn *pgx.Conn) error {
-		pids, err := c.walreceivers(ctx, conn)
+		pids, _, err := c.walreceivers(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -74,17 +77,16 @@ func (c *Conn) Freeze(ctx context.Context) (ha.Position, error) {
 	return final, nil
 }
 
-// walreceivers returns the process ids of walreceivers; more than one only for a
-// moment. It returns ErrNotStandby for a server out of recovery.
-func (c *Conn) walreceivers(ctx context.Context, conn *pgx.Conn) ([]int32, error) {
+// walreceivers returns the process ids of walreceivers (more than one only for a
+// moment), and when the server was started. It returns ErrNotStandby for a server out of recovery.
+func (c *Conn) walreceivers(ctx context.Context, conn *pgx.Conn) (pids []int32, life time.Time, err error) {
 	var standby bool
-	var pids []int32
-	err := conn.QueryRow(ctx, `select pg_is_in_recovery(),
-		array(select pid from pg_stat_get_activity(null) where backend_type = 'walreceiver')`).Scan(&standby, &pids)
+	err = conn.QueryRow(ctx, `select pg_is_in_recovery(), pg_postmaster_start_time(),
+		array(select pid from pg_stat_get_activity(null) where backend_type = 'walreceiver')`).Scan(&standby, &life, &pids)
 	if err == nil && !standby {
 		err = ErrNotStandby
 	}
-	return pids, err
+	return pids, life, err
 }
 
 // endWalreceivers asks them to end. pg_terminate_backend does not know
@@ -109,7 +111,7 @@ func (c *Conn) settle(ctx context.Context, conn *pgx.Conn) (ha.Position, error) 
 			return false, ErrNotStandby
 		case r.process:
 			why = "a walreceiver still runs"
-			pids, err := c.walreceivers(ctx, conn)
+			pids, _, err := c.walreceivers(ctx, conn)
 			endWalreceivers(pids)
 			return false, err
 		case !r.readAll(at.received):
@@ -176,15 +178,17 @@ func (c *Conn) Promote(ctx context.Context) (ha.Position, error) {
 		if _, err := conn.Exec(ctx, "select pg_promote(false)"); err != nil && !hasCode(err, codeRecovery) {
 			return err
 		}
-		const out = "select not pg_is_in_recovery()"
+		var life time.Time
+		const out = "select not pg_is_in_recovery(), pg_postmaster_start_time()"
 		err := until(ctx, func() (bool, error) {
 			var done bool
-			err := conn.QueryRow(ctx, out).Scan(&done)
+			err := conn.QueryRow(ctx, out).Scan(&done, &life)
 			return done, err
 		})
 		if err != nil {
 			return err
 		}
+		c.sync.promoted(life)
 		at, err := scanPosition(conn.QueryRow(ctx, lookPosition))
 		if err == nil && !at.position.Known() {
 			err = errors.New("the new timeline is not known")

@@ -34,6 +34,34 @@ type syncState struct {
 	// when they were: later ones have begun with it.
 	pids  []int32
 	since time.Time
+
+	// prepared is the setting that a standby was given for its promotion, in the
+	// life preparedIn; mixed: more than one k was.
+	prepared   ha.SyncSetting
+	preparedIn time.Time
+	mixed      bool
+}
+
+// prepare notes a setting made on a standby. Until then every process of it read
+// one that nothing satisfies, so whichever has not read this one yet releases
+// nothing.
+func (s *syncState) prepare(life time.Time, set ha.SyncSetting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same := s.preparedIn.Equal(life)
+	s.mixed = same && (s.mixed || s.prepared.K != set.K)
+	s.prepared, s.preparedIn = set, life
+}
+
+// promoted takes the prepared setting for proved: no walsender of this life can
+// release a commit by another k.
+func (s *syncState) promoted(life time.Time) {
+	s.mu.Lock()
+	set, known := s.prepared, s.preparedIn.Equal(life) && !s.mixed && s.prepared.K > 0
+	s.mu.Unlock()
+	if known {
+		s.learn(life, set, nil, time.Time{})
+	}
 }
 
 // fresh reports whether a walsender is known to release commits by the proved k.
@@ -151,6 +179,7 @@ func (c *Conn) setSync(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) 
 	want := []setting{{"synchronous_standby_names", syncNames(set)}}
 	if standby {
 		c.sync.forget()
+		c.sync.prepare(life, set)
 		if err := alter(ctx, conn, want); err != nil {
 			return 0, err
 		}
