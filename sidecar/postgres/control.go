@@ -57,7 +57,10 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden(), Founding: s.founding(), Rewound: s.rewoundFrom()}
+	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden(), Founding: s.founding()}
+	if f.Rewound, err = s.rewoundFrom(); err != nil {
+		return Facts{}, err
+	}
 	if f.FreeBytes, err = free(existing(s.o.DataDir)); err != nil {
 		return Facts{}, err
 	}

@@ -21,6 +21,7 @@
 //	upstream         the gate: see below
 //	promise          the highest term promised, and whether fenced for it (S2)
 //	unfinished       the marker of a clone, rewind or initdb under way (S10)
+//	rewound          whose log a rewound server still needs to be consistent
 //	programs.lock    held by each program that changes the data directory
 //	diverged/        what a rewind or clone was about to overwrite (S7)
 //	sock/            the server's socket, unless its path would be too long

@@ -86,7 +86,7 @@ func TestLife(t *testing.T) {
 // The position of a server that was shut down is where its standby has received
 // up to.
 func TestCleanStopPosition(t *testing.T) {
-	a := newPrimary(t, "n1")
+	a := newPrimary(t, "n1", func(o *Options) { o.WALSegmentMB = 1 })
 	b := a.newStandby("n2")
 	// Several ends: at different places in a page.
 	for i := range 3 {
@@ -193,8 +193,6 @@ func TestReserveAndCrash(t *testing.T) {
 	}
 }
 
-func (m *member) options() Options { return m.o }
-
 // kill -9 at each step of a clone over old data: the next start either has the
 // old data or the whole copy.
 func TestKilledClone(t *testing.T) {
@@ -210,7 +208,7 @@ func TestKilledClone(t *testing.T) {
 		t.Run(x.step, func(t *testing.T) {
 			mark := filepath.Join(b.o.DataDir, "old_data")
 			must(t, os.WriteFile(mark, nil, 0o600))
-			killed(t, b.options(), x.step, "KILL_DO=clone", "KILL_SOURCE="+strconv.Itoa(a.Port()))
+			killed(t, b.o, x.step, "KILL_DO=clone", "KILL_SOURCE="+strconv.Itoa(a.Port()))
 			f := b.inspect()
 			if f.Data != ha.DataHalfMade || !strings.Contains(f.Problem, "clone from n1") {
 				t.Fatalf("after the kill: %+v", f)
@@ -241,7 +239,7 @@ func TestKilledClone(t *testing.T) {
 	}
 	t.Run("into nothing", func(t *testing.T) {
 		n := newMember(t, "n4")
-		killed(t, n.options(), "running", "KILL_DO=clone", "KILL_SOURCE="+strconv.Itoa(a.Port()))
+		killed(t, n.o, "running", "KILL_DO=clone", "KILL_SOURCE="+strconv.Itoa(a.Port()))
 		must(t, n.Discard(soon(t)))
 		if f := n.inspect(); f.Data != ha.DataAbsent {
 			t.Fatalf("after Discard: %+v", f)
@@ -273,12 +271,12 @@ func TestKilledRewind(t *testing.T) {
 			if out, err := exec.Command("cp", "-a", pristine, a.o.DataDir).CombinedOutput(); err != nil {
 				t.Fatalf("%v %s", err, out)
 			}
-			killed(t, a.options(), x.step, "KILL_DO=rewind", "KILL_SOURCE="+strconv.Itoa(b.Port()))
+			killed(t, a.o, x.step, "KILL_DO=rewind", "KILL_SOURCE="+strconv.Itoa(b.Port()))
 			if f := a.inspect(); f.Data != ha.DataHalfMade || f.CleanStop {
 				t.Fatalf("after the kill: %+v", f)
 			}
 			must(t, a.Discard(soon(t)))
-			if f := a.inspect(); f.Data != x.want {
+			if f := a.inspect(); f.Data != x.want || f.Rewound != "" {
 				t.Fatalf("after Discard: %+v", f)
 			}
 			if x.want == ha.DataPresent {
@@ -292,6 +290,7 @@ func TestKilledRewind(t *testing.T) {
 			}
 			must(t, a.Start(soon(t), StartOptions{}))
 			a.up()
+			must(t, a.Consistent())
 			a.follow(b)
 			must(t, a.Stop(soon(t), false))
 		})

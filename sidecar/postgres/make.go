@@ -130,9 +130,6 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 			return err
 		}
 	}
-	if err := s.Consistent(); err != nil { // what a rewind left open is void now
-		return err
-	}
 	if err := s.mark(m); err != nil {
 		return err
 	}
@@ -151,7 +148,10 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 		return err
 	}
 	if m.Fresh == "" {
-		return errors.Join(syncDir(filepath.Dir(s.o.DataDir)), s.unmark())
+		if err := errors.Join(syncDir(filepath.Dir(s.o.DataDir)), s.Consistent()); err != nil {
+			return err
+		}
+		return s.unmark()
 	}
 	if _, err := s.keepAside(ctx, from, nil); err != nil {
 		return err
@@ -253,6 +253,9 @@ func (s *Server) swap(m marker) error {
 	if err := s.wipeAway(old); err != nil {
 		return err
 	}
+	if err := s.Consistent(); err != nil { // what a rewind left open is gone with the old data
+		return err
+	}
 	return s.unmark()
 }
 
@@ -347,6 +350,9 @@ func (s *Server) Discard(ctx context.Context) error {
 		}
 	default:
 		if err := s.wipe(s.o.DataDir); err != nil {
+			return err
+		}
+		if err := s.Consistent(); err != nil { // what an earlier rewind left open
 			return err
 		}
 		if err := syncDir(existing(s.o.DataDir)); err != nil {

@@ -282,14 +282,12 @@ func (s *Server) pruneKept(base string) error {
 
 // rewoundFrom is the member whose log a rewound server still needs; empty if
 // there is none.
-func (s *Server) rewoundFrom() string {
+func (s *Server) rewoundFrom() (string, error) {
 	var r struct {
 		From string `json:"from"`
 	}
-	if err := readJSON(s.state("rewound"), &r); err != nil {
-		return ""
-	}
-	return r.From
+	err := readJSON(s.state("rewound"), &r)
+	return r.From, err
 }
 
 // Consistent says that the server has come to where it takes connections: it

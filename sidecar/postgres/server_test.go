@@ -288,9 +288,8 @@ func (m *member) inspect() Facts {
 	return f
 }
 
-// killed runs f in a process of its own that is killed with -9 at the step.
-// The test that calls it is run again there, alone, and must come to
-// killedHere before anything else.
+// killed runs an operation in a process of its own (TestKilledHere), which kills
+// itself with -9 at the step.
 func killed(t *testing.T, o Options, step string, env ...string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledHere$", "-test.v")
