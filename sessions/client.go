@@ -70,6 +70,8 @@ type Member struct {
 	Tags      []string
 	Status    string // passing, warning or critical: the worst of its checks
 	Meta      map[string]string
+
+	index uint64 // ModifyIndex of the instance
 }
 
 // area is a part of the work that can fail while the others do not.

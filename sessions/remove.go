@@ -129,3 +129,40 @@ func (r Remains) InUse() error {
 	}
 	return fmt.Errorf("%w:\n  %s", ErrInUse, strings.Join(who, "\n  "))
 }
+
+// Forget takes a member's dead instances out of the catalog, each only if it
+// has not changed since it was read. An agent that is alive puts its own back:
+// there the service must be deregistered instead. It returns ErrInUse if an
+// instance is not critical, ErrConflict, ErrUnreachable and ErrPermission.
+func (c *Client) Forget(ctx context.Context, member string) error {
+	members, err := c.registered(ctx)
+	if err != nil {
+		return fmt.Errorf("forget %s: %w", member, err)
+	}
+	var ops api.TxnOps
+	for _, m := range members {
+		switch {
+		case m.Name != member:
+		case m.Status != api.HealthCritical:
+			return fmt.Errorf("forget %s: %w: its checks on node %s are %s", member, ErrInUse, m.Node, m.Status)
+		default:
+			ops = append(ops, &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceDeleteCAS, Node: m.Node,
+				Service: api.AgentService{ID: m.ServiceID, Service: c.opts.Service, ModifyIndex: m.index}}})
+		}
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	need := c.needService("write")
+	err = c.do(ctx, request{need: need, timeout: commitTimeout, once: true, run: func(ctx context.Context, consul *api.Client) error {
+		ok, resp, _, err := consul.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
+		if err != nil || ok {
+			return err
+		}
+		return refused(resp.Errors, need)
+	}})
+	if err != nil {
+		return fmt.Errorf("forget %s: %w", member, err)
+	}
+	return nil
+}

@@ -88,3 +88,30 @@ func TestRemoveCluster(t *testing.T) {
 	must(t, err)
 	must(t, n1.RemoveCluster(ctx, left))
 }
+
+// TestForget: a member that is dead goes from the catalog, one that is not
+// stays.
+func TestForget(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1 := run(t, options("n1", server.http))
+	must(t, n1.Forget(ctx, "n3")) // there is none
+	// As left by an agent that has gone: only in the catalog.
+	put := func(status string) {
+		_, err := server.api.Catalog().Register(&api.CatalogRegistration{Node: "gone", Address: "127.0.0.2", Service: &api.AgentService{
+			ID: "pg-n3", Service: "pg", Port: 1, Meta: map[string]string{"member": "n3", "cluster": "main"}},
+			Checks: api.HealthChecks{{Node: "gone", CheckID: "pg-n3:server", Name: "PostgreSQL", ServiceID: "pg-n3", Status: status}}}, nil)
+		must(t, err)
+	}
+	put("passing")
+	wantErr(t, n1.Forget(ctx, "n3"), sessions.ErrInUse, "on node gone are passing")
+	put("critical")
+	must(t, n1.Forget(ctx, "n2"))
+	must(t, n1.Forget(ctx, "n3"))
+	found, _, err := server.api.Catalog().Service("pg", "", nil)
+	must(t, err)
+	if len(found) != 0 {
+		t.Errorf("still there: %+v", found[0])
+	}
+}

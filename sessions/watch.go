@@ -227,6 +227,7 @@ func (c *Client) member(e *api.ServiceEntry) Member {
 		Tags:      s.Tags,
 		Status:    e.Checks.AggregatedStatus(),
 		Meta:      s.Meta,
+		index:     s.ModifyIndex,
 	}
 }
 

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -29,6 +30,9 @@ func (s *Sidecar) observe() ha.Observation {
 func (s *Sidecar) fulfil(r ha.Record) {
 	if s.intent.Switchover && r.Term > s.asked {
 		s.intent.Switchover, s.intent.Target = false, ""
+	}
+	if s.intent.Remove != "" && r.Exists() && !slices.Contains(r.Members, s.intent.Remove) {
+		s.intent.Remove = ""
 	}
 	if s.intent.Restart && s.server.StartedAt > s.intent.Since && s.server.InRecovery != ha.Unknown {
 		s.intent.Restart = false
@@ -285,6 +289,7 @@ func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 		if snap == nil || snap.Observation.Server.InRecovery == ha.Unknown {
 			continue
 		}
+		s.configure(ctx)
 		r := &snap.Observation.Consul.Record
 		founded := r.Phase == ha.PhaseLeading && r.SystemID == snap.Observation.Server.SystemID
 		work, cancel := context.WithTimeout(ctx, upkeepEvery)
@@ -293,6 +298,32 @@ func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 		}
 		cancel()
 	}
+}
+
+// configure takes up the cluster-wide parameters when they, or the configuration
+// file, have changed; not beside an operation on the server.
+func (s *Sidecar) configure(ctx context.Context) {
+	set, err := ParseSettings(s.opts.Cluster.View().Settings)
+	if err != nil {
+		return // overlay has said so
+	}
+	s.mu.Lock()
+	same := s.configured && maps.Equal(set.Parameters, s.parameters)
+	s.mu.Unlock()
+	if same || !s.serverLock.TryLock() {
+		return
+	}
+	defer s.serverLock.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
+	defer cancel()
+	if err := s.opts.Server.Configure(ctx, set.Parameters); err != nil {
+		s.log.Error("cannot take up the cluster's parameters; the ones before hold", "error", err)
+	} else {
+		s.log.Info("parameters taken up", "cluster_wide", len(set.Parameters))
+	}
+	s.mu.Lock()
+	s.configured, s.parameters = true, set.Parameters
+	s.mu.Unlock()
 }
 
 // known are the members on record and those that are yet to join: they need a
@@ -314,6 +345,7 @@ func (s *Sidecar) noteUpkeep(o *ha.Observation) {
 	for _, m := range s.known(o) {
 		key += " " + m
 	}
+	key += "\n" + string(s.opts.Cluster.View().Settings)
 	if key == s.kept || o.Server.InRecovery == ha.Unknown {
 		return
 	}

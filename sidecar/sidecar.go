@@ -47,7 +47,11 @@ type Sidecar struct {
 	exit          *ExitError
 	ready         bool
 	account       Account
-	lostAt        time.Time // the leader was lost then, by this member's wall clock
+	// parameters are the cluster-wide ones that were taken up last; configured is
+	// false before, and after the configuration file has changed.
+	parameters map[string]string
+	configured bool
+	lostAt     time.Time // the leader was lost then, by this member's wall clock
 
 	serverLock sync.Mutex // held by the operation on the server
 	snapshot   atomic.Pointer[Snapshot]
@@ -181,6 +185,10 @@ func (s *Sidecar) Restart() { s.ask(func(i *ha.Intent) { i.Restart = true }) }
 // Reinit asks for a new clone of a replica.
 func (s *Sidecar) Reinit() { s.ask(func(i *ha.Intent) { i.Reinit = true }) }
 
+// Remove asks the primary to take a member off the record. The answer is in the
+// snapshots: a record without it, or State.Refused.
+func (s *Sidecar) Remove(member string) { s.ask(func(i *ha.Intent) { i.Remove = member }) }
+
 // Force lets this member lead without the votes that safety asks for.
 func (s *Sidecar) Force() { s.ask(func(i *ha.Intent) { i.Force = true }) }
 
@@ -201,7 +209,7 @@ func (s *Sidecar) ask(change func(*ha.Intent)) {
 // SetPolicy replaces the member's own part of the policy (a reload).
 func (s *Sidecar) SetPolicy(p ha.Policy) {
 	s.mu.Lock()
-	s.opts.Policy = p
+	s.opts.Policy, s.configured = p, false
 	s.mu.Unlock()
 	s.notify()
 }

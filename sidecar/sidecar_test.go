@@ -2,6 +2,8 @@ package sidecar_test
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,5 +220,25 @@ func TestReinit(t *testing.T) {
 			t.Errorf("operations: %v", n2.ops)
 		}
 		w.settled("n1")
+	})
+}
+
+// TestRemove: the primary takes a member off the record that is gone for good;
+// not one that is alive or may hold the last commits; one that comes back is
+// admitted again.
+func TestRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		n1.sidecar.Remove("n3")
+		w.until("a refusal", 5*time.Second, func() bool { return strings.Contains(n1.sidecar.Snapshot().State.Refused, "n3 is alive") })
+		n1.sidecar.Withdraw()
+		w.members["n3"].kill()
+		w.until("n3 is no voter", 30*time.Second, func() bool { return !w.record.Durability.Has("n3") })
+		n1.sidecar.Remove("n3")
+		w.until("n3 is off the record", 10*time.Second, func() bool { return !slices.Contains(w.record.Members, "n3") })
+		w.members["n3"].run()
+		w.until("n3 is back", 30*time.Second, func() bool { return slices.Contains(w.record.Members, "n3") })
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 )
 
 // control does what the API's changes ask for.
@@ -290,6 +292,43 @@ func (c control) Resume(ctx context.Context, req api.Resume) error {
 	return err
 }
 
+// Remove takes a member off the record and out of Consul's catalog. Only the
+// leader does it.
+func (c control) Remove(ctx context.Context, name string) error {
+	snap := c.sidecar.Snapshot()
+	if snap == nil {
+		return api.Refuse(http.StatusServiceUnavailable, "nothing is decided yet; try again in a second")
+	}
+	r := snap.Observation.Consul.Record
+	recorded := slices.Contains(r.Members, name)
+	registered := slices.ContainsFunc(c.cluster.View().Members, func(m sessions.Member) bool { return m.Name == name })
+	switch {
+	case r.Leader != c.config.Member || r.Phase != ha.PhaseLeading:
+		return api.Refuse(http.StatusPreconditionFailed, "%s does not lead; ask the leader, %s", c.config.Member, r.Leader)
+	case !recorded && !registered:
+		return api.Refuse(http.StatusNotFound, "there is no member %s; there are %s", name, strings.Join(r.Members, ", "))
+	}
+	if recorded {
+		c.sidecar.Remove(name)
+		after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
+			return !slices.Contains(s.Observation.Consul.Record.Members, name) || s.State.Refused != ""
+		})
+		if err != nil {
+			c.sidecar.Withdraw()
+			return api.Refuse(http.StatusServiceUnavailable, "%s is not removed yet; see pgsidecar status", name)
+		}
+		if after.State.Refused != "" {
+			c.sidecar.Withdraw()
+			return api.Refuse(http.StatusPreconditionFailed, "%s", after.State.Refused)
+		}
+	}
+	if err := c.cluster.Forget(ctx, name); err != nil {
+		return fmt.Errorf("%s is off the record, but still registered in Consul: %w", name, err)
+	}
+	c.log.Info("a member was removed", "member", name)
+	return nil
+}
+
 // PatchConfig merges into the cluster-wide settings, which are checked before
 // they are stored.
 func (c control) PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error) {
@@ -302,10 +341,14 @@ func (c control) PatchConfig(ctx context.Context, patch json.RawMessage, replace
 		}
 		next = merged
 	}
-	if _, err := sidecar.ParseSettings(next); err != nil {
+	set, err := sidecar.ParseSettings(next)
+	if err == nil {
+		err = postgres.Check(postgres.Settings{Parameters: set.Parameters})
+	}
+	if err != nil {
 		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
 	}
-	err := c.cluster.PutSettings(ctx, next, view.SettingsIndex)
+	err = c.cluster.PutSettings(ctx, next, view.SettingsIndex)
 	switch {
 	case errors.Is(err, sessions.ErrConflict):
 		return nil, api.Refuse(http.StatusConflict, "the settings were changed by somebody else meanwhile; try again")

@@ -248,6 +248,7 @@ func (m *member) reload() {
 		m.log.Warn("part of the new configuration needs a restart of the sidecar", "blocks", blocks)
 	}
 	m.config = next
+	m.server.reconfigure(next)
 	m.sidecar.SetPolicy(m.policy())
 	m.log.Info("configuration reloaded")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -241,6 +242,26 @@ var damage = [...]string{
 	"could not locate a valid checkpoint record", "could not locate required checkpoint record", "invalid primary checkpoint",
 	"requested timeline", "is not a child of this server's history", "WAL ends before", "invalid magic number",
 	"could not access status of transaction", "control file", "corrupt", "PANIC",
+}
+
+// Configure takes up the cluster-wide parameters over the configuration file's.
+func (s *localServer) Configure(ctx context.Context, parameters map[string]string) error {
+	s.mu.Lock()
+	pg := s.config.Postgres
+	s.mu.Unlock()
+	all := maps.Clone(pg.Parameters)
+	if all == nil {
+		all = make(map[string]string, len(parameters))
+	}
+	maps.Copy(all, parameters)
+	return s.files.Reload(ctx, postgres.Settings{Parameters: all, HBA: pg.HBA})
+}
+
+// reconfigure replaces the configuration with one that was read again.
+func (s *localServer) reconfigure(cfg *config.Config) {
+	s.mu.Lock()
+	s.config = cfg
+	s.mu.Unlock()
 }
 
 // Diagnose says why the server ended before it was ready.

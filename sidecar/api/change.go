@@ -56,6 +56,7 @@ func (s *Server) changeTable() map[string]map[string]change {
 		"/reload":       {http.MethodPost: {"reload", false, shortWait, s.reload}},
 		"/pause":        {http.MethodPost: {"pause", false, shortWait, s.pause}},
 		"/resume":       {http.MethodPost: {"resume", false, shortWait, s.resume}},
+		"/remove":       {http.MethodPost: {"remove", true, shortWait, s.remove}},
 		"/config": {
 			http.MethodPatch: {"change configuration", true, shortWait, config(false)},
 			http.MethodPut:   {"replace configuration", true, shortWait, config(true)},
@@ -387,6 +388,19 @@ func (s *Server) resume(ctx context.Context, body []byte) (int, string, error) {
 		return 0, "", err
 	}
 	return http.StatusOK, "resumed", s.control.Resume(ctx, Resume{b.Members})
+}
+
+func (s *Server) remove(ctx context.Context, body []byte) (int, string, error) {
+	var b struct {
+		Member string `json:"member"`
+	}
+	if err := decode(body, &b); err != nil {
+		return 0, "", err
+	}
+	if b.Member == "" {
+		return 0, "", Refuse(badRequest, "say which member is to be removed")
+	}
+	return http.StatusOK, b.Member + " is removed", s.control.Remove(ctx, b.Member)
 }
 
 func (s *Server) changeConfig(ctx context.Context, body []byte, replace bool) (int, string, error) {

@@ -72,6 +72,9 @@ func (c *control) Reinitialize(ctx context.Context, r api.Reinitialize) error {
 	return c.note(ctx, "reinitialize %+v", r)
 }
 func (c *control) Pause(ctx context.Context, r api.Pause) error { return c.note(ctx, "pause %+v", r) }
+func (c *control) Remove(ctx context.Context, member string) error {
+	return c.note(ctx, "remove %s", member)
+}
 func (c *control) Resume(ctx context.Context, r api.Resume) error {
 	return c.note(ctx, "resume %+v", r)
 }
@@ -139,6 +142,8 @@ func TestChanges(t *testing.T) {
 		{"POST", "/pause", ``, 200, "pause {For:0s Members:[] Reason:}", "paused"},
 		{"POST", "/pause", `{"for":"a while"}`, 400, "", "for: a time"},
 		{"POST", "/resume", ``, 200, "resume {Members:[]}", "resumed"},
+		{"POST", "/remove", `{"member":"n3"}`, 200, "remove n3", "n3 is removed"},
+		{"POST", "/remove", `{}`, 400, "", "say which member is to be removed"},
 		{"PATCH", "/config", `{"ttl":null}`, 200, `config {"ttl":null} false`, `{"ttl":null}`},
 		{"PUT", "/config", `{"ttl":20}`, 200, `config {"ttl":20} true`, `{"ttl":20}`},
 		{"PATCH", "/config", ``, 411, "", "a body is expected"},

@@ -33,6 +33,8 @@ type Control interface {
 	// Pause and Resume begin and end maintenance.
 	Pause(ctx context.Context, req Pause) error
 	Resume(ctx context.Context, req Resume) error
+	// Remove forgets a member that is gone for good.
+	Remove(ctx context.Context, member string) error
 	// PatchConfig merges into the cluster-wide settings (RFC 7396: null removes),
 	// or replaces them, and returns them as stored.
 	PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error)

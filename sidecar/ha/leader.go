@@ -264,6 +264,7 @@ func (d *decision) serve(inTime bool) {
 		return
 	}
 	d.admit()
+	d.dismiss()
 	d.keepDurability()
 	if !v.Checkpointed {
 		d.do(Action{Kind: Checkpoint, Why: "pg_rewind from this server needs one on the new timeline"})

@@ -204,6 +204,9 @@ type Intent struct {
 	// Reinit asks for a new clone; Restart for a restart of the server.
 	Reinit  bool
 	Restart bool
+	// Remove names a member that is gone for good: the primary takes it off the
+	// record. Empty: none.
+	Remove string
 }
 
 // Busy says which operations the shell has under way.

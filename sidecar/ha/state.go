@@ -7,8 +7,8 @@ type State struct {
 	WakeAt Instant
 	// LeaseUntil is until when this member may serve as primary (S5).
 	LeaseUntil Instant
-	// Role and Blocks are for people. Refused says why a switchover that was
-	// asked for cannot begin.
+	// Role and Blocks are for people. Refused says why a switchover or a
+	// removal that was asked for cannot begin.
 	Role    Role
 	Blocks  []Block
 	Refused string

@@ -244,6 +244,38 @@ func (d *decision) admit() {
 	d.commit(Change{What: "admit", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "a new member streams")
 }
 
+// dismiss takes a member off the record, as asked: from then on it may neither
+// stand in an election nor is it counted on for the lease, and its slots go. One
+// that streams is admitted again, so one that is not gone is not dismissed; and
+// a voter may be the only one that holds a commit (S3), so it must have been
+// replaced before.
+func (d *decision) dismiss() {
+	m := d.o.Intent.Remove
+	if m == "" || !slices.Contains(d.rec.Members, m) {
+		return
+	}
+	if d.s.Refused = d.indispensable(m); d.s.Refused != "" || !d.lockMine() {
+		return
+	}
+	r := *d.rec
+	r.Members = slices.DeleteFunc(slices.Clone(r.Members), func(name string) bool { return name == m })
+	d.commit(Change{What: "dismiss", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "asked to remove "+m)
+}
+
+// indispensable says why a member cannot be taken off the record; empty: it can.
+func (d *decision) indispensable(m string) string {
+	streams := slices.ContainsFunc(d.o.Server.Walsenders, func(w Walsender) bool { return w.Member == m })
+	switch p := d.peer(m); {
+	case m == d.o.Self:
+		return m + " leads; hand over first: pgsidecar switchover"
+	case p != nil && p.Link == LinkUp || streams:
+		return m + " is alive; stop its sidecar first"
+	case d.rec.Durability.Has(m) || slices.Contains(d.o.Server.Sync.Names, m):
+		return m + " is a voter: it may hold the only other copy of the last commits. It stops being one when another standby streams; see pgsidecar status"
+	}
+	return ""
+}
+
 func union(a, b []string) []string {
 	u := make([]string, 0, len(a)+len(b))
 	u = append(append(u, a...), b...)

@@ -257,6 +257,10 @@ func (s *Server) Hide(ctx context.Context) error { return s.reload(ctx, s.curren
 // Unhide lets clients in.
 func (s *Server) Unhide(ctx context.Context) error { return s.reload(ctx, s.current(), false) }
 
+// Check returns what Reload would refuse about the settings by itself: ErrOwned
+// for what must be ours, ErrSetting for what cannot be.
+func Check(set Settings) error { return checkSettings(set) }
+
 // Reload takes other settings up. On an error nothing has changed.
 func (s *Server) Reload(ctx context.Context, set Settings) error {
 	s.mu.Lock()
