@@ -8,6 +8,8 @@ SHELL := /bin/bash
 # once than that make each other's timing look bad.
 TESTFLAGS ?= -p 2 -timeout 20m
 BENCHFLAGS ?= -p 1 -timeout 60m
+# How often each failover is played by make bench.
+BENCHRUNS ?= 20
 FUZZTIME  ?= 20s
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
@@ -33,7 +35,8 @@ test: programs build format vet ## run every test, on real programs where it mat
 
 .PHONY: bench
 bench: programs ## measure failover, and whatever else has a number in the README
-	go test -run '^$$' -bench . $(BENCHFLAGS) ./...
+	go test -run '^$$' -bench Failovers -benchtime $(BENCHRUNS)x -v $(BENCHFLAGS) ./sidecar/drill
+	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
 
 .PHONY: format
 format:

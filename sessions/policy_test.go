@@ -39,6 +39,14 @@ func TestPolicy(t *testing.T) {
 	t.Parallel()
 	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { initial_management = "`+root+`"  agent = "`+root+`" } }`)
 	server.authorize(root)
+	// A session needs its agent's node in the catalog.
+	eventually(t, 20*time.Second, "the agent registers its node", func() error {
+		nodes, _, err := server.api.Catalog().Nodes(nil)
+		if err == nil && len(nodes) == 0 {
+			err = errors.New("no node yet")
+		}
+		return err
+	})
 	all := rules(t, sessions.Policy("pgsidecar", "main", "pg"))
 
 	type variant struct{ name, policy, missing string }

@@ -47,7 +47,7 @@ func TestPlantedRows(t *testing.T) {
 	if clean.Lost != 0 || clean.Twice != 0 || clean.Strange != 0 || clean.Acked < 300 {
 		t.Fatalf("nothing was planted: %+v", clean)
 	}
-	s.exec("DELETE FROM drill.writes WHERE worker = 101 AND seq IN (3, 4, 9)")
+	s.exec("DELETE FROM drill.writes WHERE worker = 101 AND seq IN (1, 2, 4)")
 	if v := verify(t, s, w); v.Lost != 3 || v.LostBytes == 0 || len(v.Samples) != 2 {
 		t.Errorf("three rows were taken away: %+v", v)
 	}
