@@ -87,7 +87,7 @@ func TestSetSyncSeesAWalsenderThatSleeps(t *testing.T) {
 	must(t, syscall.Kill(pid, syscall.SIGSTOP))
 	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
 	for _, set := range []ha.SyncSetting{{K: 1, Names: names("n3")}, {K: 2, Names: names("n2", "n3")}} {
-		_, err = p.conn.SetSync(within(t, 300*time.Millisecond), set)
+		_, err = p.conn.SetSync(within(t, 2*time.Second), set)
 		if !errors.Is(err, checks.ErrUnproved) {
 			t.Fatalf("%+v with a sleeping walsender: %v", set, err)
 		}
@@ -109,7 +109,7 @@ func TestSetSyncSeesACheckpointerThatSleeps(t *testing.T) {
 	must(t, err)
 	must(t, syscall.Kill(pid, syscall.SIGSTOP))
 	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
-	_, err = p.conn.SetSync(within(t, 300*time.Millisecond), ha.SyncSetting{K: 1, Names: names("n2")})
+	_, err = p.conn.SetSync(within(t, 2*time.Second), ha.SyncSetting{K: 1, Names: names("n2")})
 	if !errors.Is(err, checks.ErrUnproved) {
 		t.Fatalf("with a sleeping checkpointer: %v", err)
 	}
