@@ -21,6 +21,7 @@ type drillOptions struct {
 	lab       lab.Options // of the lab that is made if none runs
 	routes    []string
 	workers   int
+	pauseOnly bool
 	repeat    int
 	objective drill.Objective
 	json      string
@@ -48,6 +49,7 @@ objective was missed.`,
 	labFlags(cmd, &o.lab)
 	f := cmd.Flags()
 	f.StringSliceVar(&o.routes, "route", nil, "measure this `way` to the primary: haproxy, dns, multi-host, pgbouncer (default all that the lab has)")
+	f.BoolVar(&o.pauseOnly, "pause-only", false, "measure the pause alone: ask DNS rarely, and write to no member directly; on two cores the full measuring takes one")
 	f.IntVar(&o.workers, "workers", 4, "`number` of connections that write through each route")
 	f.IntVar(&o.repeat, "repeat", 1, "how `often` each scenario is done")
 	f.DurationVar(&o.objective.RTO, "rto", 0, "longest pause in acknowledged writes that is allowed (default any)")
@@ -116,7 +118,7 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 func drillOne(ctx context.Context, a *app, l *lab.Lab, s drill.Scenario, o drillOptions) ([]*drill.Report, error) {
 	var reports []*drill.Report
 	for range o.repeat {
-		report, err := drill.Run(ctx, s, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, Objective: o.objective,
+		report, err := drill.Run(ctx, s, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly, Objective: o.objective,
 			Progress: func(what string) { fmt.Fprintf(a.stderr, "%s: %s\n", s.Name, what) }})
 		if errors.Is(err, drill.ErrNotPossible) {
 			return reports, usage("%w", err)

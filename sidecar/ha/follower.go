@@ -29,6 +29,8 @@ func (d *decision) follow() {
 		d.clone("there is no data directory yet")
 	case v.Process == ProcessStopped && v.Armed:
 		d.do(Action{Kind: Disarm, Why: "a standby needs no lease"})
+	case v.Process == ProcessStopped && v.ExitedAt != 0 && !d.leaderSettled():
+		// Crash recovery now would only take the disk from the election.
 	case v.Process == ProcessStopped:
 		d.startStandby()
 	case v.Armed:
@@ -38,6 +40,19 @@ func (d *decision) follow() {
 	case v.Rewound != "" && d.leaderPeer() != nil && d.seen.Leader != v.Rewound:
 		d.clone("another member leads since the rewind")
 	}
+}
+
+// settleTime is how long after a new leader took writes the others have to
+// follow it before a server that was stopped is started beside them.
+const settleTime = 250 * time.Millisecond
+
+// leaderSettled reports whether the newest term has its primary; it is not waited
+// for longer than the failure time-out, as this member's vote may be needed.
+func (d *decision) leaderSettled() bool {
+	if d.seen.Phase == PhaseLeading {
+		return d.after(d.s.PhaseAt, settleTime)
+	}
+	return d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout/2)
 }
 
 // leave stops the server and ends the process; roles were passed on before.
