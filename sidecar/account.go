@@ -55,6 +55,11 @@ func (s *Sidecar) note(o ha.Observation) {
 			s.lostAt = time.Now()
 			s.mu.Unlock()
 		}
+		if st.Hears && !snap.State.Hears && o.Consul.Record.Leader != o.Self {
+			s.mu.Lock()
+			s.lostAt = time.Time{} // it was heard again: no failover came of it
+			s.mu.Unlock()
+		}
 		before := snap.Observation.Consul.Record
 		if r := o.Consul.Record; r.Term != before.Term || r.Phase != before.Phase {
 			s.noteRecord(r)

@@ -30,7 +30,7 @@ type HAProxySettings struct {
 
 	MaxConn        int           // default 2000
 	Retries        int           // connection attempts after the first; default 20
-	ConnectTimeout time.Duration // default 500 ms; also the pause between attempts
+	ConnectTimeout time.Duration // default 100 ms; also the pause between attempts; more than the round trip to the farthest member
 	QueueTimeout   time.Duration // how long a client may wait for a primary; default 30 s
 	IdleTimeout    time.Duration // of a silent connection; default 24 h (tcp keepalive finds the dead)
 	HardStopAfter  time.Duration // how long a reloaded worker may go on; default 1 h
@@ -63,8 +63,8 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	setDefault(&s.PrimaryPort, 5000)
 	setDefault(&s.ReplicaPort, 5001)
 	setDefault(&s.MaxConn, 2000)
-	setDefault(&s.Retries, 20) // 10 s of refusals, with the pause of ConnectTimeout
-	setDefault(&s.ConnectTimeout, 500*time.Millisecond)
+	setDefault(&s.Retries, 100) // 10 s of refusals, with the pause of ConnectTimeout
+	setDefault(&s.ConnectTimeout, 100*time.Millisecond)
 	setDefault(&s.QueueTimeout, 30*time.Second)
 	setDefault(&s.IdleTimeout, 24*time.Hour)
 	setDefault(&s.HardStopAfter, time.Hour)

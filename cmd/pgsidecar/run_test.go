@@ -224,6 +224,7 @@ func (r *rig) exits(within time.Duration) int {
 		}
 		return r.cmd.ProcessState.ExitCode()
 	case <-time.After(within):
+		r.cmd.Process.Kill()
 		r.t.Fatalf("still runs after %s", within)
 		return -1
 	}
