@@ -4,9 +4,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# -p 2: packages run their tests against real servers, and more of them at
-# once than that make each other's timing look bad.
-TESTFLAGS ?= -p 2 -timeout 20m
+# -p 1: packages run their tests against real servers, and more of them at once
+# make each other's timing look bad on two cores.
+TESTFLAGS ?= -p 1 -timeout 30m
 BENCHFLAGS ?= -p 1 -timeout 60m
 # How often each failover is played by make bench.
 BENCHRUNS ?= 20

@@ -46,7 +46,7 @@ func (a *agent) authorize(token string) {
 		a.t.Fatal(err)
 	}
 	a.api, a.deletable = client, map[string]string{}
-	eventually(a.t, 10*time.Second, "the management token", func() error {
+	eventually(a.t, 60*time.Second, "the management token", func() error {
 		_, _, err := a.api.ACL().TokenReadSelf(nil)
 		return err
 	})
@@ -263,7 +263,7 @@ func (m *member) await(t testing.TB, within time.Duration, what string, check fu
 
 func (m *member) session(t testing.TB) string {
 	t.Helper()
-	return m.await(t, 10*time.Second, "a session", func(v sessions.View) bool { return v.Consul.Session != "" && v.Consul.SeenAt != 0 }).Consul.Session
+	return m.await(t, 60*time.Second, "a session", func(v sessions.View) bool { return v.Consul.Session != "" && v.Consul.SeenAt != 0 }).Consul.Session
 }
 
 func background(t testing.TB) context.Context {

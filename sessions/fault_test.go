@@ -156,7 +156,7 @@ func TestAddresses(t *testing.T) {
 
 	f.fault.Store(int32(healthy))
 	f.writes.Store(0)
-	eventually(t, 10*time.Second, "the first address", func() error {
+	eventually(t, 60*time.Second, "the first address", func() error {
 		err := n1.Commit(ctx, keep(n1, "n1"))
 		if err == nil && f.writes.Load() == 0 {
 			err = net.ErrClosed
@@ -167,14 +167,14 @@ func TestAddresses(t *testing.T) {
 	// Both gone and back: the view says so, and nothing is lost.
 	f.fault.Store(int32(noLeader))
 	server.signal(syscall.SIGSTOP)
-	n1.await(t, 10*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
+	n1.await(t, 60*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
 	stale := n1.View().Consul
 	if stale.Record.Term != 1 || stale.Lock.Holder != "n1" {
 		t.Fatalf("the view lost what it knew: %+v", stale)
 	}
 	server.signal(syscall.SIGCONT)
 	f.fault.Store(int32(healthy))
-	n1.await(t, 10*time.Second, "reachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes && v.Consul.HeldAt > stale.HeldAt })
+	n1.await(t, 60*time.Second, "reachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes && v.Consul.HeldAt > stale.HeldAt })
 }
 
 // A slow answer dates the lease by when it was asked for.
@@ -224,7 +224,7 @@ func TestPermissions(t *testing.T) {
 
 	write("00000000-1111-2222-3333-444444444444")
 	n1 := run(t, o)
-	v := n1.await(t, 10*time.Second, "the unknown token", func(v sessions.View) bool { return v.Err != nil })
+	v := n1.await(t, 60*time.Second, "the unknown token", func(v sessions.View) bool { return v.Err != nil })
 	wantErr(t, v.Err, sessions.ErrPermission, "does not know this token")
 	if strings.Contains(v.Err.Error(), "00000000-1111") {
 		t.Fatalf("the token is in the error: %v", v.Err)
@@ -242,7 +242,7 @@ func TestPermissions(t *testing.T) {
 	wantErr(t, n1.Commit(ctx, change), sessions.ErrPermission, `key_prefix "pgsidecar/main/" { policy = "write" }`)
 	wantErr(t, n1.PutSettings(ctx, []byte("{}"), 0), sessions.ErrPermission, `{ policy = "write" }`)
 	wantErr(t, n1.PutHistory(ctx, 1, []byte("{}")), sessions.ErrPermission, `{ policy = "write" }`)
-	n1.await(t, 10*time.Second, "the session's rule", func(v sessions.View) bool {
+	n1.await(t, 60*time.Second, "the session's rule", func(v sessions.View) bool {
 		return v.Err != nil && strings.Contains(v.Err.Error(), `session_prefix ""`)
 	})
 
@@ -254,7 +254,7 @@ func TestPermissions(t *testing.T) {
 
 	write(server.policy("all", rules+` service "pg" { policy = "write" } node_prefix "" { policy = "read" }`))
 	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
-	n1.await(t, 10*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil && len(v.Members) == 1 })
+	n1.await(t, 60*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil && len(v.Members) == 1 })
 	must(t, n1.Evict(ctx, []string{"n2"}))
 
 	// The token is replaced and the old one deleted: the agent gets the new.
@@ -266,7 +266,7 @@ func TestPermissions(t *testing.T) {
 	sick := registration("n1", "primary", 5001)
 	sick.Checks[0].Status = "critical"
 	must(t, n1.Register(ctx, sick))
-	n1.await(t, 10*time.Second, "the sick server", func(v sessions.View) bool {
+	n1.await(t, 60*time.Second, "the sick server", func(v sessions.View) bool {
 		return len(v.Members) == 1 && v.Members[0].Status == "critical" && v.Err == nil
 	})
 }

@@ -102,7 +102,7 @@ func live(t *testing.T, server *agent, o sessions.Options) error {
 		// the token may not read: Consul does not even wake a blocking query
 		// whose answer is empty before and after.
 		func() error {
-			eventually(t, 10*time.Second, "the instance in the catalog", func() error {
+			eventually(t, 60*time.Second, "the instance in the catalog", func() error {
 				found, _, err := server.api.Catalog().Service("pg", "", nil)
 				if err == nil && !slices.ContainsFunc(found, func(s *api.CatalogService) bool { return s.ServiceID == "pg-"+member }) {
 					err = errors.New("not there")

@@ -283,7 +283,7 @@ func TestAgentLosesEverything(t *testing.T) {
 	// A clean leave takes the node, and with it the session, out of Consul.
 	start := time.Now()
 	host.stop(syscall.SIGINT)
-	v := n1.await(t, 10*time.Second, "a session through the next address", func(v sessions.View) bool {
+	v := n1.await(t, 60*time.Second, "a session through the next address", func(v sessions.View) bool {
 		return v.Consul.Session != "" && v.Consul.Session != old
 	})
 	t.Logf("a new session %s after the agent was told to leave", time.Since(start).Round(time.Millisecond))
@@ -293,12 +293,12 @@ func TestAgentLosesEverything(t *testing.T) {
 	if entry == nil || entry.Node != "server" {
 		t.Fatalf("the new session is %+v", entry)
 	}
-	n1.await(t, 10*time.Second, "the error of the registration", func(v sessions.View) bool { return errors.Is(v.Err, sessions.ErrUnreachable) })
+	n1.await(t, 60*time.Second, "the error of the registration", func(v sessions.View) bool { return errors.Is(v.Err, sessions.ErrUnreachable) })
 
 	// It comes back with nothing on its disk.
 	must(t, os.RemoveAll(filepath.Join(host.dir, "data")))
 	host.start()
-	server.answers(10*time.Second, 5001)
+	server.answers(60*time.Second, 5001)
 	n1.await(t, 5*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil })
 	if v := n1.View(); v.Consul.Session != entry.ID {
 		t.Error("the session was not kept over the return of the first address")
@@ -322,16 +322,16 @@ func TestConsulLosesItsData(t *testing.T) {
 	n1.await(t, 2*time.Second, "itself in the view", func(v sessions.View) bool { return len(v.Members) == 1 })
 
 	server.kill()
-	v := n1.await(t, 10*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
+	v := n1.await(t, 60*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
 	if v.Consul.Record.Term != 30 || len(v.Members) != 1 {
 		t.Fatalf("the view lost what it knew: %+v", v)
 	}
 	must(t, os.RemoveAll(filepath.Join(server.dir, "data")))
 	server.start()
-	n1.await(t, 10*time.Second, "the empty Consul", func(v sessions.View) bool {
+	n1.await(t, 60*time.Second, "the empty Consul", func(v sessions.View) bool {
 		return !v.Consul.Record.Exists() && v.Consul.Lock.Index == 0 && v.SettingsIndex == 0 && v.Consul.Session != "" && v.Consul.Session != old
 	})
-	n1.await(t, 10*time.Second, "the registration, without the tag", func(v sessions.View) bool {
+	n1.await(t, 60*time.Second, "the registration, without the tag", func(v sessions.View) bool {
 		return len(v.Members) == 1 && !slices.Contains(v.Members[0].Tags, "primary")
 	})
 	must(t, n1.Commit(ctx, ballot(n1, "n1")))

