@@ -10,8 +10,12 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
+// historyKept is how many accounts of terms stay in Consul, and how many changes
+// of the settings beside them: some hundred KiB at most.
+const historyKept = 200
+
 // PutHistory writes what happened in a term, replacing what was written for it
-// before. Keys sort by term.
+// before. Keys sort by term; the oldest beyond historyKept go.
 func (c *Client) PutHistory(ctx context.Context, term uint64, json []byte) error {
 	pair := &api.KVPair{Key: fmt.Sprintf("%shistory/%020d", c.keys, term), Value: json}
 	err := c.do(ctx, request{need: c.needKeys("write"), timeout: commitTimeout, run: func(ctx context.Context, consul *api.Client) error {
@@ -21,15 +25,43 @@ func (c *Client) PutHistory(ctx context.Context, term uint64, json []byte) error
 	if err != nil {
 		return fmt.Errorf("write history of term %d: %w", term, err)
 	}
+	return c.prune(ctx, c.keys+"history/")
+}
+
+// prune removes the oldest keys of a folder, those beyond historyKept.
+func (c *Client) prune(ctx context.Context, folder string) error {
+	var keys []string
+	err := c.do(ctx, request{need: c.needKeys("read"), run: func(ctx context.Context, consul *api.Client) (err error) {
+		keys, _, err = consul.KV().Keys(folder, "", (&api.QueryOptions{}).WithContext(ctx))
+		return err
+	}})
+	if err != nil {
+		return fmt.Errorf("look for old history: %w", err)
+	}
+	slices.Sort(keys)
+	for _, key := range keys[:max(len(keys)-historyKept, 0)] {
+		err := c.do(ctx, request{need: c.needKeys("write"), run: func(ctx context.Context, consul *api.Client) error {
+			_, err := consul.KV().Delete(key, (&api.WriteOptions{}).WithContext(ctx))
+			return err
+		}})
+		if err != nil {
+			return fmt.Errorf("remove old history: %w", err)
+		}
+	}
 	return nil
 }
 
 // History returns what PutHistory wrote for the last terms, the newest first.
 // A limit of zero or less asks for all.
 func (c *Client) History(ctx context.Context, limit int) ([][]byte, error) {
+	return c.newest(ctx, "history/", limit)
+}
+
+// newest returns the values of a folder's last keys.
+func (c *Client) newest(ctx context.Context, folder string, limit int) ([][]byte, error) {
 	var pairs api.KVPairs
 	err := c.do(ctx, request{need: c.needKeys("read"), run: func(ctx context.Context, consul *api.Client) (err error) {
-		pairs, _, err = consul.KV().List(c.keys+"history/", (&api.QueryOptions{}).WithContext(ctx))
+		pairs, _, err = consul.KV().List(c.keys+folder, (&api.QueryOptions{}).WithContext(ctx))
 		return err
 	}})
 	if err != nil {
@@ -43,6 +75,26 @@ func (c *Client) History(ctx context.Context, limit int) ([][]byte, error) {
 		values = append(values, pair.Value)
 	}
 	return values, nil
+}
+
+// PutChange writes who changed the settings, and what; at is in nanoseconds since
+// 1970 and sorts the changes. The oldest beyond historyKept go.
+func (c *Client) PutChange(ctx context.Context, at int64, json []byte) error {
+	pair := &api.KVPair{Key: fmt.Sprintf("%schanges/%020d", c.keys, at), Value: json}
+	err := c.do(ctx, request{need: c.needKeys("write"), timeout: commitTimeout, run: func(ctx context.Context, consul *api.Client) error {
+		_, err := consul.KV().Put(pair, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	}})
+	if err != nil {
+		return fmt.Errorf("write the change of the settings into the history: %w", err)
+	}
+	return c.prune(ctx, c.keys+"changes/")
+}
+
+// Changes returns what PutChange wrote, the newest first. A limit of zero or
+// less asks for all.
+func (c *Client) Changes(ctx context.Context, limit int) ([][]byte, error) {
+	return c.newest(ctx, "changes/", limit)
 }
 
 // PutSettings replaces the config key if its index still is the one given

@@ -44,6 +44,11 @@ type Options struct {
 	// Now reads CLOCK_BOOTTIME; default: the kernel's.
 	Now func() ha.Instant
 
+	// Requested is told of each request that does not wait for a change: what was
+	// asked ("txn", "kv get", "session renew", …: a closed set), how long the
+	// answer took, and why there was none. It must return at once. Nil: nobody is.
+	Requested func(operation string, took time.Duration, err error)
+
 	Logger hclog.Logger // default: none
 }
 
@@ -112,7 +117,7 @@ func New(o Options) (*Client, error) {
 	var addresses []*address
 	for _, name := range o.Addresses {
 		a, err := newAddress(name, o, func(next http.RoundTripper) http.RoundTripper {
-			return &recorder{next: next, token: c.token}
+			return &recorder{next: next, token: c.token, requested: o.Requested}
 		})
 		if err != nil {
 			return nil, fmt.Errorf("set up Consul address %q: %w", name, err)

@@ -1,8 +1,10 @@
 package sessions_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,4 +241,33 @@ func BenchmarkCommit(b *testing.B) {
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
+}
+
+// TestHistoryIsBounded: the newest 200 terms, and the newest 200 changes of the
+// settings, stay; requests are told of.
+func TestHistoryIsBounded(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	var puts atomic.Int32
+	o := options("n1", server.http)
+	o.Requested = func(operation string, took time.Duration, err error) {
+		if operation == "kv put" && took > 0 && err == nil {
+			puts.Add(1)
+		}
+	}
+	n := run(t, o)
+	for i := range 203 {
+		must(t, n.PutHistory(ctx, uint64(i+1), fmt.Appendf(nil, "%d", i+1)))
+		must(t, n.PutChange(ctx, int64(i+1), fmt.Appendf(nil, "%d", i+1)))
+	}
+	for name, read := range map[string]func(context.Context, int) ([][]byte, error){"history": n.History, "changes": n.Changes} {
+		kept, err := read(ctx, 0)
+		must(t, err)
+		if len(kept) != 200 || string(kept[0]) != "203" || string(kept[199]) != "4" {
+			t.Errorf("%s: %d kept", name, len(kept))
+		}
+	}
+	if puts.Load() != 2*203 {
+		t.Errorf("told of %d requests", puts.Load())
+	}
 }

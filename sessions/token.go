@@ -2,12 +2,15 @@ package sessions
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
+	"time"
 )
 
 // token is the ACL token, and the file it comes from.
@@ -51,15 +54,49 @@ func (t *token) current() (string, error) {
 // recorder is the HTTP transport of every request: it adds the newest token,
 // and notes in the request's exchange what came back.
 type recorder struct {
-	next  http.RoundTripper
-	token *token
+	next      http.RoundTripper
+	token     *token
+	requested func(operation string, took time.Duration, err error)
 }
 
 // maxErrorBody is how much of a refusal is kept, in bytes.
 const maxErrorBody = 4 << 10
 
-// RoundTrip does one request.
+// RoundTrip does one request, and tells how long it took.
 func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	if r.requested == nil || req.URL.Query().Has("index") {
+		return r.roundTrip(req)
+	}
+	began := time.Now()
+	resp, err := r.roundTrip(req)
+	told := err
+	if err == nil && resp.StatusCode >= http.StatusBadRequest && resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusConflict {
+		told = errors.New(resp.Status)
+	}
+	if !errors.Is(err, context.Canceled) { // nobody waits for it any more: it says nothing about Consul
+		r.requested(operation(req), time.Since(began), told)
+	}
+	return resp, err
+}
+
+// operation names what a request asks for, without the names of keys, sessions
+// and services.
+func operation(req *http.Request) string {
+	path := strings.Split(strings.TrimPrefix(req.URL.Path, "/v1/"), "/")
+	switch path[0] {
+	case "kv":
+		return "kv " + strings.ToLower(req.Method)
+	case "txn":
+		return "txn"
+	case "session", "agent", "catalog", "health", "status":
+		if len(path) > 1 {
+			return path[0] + " " + path[1]
+		}
+	}
+	return "other"
+}
+
+func (r *recorder) roundTrip(req *http.Request) (*http.Response, error) {
 	value, err := r.token.current()
 	if value == "" && err != nil {
 		return nil, err
