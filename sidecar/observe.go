@@ -134,7 +134,7 @@ func (s *Sidecar) inspect(ctx context.Context) {
 const (
 	lookEvery   = time.Second            // a settled server
 	lookSoon    = 100 * time.Millisecond // something is under way
-	lookStart   = 10 * time.Millisecond  // the server is starting
+	lookStart   = 10 * time.Millisecond  // the server is starting, or the leader's sidecar has just gone
 	probeEvery  = 5 * time.Second        // the write probe
 	upkeepEvery = 5 * time.Second
 )
@@ -174,6 +174,8 @@ func (s *Sidecar) pace() time.Duration {
 	switch {
 	case v.Process == ha.ProcessRunning && v.InRecovery == ha.Unknown:
 		return lookStart
+	case v.Receiving == ha.Yes && s.leaderGoneAt != 0 && s.leaderGoneAt.Within(time.Second, s.opts.Now()):
+		return lookStart
 	case v.Process == ha.ProcessRunning && v.InRecovery == ha.Yes && s.leaderSilent():
 		return lookSoon
 	case v.Process == ha.ProcessRunning && (v.InRecovery == ha.Yes && v.Receiving != ha.Yes ||
@@ -181,6 +183,29 @@ func (s *Sidecar) pace() time.Duration {
 		return lookSoon
 	}
 	return lookEvery
+}
+
+// watchLeader looks at the server at once when the stream to the leader has
+// ended: if its log does not come any more either, the leader is gone (S8).
+func (s *Sidecar) watchLeader(o *ha.Observation) {
+	gone := false
+	for i := range o.Peers {
+		if p := &o.Peers[i]; p.Member == o.Consul.Record.Leader {
+			gone = p.Link == ha.LinkRefused || p.Link == ha.LinkSilent
+		}
+	}
+	s.mu.Lock()
+	was := s.leaderGoneAt
+	switch {
+	case !gone:
+		s.leaderGoneAt = 0
+	case was == 0:
+		s.leaderGoneAt = o.Now
+	}
+	s.mu.Unlock()
+	if gone && was == 0 {
+		s.lookNow()
+	}
 }
 
 // leaderSilent reports whether the leader's heartbeats have stopped coming: what

@@ -52,6 +52,8 @@ type Sidecar struct {
 	parameters map[string]string
 	configured bool
 	lostAt     time.Time // the leader was lost then, by this member's wall clock
+	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
+	leaderGoneAt ha.Instant
 
 	serverLock sync.Mutex // held by the operation on the server
 	snapshot   atomic.Pointer[Snapshot]
@@ -227,6 +229,7 @@ func (s *Sidecar) loop(ctx context.Context) error {
 			s.act(ctx, a)
 		}
 		s.report(o)
+		s.watchLeader(&o)
 		if exit := s.exiting(); exit != nil {
 			return s.end(ctx, exit)
 		}

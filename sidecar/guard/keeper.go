@@ -217,8 +217,10 @@ func (k *keeper) reap() {
 		if err != nil || pid == 0 {
 			if err != nil {
 				k.allGone()
-			} else if !k.status.Running {
-				// What the server left, before anybody hears that it exited.
+			} else if !k.status.Running && !k.killing {
+				// What the server left, before anybody hears that it exited. Once:
+				// the list costs a millisecond that the election wants to have, and
+				// what was missed gets its signal at killNext.
 				k.kill(Now())
 			}
 			break
