@@ -77,7 +77,9 @@ func newMember(a *app, path string) (*member, error) {
 		return nil, reportFaults(a, err)
 	}
 	m := &member{app: a, path: path, config: cfg, log: newLogger(a, cfg.Log), recorder: api.NewRecorder()}
-	if m.cluster, err = sessions.New(sessionsOptions(cfg, m.log)); err != nil {
+	o := sessionsOptions(cfg, m.log)
+	o.Requested = m.recorder.ConsulRequest
+	if m.cluster, err = sessions.New(o); err != nil {
 		return nil, err
 	}
 	m.mesh, err = peers.New(peers.Options{
