@@ -2,7 +2,6 @@ package drill
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/consul/api"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
@@ -27,9 +25,10 @@ type Options struct {
 	Deadline  time.Duration // for each of recovery and becoming whole; 0: two minutes
 	Objective Objective
 	// PauseOnly leaves out what weighs on a small machine: DNS is asked ten
-	// times a second rather than 500, and nobody writes to the members directly
-	// (so a second primary is seen only if the routes lead there). Asking and
-	// writing everywhere takes a core, and then measures itself.
+	// times a second rather than 500, nobody writes to the members directly (so
+	// a second primary is seen only if the routes lead there), nobody reads, and
+	// the members' data is not inspected. All of it takes a core, and then
+	// measures itself.
 	PauseOnly bool
 	Progress  func(string) // nil: none
 }
@@ -44,8 +43,10 @@ type rehearsal struct {
 	scenario  Scenario
 	cast      Cast
 	report    *Report
+	run       int64     // tells this drill's rows from others'
 	routes    []*Writer // through the routes
 	direct    []*Writer // to each member
+	readers   []*Reader
 	dns       *DNSPoller
 	primaries *Primaries
 }
@@ -62,8 +63,8 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	if s.Isolated && !plan.Isolated {
 		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, lab.ErrNotIsolated)
 	}
-	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries),
-		report: &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Started: time.Now()}}
+	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries), run: rand.Int64(),
+		report: &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Started: time.Now(), Objective: o.Objective.demand()}}
 	if err := r.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, err)
 	}
@@ -76,6 +77,7 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
 	}
 	r.report.judge(o.Objective)
+	r.remember(ctx)
 	return r.report, nil
 }
 
@@ -142,7 +144,7 @@ func (r *rehearsal) primary(ctx context.Context) (*pgx.Conn, error) {
 // makeWriters lays out the measuring.
 func (r *rehearsal) makeWriters() error {
 	plan := r.Lab.Plan()
-	run := rand.Int64()
+	frontier := new(Frontier)
 	name := func(address string) string {
 		for _, m := range plan.Members() {
 			if m.PostgresAddress() == address {
@@ -152,8 +154,8 @@ func (r *rehearsal) makeWriters() error {
 		return address
 	}
 	add := func(route Route) *Writer {
-		return &Writer{Route: route, Run: run, First: 100 * (len(r.routes) + len(r.direct)), Workers: orElse(r.Workers, 4),
-			Member: name, Primaries: r.primaries}
+		return &Writer{Route: route, Run: r.run, First: 100 * (len(r.routes) + len(r.direct)), Workers: orElse(r.Workers, 4),
+			Member: name, Primaries: r.primaries, Frontier: frontier, Traced: true}
 	}
 	routes, err := Routes(r.Lab)
 	if err != nil {
@@ -170,6 +172,14 @@ func (r *rehearsal) makeWriters() error {
 			return fmt.Errorf("the lab has no route %q", wanted)
 		}
 		r.routes = append(r.routes, add(routes[i]))
+		r.readers = append(r.readers, &Reader{Route: routes[i], Run: r.run, Frontier: frontier})
+	}
+	replicas, err := replicaRoutes(r.Lab)
+	if err != nil {
+		return err
+	}
+	for _, route := range replicas {
+		r.readers = append(r.readers, &Reader{Route: route, Run: r.run, Frontier: frontier})
 	}
 	for _, m := range plan.Members() {
 		route, err := Direct(r.Lab, m.Name)
@@ -186,7 +196,7 @@ func (r *rehearsal) makeWriters() error {
 	}
 	r.dns = &DNSPoller{Dial: dial, Server: plan.App().DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul."}
 	if r.PauseOnly {
-		r.direct, r.dns.Interval = nil, 100*time.Millisecond
+		r.direct, r.readers, r.dns.Interval = nil, nil, 100*time.Millisecond
 	}
 	return nil
 }
@@ -198,6 +208,9 @@ func (r *rehearsal) play(ctx context.Context) error {
 	}
 	for _, w := range slices.Concat(r.routes, r.direct) {
 		w.Start()
+	}
+	for _, reader := range r.readers {
+		reader.Start()
 	}
 	if err := r.warmUp(ctx); err != nil {
 		return err
@@ -314,67 +327,12 @@ func (r *rehearsal) stop() {
 			w.Stop()
 		}
 	}
+	for _, reader := range r.readers {
+		if reader.cancel != nil {
+			reader.Stop()
+		}
+	}
 	if r.dns.cancel != nil {
 		r.dns.Stop()
 	}
-}
-
-// close reads the rows back and fills in the report.
-func (r *rehearsal) close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
-	defer cancel()
-	p := r.report
-	r.Progress("reading the rows back")
-	conn, err := r.primary(ctx)
-	if err != nil {
-		return err
-	}
-	defer closeNow(conn)
-	if p.Rows, err = Verify(ctx, conn, slices.Concat(r.routes, r.direct)...); err != nil {
-		return err
-	}
-	if _, err := conn.Exec(ctx, "DELETE FROM drill.writes WHERE run = $1", r.routes[0].Run); err != nil {
-		return fmt.Errorf("remove the drill's rows: %w", err)
-	}
-	for _, w := range r.routes {
-		pause, quiet := w.Longest(p.Fault, time.Time{}), w.Longest(p.Fault.Add(-quietTime), p.Fault)
-		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, QuietMs: ms(quiet.Length()), Acked: w.Acked(), Errors: w.Errors()})
-		p.RTOMs = max(p.RTOMs, ms(pause.Length()))
-	}
-	p.Reigns, p.Overlaps = r.primaries.Reigns(), r.primaries.Overlaps()
-	last := p.Reigns[len(p.Reigns)-1]
-	p.Primary, p.Moved = last.Member, last.Timeline != p.Initial.Timeline || last.Member != p.Initial.Primary
-	p.DNS.Asked, p.DNS.Failed = r.dns.Asked()
-	p.DNS.Changes, p.DNS.Doubles = r.dns.Answers(), len(r.dns.Doubles())
-	if p.Moved {
-		p.DNS.LateMs = -1
-		if h, err := r.Lab.Plan().Host(last.Member); err == nil {
-			if seen := r.dns.FirstSeen(h.PostgresAddress(), last.First); !seen.IsZero() {
-				p.DNS.LateMs = ms(seen.Sub(last.First))
-			}
-		}
-	}
-	p.Account, err = r.account(ctx)
-	return err
-}
-
-// account reads the newest account of a term from Consul; none is no error.
-func (r *rehearsal) account(ctx context.Context) (*Account, error) {
-	plan := r.Lab.Plan()
-	client, err := r.Lab.ConsulClient(plan.App().Name)
-	if err != nil {
-		return nil, err
-	}
-	pairs, _, err := client.KV().List(plan.Prefix+"/"+plan.Cluster+"/history/", new(api.QueryOptions).WithContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("read the cluster's history: %w", err)
-	}
-	if len(pairs) == 0 {
-		return nil, nil
-	}
-	a := new(Account)
-	if err := json.Unmarshal(pairs[len(pairs)-1].Value, a); err != nil {
-		return nil, fmt.Errorf("read the cluster's history: %w", err)
-	}
-	return a, nil
 }

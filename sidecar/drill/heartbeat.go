@@ -22,14 +22,14 @@ type Heartbeat struct {
 // NewHeartbeat makes the drill's table and begins to write. The cluster must be
 // whole.
 func NewHeartbeat(ctx context.Context, l *lab.Lab) (*Heartbeat, error) {
-	r := &rehearsal{primaries: new(Primaries), Options: Options{Lab: l, Routes: []string{"haproxy"}, Workers: 1,
+	r := &rehearsal{primaries: new(Primaries), run: rand.Int64(), Options: Options{Lab: l, Routes: []string{"haproxy"}, Workers: 1,
 		Deadline: time.Minute, Progress: func(string) {}}}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
 	h := &Heartbeat{r: r, w: r.routes[0], at: time.Now()}
-	h.w.Run, h.w.Interval = rand.Int64(), 5*time.Millisecond
-	r.direct = nil // one writer is enough to look at
+	h.w.Interval, h.w.Traced = 5*time.Millisecond, false
+	r.direct, r.readers = nil, nil // one writer is enough to look at
 	r.dns.Interval = 50 * time.Millisecond
 	if err := r.dns.Start(); err != nil {
 		return nil, err

@@ -1,10 +1,7 @@
 package drill
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,16 +13,30 @@ type Objective struct {
 	RPO int64         // acknowledged rows that may be lost
 }
 
+// Demand is an Objective as reports have it.
+type Demand struct {
+	RTOMs   float64 `json:"rto_ms"` // 0: none
+	RPORows int64   `json:"rpo_rows"`
+}
+
+func (o Objective) demand() Demand { return Demand{RTOMs: ms(o.RTO), RPORows: o.RPO} }
+
 // Report is what one drill measured. Times are this machine's.
 type Report struct {
 	Scenario string  `json:"scenario"`
 	Why      string  `json:"why"`
 	Expect   Outcome `json:"expect"`
 
-	Initial   Initial   `json:"initial"`
-	Started   time.Time `json:"started"`
-	Fault     time.Time `json:"fault"`
-	FaultMs   float64   `json:"fault_ms"` // how long it took to inject it
+	Objective Demand `json:"objective"`
+
+	Initial Initial   `json:"initial"`
+	Started time.Time `json:"started"`
+	Fault   time.Time `json:"fault"`
+	FaultMs float64   `json:"fault_ms"` // how long it took to inject it
+	// Stopped is the last acknowledged write before the longest pause, on the
+	// route where that began first: what phases are counted from. Where the role
+	// of primary stays, or is handed over, it is the fault itself.
+	Stopped   time.Time `json:"stopped"`
 	Recovered time.Time `json:"recovered"`
 	Undone    time.Time `json:"undone"` // the fault was taken back; where nothing is, the fault itself
 	Whole     time.Time `json:"whole"`  // all members are there again and stream
@@ -33,16 +44,46 @@ type Report struct {
 	Moved   bool          `json:"moved"`             // the role of primary went over
 	Primary string        `json:"primary"`           // who has it now
 	Account *Account      `json:"account,omitempty"` // the sidecar's own, from Consul's history
+	Phases  []Phase       `json:"phases,omitempty"`  // of the failover, in order; none if nothing moved
 	Routes  []RouteReport `json:"routes"`
+	Reads   []ReadReport  `json:"reads,omitempty"`
 	RTOMs   float64       `json:"rto_ms"` // the longest pause of all routes
 	Rows    Verdict       `json:"rows"`
 	Reigns  []Reign       `json:"reigns"`
 	DNS     DNSReport     `json:"dns"`
+	// Members is the state of each one's data afterwards.
+	Members []MemberReport `json:"members,omitempty"`
+	// Returned is the way back of the old primary; nil if it was not replaced,
+	// or did not come back.
+	Returned *Return `json:"returned,omitempty"`
 
 	// Overlaps names second primaries, in words; there should be none.
 	Overlaps []string `json:"overlaps,omitempty"`
 	// Failures is what was not as demanded, in words; none: the drill passed.
 	Failures []string `json:"failures,omitempty"`
+}
+
+// Who has seen a phase.
+const (
+	SeenByMember = "member"  // the new leader's own account
+	SeenOutside  = "outside" // whoever uses the cluster
+)
+
+// Phase is one step of a failover.
+type Phase struct {
+	Name string    `json:"name"`
+	Seen string    `json:"seen"` // SeenByMember or SeenOutside
+	At   time.Time `json:"at"`
+	Ms   float64   `json:"ms"` // after Report.Stopped
+}
+
+// Return is the way back of the old primary.
+type Return struct {
+	Member string `json:"member"`
+	// AfterMs is when it streamed from the new primary, and with it the cluster
+	// was whole, counted from when the fault was undone (or, if nothing is
+	// undone, from the fault).
+	AfterMs float64 `json:"after_ms"`
 }
 
 // Initial is the state before the fault.
@@ -61,6 +102,7 @@ type Account struct {
 	Term      uint64    `json:"term"`
 	Leader    string    `json:"leader"`
 	Reason    string    `json:"reason"`
+	Planned   bool      `json:"planned,omitempty"` // the leader before handed over
 	Detected  time.Time `json:"detected"`
 	Elected   time.Time `json:"elected"`
 	Fenced    time.Time `json:"fenced"`
@@ -80,6 +122,7 @@ type RouteReport struct {
 	QuietMs float64        `json:"quiet_ms"`
 	Acked   int            `json:"acked"`
 	Errors  map[string]int `json:"errors"`
+	Curve   Curve          `json:"curve"`
 }
 
 // DNSReport is what Consul's DNS said about the primary.
@@ -117,74 +160,42 @@ func (r *Report) judge(o Objective) {
 	if r.DNS.Doubles > 0 {
 		fail("DNS named two primaries at once")
 	}
+	for _, m := range r.Members {
+		if m.Differs != 0 {
+			fail("%s has %d rows of the drill, the primary has %d", m.Name, m.Rows, m.Rows-m.Differs)
+		}
+		if m.ChecksumFailures > 0 {
+			fail("%s has counted %d pages that do not match their checksum", m.Name, m.ChecksumFailures)
+		}
+		for _, damage := range m.Damage {
+			fail("%s is damaged: %s", m.Name, damage)
+		}
+	}
+}
+
+// PhaseMs returns how long after the last write a phase was done; ok says
+// whether it is known.
+func (r *Report) PhaseMs(name string) (after float64, ok bool) {
+	i := slices.IndexFunc(r.Phases, func(p Phase) bool { return p.Name == name })
+	if i < 0 {
+		return 0, false
+	}
+	return r.Phases[i].Ms, true
+}
+
+// StaleReads returns how many reads on routes to the primary missed a row that
+// had been acknowledged before: a server answered them that was primary no more.
+func (r *Report) StaleReads() (n int) {
+	for _, read := range r.Reads {
+		if !read.Replica {
+			n += read.Stale
+		}
+	}
+	return n
 }
 
 // Passed reports whether everything was as expected and demanded.
 func (r *Report) Passed() bool { return len(r.Failures) == 0 }
-
-// WriteJSON writes the report as JSON.
-func (r *Report) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
-
-// WriteText writes a summary for people.
-func (r *Report) WriteText(w io.Writer) error {
-	var b strings.Builder
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "  %-22s %s\n", name, fmt.Sprintf(format, args...))
-	}
-	verdict := "passed"
-	if !r.Passed() {
-		verdict = "FAILED"
-	}
-	fmt.Fprintf(&b, "%s: %s\n", r.Scenario, verdict)
-	fmt.Fprintf(&b, "  %s\n", r.Why)
-	line("before", "%s is primary on timeline %d; %s with %d standby(s)", r.Initial.Primary, r.Initial.Timeline, r.Initial.Mode, r.Initial.Standbys)
-	if r.Moved {
-		line("primary afterwards", "%s", r.Primary)
-	} else {
-		line("primary afterwards", "still %s", r.Primary)
-	}
-	if a := r.Account; a != nil && r.Moved {
-		phase := func(t time.Time) string {
-			if t.IsZero() {
-				return "-"
-			}
-			return fmt.Sprintf("%.0f", ms(t.Sub(r.Routes[0].Pause.From)))
-		}
-		line("ms after last write", "detected %s, elected %s, fenced %s, promoted %s, writable %s, announced %s", phase(a.Detected),
-			phase(a.Elected), phase(a.Fenced), phase(a.Promoted), phase(a.Writable), phase(a.Announced))
-	}
-	for _, route := range r.Routes {
-		line("pause by "+route.Name, "%.0f ms (before the fault %.0f); %d rows; %s", route.PauseMs, route.QuietMs, route.Acked, inWords(route.Errors))
-	}
-	line("rows", "%d sent, %d acknowledged, %d of unknown outcome kept; lost %d (%d bytes)", r.Rows.Sent, r.Rows.Acked, r.Rows.Unknown, r.Rows.Lost, r.Rows.LostBytes)
-	line("DNS", "asked %d times, %d unanswered, %d with two addresses", r.DNS.Asked, r.DNS.Failed, r.DNS.Doubles)
-	if r.Moved {
-		line("DNS, new primary", "%.0f ms after the first write that it took", r.DNS.LateMs)
-	}
-	if !r.Whole.IsZero() {
-		line("whole again", "%.1f s after the end of the fault", r.Whole.Sub(r.Undone).Seconds())
-	}
-	for _, f := range r.Failures {
-		line("FAILED", "%s", f)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func inWords(errors map[string]int) string {
-	if len(errors) == 0 {
-		return "no errors"
-	}
-	var parts []string
-	for _, kind := range slices.Sorted(maps.Keys(errors)) {
-		parts = append(parts, fmt.Sprintf("%d × %s", errors[kind], kind))
-	}
-	return strings.Join(parts, ", ")
-}
 
 // Summary is what several drills of one scenario measured.
 type Summary struct {

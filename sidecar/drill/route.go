@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"time"
@@ -15,9 +16,12 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
-// Route is a way from an application to the primary.
+// Route is a way from an application to the primary, or to a replica.
 type Route struct {
 	Name string
+	// Replica says that it leads to replicas: nothing can be written there, and
+	// what is read may be behind.
+	Replica bool
 	// Connect makes a new connection, within the context's deadline.
 	Connect func(ctx context.Context) (*pgx.Conn, error)
 }
@@ -35,13 +39,27 @@ func Routes(l *lab.Lab) ([]Route, error) {
 	app := l.Plan().App()
 	routes := []Route{
 		{Name: "haproxy", Connect: to(base, app.Address, app.Ports.Primary)},
-		{Name: "dns", Connect: byDNS(base, app.DNSAddress(), l.Plan().Cluster)},
+		{Name: "dns", Connect: byDNS(base, app.DNSAddress(), "primary."+l.Plan().Cluster)},
 		{Name: "multi-host", Connect: multiHost(base, l.Plan().Members())},
 	}
 	if app.Ports.Pool != 0 {
 		routes = append(routes, Route{Name: "pgbouncer", Connect: to(base, app.Address, app.Ports.Pool)})
 	}
 	return routes, nil
+}
+
+// replicaRoutes returns the ways to a replica that a lab offers.
+func replicaRoutes(l *lab.Lab) ([]Route, error) {
+	base, err := l.ConnConfig(lab.ApplicationRole, l.Plan().Members()[0].Name)
+	if err != nil {
+		return nil, err
+	}
+	base.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	app := l.Plan().App()
+	return []Route{
+		{Name: "haproxy, replicas", Replica: true, Connect: to(base, app.Address, app.Ports.Replicas)},
+		{Name: "dns, replicas", Replica: true, Connect: byDNS(base, app.DNSAddress(), "replica."+l.Plan().Cluster)},
+	}, nil
 }
 
 // Direct returns the way to one member, whatever its role. A Writer on it finds
@@ -79,9 +97,9 @@ func multiHost(base *pgx.ConnConfig, members []lab.Host) func(context.Context) (
 	}
 }
 
-// byDNS asks Consul's DNS for the primary before each connection.
+// byDNS asks Consul's DNS for a service (tag.name) before each connection.
 func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (*pgx.Conn, error) {
-	name := "primary." + service + ".service.consul."
+	name := service + ".service.consul."
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		conn, err := base.DialFunc(ctx, "udp", server)
 		if err != nil {
@@ -95,7 +113,7 @@ func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (
 		if len(found) == 0 {
 			return nil, errNoAddress
 		}
-		host, port, err := net.SplitHostPort(found[0])
+		host, port, err := net.SplitHostPort(found[rand.IntN(len(found))])
 		if err != nil {
 			return nil, fmt.Errorf("read DNS's answer: %w", err)
 		}
@@ -107,8 +125,8 @@ func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (
 	}
 }
 
-// errNoAddress: DNS answered that there is no primary.
-var errNoAddress = errors.New("DNS has no address for the primary")
+// errNoAddress: DNS answered that there is no such server.
+var errNoAddress = errors.New("DNS has no address")
 
 const (
 	// connectTimeout bounds one attempt to connect. It is short, so that an

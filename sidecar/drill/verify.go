@@ -9,12 +9,14 @@ import (
 )
 
 // schema is what a drill needs in the database. The table has no key on
-// purpose: a row that appears twice is to be found, not refused.
+// purpose: a row that appears twice is to be found, not refused. The index is
+// for readers, who ask for single rows.
 const schema = `
 CREATE SCHEMA IF NOT EXISTS drill;
 CREATE TABLE IF NOT EXISTS drill.writes (
     run bigint NOT NULL, worker int NOT NULL, seq bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE INDEX IF NOT EXISTS writes_by_number ON drill.writes (run, worker, seq);
 GRANT USAGE ON SCHEMA drill TO %[1]s;
 GRANT SELECT, INSERT ON drill.writes TO %[1]s;`
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,16 +15,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
-
-// Pause is a time in which nothing was acknowledged.
-type Pause struct {
-	From time.Time `json:"from"` // the last acknowledgement before it, or the start
-	To   time.Time `json:"to"`   // the first after it, or the stop
-	Open bool      `json:"open,omitempty"`
-}
-
-// Length returns how long the pause was.
-func (p Pause) Length() time.Duration { return p.To.Sub(p.From) }
 
 // Writer inserts numbered rows through one route, each in a transaction of its
 // own, and remembers which were acknowledged. A row whose outcome is unknown is
@@ -37,8 +26,11 @@ type Writer struct {
 	Workers int   // connections; 0: 4
 	// Member names the server at an address (host:port); nil: the address.
 	Member func(address string) string
-	// Primaries is told of every acknowledgement; nil: nobody is.
+	// Primaries and Frontier are told of every acknowledgement; nil: nobody is.
 	Primaries *Primaries
+	Frontier  *Frontier
+	// Traced counts answers by time, for Curve.
+	Traced bool
 	// Direct says that the route leads to one server, whatever its role: a
 	// connection on which it refuses to write is kept. See Direct.
 	Direct   bool
@@ -48,10 +40,8 @@ type Writer struct {
 	acked   map[int]*rows // by worker
 	sent    map[int]int64 // by worker: the highest number sent
 	errors  map[string]int
-	pauses  []Pause
-	started time.Time
-	last    time.Time // the last acknowledgement, or the start
-	stopped time.Time
+	pauses  pauses
+	steps   steps
 	count   int
 	changed chan struct{} // closed and replaced at each acknowledgement that someone waits for
 	reigns  map[string]time.Time
@@ -59,9 +49,6 @@ type Writer struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 }
-
-// shortestPause is what is not remembered as a pause: a busy machine's jitter.
-const shortestPause = 10 * time.Millisecond
 
 // insert says where and on which timeline the row was written. The timeline is
 // the first eight hexadecimal digits of the WAL file's name.
@@ -76,8 +63,8 @@ func (w *Writer) Start() {
 	w.acked, w.sent = map[int]*rows{}, map[int]int64{}
 	w.errors, w.reigns = map[string]int{}, map[string]time.Time{}
 	w.changed = make(chan struct{})
-	w.started = time.Now()
-	w.last = w.started
+	w.pauses.start(time.Now())
+	w.steps = steps{from: time.Now()}
 	workers := orElse(w.Workers, 4)
 	for i := range workers {
 		number := w.First + i
@@ -92,12 +79,7 @@ func (w *Writer) Start() {
 // Stop ends the writing and waits for that. A pause that goes on ends here.
 func (w *Writer) Stop() {
 	w.mu.Lock()
-	if w.stopped.IsZero() {
-		w.stopped = time.Now()
-		if p := (Pause{From: w.last, To: w.stopped, Open: true}); p.Length() >= shortestPause {
-			w.pauses = append(w.pauses, p)
-		}
-	}
+	w.pauses.stop(time.Now())
 	w.mu.Unlock()
 	w.cancel()
 	w.wait.Wait()
@@ -147,6 +129,9 @@ func (w *Writer) failed(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.errors[kind(err)]++
+	if w.Traced {
+		w.steps.failed(time.Now())
+	}
 }
 
 // sleep paces a load, which has no event to wait for.
@@ -192,25 +177,36 @@ func (w *Writer) note(worker int, seq int64, a Ack) {
 	if w.Primaries != nil {
 		w.Primaries.Add(a)
 	}
+	if w.Frontier != nil {
+		w.Frontier.advance(frontierRow{worker: worker, seq: seq, acked: a.Acked})
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.acked[worker].add(seq)
-	if !w.stopped.IsZero() {
+	if !w.pauses.stopped.IsZero() {
 		return // remembered as acknowledged, but the clock has stopped
 	}
 	w.count++
-	if p := (Pause{From: w.last, To: a.Acked}); p.Length() >= shortestPause {
-		w.pauses = append(w.pauses, p)
+	w.pauses.answer(a.Acked)
+	if w.Traced {
+		w.steps.acked(a.Acked, a.Acked.Sub(a.Sent))
 	}
-	if a.Acked.After(w.last) {
-		w.last = a.Acked
-	}
-	reign := fmt.Sprintf("%s/%d", a.Member, a.Timeline)
+	reign := reignName(a.Member, a.Timeline)
 	if _, known := w.reigns[reign]; !known {
 		w.reigns[reign] = a.Acked
 	}
 	close(w.changed)
 	w.changed = make(chan struct{})
+}
+
+func reignName(member string, timeline uint32) string { return fmt.Sprintf("%s/%d", member, timeline) }
+
+// firstOf returns when the first row that the reign took was acknowledged on
+// this route; zero: none was.
+func (w *Writer) firstOf(reign Reign) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reigns[reignName(reign.Member, reign.Timeline)]
 }
 
 // Acked returns how many rows were acknowledged until now.
@@ -263,17 +259,15 @@ func (w *Writer) waitFor(ctx context.Context, done func() bool) error {
 func (w *Writer) Longest(from, to time.Time) Pause {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var longest Pause
-	all := w.pauses
-	if w.stopped.IsZero() && to.IsZero() {
-		all = append(slices.Clone(all), Pause{From: w.last, To: time.Now(), Open: true})
-	}
-	for _, p := range all {
-		if p.To.After(from) && (to.IsZero() || !p.To.After(to)) && p.Length() > longest.Length() {
-			longest = p
-		}
-	}
-	return longest
+	return w.pauses.longest(from, to)
+}
+
+// Curve returns how the writing went between two moments; it has no points
+// unless the writer was Traced.
+func (w *Writer) Curve(from, to time.Time) Curve {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.steps.curve(from, to)
 }
 
 // Errors returns how many errors the application saw, by kind.
