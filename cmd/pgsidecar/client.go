@@ -56,8 +56,8 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.api, "api", "", "`addresses` of members' APIs, tried in turn: host:port or https://host:port, with commas (default $PGSIDECAR_API, else from --config, else 127.0.0.1:8008)")
 	flags.StringVar(&f.config, "config", "pg.hcl", "a member's configuration `file`, for its API's address and token")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with the API's token (default $PGSIDECAR_TOKEN_FILE, else $PGSIDECAR_TOKEN, else from --config)")
-	flags.StringVar(&f.caFile, "ca-file", "", "`file` with the authority of the API's certificates")
-	flags.StringVar(&f.certFile, "cert-file", "", "`file` with a client certificate")
+	flags.StringVar(&f.caFile, "ca-file", "", "`file` with the authority of the API's certificates (default: from --config)")
+	flags.StringVar(&f.certFile, "cert-file", "", "`file` with a client certificate (default: the member's own, from --config)")
 	flags.StringVar(&f.keyFile, "key-file", "", "`file` with its key")
 }
 
@@ -108,10 +108,24 @@ func (f *clientFlags) fromConfig(cmd *cobra.Command, c *client) (string, error) 
 	if c.token == "" {
 		c.token = cfg.API.Token.Reveal()
 	}
-	if cfg.API.TLS.CertFile != "" {
+	if t := cfg.API.TLS; t.CertFile != "" {
+		f.caFile = orDefault(f.caFile, t.Authority())
+		if f.certFile == "" && f.keyFile == "" && readable(t.KeyFile) {
+			f.certFile, f.keyFile = t.CertFile, t.KeyFile // the member's own
+		}
 		return "https://" + cfg.API.Advertise, nil
 	}
 	return cfg.API.Advertise, nil
+}
+
+// readable reports whether this user may read the file.
+func readable(path string) bool {
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	file.Close()
+	return true
 }
 
 func (f *clientFlags) tls() (*tls.Config, error) {

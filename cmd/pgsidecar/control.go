@@ -140,7 +140,8 @@ func (c control) forward(ctx context.Context, member, path string, body any) (st
 		return "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: clientTLS(c.config.API.TLS), DisableKeepAlives: true}}
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", api.Refuse(http.StatusServiceUnavailable, "%s does not answer: %v", member, err)
 	}

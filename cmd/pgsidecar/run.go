@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -84,7 +85,7 @@ func newMember(a *app, path string) (*member, error) {
 	}
 	m.mesh, err = peers.New(peers.Options{
 		Member: cfg.Member, Cluster: cfg.Cluster, Key: m.peerKey, Now: guard.Now,
-		Timeout: cfg.Failover.FailureTimeout, Logger: m.log.Named("peers"),
+		Timeout: cfg.Failover.FailureTimeout, TLS: clientTLS(cfg.API.TLS), Logger: m.log.Named("peers"),
 	})
 	return m, err
 }
@@ -104,6 +105,11 @@ func sessionsOptions(cfg *config.Config, log hclog.Logger) sessions.Options {
 		Prefix: cfg.Consul.Prefix, Cluster: cfg.Cluster, Member: cfg.Member, Service: cfg.Service.Name,
 		TTL: cfg.Consul.SessionTTL, Now: guard.Now, Logger: log.Named("consul"),
 	}
+}
+
+// clientTLS is how a member reaches the others' APIs; nil: without TLS.
+func clientTLS(t config.ServerTLS) *tls.Config {
+	return api.ClientTLS(api.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile}, t.Authority())
 }
 
 // peerKey is the secret that authenticates the members' streams: the one

@@ -52,7 +52,7 @@ func newLocalServer(cfg *config.Config, g *guard.Client, log hclog.Logger) (*loc
 		Listen: pg.Listen, Advertise: pg.Advertise,
 		SuperuserName: pg.Superuser.Name, SuperuserPassword: func() (string, error) { return password(pg.Superuser) },
 		ReplicationName: pg.Replication.Name, ReplicationPassword: func() (string, error) { return password(pg.Replication) },
-		Parameters: pg.Parameters, HBA: pg.HBA, WALReceiverTimeout: cfg.Failover.FailureTimeout,
+		Parameters: pg.Parameters, HBA: pg.HBA, Ident: pg.Ident, TLS: postgres.TLS(pg.TLS), WALReceiverTimeout: cfg.Failover.FailureTimeout,
 		WALSegmentMB: walSegmentMB, Guard: launcher{g}, Logger: log.Named("postgres"),
 	})
 	if err != nil {
@@ -325,7 +325,7 @@ func (s *localServer) Follow(ctx context.Context, term uint64, from sidecar.Sour
 func (s *localServer) conninfo(source postgres.Source) string {
 	return checks.ConnInfo(checks.Upstream{
 		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: s.config.Postgres.Replication.Name,
-		Passfile: s.files.Passfile(), Self: s.config.Member, Timeout: s.config.Failover.FailureTimeout,
+		Passfile: s.files.Passfile(), Self: s.config.Member, Timeout: s.config.Failover.FailureTimeout, More: postgres.TLS(s.config.Postgres.TLS).Conninfo(),
 	})
 }
 

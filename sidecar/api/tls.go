@@ -128,3 +128,43 @@ func (c *certificates) load() (*tls.Config, error) {
 	}
 	return config, nil
 }
+
+// ClientTLS is how a member reaches the others' APIs: it shows its own
+// certificate, and checks theirs against the authority in the file (empty: the
+// machine's). Files are read at each connection, so that new ones count at once.
+// Nil: files names no certificate, so there is no TLS.
+func ClientTLS(files TLS, authority string) *tls.Config {
+	if !files.enabled() {
+		return nil
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(files.CertFile, files.KeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("load certificate: %w", err)
+			}
+			return &pair, nil
+		},
+		// Not insecure: VerifyConnection does the same with the newest authority.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			options := x509.VerifyOptions{DNSName: c.ServerName, Intermediates: x509.NewCertPool()}
+			if authority != "" {
+				pem, err := os.ReadFile(authority)
+				if err != nil {
+					return fmt.Errorf("load authority: %w", err)
+				}
+				options.Roots = x509.NewCertPool()
+				if !options.Roots.AppendCertsFromPEM(pem) {
+					return fmt.Errorf("load authority: %s has no certificate in PEM", authority)
+				}
+			}
+			for _, cert := range c.PeerCertificates[1:] {
+				options.Intermediates.AddCert(cert)
+			}
+			_, err := c.PeerCertificates[0].Verify(options)
+			return err
+		},
+	}
+}

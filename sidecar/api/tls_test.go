@@ -134,3 +134,54 @@ func TestTLS(t *testing.T) {
 		t.Errorf("after a broken change: serial %d, %v", serial, err)
 	}
 }
+
+// TestClientTLS: a member shows its certificate, checks the other's, and takes
+// up new files at once.
+func TestClientTLS(t *testing.T) {
+	ca, dir := newAuthority(t), t.TempDir()
+	files := api.TLS{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key"), CAFile: filepath.Join(dir, "ca"), RequireClient: true}
+	cert, key := ca.issue(t, "n1", 1)
+	write(t, files.CertFile, cert)
+	write(t, files.KeyFile, key)
+	write(t, files.CAFile, ca.pem)
+	address := newBench(t, viewOf("n1"), func(o *api.Options) { o.TLS, o.Control = files, &control{} }).run(t)
+
+	if api.ClientTLS(api.TLS{}, "") != nil {
+		t.Error("TLS without a certificate")
+	}
+	own := api.TLS{CertFile: filepath.Join(dir, "own.cert"), KeyFile: filepath.Join(dir, "own.key")}
+	believed := filepath.Join(dir, "authority")
+	config := api.ClientTLS(own, believed)
+	ask := func(host string) error {
+		_, port, _ := net.SplitHostPort(address)
+		client := http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+		resp, err := client.Post("https://"+net.JoinHostPort(host, port)+"/reload", "", nil)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusAccepted {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		}
+		return err
+	}
+	stranger := newAuthority(t)
+	for _, step := range []struct {
+		name, host      string
+		signs, believed *authority
+		good            bool
+	}{
+		{"good", "127.0.0.1", ca, ca, true},
+		{"another name", "localhost", ca, ca, false},
+		{"their authority is another", "127.0.0.1", ca, stranger, false},
+		{"our authority is another", "127.0.0.1", stranger, ca, false},
+		{"good again", "127.0.0.1", ca, ca, true},
+	} {
+		cert, key := step.signs.issue(t, "n2", 2)
+		write(t, own.CertFile, cert)
+		write(t, own.KeyFile, key)
+		write(t, believed, step.believed.pem)
+		if err := ask(step.host); (err == nil) != step.good {
+			t.Errorf("%s: %v", step.name, err)
+		}
+	}
+}

@@ -91,6 +91,14 @@ func (r *reader) postgres(b *hclsyntax.Body, path string, p *Postgres) {
 	}, []block{
 		r.once("superuser", func(b *hclsyntax.Body, path string) { r.account(b, path, &p.Superuser) }),
 		r.once("replication", func(b *hclsyntax.Body, path string) { r.account(b, path, &p.Replication) }),
+		r.once("tls", func(b *hclsyntax.Body, path string) {
+			r.body(b, path, []field{
+				r.path("cert_file", &p.TLS.CertFile),
+				r.path("key_file", &p.TLS.KeyFile),
+				r.path("ca_file", &p.TLS.CAFile),
+				claim("require", &p.TLS.Require),
+			}, nil)
+		}),
 	})
 }
 
@@ -113,6 +121,8 @@ func (r *reader) api(b *hclsyntax.Body, path string, a *API) {
 			r.path("cert_file", &a.TLS.CertFile),
 			r.path("key_file", &a.TLS.KeyFile),
 			r.path("client_ca_file", &a.TLS.ClientCAFile),
+			claim("require_client_cert", &a.TLS.RequireClient),
+			r.path("ca_file", &a.TLS.CAFile),
 		}, nil)
 	})})
 }

@@ -143,6 +143,12 @@ func (r *reader) checkPostgres(p *Postgres, mode ha.Mode) {
 		r.require(len(a.Name) <= 63 && !strings.HasPrefix(a.Name, "pg_"), path+".name",
 			"name %q: expected a role of at most 63 bytes that does not begin with pg_", a.Name)
 	}
+	r.require((p.TLS.CertFile == "") == (p.TLS.KeyFile == ""), "postgres.tls", "cert_file and key_file go together; one of them is missing")
+	r.require(!p.TLS.Require || p.TLS.CertFile != "" && p.TLS.CAFile != "", "postgres.tls.require",
+		"require needs cert_file, key_file and ca_file: each member shows a certificate, and checks the others'")
+	for _, path := range []string{p.TLS.CertFile, p.TLS.KeyFile, p.TLS.CAFile} {
+		r.require(path == "" || filepath.IsAbs(path), "postgres.tls", "%q: expected an absolute path", path)
+	}
 	r.require(p.Superuser.Name != p.Replication.Name, "postgres.replication.name",
 		"superuser and replication are both %q; expected two roles, so that a replica's password cannot change the primary", p.Superuser.Name)
 
@@ -150,6 +156,9 @@ func (r *reader) checkPostgres(p *Postgres, mode ha.Mode) {
 		if why := refusedParameter(strings.ToLower(key), strings.ToLower(p.Parameters[key]), mode); why != "" {
 			r.refuse("postgres.parameters", "parameter %s: %s", key, why)
 		}
+		ssl := []string{"ssl", "ssl_cert_file", "ssl_key_file", "ssl_ca_file"}
+		r.require(p.TLS.CertFile == "" || !slices.Contains(ssl, strings.ToLower(key)), "postgres.parameters",
+			"parameter %s: it comes from postgres tls", key)
 	}
 	for _, line := range p.HBA {
 		r.require(hbaLine(line), "postgres.hba",
@@ -194,6 +203,9 @@ func (r *reader) checkAddresses(c *Config) {
 		"api and postgres both listen on %s; expected two ports", c.API.Listen)
 	r.require((c.API.TLS.CertFile == "") == (c.API.TLS.KeyFile == ""), "api.tls", "cert_file and key_file go together; one of them is missing")
 	r.require(c.API.TLS.ClientCAFile == "" || c.API.TLS.CertFile != "", "api.tls.client_ca_file", "client_ca_file needs cert_file and key_file")
+	r.require(c.API.TLS.CAFile == "" || c.API.TLS.CertFile != "", "api.tls.ca_file", "ca_file needs cert_file and key_file: the members have all TLS, or none")
+	r.require(!c.API.TLS.RequireClient || c.API.TLS.ClientCAFile != "", "api.tls.require_client_cert",
+		"require_client_cert needs client_ca_file, which says whose certificates are good")
 	r.require(!(r.set("api.token_file") && r.set("api.token")), "api.token", "token and token_file are both set; expected one of them")
 	r.require(!(r.set("peers.key_file") && r.set("peers.key")), "peers.key", "key and key_file are both set; expected one of them")
 }

@@ -72,6 +72,7 @@ type Postgres struct {
 
 	Superuser   Account
 	Replication Account
+	TLS         PostgresTLS
 
 	// Parameters are written to the server's configuration. Those that
 	// pgsidecar sets itself are refused.
@@ -84,6 +85,18 @@ type Postgres struct {
 	// StopTimeout is how long a fast shutdown may take before it becomes an
 	// immediate one.
 	StopTimeout time.Duration
+}
+
+// PostgresTLS is the server's TLS; CertFile empty means that pgsidecar does not
+// care for it. The server reads the files as its own user, again at each reload.
+type PostgresTLS struct {
+	CertFile string
+	KeyFile  string
+	// CAFile signs the members' certificates, and those of clients.
+	CAFile string
+	// Require: replication and copies between members use TLS only, and the name
+	// or address by which a member is reached must be in its certificate.
+	Require bool
 }
 
 // Account is a role of the server and its password.
@@ -108,7 +121,21 @@ type API struct {
 type ServerTLS struct {
 	CertFile     string
 	KeyFile      string
-	ClientCAFile string // set: clients need a certificate of this authority
+	ClientCAFile string // set: a certificate of this authority may change something
+	// RequireClient refuses whoever has no such certificate, load balancers too.
+	RequireClient bool
+	// CAFile signs the certificates of the other members' APIs; empty:
+	// ClientCAFile, else the machine's authorities.
+	CAFile string
+}
+
+// Authority is the file with the authority of the other members' certificates;
+// empty: the machine's.
+func (t ServerTLS) Authority() string {
+	if t.CAFile != "" {
+		return t.CAFile
+	}
+	return t.ClientCAFile
 }
 
 // Peers is about the heartbeat streams between members, which the API's

@@ -34,6 +34,13 @@ postgres {
     password_file = "/etc/pgsidecar/replication.password"
   }
 
+  # tls {                               # read again at each reload; absolute paths
+  #   cert_file = "/etc/pgsidecar/postgres.crt"
+  #   key_file  = "/etc/pgsidecar/postgres.key"   # for PostgreSQL's user alone
+  #   ca_file   = "/etc/pgsidecar/ca.crt"
+  #   require   = true                  # between members: TLS only, names checked; when all have the rest
+  # }
+
   parameters = {
     max_connections = 200
   }
@@ -44,7 +51,14 @@ postgres {
 
 api {
   listen = "{{ GetPrivateIP }}:8008"    # health, status, and the members' streams
-  # token_file = "/etc/pgsidecar/api.token"   # without it nothing can be changed through it
+  # token_file = "/etc/pgsidecar/api.token"   # without it, or a client's certificate, nothing can be changed
+  # tls {                               # on all members, or on none; new certificates count at once
+  #   cert_file           = "/etc/pgsidecar/api.crt"
+  #   key_file            = "/etc/pgsidecar/api.key"
+  #   client_ca_file      = "/etc/pgsidecar/ca.crt"   # whose certificates may change something
+  #   require_client_cert = true        # refuse all others, health checks too
+  #   ca_file             = "/etc/pgsidecar/ca.crt"   # of the other members; default client_ca_file
+  # }
 }
 
 durability {

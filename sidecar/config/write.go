@@ -85,6 +85,13 @@ func (w *writer) member(c *Config) {
 	b.set("stop_timeout", p.StopTimeout)
 	b.account("superuser", p.Superuser)
 	b.account("replication", p.Replication)
+	if p.TLS != (PostgresTLS{}) {
+		tls := b.block("tls")
+		tls.set("cert_file", p.TLS.CertFile)
+		tls.set("key_file", p.TLS.KeyFile)
+		tls.set("ca_file", p.TLS.CAFile)
+		tls.set("require", p.TLS.Require)
+	}
 
 	api := w.block("api")
 	api.set("listen", c.API.Listen)
@@ -95,6 +102,8 @@ func (w *writer) member(c *Config) {
 		tls.set("cert_file", c.API.TLS.CertFile)
 		tls.set("key_file", c.API.TLS.KeyFile)
 		tls.set("client_ca_file", c.API.TLS.ClientCAFile)
+		tls.set("require_client_cert", c.API.TLS.RequireClient)
+		tls.set("ca_file", c.API.TLS.CAFile)
 	}
 	w.block("peers").secret("key", c.Peers.KeyFile, c.Peers.Key)
 

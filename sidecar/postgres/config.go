@@ -117,6 +117,12 @@ func (s *Server) render(set Settings) string {
 		line(name, set.Parameters[name])
 	}
 	b.WriteString("\n# What must be so.\n")
+	if tls := s.o.TLS; tls.CertFile != "" {
+		line("ssl", "on")
+		line("ssl_cert_file", tls.CertFile)
+		line("ssl_key_file", tls.KeyFile)
+		line("ssl_ca_file", tls.CAFile)
+	}
 	line("data_directory", s.o.DataDir)
 	line("hba_file", s.state("pg_hba.conf"))
 	line("ident_file", s.state("pg_ident.conf"))
@@ -150,9 +156,16 @@ func (s *Server) renderHBA(set Settings, hidden bool) (string, error) {
 	if hidden {
 		head = hiddenLine + "\n" + head
 	}
+	host := "host "
+	if s.o.TLS.Require {
+		host = "hostssl "
+	}
 	ours := head + "local all         " + super + " peer map=pgsidecar\n" +
-		"host  replication " + repl + " all scram-sha-256\n" +
-		"host  postgres    " + repl + " all scram-sha-256\n"
+		host + " replication " + repl + " all scram-sha-256\n" +
+		host + " postgres    " + repl + " all scram-sha-256\n"
+	if s.o.TLS.Require { // no line of the user's lets them in without TLS
+		ours += "hostnossl all " + repl + " all reject\nhostnossl replication " + repl + " all reject\n"
+	}
 	if hidden {
 		return ours, nil
 	}

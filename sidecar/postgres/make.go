@@ -96,10 +96,11 @@ func progressOf(report func(done, total int64)) func(string) {
 // conninfo is how programs reach the source. The password is in the passfile.
 func (s *Server) conninfo(from Source, database string) string {
 	var b strings.Builder
-	for _, kv := range [...][2]string{{"host", from.Host}, {"port", strconv.Itoa(from.Port)},
+	options := [][2]string{{"host", from.Host}, {"port", strconv.Itoa(from.Port)},
 		{"user", s.o.ReplicationName}, {"dbname", database}, {"passfile", s.Passfile()},
 		{"application_name", "pgsidecar:" + s.o.Member}, {"connect_timeout", "5"},
-		{"keepalives_idle", "5"}, {"keepalives_interval", "2"}, {"keepalives_count", "3"}, {"tcp_user_timeout", "15000"}} {
+		{"keepalives_idle", "5"}, {"keepalives_interval", "2"}, {"keepalives_count", "3"}, {"tcp_user_timeout", "15000"}}
+	for _, kv := range append(options, s.o.TLS.Conninfo()...) {
 		if kv[1] != "" {
 			b.WriteString(kv[0] + "='" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(kv[1]) + "' ")
 		}

@@ -70,6 +70,9 @@ type Options struct {
 	HBA        []string          // lines instead of those of the data directory's pg_hba.conf
 	Ident      []string          // lines instead of those of the data directory's pg_ident.conf
 
+	// TLS of the server, and between members.
+	TLS TLS
+
 	// WALReceiverTimeout is after how long a silent upstream counts as lost;
 	// default 2 s, the failure timeout.
 	WALReceiverTimeout time.Duration
@@ -84,6 +87,24 @@ type Options struct {
 
 	Guard  Guard
 	Logger hclog.Logger
+}
+
+// TLS names the files of the server's certificate; CertFile empty: what the
+// parameters say holds.
+type TLS struct {
+	CertFile, KeyFile string
+	CAFile            string // of the members' certificates, and of clients'
+	// Require: between members only TLS is used, and the certificate must have
+	// the host by which a member is reached.
+	Require bool
+}
+
+// Conninfo are the libpq options of connections between members.
+func (t TLS) Conninfo() [][2]string {
+	if !t.Require {
+		return nil
+	}
+	return [][2]string{{"sslmode", "verify-full"}, {"sslrootcert", t.CAFile}}
 }
 
 // Keep bounds what diverged and is kept aside.

@@ -25,12 +25,25 @@ postgres {
     name     = "replicator"
     password = env("REPLICATION_PASSWORD")
   }
+  tls {
+    cert_file = "/etc/pgsidecar/pg.crt"
+    key_file  = "/etc/pgsidecar/pg.key"
+    ca_file   = "/etc/pgsidecar/ca.crt"
+    require   = true
+  }
   parameters = { shared_buffers = "4GB", max_connections = 200, log_checkpoints = true }
   hba        = ["host all all 10.0.0.0/8 scram-sha-256", file("secrets/hba")]
 }
 api {
   listen = "${sockaddr("GetPrivateIP")}:8008"
   token  = file("secrets/token")
+  tls {
+    cert_file           = "/etc/pgsidecar/api.crt"
+    key_file            = "/etc/pgsidecar/api.key"
+    client_ca_file      = "/etc/pgsidecar/clients.crt"
+    require_client_cert = true
+    ca_file             = "/etc/pgsidecar/ca.crt"
+  }
 }
 peers { key = env("PEERS_KEY") }
 durability {
