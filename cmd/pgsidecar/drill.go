@@ -88,7 +88,7 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 	defer func() { err = errors.Join(err, done()) }()
 	if len(names) == 0 {
 		for _, s := range drill.Scenarios() {
-			if !s.Isolated || l.Plan().Isolated {
+			if s.Possible(l.Plan()) == nil {
 				scenarios = append(scenarios, s)
 			}
 		}

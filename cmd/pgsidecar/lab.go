@@ -58,6 +58,7 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 	f.IntVar(&o.ConsulServers, "consul-servers", 1, "`number` of Consul servers, 1 or 3")
 	f.BoolVar(&o.Isolated, "isolated", false, "give each host a network namespace (needs root)")
 	f.BoolVar(&o.PgBouncer, "pgbouncer", false, "run PgBouncer too")
+	f.BoolVar(&o.Breakable, "breakable", false, "members with disks that can be filled (in memory) and an archive, Consul with ACLs: some drills ask for it (needs root)")
 	f.StringVar(&o.Mode, "mode", "quorum", "durability `mode`: quorum or async")
 }
 

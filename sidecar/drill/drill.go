@@ -60,8 +60,8 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 		o.Progress = func(string) {}
 	}
 	plan := o.Lab.Plan()
-	if s.Isolated && !plan.Isolated {
-		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, lab.ErrNotIsolated)
+	if err := s.Possible(plan); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, err)
 	}
 	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries), run: rand.Int64(),
 		report: &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Started: time.Now(), Objective: o.Objective.demand()}}
@@ -226,6 +226,12 @@ func (r *rehearsal) play(ctx context.Context) error {
 	if err == nil {
 		r.Progress("waiting until writes go on")
 		err = r.waitRecovered(ctx, before)
+	}
+	if err == nil && r.scenario.Check != nil {
+		r.Progress("looking whether the fault does what it should")
+		checking, cancel := context.WithTimeout(ctx, r.Deadline)
+		defer cancel()
+		err = r.scenario.Check(checking, r.cast)
 	}
 	r.report.Recovered = time.Now()
 	if r.scenario.Undo != nil {

@@ -26,13 +26,37 @@ type Scenario struct {
 	Name     string
 	Why      string // what it stands for, in an operator's words
 	Isolated bool   // it cuts links, so it needs an isolated lab
-	Expect   Outcome
+	// Breakable says that it fills disks, blocks the archive or revokes tokens,
+	// so it needs a lab made for that.
+	Breakable bool
+	Servers   int // of Consul that it needs at least; 0: any number
+	Expect    Outcome
 	// Hold is how long the fault lasts at least; 0: until writes go on.
 	Hold  time.Duration
 	Fault func(ctx context.Context, c Cast) error
 	// Undo brings back what the fault took; nil: nothing to do. It is called
 	// also after a drill that failed, and may find things whole.
 	Undo func(ctx context.Context, c Cast) error
+	// Check looks, while the fault lasts and writes go on, whether it did what
+	// its name says; nil: the writes tell.
+	Check func(ctx context.Context, c Cast) error
+}
+
+// ErrServers is returned for a scenario that needs more Consul servers than the
+// lab has.
+var ErrServers = errors.New("too few Consul servers (lab up --consul-servers 3)")
+
+// Possible returns why a lab cannot play the scenario, or nil.
+func (s Scenario) Possible(p *lab.Plan) error {
+	switch {
+	case s.Isolated && !p.Isolated:
+		return lab.ErrNotIsolated
+	case s.Breakable && !p.Breakable:
+		return lab.ErrNotBreakable
+	case s.Servers > len(p.Servers()):
+		return ErrServers
+	}
+	return nil
 }
 
 // Cast is who plays which part when the fault is injected.
@@ -57,7 +81,28 @@ func Find(name string) (Scenario, error) {
 
 // Scenarios returns all scenarios, from the smallest fault to the largest.
 func Scenarios() []Scenario {
-	return slices.Concat(processScenarios(), networkScenarios(), consulScenarios())
+	return slices.Concat(plannedScenarios(), processScenarios(), networkScenarios(), diskScenarios(), consulScenarios())
+}
+
+func plannedScenarios() []Scenario {
+	return []Scenario{
+		{
+			Name: "switchover", Why: "the primary is asked to hand over, as pgsidecar switchover does", Expect: Moves,
+			Fault: func(ctx context.Context, c Cast) error {
+				return c.Lab.Change(ctx, c.Primary, "/switchover", []byte(`{"leader":"`+c.Primary+`"}`))
+			},
+		},
+		{
+			Name: "terminated", Why: "the primary's sidecar is told to stop (SIGTERM), as for a reboot: it hands over first", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGTERM) },
+			Undo: func(ctx context.Context, c Cast) error {
+				if err := c.Lab.Wait(ctx, c.Primary, lab.Sidecar); err != nil {
+					return err
+				}
+				return startSidecar(ctx, c)
+			},
+		},
+	}
 }
 
 func processScenarios() []Scenario {
@@ -102,14 +147,14 @@ func processScenarios() []Scenario {
 			Undo:  func(_ context.Context, c Cast) error { return c.Lab.SignalPostgres(c.Primary, syscall.SIGCONT) },
 		},
 		{
-			Name: "terminated", Why: "the primary's sidecar is told to stop (SIGTERM), as for a reboot: it hands over first", Expect: Moves,
-			Fault: func(_ context.Context, c Cast) error { return c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGTERM) },
-			Undo: func(ctx context.Context, c Cast) error {
-				if err := c.Lab.Wait(ctx, c.Primary, lab.Sidecar); err != nil {
-					return err
-				}
-				return startSidecar(ctx, c)
-			},
+			Name: "guard-killed", Why: "the guard is killed; its server ends with it", Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Guard) },
+		},
+		{
+			Name: "host-paused", Why: "the primary's host stands still for some seconds, as a virtual machine does, and goes on", Expect: Moves,
+			Hold:  8 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error { return c.Lab.SignalHost(ctx, c.Primary, syscall.SIGSTOP) },
+			Undo:  func(ctx context.Context, c Cast) error { return c.Lab.SignalHost(ctx, c.Primary, syscall.SIGCONT) },
 		},
 		{
 			Name: "standby-killed", Why: "a replica's sidecar, guard and PostgreSQL are killed", Expect: Stays, Hold: 3 * time.Second,
@@ -141,6 +186,22 @@ func networkScenarios() []Scenario {
 			Name: "host-lost", Why: "the primary's host loses power: its processes and its link are gone", Expect: Moves,
 			Fault: loseHost(func(c Cast) string { return c.Primary }),
 			Undo:  bootHost(func(c Cast) string { return c.Primary }),
+		},
+		{
+			Name: "failover-disturbed", Why: "the primary's host loses power, and while the others elect, one of them is killed and comes back", Expect: Moves,
+			Fault: func(ctx context.Context, c Cast) error {
+				if err := loseHost(func(c Cast) string { return c.Primary })(ctx, c); err != nil {
+					return err
+				}
+				// A lost host is noticed after two seconds: this is in the middle.
+				sleep(ctx, 2*time.Second)
+				if err := c.Lab.KillMember(ctx, c.Replicas[0]); err != nil {
+					return err
+				}
+				sleep(ctx, 2*time.Second)
+				return c.Lab.Start(ctx, c.Replicas[0], lab.Sidecar)
+			},
+			Undo: bootHost(func(c Cast) string { return c.Primary }),
 		},
 		{
 			Name: "standby-lost", Why: "a replica's host loses power", Expect: Stays, Hold: 5 * time.Second,
@@ -205,49 +266,7 @@ func networkScenarios() []Scenario {
 	}
 }
 
-func consulScenarios() []Scenario {
-	return []Scenario{
-		{
-			Name: "agent-restarted", Why: "Consul's agent beside the primary is killed and started again", Expect: Stays, Hold: 5 * time.Second,
-			Fault: func(ctx context.Context, c Cast) error { return restartConsul(ctx, c, c.Primary) },
-		},
-		{
-			Name: "consul-restarted", Why: "a Consul server is killed and started again", Expect: Stays, Hold: 5 * time.Second,
-			Fault: func(ctx context.Context, c Cast) error {
-				return restartConsul(ctx, c, c.Lab.Plan().Servers()[0].Name)
-			},
-		},
-		{
-			Name: "consul-away", Why: "all Consul servers are away for a minute", Expect: Stays, Hold: time.Minute,
-			Fault: func(_ context.Context, c Cast) error {
-				var errs []error
-				for _, server := range c.Lab.Plan().Servers() {
-					errs = append(errs, c.Lab.Kill(server.Name, lab.Consul))
-				}
-				return errors.Join(errs...)
-			},
-			Undo: func(ctx context.Context, c Cast) error {
-				var errs []error
-				for _, server := range c.Lab.Plan().Servers() {
-					errs = append(errs, c.Lab.Start(ctx, server.Name, lab.Consul))
-				}
-				return errors.Join(errs...)
-			},
-		},
-	}
-}
-
 func startSidecar(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Primary, lab.Sidecar) }
-
-func restartConsul(ctx context.Context, c Cast, host string) error {
-	if err := c.Lab.Kill(host, lab.Consul); err != nil {
-		return err
-	}
-	if err := c.Lab.Wait(ctx, host, lab.Consul); err != nil {
-		return err
-	}
-	return c.Lab.Start(ctx, host, lab.Consul)
-}
 
 // loseHost takes the link first: a machine without power sends no farewell.
 func loseHost(who func(Cast) string) func(context.Context, Cast) error {

@@ -47,6 +47,9 @@ member  = {{q .App.Name}}
 consul {
   address = [{{range $i, $a := .Consul}}{{if $i}}, {{end}}{{q $a}}{{end}}]
   prefix  = {{q .Plan.Prefix}}
+{{- if .ConsulToken}}
+  token_file = {{q .ConsulToken}}
+{{- end}}
 }
 
 service {
@@ -94,7 +97,7 @@ ignore_startup_parameters = extra_float_digits
 // writeAppConfig writes the configuration of HAProxy, the proxy and PgBouncer.
 func (l *Lab) writeAppConfig(h Host) error {
 	type listen struct{ Name, Address, Check string }
-	data := map[string]any{"Plan": l.plan, "App": h, "Consul": l.plan.consulAddresses(h),
+	data := map[string]any{"Plan": l.plan, "App": h, "Consul": l.plan.consulAddresses(h), "ConsulToken": l.plan.consulTokenFile(),
 		"Listen": []listen{{"primary", h.PrimaryAddress(), "/primary"}, {"replicas", h.ReplicasAddress(), "/replica"}},
 		"Config": filepath.Join(h.Dir, "haproxy.cfg"),
 		"State":  filepath.Join(h.Dir, l.plan.Cluster+".state"),

@@ -45,11 +45,18 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	}
 	c["retry_join"] = join
 	c["retry_interval"] = "1s"
+	if l.plan.Breakable {
+		acl, err := l.aclConfig(h)
+		if err != nil {
+			return err
+		}
+		c["acl"] = acl
+	}
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode Consul's configuration: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(h.Dir, "consul.json"), b, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(h.Dir, "consul.json"), b, 0o600); err != nil {
 		return fmt.Errorf("write Consul's configuration: %w", err)
 	}
 	return nil
@@ -70,7 +77,13 @@ func (l *Lab) ConsulClient(host string) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := api.NewClient(&api.Config{Address: h.HTTPAddress(), Scheme: "http",
+	token := ""
+	if l.plan.Breakable {
+		if token, err = l.plan.secret(managementToken); err != nil {
+			return nil, err
+		}
+	}
+	client, err := api.NewClient(&api.Config{Address: h.HTTPAddress(), Scheme: "http", Token: token,
 		HttpClient: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 10 * time.Second}}})
 	if err != nil {
 		return nil, fmt.Errorf("make a client of Consul on %s: %w", host, err)

@@ -14,9 +14,9 @@ import (
 // made (a process's second line, with its pid, directly after), and holds all
 // that is needed to unmake it.
 type entry struct {
-	What string `json:"what"` // lab, namespace, process, owner, detached
+	What string `json:"what"` // lab, namespace, process, mount, owner, detached
 	Lab  string `json:"lab"`
-	Name string `json:"name,omitempty"` // namespace: its name; process: host/program
+	Name string `json:"name,omitempty"` // namespace: its name; mount: where; process: the program
 	Host string `json:"host,omitempty"`
 	PID  int    `json:"pid,omitempty"`
 	// Started is the process's start time in clock ticks since boot
@@ -29,6 +29,7 @@ const (
 	madeLab       = "lab"
 	madeNamespace = "namespace"
 	madeProcess   = "process"
+	madeMount     = "mount"
 	ownedBy       = "owner"    // the process that shows this lab and removes it at its end
 	detached      = "detached" // nobody does
 )

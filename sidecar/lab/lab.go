@@ -38,6 +38,9 @@ type Options struct {
 	Standbys      int    // that hold each commit; 0: 1
 	Isolated      bool   // a network namespace for each host; needs root
 	PgBouncer     bool   // run PgBouncer too
+	// Breakable gives the members disks that can be filled, an archive that can
+	// be blocked, and Consul ACLs whose token can be revoked; needs root.
+	Breakable bool
 	// Detached says that nobody stays to take the lab down: only Down does, and
 	// the next Up refuses.
 	Detached bool
@@ -72,7 +75,7 @@ type Lab struct {
 // New checks the options and lays the lab out. It starts and writes nothing. It
 // returns ErrOption or programs.ErrMissing.
 func New(o Options) (*Lab, error) {
-	p := &Plan{Version: 1, Isolated: o.Isolated, Cluster: "pg", Prefix: "pgsidecar", Binary: o.Binary,
+	p := &Plan{Version: 1, Isolated: o.Isolated, Breakable: o.Breakable, Cluster: "pg", Prefix: "pgsidecar", Binary: o.Binary,
 		Consul: o.Consul, Mode: orElse(o.Mode, "quorum"), Standbys: orElse(o.Standbys, 1)}
 	servers, members := orElse(o.ConsulServers, 1), orElse(o.Members, 3)
 	switch {
@@ -84,6 +87,10 @@ func New(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("%w: %d members; 1 to 9", ErrOption, members)
 	case p.Mode != "quorum" && p.Mode != "async":
 		return nil, fmt.Errorf("%w: durability mode %q; quorum or async", ErrOption, p.Mode)
+	case o.Breakable && os.Geteuid() != 0:
+		return nil, fmt.Errorf("%w: disks that can be filled need root", ErrOption)
+	case o.Breakable && o.Binary == "":
+		return nil, fmt.Errorf("%w: without members there is nothing to break", ErrOption)
 	case o.Isolated && os.Geteuid() != 0:
 		return nil, fmt.Errorf("%w: network namespaces need root; without --isolated the lab runs on loopback as any user", ErrOption)
 	}
@@ -190,6 +197,11 @@ func (l *Lab) Up(ctx context.Context, progress func(string)) error {
 	if err := l.waitConsul(ctx); err != nil {
 		return err
 	}
+	if l.plan.Breakable {
+		if err := l.makeACLs(ctx); err != nil {
+			return err
+		}
+	}
 	progress("starting HAProxy")
 	if err := l.startApp(ctx); err != nil {
 		return err
@@ -237,6 +249,11 @@ func (l *Lab) claim(ctx context.Context) error {
 	}
 	if err := l.writeSecrets(); err != nil {
 		return err
+	}
+	if p.Breakable {
+		if err := l.makeArchive(); err != nil {
+			return err
+		}
 	}
 	for _, h := range p.Hosts {
 		if err := l.makeHostFolder(h); err != nil {
@@ -340,7 +357,7 @@ func (l *Lab) clean(ctx context.Context) error {
 		if err := l.stopPostgres(ctx, h); err != nil {
 			return err
 		}
-		if err := l.killAll(ctx, h); err != nil {
+		if err := l.killAll(ctx, h, 0); err != nil {
 			return err
 		}
 	}
@@ -352,6 +369,9 @@ func (l *Lab) clean(ctx context.Context) error {
 		if err := removeNamespace(ctx, name); err != nil {
 			return err
 		}
+	}
+	if err := unmountDisks(entries); err != nil {
+		return err
 	}
 	names, err := os.ReadDir(l.plan.Dir)
 	if err != nil {

@@ -26,25 +26,42 @@ const (
 // PasswordFile returns the path of the file with a role's password.
 func (p *Plan) PasswordFile(role string) string { return filepath.Join(p.Dir, "secrets", role) }
 
-// writeSecrets makes a password for each role.
+// writeSecrets makes a password for each role, and the tokens.
 func (l *Lab) writeSecrets() error {
 	if err := os.MkdirAll(filepath.Join(l.plan.Dir, "secrets"), 0o755); err != nil {
 		return fmt.Errorf("make the folder of the secrets: %w", err)
 	}
-	for _, role := range []string{SuperuserRole, ReplicationRole, ApplicationRole} {
+	for _, role := range []string{SuperuserRole, ReplicationRole, ApplicationRole, apiToken} {
 		b := make([]byte, 16)
 		if _, err := rand.Read(b); err != nil {
 			return fmt.Errorf("make a password: %w", err)
 		}
-		path := l.plan.PasswordFile(role)
-		if err := os.WriteFile(path, []byte(hex.EncodeToString(b)+"\n"), 0o600); err != nil {
-			return fmt.Errorf("write a password: %w", err)
+		if err := l.writeSecret(role, hex.EncodeToString(b)); err != nil {
+			return err
 		}
-		if err := l.own(path); err != nil {
+	}
+	if !l.plan.Breakable {
+		return nil
+	}
+	for _, name := range []string{managementToken, memberToken} {
+		token, err := newUUID()
+		if err != nil {
+			return err
+		}
+		if err := l.writeSecret(name, token); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeSecret writes a secret for PostgreSQL's user.
+func (l *Lab) writeSecret(name, secret string) error {
+	path := l.plan.PasswordFile(name)
+	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+		return fmt.Errorf("write a secret: %w", err)
+	}
+	return l.own(path)
 }
 
 // The parameters keep what PostgreSQL makes outside of its data directory
@@ -57,6 +74,9 @@ member  = {{q .Host.Name}}
 consul {
   address = [{{range $i, $a := .Consul}}{{if $i}}, {{end}}{{q $a}}{{end}}]
   prefix  = {{q .Plan.Prefix}}
+{{- if .ConsulToken}}
+  token_file = {{q .ConsulToken}}
+{{- end}}
 }
 
 service {
@@ -86,13 +106,18 @@ postgres {
     shared_buffers             = "16MB"
     max_connections            = "100"
     dynamic_shared_memory_type = "mmap"
+{{- if .Archive}}
+    archive_mode               = "on"
+    archive_command            = {{q .Archive}}
+{{- end}}
   }
 
   hba = [{{q .HBA}}]
 }
 
 api {
-  listen = {{q .Host.APIAddress}}
+  listen     = {{q .Host.APIAddress}}
+  token_file = {{q .Plan.APITokenFile}}
 }
 
 durability {
@@ -129,12 +154,20 @@ func (l *Lab) writeMemberConfig(h Host) error {
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return fmt.Errorf("make the folder of the data directory: %w", err)
 	}
+	archive := ""
+	if l.plan.Breakable {
+		if err := l.mountDisk(h); err != nil {
+			return err
+		}
+		archive = l.plan.archiveCommand(h)
+	}
 	if err := l.own(parent); err != nil {
 		return err
 	}
 	var b strings.Builder
 	err := memberTemplate.Execute(&b, map[string]any{"Plan": l.plan, "Host": h, "HBA": l.plan.hba(),
-		"Consul": l.plan.consulAddresses(h), "Superuser": SuperuserRole, "Replication": ReplicationRole})
+		"Consul": l.plan.consulAddresses(h), "Superuser": SuperuserRole, "Replication": ReplicationRole,
+		"Archive": archive, "ConsulToken": l.plan.consulTokenFile()})
 	if err != nil {
 		return fmt.Errorf("make pg.hcl: %w", err)
 	}
@@ -167,7 +200,7 @@ func (l *Lab) stopPostgres(ctx context.Context, h Host) error {
 		_ = p.wait(stopping)
 	}
 	// The backends of a postmaster that was killed hold the segment.
-	if err := l.killAll(ctx, h); err != nil || !known {
+	if err := l.killAll(ctx, h, 0); err != nil || !known {
 		return err
 	}
 	return segment.remove()

@@ -27,13 +27,14 @@ const (
 // Plan is the layout of one lab: decided before anything is started, kept in
 // its folder, and not changed afterwards.
 type Plan struct {
-	Version  int    `json:"version"`
-	ID       string `json:"id"` // unique to this lab; in the mark of its processes and in its namespaces' names
-	Dir      string `json:"dir"`
-	Isolated bool   `json:"isolated"`
-	Bridge   string `json:"bridge,omitempty"` // isolated: the namespace of the bridge
-	Cluster  string `json:"cluster"`          // also the name of the service in Consul
-	Prefix   string `json:"prefix"`           // of the keys in Consul
+	Version   int    `json:"version"`
+	ID        string `json:"id"` // unique to this lab; in the mark of its processes and in its namespaces' names
+	Dir       string `json:"dir"`
+	Isolated  bool   `json:"isolated"`
+	Breakable bool   `json:"breakable,omitempty"`
+	Bridge    string `json:"bridge,omitempty"` // isolated: the namespace of the bridge
+	Cluster   string `json:"cluster"`          // also the name of the service in Consul
+	Prefix    string `json:"prefix"`           // of the keys in Consul
 
 	Binary      string `json:"binary,omitempty"` // pgsidecar; empty: members and proxy are not started
 	Consul      string `json:"consul"`

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -329,20 +330,41 @@ func (l *Lab) Wait(ctx context.Context, host string, program Program) error {
 	return p.wait(ctx)
 }
 
+// KillMember kills what pgsidecar runs on a member's host (sidecar, guard and
+// PostgreSQL with all its backends), as far as it runs, and returns when it is
+// gone. Consul's agent lives.
+func (l *Lab) KillMember(ctx context.Context, host string) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	agent, err := l.PID(host, Consul)
+	if err != nil && !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	return l.killAll(ctx, h, agent)
+}
+
 // KillHost kills every process of a host with SIGKILL, as a loss of power does.
 func (l *Lab) KillHost(ctx context.Context, host string) error {
 	h, err := l.plan.Host(host)
 	if err != nil {
 		return err
 	}
-	return l.killAll(ctx, h)
+	return l.killAll(ctx, h, 0)
 }
 
-// killAll kills until nothing of the host is left: a process may have started
-// another while the list was made.
-func (l *Lab) killAll(ctx context.Context, h Host) error {
+// killAll kills until nothing of the host is left but one process (0: not even
+// that): a process may have started another while the list was made.
+func (l *Lab) killAll(ctx context.Context, h Host, but int) error {
 	for {
 		found, err := l.processes(h)
+		found = slices.DeleteFunc(found, func(p *process) bool {
+			if p.pid == but {
+				p.close()
+			}
+			return p.pid == but
+		})
 		if err != nil || len(found) == 0 {
 			return err
 		}

@@ -82,10 +82,11 @@ func (l *Lab) waitRegistered(ctx context.Context) (string, error) {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: time.Minute}).WithContext(ctx)
 		services, meta, err := client.Health().Service(l.plan.Cluster, "", true, q)
 		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
+			if again := askAgain(ctx, err); again != nil {
+				return "", fmt.Errorf("wait for the members in Consul (seen: %s): %w", seen, again)
 			}
-			return "", fmt.Errorf("wait for the members in Consul (seen: %s): %w", seen, err)
+			index = 0
+			continue
 		}
 		var primaries, replicas []string
 		for _, s := range services {
@@ -120,10 +121,11 @@ func (l *Lab) waitDurable(ctx context.Context) error {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: time.Minute}).WithContext(ctx)
 		pair, meta, err := client.KV().Get(l.plan.Prefix+"/"+l.plan.Cluster+"/state", q)
 		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
+			if again := askAgain(ctx, err); again != nil {
+				return fmt.Errorf("wait for the cluster's record (leader %s, %s, %+v): %w", r.Leader, r.Phase, r.Durability, again)
 			}
-			return fmt.Errorf("wait for the cluster's record (leader %s, %s, %+v): %w", r.Leader, r.Phase, r.Durability, err)
+			index = 0
+			continue
 		}
 		if pair != nil {
 			if err := json.Unmarshal(pair.Value, &r); err != nil {
@@ -134,6 +136,19 @@ func (l *Lab) waitDurable(ctx context.Context) error {
 			}
 		}
 		index = meta.LastIndex
+	}
+}
+
+// askAgain waits a little after Consul gave no answer: it may be coming back
+// from a drill. When the context has ended it says why, and what Consul said.
+func askAgain(ctx context.Context, err error) error {
+	timer := time.NewTimer(100 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), err)
+	case <-timer.C:
+		return nil
 	}
 }
 

@@ -1,0 +1,103 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+func consulScenarios() []Scenario {
+	return []Scenario{
+		{
+			Name: "agent-restarted", Why: "Consul's agent beside the primary is killed and started again", Expect: Stays, Hold: 5 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error { return restartConsul(ctx, c, c.Primary) },
+		},
+		{
+			Name: "agent-wiped", Why: "Consul's agent beside the primary loses its data and is started again", Expect: Stays, Hold: 5 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				if err := stopConsul(ctx, c, c.Primary); err != nil {
+					return err
+				}
+				if err := c.Lab.WipeConsul(c.Primary); err != nil {
+					return err
+				}
+				return c.Lab.Start(ctx, c.Primary, lab.Consul)
+			},
+		},
+		{
+			Name: "consul-restarted", Why: "a Consul server is killed and started again", Expect: Stays, Hold: 5 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				return restartConsul(ctx, c, c.Lab.Plan().Servers()[0].Name)
+			},
+		},
+		{
+			Name: "consul-leader-lost", Why: "the server that leads Consul is killed, and comes back later", Servers: 3, Expect: Stays, Hold: 10 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				leader, err := c.Lab.ConsulLeader(ctx)
+				if err != nil {
+					return err
+				}
+				return stopConsul(ctx, c, leader)
+			},
+			Undo: startConsulServers,
+		},
+		{
+			Name: "consul-away", Why: "all Consul servers are away for a minute", Expect: Stays, Hold: time.Minute,
+			Fault: func(_ context.Context, c Cast) error {
+				return c.servers(func(server string) error { return c.Lab.Kill(server, lab.Consul) })
+			},
+			Undo: startConsulServers,
+		},
+		{
+			Name: "consul-frozen", Why: "all Consul servers stand still for a minute, and go on", Expect: Stays, Hold: time.Minute,
+			Fault: func(_ context.Context, c Cast) error {
+				return c.servers(func(server string) error { return c.Lab.Signal(server, lab.Consul, syscall.SIGSTOP) })
+			},
+			Undo: func(_ context.Context, c Cast) error {
+				return c.servers(func(server string) error { return ignoreAbsent(c.Lab.Signal(server, lab.Consul, syscall.SIGCONT)) })
+			},
+		},
+		{
+			Name: "token-revoked", Why: "the members' ACL token is deleted, and restored half a minute later", Breakable: true, Expect: Stays,
+			Hold:  30 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error { return c.Lab.RevokeToken(ctx) },
+			Undo:  func(ctx context.Context, c Cast) error { return c.Lab.GrantToken(ctx) },
+		},
+	}
+}
+
+func stopConsul(ctx context.Context, c Cast, host string) error {
+	if err := c.Lab.Kill(host, lab.Consul); err != nil {
+		return err
+	}
+	return c.Lab.Wait(ctx, host, lab.Consul)
+}
+
+func restartConsul(ctx context.Context, c Cast, host string) error {
+	if err := stopConsul(ctx, c, host); err != nil {
+		return err
+	}
+	return c.Lab.Start(ctx, host, lab.Consul)
+}
+
+// servers calls f for every Consul server.
+func (c Cast) servers(f func(server string) error) error {
+	var errs []error
+	for _, server := range c.Lab.Plan().Servers() {
+		errs = append(errs, f(server.Name))
+	}
+	return errors.Join(errs...)
+}
+
+// startConsulServers starts those that do not run.
+func startConsulServers(ctx context.Context, c Cast) error {
+	return c.servers(func(server string) error {
+		if _, err := c.Lab.PID(server, lab.Consul); !errors.Is(err, lab.ErrNotRunning) {
+			return err
+		}
+		return c.Lab.Start(ctx, server, lab.Consul)
+	})
+}

@@ -1,0 +1,89 @@
+package drill
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+func diskScenarios() []Scenario {
+	return []Scenario{
+		{
+			Name: "disk-full", Why: "the primary's disk is full: no block can be added to data or WAL", Breakable: true, Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.FillDisk(c.Primary) },
+			Undo:  func(_ context.Context, c Cast) error { return c.Lab.FreeDisk(c.Primary) },
+		},
+		{
+			Name: "disk-full-standby", Why: "a replica's disk is full", Breakable: true, Expect: Stays, Hold: 8 * time.Second,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.FillDisk(c.Replicas[0]) },
+			Undo:  func(_ context.Context, c Cast) error { return c.Lab.FreeDisk(c.Replicas[0]) },
+		},
+		{
+			Name: "archive-blocked", Why: "archive_command fails on the primary: it keeps its WAL and writes on", Breakable: true, Expect: Stays,
+			Hold:  5 * time.Second,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.BlockArchive(c.Primary, true) },
+			Check: archiveKept,
+			Undo:  unblockArchive,
+		},
+		{
+			Name: "wal-damaged", Why: "a replica's host loses power, and its WAL is unreadable when it comes back", Expect: Stays, Hold: 3 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				if err := c.Lab.KillMember(ctx, c.Replicas[0]); err != nil {
+					return err
+				}
+				n, err := c.Lab.DamageWAL(c.Replicas[0])
+				if err == nil && n == 0 {
+					err = fmt.Errorf("%s has no WAL to damage", c.Replicas[0])
+				}
+				return err
+			},
+			Undo: func(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Replicas[0], lab.Sidecar) },
+		},
+	}
+}
+
+// archiveKept waits until the primary has a segment that it could not archive,
+// and looks after a few more attempts that it still has all of them.
+func archiveKept(ctx context.Context, c Cast) error {
+	waiting := func() (int, error) { return c.Lab.WaitingForArchive(c.Primary) }
+	first, err := waitUntil(ctx, waiting, func(n int) bool { return n > 0 })
+	if err != nil {
+		return fmt.Errorf("wait for a segment that is not archived: %w", err)
+	}
+	sleep(ctx, 3*time.Second) // PostgreSQL tries again every second
+	if n, err := waiting(); err != nil || n < first {
+		return fmt.Errorf("%d segments wait for the archive, and %d did before (%v)", n, first, err)
+	}
+	return nil
+}
+
+// unblockArchive waits, after the archive is open again, until all is archived.
+func unblockArchive(ctx context.Context, c Cast) error {
+	if err := c.Lab.BlockArchive(c.Primary, false); err != nil {
+		return err
+	}
+	_, err := waitUntil(ctx, func() (int, error) { return c.Lab.WaitingForArchive(c.Primary) }, func(n int) bool { return n == 0 })
+	if err != nil {
+		return fmt.Errorf("wait until all is archived: %w", err)
+	}
+	return nil
+}
+
+// waitUntil asks now and then, for files that tell nobody when they change.
+func waitUntil(ctx context.Context, ask func() (int, error), done func(int) bool) (int, error) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n, err := ask()
+		if err != nil || done(n) {
+			return n, err
+		}
+		select {
+		case <-ctx.Done():
+			return n, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}

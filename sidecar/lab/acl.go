@@ -1,0 +1,180 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// The names of the files with Consul's tokens.
+const (
+	managementToken = "consul-management" // may do everything; the lab's own, and the agents'
+	memberToken     = "consul-member"     // has the policy that `pgsidecar files policy` prints
+)
+
+// apiToken is the name of the file with the token that the members' APIs ask
+// for.
+const apiToken = "api"
+
+// APITokenFile returns the path of the file with the token with which the
+// members' APIs change something.
+func (p *Plan) APITokenFile() string { return p.PasswordFile(apiToken) }
+
+// consulTokenFile returns the path of the members' token; empty: there are no
+// ACLs.
+func (p *Plan) consulTokenFile() string {
+	if !p.Breakable {
+		return ""
+	}
+	return p.PasswordFile(memberToken)
+}
+
+// secret reads a file that writeSecrets wrote.
+func (p *Plan) secret(name string) (string, error) {
+	b, err := os.ReadFile(p.PasswordFile(name))
+	if err != nil {
+		return "", fmt.Errorf("read a secret: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// newUUID returns a random UUID, the form of Consul's tokens.
+func newUUID() (string, error) {
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("make a token: %w", err)
+	}
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
+}
+
+// aclConfig is the part of an agent's configuration that turns ACLs on. Tokens
+// are cached for a second, not for 30, so that a revoked one ends soon.
+func (l *Lab) aclConfig(h Host) (map[string]any, error) {
+	management, err := l.plan.secret(managementToken)
+	if err != nil {
+		return nil, err
+	}
+	tokens := map[string]any{"agent": management}
+	if h.Kind == KindConsul {
+		tokens["initial_management"] = management
+	}
+	return map[string]any{"enabled": true, "default_policy": "deny", "down_policy": "extend-cache",
+		"token_ttl": "1s", "policy_ttl": "1s", "role_ttl": "1s", "tokens": tokens}, nil
+}
+
+// anonymousRules let everybody ask DNS, and the agents gossip.
+const anonymousRules = `node_prefix "" { policy = "read" }
+service_prefix "" { policy = "read" }`
+
+// makeACLs makes the members' policy and token, and lets everybody read the
+// catalog. It waits for Consul's ACL system, which starts after its leader.
+func (l *Lab) makeACLs(ctx context.Context) error {
+	client, err := l.ConsulClient(l.plan.Servers()[0].Name)
+	if err != nil {
+		return err
+	}
+	rules, err := exec.CommandContext(ctx, l.plan.Binary, "files", "policy", "--cluster", l.plan.Cluster,
+		"--prefix", l.plan.Prefix, "--service", l.plan.Cluster).Output()
+	if err != nil {
+		return fmt.Errorf("make the members' policy: %w", err)
+	}
+	write := new(api.WriteOptions).WithContext(ctx)
+	var last error
+	err = every(ctx, 100*time.Millisecond, func() (bool, error) {
+		_, _, last = client.ACL().PolicyCreate(&api.ACLPolicy{Name: "member", Rules: string(rules)}, write)
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("make the members' policy: %w", errors.Join(err, last))
+	}
+	if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "everybody", Rules: anonymousRules}, write); err != nil {
+		return fmt.Errorf("make everybody's policy: %w", err)
+	}
+	anonymous := &api.ACLToken{AccessorID: "00000000-0000-0000-0000-000000000002", Policies: []*api.ACLTokenPolicyLink{{Name: "everybody"}}}
+	if _, _, err := client.ACL().TokenUpdate(anonymous, write); err != nil {
+		return fmt.Errorf("let everybody read Consul's catalog: %w", err)
+	}
+	return l.GrantToken(ctx)
+}
+
+// memberAccessor names the members' token; it is no secret.
+const memberAccessor = "70677369-6465-6361-7200-6d656d626572"
+
+// GrantToken makes the members' token in Consul. One that is there stays.
+func (l *Lab) GrantToken(ctx context.Context) error {
+	client, err := l.managementClient()
+	if err != nil {
+		return err
+	}
+	secret, err := l.plan.secret(memberToken)
+	if err != nil {
+		return err
+	}
+	token := &api.ACLToken{AccessorID: memberAccessor, SecretID: secret, Description: "members", Policies: []*api.ACLTokenPolicyLink{{Name: "member"}}}
+	_, _, err = client.ACL().TokenCreate(token, new(api.WriteOptions).WithContext(ctx))
+	if err != nil && !strings.Contains(err.Error(), "already in use") { // Consul has no code for it
+		return fmt.Errorf("make the members' token: %w", err)
+	}
+	return nil
+}
+
+// RevokeToken deletes the members' token in Consul: until GrantToken all that
+// they ask is refused.
+func (l *Lab) RevokeToken(ctx context.Context) error {
+	client, err := l.managementClient()
+	if err != nil {
+		return err
+	}
+	if _, err := client.ACL().TokenDelete(memberAccessor, new(api.WriteOptions).WithContext(ctx)); err != nil {
+		return fmt.Errorf("revoke the members' token: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) managementClient() (*api.Client, error) {
+	if !l.plan.Breakable {
+		return nil, ErrNotBreakable
+	}
+	return l.ConsulClient(l.plan.App().Name)
+}
+
+// ConsulLeader returns the host of the server that leads Consul.
+func (l *Lab) ConsulLeader(ctx context.Context) (string, error) {
+	client, err := l.ConsulClient(l.plan.App().Name)
+	if err != nil {
+		return "", err
+	}
+	address, err := client.Status().LeaderWithQueryOptions(new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return "", fmt.Errorf("ask for Consul's leader: %w", err)
+	}
+	for _, s := range l.plan.Servers() {
+		if s.at(s.Ports.Server) == address {
+			return s.Name, nil
+		}
+	}
+	return "", fmt.Errorf("ask for Consul's leader: %w: %q", ErrNoHost, address)
+}
+
+// WipeConsul removes what a host's agent has on disk; the agent must not run.
+func (l *Lab) WipeConsul(host string) error {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	if _, err := l.PID(host, Consul); !errors.Is(err, ErrNotRunning) {
+		return errors.Join(err, fmt.Errorf("wipe Consul on %s: it runs", host))
+	}
+	if err := os.RemoveAll(filepath.Join(h.Dir, "consul")); err != nil {
+		return fmt.Errorf("wipe Consul on %s: %w", host, err)
+	}
+	return nil
+}
