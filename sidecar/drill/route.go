@@ -62,12 +62,16 @@ func replicaRoutes(l *lab.Lab) ([]Route, error) {
 	}, nil
 }
 
-// Direct returns the way to one member, whatever its role. A Writer on it finds
+// Direct returns the way to one member, whatever its role, from its own host: a
+// client beside it, which a cut link does not keep away. A Writer on it finds
 // out all the time whether that server takes writes: two that do are two
 // primaries.
 func Direct(l *lab.Lab, member string) (Route, error) {
 	base, err := l.ConnConfig(lab.ApplicationRole, member)
 	if err != nil {
+		return Route{}, err
+	}
+	if base.DialFunc, err = l.Dialer(member); err != nil {
 		return Route{}, err
 	}
 	base.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol

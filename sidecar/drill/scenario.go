@@ -126,7 +126,7 @@ func processScenarios() []Scenario {
 					return err
 				}
 				sleep(ctx, 500*time.Millisecond)
-				return c.Lab.Start(ctx, c.Primary, lab.Sidecar)
+				return startAbsent(ctx, c, c.Primary, lab.Sidecar)
 			},
 		},
 		{
@@ -161,7 +161,7 @@ func processScenarios() []Scenario {
 			Fault: func(_ context.Context, c Cast) error {
 				return c.Lab.Kill(c.Replicas[0], lab.Sidecar, lab.Guard, lab.Postgres)
 			},
-			Undo: func(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Replicas[0], lab.Sidecar) },
+			Undo: func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar) },
 		},
 		{
 			Name: "haproxy-killed", Why: "the load balancer crashes, and is started again", Expect: Stays, Hold: 2 * time.Second,
@@ -173,7 +173,7 @@ func processScenarios() []Scenario {
 				if err := c.Lab.Wait(ctx, app, lab.HAProxy); err != nil {
 					return err
 				}
-				return c.Lab.Start(ctx, app, lab.HAProxy)
+				return startAbsent(ctx, c, app, lab.HAProxy)
 			},
 		},
 	}
@@ -199,7 +199,7 @@ func networkScenarios() []Scenario {
 					return err
 				}
 				sleep(ctx, 2*time.Second)
-				return c.Lab.Start(ctx, c.Replicas[0], lab.Sidecar)
+				return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar)
 			},
 			Undo: bootHost(func(c Cast) string { return c.Primary }),
 		},
@@ -266,7 +266,17 @@ func networkScenarios() []Scenario {
 	}
 }
 
-func startSidecar(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Primary, lab.Sidecar) }
+func startSidecar(ctx context.Context, c Cast) error {
+	return startAbsent(ctx, c, c.Primary, lab.Sidecar)
+}
+
+// startAbsent starts a program unless it runs.
+func startAbsent(ctx context.Context, c Cast, host string, program lab.Program) error {
+	if _, err := c.Lab.PID(host, program); !errors.Is(err, lab.ErrNotRunning) {
+		return err
+	}
+	return c.Lab.Start(ctx, host, program)
+}
 
 // loseHost takes the link first: a machine without power sends no farewell.
 func loseHost(who func(Cast) string) func(context.Context, Cast) error {

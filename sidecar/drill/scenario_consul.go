@@ -24,7 +24,7 @@ func consulScenarios() []Scenario {
 				if err := c.Lab.WipeConsul(c.Primary); err != nil {
 					return err
 				}
-				return c.Lab.Start(ctx, c.Primary, lab.Consul)
+				return startAbsent(ctx, c, c.Primary, lab.Consul)
 			},
 		},
 		{
@@ -80,7 +80,7 @@ func restartConsul(ctx context.Context, c Cast, host string) error {
 	if err := stopConsul(ctx, c, host); err != nil {
 		return err
 	}
-	return c.Lab.Start(ctx, host, lab.Consul)
+	return startAbsent(ctx, c, host, lab.Consul)
 }
 
 // servers calls f for every Consul server.
@@ -94,10 +94,5 @@ func (c Cast) servers(f func(server string) error) error {
 
 // startConsulServers starts those that do not run.
 func startConsulServers(ctx context.Context, c Cast) error {
-	return c.servers(func(server string) error {
-		if _, err := c.Lab.PID(server, lab.Consul); !errors.Is(err, lab.ErrNotRunning) {
-			return err
-		}
-		return c.Lab.Start(ctx, server, lab.Consul)
-	})
+	return c.servers(func(server string) error { return startAbsent(ctx, c, server, lab.Consul) })
 }

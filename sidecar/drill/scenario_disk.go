@@ -39,7 +39,7 @@ func diskScenarios() []Scenario {
 				}
 				return err
 			},
-			Undo: func(ctx context.Context, c Cast) error { return c.Lab.Start(ctx, c.Replicas[0], lab.Sidecar) },
+			Undo: func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar) },
 		},
 	}
 }

@@ -153,21 +153,17 @@ func (l *Lab) writePgBouncerConfig(h Host) error {
 	return nil
 }
 
-// startApp starts what the application's host runs besides Consul.
-func (l *Lab) startApp(ctx context.Context) error {
-	h := l.plan.App()
-	if err := l.startHAProxy(ctx, h); err != nil {
-		return err
-	}
+// appRuns are what the application's host runs besides Consul, in the order in
+// which it is started.
+func (l *Lab) appRuns() []Program {
+	runs := []Program{HAProxy}
 	if l.plan.PgBouncer != "" {
-		if err := l.startPgBouncer(h); err != nil {
-			return err
-		}
+		runs = append(runs, PgBouncer)
 	}
-	if l.plan.Binary == "" {
-		return nil
+	if l.plan.Binary != "" {
+		runs = append(runs, Proxy)
 	}
-	return l.Start(ctx, h.Name, Proxy)
+	return runs
 }
 
 // startHAProxy starts HAProxy as its packages do (master-worker) and returns

@@ -203,8 +203,10 @@ func (l *Lab) Up(ctx context.Context, progress func(string)) error {
 		}
 	}
 	progress("starting HAProxy")
-	if err := l.startApp(ctx); err != nil {
-		return err
+	for _, program := range l.appRuns() {
+		if err := l.Start(ctx, l.plan.App().Name, program); err != nil {
+			return err
+		}
 	}
 	if l.plan.Binary == "" {
 		return nil
@@ -445,20 +447,29 @@ func (l *Lab) Start(ctx context.Context, host string, program Program) error {
 	return fmt.Errorf("%w: %s is not started by the lab", ErrOption, program)
 }
 
-// StartHost starts what a host runs, after KillHost: as a machine that boots.
+// StartHost starts what of a host does not run, after KillHost: as a machine
+// that boots.
 func (l *Lab) StartHost(ctx context.Context, host string) error {
 	h, err := l.plan.Host(host)
 	if err != nil {
 		return err
 	}
-	if err := l.startConsul(h); err != nil {
-		return err
-	}
+	runs := []Program{Consul}
 	switch {
 	case h.Kind == KindApp:
-		return l.startApp(ctx)
+		runs = append(runs, l.appRuns()...)
 	case h.Kind == KindMember && l.plan.Binary != "":
-		return l.Start(ctx, host, Sidecar)
+		runs = append(runs, Sidecar)
+	}
+	for _, program := range runs {
+		if _, err := l.PID(host, program); err == nil {
+			continue
+		} else if !errors.Is(err, ErrNotRunning) {
+			return err
+		}
+		if err := l.Start(ctx, host, program); err != nil {
+			return err
+		}
 	}
 	return nil
 }

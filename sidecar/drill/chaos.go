@@ -1,0 +1,225 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// ChaosOptions say how a run of random faults is done.
+type ChaosOptions struct {
+	Lab *lab.Lab
+	// Seed determines which faults are injected, in which order and how long
+	// they last; not what they meet.
+	Seed     uint64
+	Time     time.Duration // no fault begins after it; 0: a minute
+	Faults   int           // no more than these; 0: as many as there is time for
+	Deadline time.Duration // for becoming whole after a fault; 0: two minutes
+	Progress func(string)  // nil: none
+}
+
+// Chaos injects one random fault after the other, and now and then two at once,
+// while writers go on through HAProxy and on every member's own host. After each
+// it waits until the cluster is whole, and reads back every row that was
+// acknowledged since the beginning. It ends at the first fault after which the
+// cluster is not as it should be, with all faults undone, so that it can be
+// looked at. A report that has failures is no error.
+func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
+	o.Time, o.Deadline = orElse(o.Time, time.Minute), orElse(o.Deadline, 2*time.Minute)
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	plan := o.Lab.Plan()
+	r := &rehearsal{primaries: new(Primaries), run: rand.Int64(), report: new(Report),
+		Options: Options{Lab: o.Lab, Routes: []string{"haproxy"}, Deadline: o.Deadline, Progress: func(string) {}}}
+	if err := r.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("chaos: %w", err)
+	}
+	r.readers = nil
+	for _, w := range r.routes {
+		w.Interval, w.Traced = 10*time.Millisecond, false // hours of rows are read back
+	}
+	for _, w := range r.direct {
+		w.Interval, w.Traced = 20*time.Millisecond, false
+	}
+	r.dns.Interval = 20 * time.Millisecond
+	report := &ChaosReport{Seed: o.Seed, Mode: plan.Mode, Members: len(plan.Members()), Servers: len(plan.Servers()), Started: time.Now()}
+	if err := r.begin(ctx); err != nil {
+		r.stop()
+		return nil, fmt.Errorf("chaos: %w", err)
+	}
+	err := (&chaos{ChaosOptions: o, rehearsal: r, report: report, draw: rand.New(rand.NewPCG(o.Seed, 0))}).run(ctx)
+	r.stop()
+	report.Seconds = time.Since(report.Started).Seconds()
+	if err == nil && ctx.Err() == nil && len(report.Failures) == 0 {
+		err = report.verify(ctx, r)
+	}
+	report.Overlaps, report.Doubles = r.primaries.Overlaps(), len(r.dns.Doubles())
+	report.judge()
+	return report, err
+}
+
+// chaos is such a run.
+type chaos struct {
+	ChaosOptions
+	rehearsal *rehearsal
+	report    *ChaosReport
+	draw      *rand.Rand
+}
+
+// begin starts the measuring, and waits until every route takes writes.
+func (r *rehearsal) begin(ctx context.Context) error {
+	if err := r.dns.Start(); err != nil {
+		return err
+	}
+	for _, w := range slices.Concat(r.routes, r.direct) {
+		w.Start()
+	}
+	return r.warmUp(ctx)
+}
+
+// run injects faults until the time is over.
+func (c *chaos) run(ctx context.Context) error {
+	end := c.report.Started.Add(c.Time)
+	for n := 1; time.Now().Before(end) && ctx.Err() == nil && (c.Faults == 0 || n <= c.Faults); n++ {
+		faults := c.pick()
+		fault := ChaosFault{Number: n}
+		for _, f := range faults {
+			fault.Scenarios = append(fault.Scenarios, f.scenario.Name)
+		}
+		c.Progress(fmt.Sprintf("%d: %s", n, fault.name()))
+		err := c.play(ctx, &fault, faults)
+		c.report.Faults = append(c.report.Faults, fault)
+		if ctx.Err() != nil {
+			return nil // asked to end; what was injected is undone
+		}
+		if err != nil {
+			c.report.Failures = append(c.report.Failures, fmt.Sprintf("fault %d (%s), %s: %v", n, fault.name(), time.Now().UTC().Format(time.RFC3339), err))
+			return nil
+		}
+	}
+	return nil
+}
+
+// picked is a fault and how long it lasts.
+type picked struct {
+	scenario Scenario
+	hold     time.Duration
+	swap     bool // the other replica plays the first one's part
+}
+
+// alone are scenarios that are no part of a pair: their undoing waits for what
+// another fault may make impossible.
+var alone = []string{"terminated", "switchover", "archive-blocked", "disk-full", "disk-full-standby", "wal-damaged", "failover-disturbed", "consul-away", "consul-frozen", "token-revoked"}
+
+// pick draws the next fault, or pair of faults.
+func (c *chaos) pick() []picked {
+	plan := c.Lab.Plan()
+	possible := slices.DeleteFunc(Scenarios(), func(s Scenario) bool { return s.Possible(plan) != nil })
+	one := func() picked {
+		p := picked{scenario: possible[c.draw.IntN(len(possible))], swap: c.draw.IntN(2) == 1}
+		// Some faults end before they are noticed, some after; long ones are cut short.
+		p.hold = time.Duration(c.draw.Int64N(int64(6 * time.Second)))
+		return p
+	}
+	first, second, pair := one(), one(), c.draw.IntN(4) == 0
+	if pair && !slices.Contains(alone, first.scenario.Name) && !slices.Contains(alone, second.scenario.Name) {
+		return []picked{first, second}
+	}
+	return []picked{first}
+}
+
+// play injects the faults, undoes them, waits until the cluster is whole, and
+// reads the rows back.
+func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) error {
+	r := c.rehearsal
+	begun := time.Now()
+	before := r.primaries.newest()
+	var undo []func() error
+	var err error
+	for i, p := range faults {
+		cast := c.cast(before.Member, p.swap)
+		undo = append(undo, func() error { return c.undo(ctx, p.scenario, cast) })
+		faulting, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err = p.scenario.Fault(faulting, cast)
+		cancel()
+		if i > 0 && errors.Is(err, lab.ErrNotRunning) {
+			err = nil // the first one has taken it already
+		}
+		if err != nil {
+			err = fmt.Errorf("inject %s: %w", p.scenario.Name, err)
+			break
+		}
+		sleep(ctx, p.hold)
+	}
+	fault.FaultMs = ms(time.Since(begun))
+	for _, f := range slices.Backward(undo) {
+		err = errors.Join(err, f())
+	}
+	if err != nil {
+		return err
+	}
+	undone := time.Now()
+	err = c.whole(ctx)
+	fault.WholeMs = ms(time.Since(undone))
+	fault.PauseMs = ms(r.routes[0].Longest(begun, time.Time{}).Length())
+	after := r.primaries.newest()
+	fault.Moved = after.Member != before.Member || after.Timeline != before.Timeline
+	if err != nil {
+		return err
+	}
+	return c.report.verify(ctx, r)
+}
+
+// cast gives the parts for one fault.
+func (c *chaos) cast(primary string, swap bool) Cast {
+	cast := Cast{Lab: c.Lab, Primary: primary}
+	for _, m := range c.Lab.Plan().Members() {
+		if m.Name != primary {
+			cast.Replicas = append(cast.Replicas, m.Name)
+		}
+	}
+	if swap {
+		slices.Reverse(cast.Replicas)
+	}
+	return cast
+}
+
+// undo undoes one fault, also when the caller has given up.
+func (c *chaos) undo(ctx context.Context, s Scenario, cast Cast) error {
+	if s.Undo == nil {
+		return nil
+	}
+	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := s.Undo(undoing, cast); err != nil {
+		return fmt.Errorf("undo %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// whole waits until the cluster is as before, and takes writes.
+func (c *chaos) whole(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	if err := c.Lab.WaitReady(ctx); err != nil {
+		return fmt.Errorf("the cluster did not become whole again: %w", err)
+	}
+	for _, w := range c.rehearsal.routes {
+		if err := w.WaitAcked(ctx, 20); err != nil {
+			return fmt.Errorf("the cluster is whole, but takes no writes: %w", err)
+		}
+	}
+	return nil
+}
+
+// newest returns the reign that began last.
+func (p *Primaries) newest() Reign {
+	reigns := p.Reigns()
+	return reigns[len(reigns)-1]
+}

@@ -1,0 +1,159 @@
+package drill_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// chaosSlice is how long one lab is used: rows, logs and what is kept aside are
+// then thrown away with it.
+const chaosSlice = 15 * time.Minute
+
+// TestChaos injects random faults into real clusters, with writers all the time:
+// in quorum mode no acknowledged row is lost, and in no mode two servers take
+// writes at once. It runs for CHAOSTIME (5m; make chaos: 2h), a quarter of it in
+// async mode, in slices of at most 15 minutes. CHAOSSEED repeats the faults of a
+// run whose seed was printed. CHAOSDIR is where reports and, after a failure,
+// the logs go; none: they are only printed.
+func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	total := 5 * time.Minute
+	if s := os.Getenv("CHAOSTIME"); s != "" {
+		var err error
+		if total, err = time.ParseDuration(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := rand.Uint64N(1_000_000)
+	if s := os.Getenv("CHAOSSEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, mode := range []struct {
+		name string
+		time time.Duration
+	}{{"quorum", total - total/4}, {"async", total / 4}} {
+		if only := os.Getenv("CHAOSMODE"); only != "" && only != mode.name {
+			continue
+		}
+		for left := mode.time; left > 0; left -= chaosSlice {
+			t.Run(mode.name+"/seed="+strconv.FormatUint(seed, 10), func(t *testing.T) {
+				chaos(t, mode.name, seed, min(left, chaosSlice))
+			})
+			seed++
+			if t.Failed() {
+				return // nothing is gained by more of it
+			}
+		}
+	}
+}
+
+// chaos is one slice in a lab of its own.
+func chaos(t *testing.T, mode string, seed uint64, length time.Duration) {
+	root := os.Geteuid() == 0
+	l := cluster(t, lab.Options{Mode: mode, Isolated: root, Breakable: root, ConsulServers: 3})
+	t.Cleanup(func() {
+		if t.Failed() {
+			keepLogs(t, l, "failed-"+mode+"-"+strconv.FormatUint(seed, 10))
+		}
+	})
+	t.Logf("seed %d: CHAOSSEED=%d CHAOSMODE=%s CHAOSTIME=%v", seed, seed, mode, length)
+	report, err := drill.Chaos(t.Context(), drill.ChaosOptions{Lab: l, Seed: seed, Time: length,
+		Progress: func(what string) { t.Logf("%s %s", time.Now().UTC().Format("15:04:05"), what) }})
+	if report != nil {
+		var text strings.Builder
+		if err := drill.WriteChaos(&text, []*drill.ChaosReport{report}); err != nil {
+			t.Fatal(err)
+		}
+		t.Log("\n" + text.String())
+		keepReport(t, report)
+		for _, f := range report.Failures {
+			t.Error(f)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if report != nil && len(report.Faults) == 0 {
+		t.Error("no fault was injected")
+	}
+}
+
+// keepReport adds a report to chaos.json in CHAOSDIR, and writes all that are in
+// it to chaos.md.
+func keepReport(t *testing.T, report *drill.ChaosReport) {
+	dir := os.Getenv("CHAOSDIR")
+	if dir == "" {
+		return
+	}
+	path := filepath.Join(dir, "chaos.json")
+	var all []*drill.ChaosReport
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &all)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	all = append(all, report)
+	if b, err = json.MarshalIndent(all, "", " "); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	if err := drill.WriteChaos(&text, all); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "chaos.md"), []byte(text.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keepLogs copies the logs of all programs, and the plan, to CHAOSDIR.
+func keepLogs(t *testing.T, l *lab.Lab, name string) {
+	dir := os.Getenv("CHAOSDIR")
+	if dir == "" {
+		return
+	}
+	for _, h := range l.Plan().Hosts {
+		logs, err := filepath.Glob(filepath.Join(h.Dir, "*.log"))
+		if err != nil {
+			t.Error(err)
+		}
+		more, err := filepath.Glob(filepath.Join(h.Dir, "postgres", "*", "*.log"))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, path := range append(logs, more...) {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			to := filepath.Join(dir, name, h.Name, filepath.Base(path))
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				t.Error(err)
+			}
+			if err := os.WriteFile(to, b, 0o644); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

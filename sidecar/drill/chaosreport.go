@@ -1,0 +1,150 @@
+package drill
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ChaosReport is what a run of random faults showed.
+type ChaosReport struct {
+	Seed    uint64    `json:"seed"`
+	Mode    string    `json:"mode"` // durability: quorum or async
+	Members int       `json:"members"`
+	Servers int       `json:"consul_servers"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
+
+	Faults []ChaosFault `json:"faults"`
+	Rows   Verdict      `json:"rows"`
+	// Overlaps names second primaries, in words; Doubles counts answers of DNS
+	// with two addresses.
+	Overlaps []string `json:"overlaps,omitempty"`
+	Doubles  int      `json:"dns_doubles"`
+	// Failures is what was not as it must be, in words; none: the run passed.
+	Failures []string `json:"failures,omitempty"`
+}
+
+// ChaosFault is one fault, or two at once.
+type ChaosFault struct {
+	Number    int      `json:"number"`
+	Scenarios []string `json:"scenarios"`
+	Moved     bool     `json:"moved"`    // another primary, or the same on a new timeline
+	FaultMs   float64  `json:"fault_ms"` // how long it lasted
+	PauseMs   float64  `json:"pause_ms"` // longest time without an acknowledged write through HAProxy
+	WholeMs   float64  `json:"whole_ms"` // from its end until the cluster was whole
+}
+
+func (f ChaosFault) name() string { return strings.Join(f.Scenarios, " + ") }
+
+// verify reads all rows back and keeps what became of them. A lost one is an
+// error in quorum mode.
+func (r *ChaosReport) verify(ctx context.Context, of *rehearsal) error {
+	ctx, cancel := context.WithTimeout(ctx, of.Deadline)
+	defer cancel()
+	conn, err := of.primary(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeNow(conn)
+	if r.Rows, err = Verify(ctx, conn, slices.Concat(of.routes, of.direct)...); err != nil {
+		return err
+	}
+	if r.Mode == "quorum" && r.Rows.Lost > 0 {
+		return fmt.Errorf("%d acknowledged rows are lost: %s", r.Rows.Lost, strings.Join(r.Rows.Samples, "; "))
+	}
+	if overlaps := of.primaries.Overlaps(); len(overlaps) > 0 {
+		return fmt.Errorf("two primaries at once: %s", strings.Join(overlaps, "; "))
+	}
+	return nil
+}
+
+// judge adds what the faults' own checks do not see.
+func (r *ChaosReport) judge() {
+	if r.Rows.Twice > 0 || r.Rows.Strange > 0 {
+		r.Failures = append(r.Failures, fmt.Sprintf("%d rows are there twice, %d were never sent", r.Rows.Twice, r.Rows.Strange))
+	}
+	if r.Doubles > 0 {
+		r.Failures = append(r.Failures, fmt.Sprintf("DNS named two primaries at once, %d times", r.Doubles))
+	}
+}
+
+// WriteChaos writes runs as one Markdown page.
+func WriteChaos(w io.Writer, runs []*ChaosReport) error {
+	var b strings.Builder
+	for _, mode := range []string{"quorum", "async"} {
+		of := slices.DeleteFunc(slices.Clone(runs), func(r *ChaosReport) bool { return r.Mode != mode })
+		if len(of) > 0 {
+			writeChaosMode(&b, mode, of)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// kindSum is what faults of one kind add up to.
+type kindSum struct {
+	times, moved int
+	pauses       []float64
+	pause, whole float64 // worst, in ms
+}
+
+func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
+	kinds := map[string]*kindSum{}
+	var seconds float64
+	var faults, overlaps, doubles int
+	var rows Verdict
+	var seeds, failures []string
+	for _, r := range runs {
+		seconds += r.Seconds
+		faults += len(r.Faults)
+		rows.Sent, rows.Acked, rows.Lost = rows.Sent+r.Rows.Sent, rows.Acked+r.Rows.Acked, rows.Lost+r.Rows.Lost
+		overlaps, doubles = overlaps+len(r.Overlaps), doubles+r.Doubles
+		seeds = append(seeds, fmt.Sprint(r.Seed))
+		for _, f := range r.Failures {
+			failures = append(failures, fmt.Sprintf("seed %d: %s", r.Seed, f))
+		}
+		for _, f := range r.Faults {
+			name := f.name()
+			if len(f.Scenarios) > 1 {
+				name = "two at once"
+			}
+			k := kinds[name]
+			if k == nil {
+				k = new(kindSum)
+				kinds[name] = k
+			}
+			k.add(f)
+		}
+	}
+	fmt.Fprintf(b, "## Mode %s: %d faults in %.0f minutes\n\n", mode, faults, seconds/60)
+	fmt.Fprintf(b, "%d rows sent, %d acknowledged, **%d acknowledged and lost**; %d times two primaries at once; %d answers of DNS with two primaries.\n",
+		rows.Sent, rows.Acked, rows.Lost, overlaps, doubles)
+	fmt.Fprintf(b, "Seeds: %s.\n\n", strings.Join(seeds, ", "))
+	fmt.Fprintf(b, "| fault | times | primary moved | pause, median | pause, longest | whole again within |\n|---|--:|--:|--:|--:|--:|\n")
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+		k := kinds[name]
+		slices.Sort(k.pauses)
+		fmt.Fprintf(b, "| %s | %d | %d | %.0f ms | %.0f ms | %.1f s |\n", name, k.times, k.moved, k.pauses[len(k.pauses)/2], k.pause, k.whole/1000)
+	}
+	b.WriteString("\n")
+	for _, f := range failures {
+		fmt.Fprintf(b, "- FAILED: %s\n", f)
+	}
+	if len(failures) > 0 {
+		b.WriteString("\n")
+	}
+}
+
+func (k *kindSum) add(f ChaosFault) {
+	k.times++
+	if f.Moved {
+		k.moved++
+	}
+	k.pauses = append(k.pauses, f.PauseMs)
+	k.pause, k.whole = max(k.pause, f.PauseMs), max(k.whole, f.WholeMs)
+}
