@@ -106,6 +106,8 @@ type session struct {
 	connect func(context.Context) (*pgx.Conn, error)
 	turn    chan struct{} // holds one token while in use
 	conn    *pgx.Conn
+	// rehearsed: conn knows what warm has rehearsed on it.
+	rehearsed bool
 }
 
 // do runs f on the session. All that is done by f may be done twice: if a
@@ -132,20 +134,25 @@ func (s *session) once(ctx context.Context, f func(*pgx.Conn) error) error {
 		if err != nil {
 			return err
 		}
-		s.conn = conn
+		s.conn, s.rehearsed = conn, false
 	}
 	return f(s.conn)
 }
 
-// warm connects if nobody uses the session, so that the next operation need not.
-func (s *session) warm(ctx context.Context) {
+// warm connects if nobody uses the session, and rehearses on the new connection
+// what may have to be done on it, so that the next operation need not.
+func (s *session) warm(ctx context.Context, rehearse func(context.Context, *pgx.Conn)) {
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 		if s.conn == nil || s.conn.IsClosed() {
 			if conn, err := s.connect(ctx); err == nil {
-				s.conn = conn
+				s.conn, s.rehearsed = conn, false
 			} // else the next operation reports it
+		}
+		if s.conn != nil && !s.rehearsed {
+			s.rehearsed = true
+			rehearse(ctx, s.conn)
 		}
 	default:
 	}

@@ -27,24 +27,14 @@ import (
 // walreceiver, or waiting to ask again. Until ctx ends it is waited for; then
 // the error is ErrUnsettled.
 func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, error) {
-	var final ha.Position
-	err := c.work.do(ctx, func(conn *pgx.Conn) error {
-		change := []setting{{"primary_conninfo", ""}, {"restore_command", ""}}
-		pids, life, err := c.walreceivers(ctx, conn)
-		if err != nil {
-			return err
-		}
+	final, err := c.stand(ctx, func(life time.Time) []setting {
+		want := []setting{{"primary_conninfo", ""}, {"restore_command", ""}}
 		if sync.K > 0 {
 			c.sync.forget()
 			c.sync.prepare(life, sync)
-			change = append(change, setting{"synchronous_standby_names", syncNames(sync)})
+			want = append(want, setting{"synchronous_standby_names", syncNames(sync)})
 		}
-		endWalreceivers(pids)
-		if err := alter(ctx, conn, change); err != nil {
-			return err
-		}
-		final, err = c.settle(ctx, conn)
-		return err
+		return want
 	})
 	if err != nil {
 		return ha.Position{}, fmt.Errorf("fence: %w", err)
@@ -58,23 +48,30 @@ func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, err
 // server, and each start of it begins with cleared settings. A restore_command is
 // cleared, because it needs no connection.
 func (c *Conn) Freeze(ctx context.Context) (ha.Position, error) {
-	var final ha.Position
-	err := c.work.do(ctx, func(conn *pgx.Conn) error {
-		pids, _, err := c.walreceivers(ctx, conn)
-		if err != nil {
-			return err
-		}
-		endWalreceivers(pids)
-		if err := alter(ctx, conn, []setting{{"restore_command", ""}}); err != nil {
-			return err
-		}
-		final, err = c.settle(ctx, conn)
-		return err
-	})
+	final, err := c.stand(ctx, func(time.Time) []setting { return []setting{{"restore_command", ""}} })
 	if err != nil {
 		return ha.Position{}, fmt.Errorf("freeze: %w", err)
 	}
 	return final, nil
+}
+
+// stand ends the walreceiver, makes the settings, and returns the final position.
+func (c *Conn) stand(ctx context.Context, settings func(life time.Time) []setting) (ha.Position, error) {
+	var final ha.Position
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		pids, life, err := c.walreceivers(ctx, conn)
+		if err != nil {
+			return err
+		}
+		endWalreceivers(pids)
+		want := settings(life)
+		if _, err := change(ctx, conn, want); err != nil {
+			return err
+		}
+		final, err = c.settle(ctx, conn, want)
+		return err
+	})
+	return final, err
 }
 
 // walreceivers returns the process ids of walreceivers (more than one only for a
@@ -98,17 +95,21 @@ func endWalreceivers(pids []int32) {
 	}
 }
 
-// settle waits until the position is final, and returns it.
-func (c *Conn) settle(ctx context.Context, conn *pgx.Conn) (ha.Position, error) {
+// settle waits until the settings are in effect and the position is final, and
+// returns it.
+func (c *Conn) settle(ctx context.Context, conn *pgx.Conn, want []setting) (ha.Position, error) {
 	var final ha.Position
 	why := "nothing was seen"
 	err := until(ctx, func() (bool, error) {
-		r, at, err := settled(ctx, conn)
+		effect, r, at, err := settled(ctx, conn, want)
 		switch {
 		case err != nil:
 			return false, err
 		case !r.standby || !at.standby:
 			return false, ErrNotStandby
+		case !effect:
+			why = "the server has not read its settings again"
+			return false, nil
 		case r.process:
 			why = "a walreceiver still runs"
 			pids, _, err := c.walreceivers(ctx, conn)
@@ -129,23 +130,39 @@ func (c *Conn) settle(ctx context.Context, conn *pgx.Conn) (ha.Position, error) 
 	return final, err
 }
 
-// settled asks in one round trip, and in this order: is anything received, and
-// how much was.
-func settled(ctx context.Context, conn *pgx.Conn) (receiving, place, error) {
+// settled asks in one round trip, and in this order: are the settings in effect,
+// is anything received, and how much was.
+func settled(ctx context.Context, conn *pgx.Conn, want []setting) (effect bool, r receiving, at place, err error) {
+	names, values := columns(want)
 	batch := &pgx.Batch{}
+	batch.Queue(readEffect, names, values)
 	batch.Queue(lookReceiving)
 	batch.Queue(lookPosition)
 	answers := conn.SendBatch(ctx, batch)
-	var r receiving
-	err := answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits)
-	var at place
+	err = answers.QueryRow().Scan(&effect)
+	if err == nil {
+		err = answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits)
+	}
 	if err == nil {
 		at, err = scanPosition(answers.QueryRow())
 	}
 	if closing := answers.Close(); err == nil {
 		err = closing
 	}
-	return r, at, err
+	return effect, r, at, err
+}
+
+// rehearse asks a standby what a fence will ask, so that the session has planned
+// it and has the catalogs in memory when it counts: in a new session that takes
+// longer than all the rest of a fence.
+func (c *Conn) rehearse(ctx context.Context, conn *pgx.Conn) {
+	names, _ := columns([]setting{{"primary_conninfo", ""}, {"restore_command", ""}})
+	var current []string
+	var file string
+	// What goes wrong here goes wrong again where it is reported.
+	_, _, _ = c.walreceivers(ctx, conn)
+	_, _, _, _ = settled(ctx, conn, nil)
+	_ = conn.QueryRow(ctx, readCurrent, names).Scan(&current, &file)
 }
 
 // Follow makes a standby receive from the upstream that conninfo names (see

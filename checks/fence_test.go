@@ -69,9 +69,14 @@ func testFreezes(t *testing.T, fence func(*server) (ha.Position, error)) {
 	if !slices.Equal(acked, l.acked) {
 		t.Fatalf("commits were acknowledged after the fence: %v, then %v", acked, l.acked)
 	}
-	s, err := r.conn.Look(within(t, 5*time.Second))
-	must(t, err)
-	if !s.Settled || s.Receiving || s.Upstream != "" || s.Position.LSN != at.LSN {
+	var s checks.Sight
+	poll(t, 5*time.Second, "a look between two walreceivers that the gate turns away", func() bool {
+		var err error
+		s, err = r.conn.Look(within(t, 5*time.Second))
+		must(t, err)
+		return s.Settled
+	})
+	if s.Receiving || s.Upstream != "" || s.Position.LSN != at.LSN {
 		t.Fatalf("a look at the fenced server: %+v", s)
 	}
 

@@ -9,8 +9,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -181,81 +179,4 @@ func verifies(have, password string) bool {
 	}
 	made, err := verifier(password, salt, rounds)
 	return err == nil && hmac.Equal([]byte(made), []byte(have))
-}
-
-// slotPrefix marks the slots that are ours to drop.
-const slotPrefix = "pgsidecar_"
-
-// SlotName is the replication slot of a member. Slots allow lower-case letters,
-// digits and underscores; another name gets a checksum so that it stays one of
-// its own.
-func SlotName(member string) string {
-	plain := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '_':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r + 'a' - 'A'
-		}
-		return '_'
-	}, member)
-	if plain == member && len(member) <= 50 {
-		return slotPrefix + member
-	}
-	return fmt.Sprintf("%s%.40s_%08x", slotPrefix, plain, crc32.ChecksumIEEE([]byte(member)))
-}
-
-// EnsureSlots makes a physical replication slot for each of the members but this
-// one, and drops those of ours that are nobody's and not in use. A standby's
-// slots are only there so that the others can follow it the moment it leads:
-// they move on with its own replay and hold nothing back.
-func (c *Conn) EnsureSlots(ctx context.Context, members []string) error {
-	var want []string
-	for _, m := range members {
-		if m != c.o.Member {
-			want = append(want, SlotName(m))
-		}
-	}
-	err := c.work.do(ctx, func(conn *pgx.Conn) error { return ensureSlots(ctx, conn, want) })
-	if err != nil {
-		return fmt.Errorf("keep replication slots: %w", err)
-	}
-	return nil
-}
-
-func ensureSlots(ctx context.Context, conn *pgx.Conn, want []string) error {
-	rows, err := conn.Query(ctx, `select slot_name::text, active from pg_replication_slots
-		where slot_type = 'physical' and starts_with(slot_name::text, $1)`, slotPrefix)
-	if err != nil {
-		return err
-	}
-	type slot struct {
-		Name   string
-		Active bool
-	}
-	have, err := pgx.CollectRows(rows, pgx.RowToStructByPos[slot])
-	if err != nil {
-		return err
-	}
-	for _, h := range have {
-		if h.Active || slices.Contains(want, h.Name) {
-			continue
-		}
-		if _, err := conn.Exec(ctx, "select pg_drop_replication_slot($1)", h.Name); err != nil {
-			return fmt.Errorf("drop slot %s: %w", h.Name, err)
-		}
-	}
-	for _, w := range want {
-		if slices.ContainsFunc(have, func(h slot) bool { return h.Name == w }) {
-			continue
-		}
-		_, err := conn.Exec(ctx, "select pg_create_physical_replication_slot($1, true)", w)
-		if err != nil && !hasCode(err, codeDuplicate) {
-			return fmt.Errorf("make slot %s: %w", w, err)
-		}
-	}
-	_, err = conn.Exec(ctx, `select pg_replication_slot_advance(slot_name, pg_last_wal_replay_lsn())
-		from pg_replication_slots where pg_is_in_recovery() and slot_type = 'physical' and not active
-		and starts_with(slot_name::text, $1) and restart_lsn < pg_last_wal_replay_lsn()`, slotPrefix)
-	return err
 }

@@ -140,7 +140,7 @@ func (c *Conn) Look(ctx context.Context) (Sight, error) {
 		s.RecoveryEnd = c.recoveryEnd
 	}
 	c.mu.Unlock()
-	c.work.warm(ctx)
+	c.work.warm(ctx, c.rehearse)
 	return s, nil
 }
 

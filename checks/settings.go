@@ -2,12 +2,14 @@ package checks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -19,39 +21,84 @@ type setting struct{ name, value string }
 // and waits until this session has read them. Each costs PostgreSQL a file
 // synced and renamed.
 func alter(ctx context.Context, conn *pgx.Conn, want []setting) error {
-	names, values := make([]string, len(want)), make([]string, len(want))
+	changed, err := change(ctx, conn, want)
+	if err != nil || !changed {
+		return err
+	}
+	names, values := columns(want)
+	return until(ctx, func() (bool, error) {
+		var done bool
+		err := conn.QueryRow(ctx, readEffect, names, values).Scan(&done)
+		return done, err
+	})
+}
+
+const (
+	readCurrent = `select array(select current_setting(n) from unnest($1::text[]) with ordinality as w(n, i) order by i),
+		coalesce(pg_read_file('postgresql.auto.conf', 0, 1000000, true), '')`
+	readEffect = `select bool_and(current_setting(w.name) = w.value) from unnest($1::text[], $2::text[]) as w(name, value)`
+)
+
+func columns(want []setting) (names, values []string) {
+	names, values = make([]string, len(want)), make([]string, len(want))
 	for i, w := range want {
 		names[i], values[i] = w.name, w.value
 	}
+	return names, values
+}
+
+// change makes the settings that are not so already and reloads, and reports
+// whether it had to; they are not in effect yet when it returns.
+func change(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
+	names, _ := columns(want)
 	var current []string
 	var file string
-	err := conn.QueryRow(ctx, `select array(select current_setting(n) from unnest($1::text[]) with ordinality as w(n, i) order by i),
-		coalesce(pg_read_file('postgresql.auto.conf', 0, 1000000, true), '')`, names).Scan(&current, &file)
-	if err != nil {
-		return err
+	if err := conn.QueryRow(ctx, readCurrent, names).Scan(&current, &file); err != nil {
+		return false, err
 	}
-	changed := false
+	var commands []string
 	for i, w := range want {
-		if current[i] == w.value && !fileDiffers(file, w) {
-			continue
-		}
-		changed = true
-		if _, err := conn.Exec(ctx, "alter system set "+w.name+" = "+quoteText(w.value)); err != nil {
-			return fmt.Errorf("set %s: %w", w.name, err)
+		if current[i] != w.value || fileDiffers(file, w) {
+			commands = append(commands, "alter system set "+w.name+" = "+quoteText(w.value))
 		}
 	}
-	if !changed {
-		return nil
+	if len(commands) == 0 {
+		return false, nil
 	}
-	if _, err := conn.Exec(ctx, "select pg_reload_conf()"); err != nil {
-		return fmt.Errorf("reload: %w", err)
+	return true, inTurn(ctx, conn, append(commands, "select pg_reload_conf()"))
+}
+
+// inTurn runs commands, each in a transaction of its own (ALTER SYSTEM runs in
+// no other), and sends them without waiting for answers in between: on a busy
+// machine each round trip costs milliseconds.
+func inTurn(ctx context.Context, conn *pgx.Conn, commands []string) error {
+	pipeline := conn.PgConn().StartPipeline(ctx)
+	for _, command := range commands {
+		pipeline.SendQueryParams(command, nil, nil, nil, nil)
+		if err := pipeline.Sync(); err != nil {
+			return errors.Join(err, pipeline.Close())
+		}
 	}
-	const read = `select bool_and(current_setting(w.name) = w.value) from unnest($1::text[], $2::text[]) as w(name, value)`
-	return until(ctx, func() (bool, error) {
-		var done bool
-		err := conn.QueryRow(ctx, read, names, values).Scan(&done)
-		return done, err
-	})
+	var errs []error
+	for done := 0; done < len(commands); {
+		results, err := pipeline.GetResults()
+		switch answer := results.(type) {
+		case *pgconn.ResultReader:
+			_, err = answer.Close()
+		case *pgconn.PipelineSync:
+			done++
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", commands[min(done, len(commands)-1)], err))
+			if conn.IsClosed() {
+				break
+			}
+		}
+		if results == nil && err == nil {
+			break // the connection has ended
+		}
+	}
+	return errors.Join(append(errs, pipeline.Close())...)
 }
 
 // fileDiffers reports whether postgresql.auto.conf says something else than what
@@ -98,7 +145,8 @@ type Upstream struct {
 // ConnInfo writes the primary_conninfo for an upstream. No password is in it.
 func ConnInfo(u Upstream) string {
 	seconds := max(2, int((u.Timeout+time.Second-1)/time.Second)) // libpq takes 1 for 2
-	options := [][2]string{{"service", u.Service}, {"host", u.Host}, {"port", strconv.Itoa(u.Port)}, {"user", u.User},
+	// dbname is for the worker that copies slots (PostgreSQL 17); others do without.
+	options := [][2]string{{"service", u.Service}, {"host", u.Host}, {"port", strconv.Itoa(u.Port)}, {"user", u.User}, {"dbname", "postgres"},
 		{"passfile", u.Passfile}, {"application_name", u.Self}, {"connect_timeout", strconv.Itoa(seconds)},
 		{"keepalives_idle", strconv.Itoa(seconds)}, {"keepalives_interval", "1"}, {"keepalives_count", "2"},
 		{"tcp_user_timeout", strconv.Itoa(seconds * 1000)}}

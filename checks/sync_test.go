@@ -188,16 +188,48 @@ func TestRolesAndSlots(t *testing.T) {
 		t.Fatal("the password did not change")
 	}
 	p.exec("select pg_create_physical_replication_slot('theirs')")
-	must(t, p.conn.EnsureSlots(ctx, names("n1", "n2", "N-2")))
-	must(t, p.conn.EnsureSlots(ctx, names("n1", "n2")))
-	if got := p.value("select string_agg(slot_name, ' ' order by slot_name) from pg_replication_slots"); got != "pgsidecar_n2 theirs" {
+	ensure := func(s *server, want ...checks.Slot) map[string]ha.LSN {
+		t.Helper()
+		all, err := s.conn.EnsureSlots(ctx, want)
+		must(t, err)
+		at := map[string]ha.LSN{}
+		for _, slot := range all {
+			at[slot.Name] = slot.At
+		}
+		return at
+	}
+	ensure(p, checks.MemberSlot("n2", 0), checks.MemberSlot("N-2", 0), checks.Slot{Name: "backup"})
+	ensure(p, checks.MemberSlot("n2", 0), checks.Slot{Name: "backup"})
+	if got := p.value("select string_agg(slot_name, ' ' order by slot_name) from pg_replication_slots"); got != "backup pgsidecar_n2 theirs" {
 		t.Fatalf("slots %q", got)
 	}
+
+	// A standby keeps what each consumer is not known to have.
 	r := p.standby("n2")
-	must(t, r.conn.EnsureSlots(ctx, names("n1", "n2", "n3")))
-	must(t, r.conn.EnsureSlots(ctx, names("n1", "n2", "n3")))
-	if got := r.value("select count(*) from pg_replication_slots"); got != "2" {
-		t.Fatalf("a standby has %s slots", got)
+	unknown := ensure(r, checks.MemberSlot("n1", 0), checks.MemberSlot("n3", 0))
+	made := r.value("select restart_lsn from pg_replication_slots where slot_name = 'pgsidecar_n3'")
+	p.exec("create table more as select generate_series(1, 1000)")
+	r.follow(p)
+	end := p.lsn("select pg_current_wal_flush_lsn()")
+	poll(t, 10*time.Second, "the replay", func() bool {
+		sight, err := r.conn.Look(ctx)
+		return err == nil && sight.Replayed >= end
+	})
+	if len(unknown) != 2 {
+		t.Fatalf("a standby has %d slots", len(unknown))
+	}
+	ensure(r, checks.MemberSlot("n1", 0), checks.MemberSlot("n3", 0))
+	if now := r.value("select restart_lsn from pg_replication_slots where slot_name = 'pgsidecar_n3'"); now != made {
+		t.Errorf("the slot of a silent member went from %s to %s", made, now)
+	}
+	// What n3 has may be more than this standby has replayed.
+	at := ensure(r, checks.MemberSlot("n1", 0), checks.MemberSlot("n3", 1<<60))
+	if now := r.value("select restart_lsn > '" + made + "'::pg_lsn and restart_lsn <= pg_last_wal_replay_lsn() from pg_replication_slots where slot_name = 'pgsidecar_n3'"); now != "true" {
+		t.Errorf("the slot did not move on: %v", at)
+	}
+
+	if wrong, err := p.conn.WrongLines(ctx); err != nil || len(wrong) > 0 {
+		t.Errorf("%q, %v", wrong, err)
 	}
 }
 
