@@ -20,6 +20,7 @@ type ChaosOptions struct {
 	Time     time.Duration // no fault begins after it; 0: a minute
 	Faults   int           // no more than these; 0: as many as there is time for
 	Deadline time.Duration // for becoming whole after a fault; 0: two minutes
+	Without  []string      // scenarios that are left out
 	Progress func(string)  // nil: none
 }
 
@@ -120,7 +121,7 @@ var alone = []string{"terminated", "switchover", "archive-blocked", "disk-full",
 // pick draws the next fault, or pair of faults.
 func (c *chaos) pick() []picked {
 	plan := c.Lab.Plan()
-	possible := slices.DeleteFunc(Scenarios(), func(s Scenario) bool { return s.Possible(plan) != nil })
+	possible := slices.DeleteFunc(Scenarios(), func(s Scenario) bool { return s.Possible(plan) != nil || slices.Contains(c.Without, s.Name) })
 	one := func() picked {
 		p := picked{scenario: possible[c.draw.IntN(len(possible))], swap: c.draw.IntN(2) == 1}
 		// Some faults end before they are noticed, some after; long ones are cut short.

@@ -95,10 +95,11 @@ var goals = []struct {
 	{"postgres-killed", 150 * time.Millisecond},
 	{"member-killed", 600 * time.Millisecond},
 	{"host-lost", 3 * time.Second},
+	{"cut-off", 3 * time.Second},
 }
 
-// TestFailovers plays each failover once: no acknowledged row is lost, DNS never
-// gives two answers, and the cluster becomes whole again without hands. How long
+// TestFailovers plays each failover once: no acknowledged row is lost (also none
+// of a client beside a primary whose cable is out), DNS never gives two answers, and the cluster becomes whole again without hands. How long
 // it takes is BenchmarkFailovers' matter; here it is only bounded.
 func TestFailovers(t *testing.T) {
 	if testing.Short() {

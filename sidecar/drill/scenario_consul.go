@@ -16,6 +16,11 @@ func consulScenarios() []Scenario {
 			Fault: func(ctx context.Context, c Cast) error { return restartConsul(ctx, c, c.Primary) },
 		},
 		{
+			Name: "agent-lost", Why: "Consul's agent beside the primary is killed and stays away", Expect: Either, Hold: 40 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error { return stopConsul(ctx, c, c.Primary) },
+			Undo:  func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Primary, lab.Consul) },
+		},
+		{
 			Name: "agent-wiped", Why: "Consul's agent beside the primary loses its data and is started again", Expect: Stays, Hold: 5 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
 				if err := stopConsul(ctx, c, c.Primary); err != nil {
