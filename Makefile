@@ -11,6 +11,10 @@ BENCHFLAGS ?= -p 1 -timeout 60m
 # How often each failover is played by make bench.
 BENCHRUNS ?= 20
 FUZZTIME  ?= 20s
+# How long make chaos injects faults, and where it writes chaos.md, chaos.json
+# and, after a failure, all logs. CHAOSSEED=n repeats a run.
+CHAOSTIME ?= 2h
+CHAOSDIR  ?= .cache/chaos
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 .PHONY: help
@@ -37,6 +41,11 @@ test: programs build format vet ## run every test, on real programs where it mat
 bench: programs ## measure failover, and whatever else has a number in the README
 	go test -run '^$$' -bench Failovers -benchtime $(BENCHRUNS)x -v $(BENCHFLAGS) ./sidecar/drill
 	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
+
+.PHONY: chaos
+chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows; as root, isolated
+	@mkdir -p $(CHAOSDIR)
+	CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) go test -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
 
 .PHONY: format
 format:
