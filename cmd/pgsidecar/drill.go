@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -24,9 +26,13 @@ type drillOptions struct {
 	pauseOnly bool
 	repeat    int
 	objective drill.Objective
-	json      string
+	files     drillFiles
 	list      bool
+	schema    bool
 }
+
+// drillFiles are where the results go; empty: nowhere.
+type drillFiles struct{ json, junit, html string }
 
 // newDrillCommand returns `drill`.
 func newDrillCommand(a *app) *cobra.Command {
@@ -39,8 +45,12 @@ The lab that runs in --dir is used; if none does, one is made and removed again.
 Without a scenario all that the lab can play are done. The exit status is 1 if an
 objective was missed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.list {
+			switch {
+			case o.list:
 				return listScenarios(a)
+			case o.schema:
+				_, err := io.WriteString(a.stdout, drill.Schema)
+				return err
 			}
 			return drillAll(cmd.Context(), a, o, args)
 		},
@@ -54,8 +64,11 @@ objective was missed.`,
 	f.IntVar(&o.repeat, "repeat", 1, "how `often` each scenario is done")
 	f.DurationVar(&o.objective.RTO, "rto", 0, "longest pause in acknowledged writes that is allowed (default any)")
 	f.Int64Var(&o.objective.RPO, "rpo", 0, "acknowledged `rows` that may be lost")
-	f.StringVar(&o.json, "json", "", "write the reports to this `file`, as JSON")
+	f.StringVar(&o.files.json, "json", "", "write the results to this `file`, as JSON")
+	f.StringVar(&o.files.junit, "junit", "", "write the results to this `file`, as JUnit's XML, for CI")
+	f.StringVar(&o.files.html, "html", "", "write the results to this `file`, as one page with pictures")
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
+	f.BoolVar(&o.schema, "schema", false, "print the schema of the JSON")
 	return cmd
 }
 
@@ -81,6 +94,9 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 		}
 		scenarios = append(scenarios, s)
 	}
+	if err := o.check(); err != nil {
+		return err
+	}
 	l, done, err := drillLab(ctx, a, o)
 	if err != nil {
 		return err
@@ -102,10 +118,10 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 			passed = passed && r.Passed()
 		}
 		if err != nil {
-			return errors.Join(err, writeReports(o.json, all))
+			return errors.Join(err, o.files.write(a, all))
 		}
 	}
-	if err := writeReports(o.json, all); err != nil {
+	if err := o.files.write(a, all); err != nil {
 		return err
 	}
 	if !passed {
@@ -166,17 +182,52 @@ func drillLab(ctx context.Context, a *app, o drillOptions) (l *lab.Lab, done fun
 	return l, func() error { return takeDown(ctx, l) }, nil
 }
 
-// writeReports writes all reports into one JSON array; no path, no file.
-func writeReports(path string, reports []*drill.Report) error {
-	if path == "" {
-		return nil
+// write writes the results into the files that were asked for.
+func (f drillFiles) write(a *app, reports []*drill.Report) error {
+	results := drill.NewResults(a.version, reports)
+	var errs []error
+	for _, out := range []struct {
+		path  string
+		write func(io.Writer) error
+	}{{f.json, results.WriteJSON}, {f.junit, results.WriteJUnit}, {f.html, results.WriteHTML}} {
+		if out.path == "" {
+			continue
+		}
+		var b bytes.Buffer
+		err := out.write(&b)
+		if err == nil {
+			err = os.WriteFile(out.path, b.Bytes(), 0o644)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("write the results: %w", err))
+			continue
+		}
+		fmt.Fprintf(a.stderr, "wrote %s\n", out.path)
 	}
-	b, err := json.MarshalIndent(reports, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode the reports: %w", err)
+	return errors.Join(errs...)
+}
+
+// check refuses what cannot be, before anything is started: a drill of minutes
+// whose results could not be written is of no use.
+func (o drillOptions) check() error {
+	switch {
+	case o.repeat < 1:
+		return usage("--repeat %d: at least 1", o.repeat)
+	case o.workers < 1 || o.workers > 50:
+		return usage("--workers %d: 1 to 50", o.workers)
+	case o.objective.RTO < 0 || o.objective.RPO < 0:
+		return usage("--rto and --rpo are not negative")
 	}
-	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write the reports: %w", err)
+	for _, path := range []string{o.files.json, o.files.junit, o.files.html} {
+		if path == "" {
+			continue
+		}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return usage("%s is a folder; name a file", path)
+		}
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return usage("the results cannot be written to %s: %w", path, err)
+		}
 	}
 	return nil
 }

@@ -225,7 +225,10 @@ func (r *rehearsal) play(ctx context.Context) error {
 	r.report.FaultMs = ms(time.Since(r.report.Fault))
 	if err == nil {
 		r.Progress("waiting until writes go on")
-		err = r.waitRecovered(ctx, before)
+		// That writes do not go on is a result, and what came after it too.
+		if late := r.waitRecovered(ctx, before); late != nil && ctx.Err() == nil {
+			r.report.Failures = append(r.report.Failures, fmt.Sprintf("writes did not go on: %v", late))
+		}
 	}
 	if err == nil && r.scenario.Check != nil {
 		r.Progress("looking whether the fault does what it should")

@@ -234,3 +234,59 @@ func TestPlantedSecondAddress(t *testing.T) {
 		t.Errorf("the two addresses: %+v", d)
 	}
 }
+
+// TestPlantedStaleRead lets a reader be led to a server that has not the rows
+// which another has acknowledged, as a primary is that was replaced.
+func TestPlantedStaleRead(t *testing.T) {
+	right, wrong := startPostgres(t), startPostgres(t)
+	var newest drill.Frontier
+	w := &drill.Writer{Route: right.route(), Run: 12, Workers: 2, Frontier: &newest}
+	honest := &drill.Reader{Route: right.route(), Run: 12, Frontier: &newest, Interval: time.Millisecond}
+	stale := &drill.Reader{Route: wrong.route(), Run: 12, Frontier: &newest, Interval: time.Millisecond}
+	w.Start()
+	defer w.Stop()
+	honest.Start()
+	stale.Start()
+	start := time.Now()
+	for range 1000 {
+		writing(t, w, 10)
+		if honest.Report(start).Reads > 100 && stale.Report(start).Stale > 100 {
+			break
+		}
+	}
+	honest.Stop()
+	stale.Stop()
+	if r := honest.Report(start); r.Reads < 100 || r.Stale != 0 {
+		t.Errorf("the server that has all rows: %+v", r)
+	}
+	if r := stale.Report(start); r.Stale < 100 || r.BehindMs <= 0 {
+		t.Errorf("the server that has none: %+v", r)
+	}
+}
+
+// TestPlantedDamage lets an index disagree with its table, as a torn page or a
+// changed collation makes it.
+func TestPlantedDamage(t *testing.T) {
+	s := startPostgres(t)
+	s.exec("CREATE EXTENSION amcheck SCHEMA drill")
+	w := &drill.Writer{Route: s.route(), Run: 13, Workers: 2}
+	w.Start()
+	writing(t, w, 50)
+	w.Stop()
+	inspect := func() drill.MemberReport {
+		m, err := drill.Inspect(t.Context(), s.connect(), "n1", 13)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	if m := inspect(); len(m.Damage) != 0 || m.Indexes < 100 || m.Rows < 50 || !m.Primary || m.Timeline != 1 {
+		t.Errorf("nothing was planted: %+v", m)
+	}
+	s.exec("CREATE FUNCTION drill.number(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1'")
+	s.exec("CREATE INDEX planted ON drill.writes (drill.number(seq))")
+	s.exec("CREATE OR REPLACE FUNCTION drill.number(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT -$1'")
+	if m := inspect(); len(m.Damage) != 1 || !strings.Contains(m.Damage[0], "planted") {
+		t.Errorf("one index was damaged: %q", m.Damage)
+	}
+}

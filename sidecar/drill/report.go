@@ -38,8 +38,8 @@ type Report struct {
 	// of primary stays, or is handed over, it is the fault itself.
 	Stopped   time.Time `json:"stopped"`
 	Recovered time.Time `json:"recovered"`
-	Undone    time.Time `json:"undone"` // the fault was taken back; where nothing is, the fault itself
-	Whole     time.Time `json:"whole"`  // all members are there again and stream
+	Undone    time.Time `json:"undone"`         // the fault was taken back; where nothing is, the fault itself
+	Whole     time.Time `json:"whole,omitzero"` // all members are there again and stream; zero: it did not come to that
 
 	Moved   bool          `json:"moved"`             // the role of primary went over
 	Primary string        `json:"primary"`           // who has it now
@@ -61,6 +61,8 @@ type Report struct {
 	Overlaps []string `json:"overlaps,omitempty"`
 	// Failures is what was not as demanded, in words; none: the drill passed.
 	Failures []string `json:"failures,omitempty"`
+	// Good is Passed, for those who read JSON.
+	Good bool `json:"passed"`
 }
 
 // Who has seen a phase.
@@ -103,12 +105,12 @@ type Account struct {
 	Leader    string    `json:"leader"`
 	Reason    string    `json:"reason"`
 	Planned   bool      `json:"planned,omitempty"` // the leader before handed over
-	Detected  time.Time `json:"detected"`
-	Elected   time.Time `json:"elected"`
-	Fenced    time.Time `json:"fenced"`
-	Promoted  time.Time `json:"promoted"`
-	Writable  time.Time `json:"writable"`
-	Announced time.Time `json:"announced"`
+	Detected  time.Time `json:"detected,omitzero"`
+	Elected   time.Time `json:"elected,omitzero"`
+	Fenced    time.Time `json:"fenced,omitzero"`
+	Promoted  time.Time `json:"promoted,omitzero"`
+	Writable  time.Time `json:"writable,omitzero"`
+	Announced time.Time `json:"announced,omitzero"`
 	Routed    time.Time `json:"routed,omitzero"`
 }
 
@@ -171,6 +173,7 @@ func (r *Report) judge(o Objective) {
 			fail("%s is damaged: %s", m.Name, damage)
 		}
 	}
+	r.Good = r.Passed()
 }
 
 // PhaseMs returns how long after the last write a phase was done; ok says
