@@ -25,6 +25,8 @@ var (
 	ErrNotStandby = errors.New("server is not a standby")
 	// ErrNotPrimary: the operation is for a server out of recovery.
 	ErrNotPrimary = errors.New("server is in recovery")
+	// ErrTransactions: transactions did not end in time.
+	ErrTransactions = errors.New("open transactions did not end in time")
 	// ErrUnsettled: until the deadline it was not proved that nothing is
 	// received and all local log was read.
 	ErrUnsettled = errors.New("position is not final")

@@ -282,7 +282,7 @@ func (s *Sidecar) checkpoint(ctx context.Context) {
 	}
 	s.start(ctx, checkpointTimeout, func(ctx context.Context) {
 		begun := s.opts.Now()
-		err := s.learn(s.opts.Server.Checkpoint(ctx), func(v *ha.Server) { v.Checkpointed = true })
+		err := s.learn(s.opts.Server.Checkpoint(ctx), func(v *ha.Server) { v.Checkpointed, v.CheckpointAt = true, s.opts.Now() })
 		s.mu.Lock()
 		s.checkpointing = false
 		s.mu.Unlock()
@@ -354,11 +354,11 @@ func (s *Sidecar) stopServer(ctx context.Context, a ha.Action) error {
 	s.mu.Lock()
 	timeout := s.policy.StopTimeout
 	s.mu.Unlock()
-	how := Stop{Immediate: a.Immediate, Planned: a.Planned}
+	how := Stop{Immediate: a.Immediate, Planned: a.Planned, Yield: a.Yield}
 	soft, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := s.opts.Server.Stop(soft, how)
-	if err == nil || how.Immediate || ctx.Err() != nil {
+	if err == nil || how.Immediate || ctx.Err() != nil || errors.Is(err, ErrTransactions) {
 		return err
 	}
 	s.log.Warn("the fast shutdown takes too long; stopping at once", "error", err)

@@ -15,6 +15,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrNotReady: the server is starting up or shutting down, and said so.
 	ErrNotReady = errors.New("server is not ready")
+	// ErrTransactions: transactions did not end in time; the server goes on.
+	ErrTransactions = errors.New("transactions did not end in time")
 )
 
 // Cluster is the members' shared memory: the record, the lock and the service
@@ -137,7 +139,8 @@ type Start struct {
 // Stop says how the server is to be stopped.
 type Stop struct {
 	Immediate bool
-	Planned   bool // checkpoint while it still serves
+	Planned   bool // first wait, a while, for transactions that began before clients were held
+	Yield     bool // do not stop if they do not end: ErrTransactions
 }
 
 // Server is the local PostgreSQL server. Each method but the looks is an

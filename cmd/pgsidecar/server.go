@@ -278,18 +278,26 @@ func (s *localServer) Diagnose() (words string, damaged bool) {
 	return words, damaged && !strings.Contains(words, "No space left on device")
 }
 
-// checkpointBeforeStop bounds the checkpoint that a planned stop makes while
-// the server still serves; the shutdown makes another one anyway.
-const checkpointBeforeStop = 30 * time.Second
+// What a planned stop waits for: holdSettles is how long after the withdrawal
+// of the registration proxies need to hold their clients (Consul's catalog,
+// HAProxy's and PgBouncer's command); what begins later is of clients that
+// nobody holds. transactionsEnd is how long what began before may go on.
+const (
+	holdSettles     = 30 * time.Millisecond
+	transactionsEnd = 500 * time.Millisecond
+)
 
 // Stop stops the server.
 func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
 	if how.Planned {
-		work, cancel := context.WithTimeout(ctx, checkpointBeforeStop)
-		err := s.sql.Checkpoint(work)
+		work, cancel := context.WithTimeout(ctx, transactionsEnd)
+		err := s.sql.Drain(work, holdSettles)
 		cancel()
-		if err != nil {
-			s.log.Warn("no checkpoint before the stop", "error", err)
+		switch {
+		case how.Yield && errors.Is(err, checks.ErrTransactions):
+			return fmt.Errorf("%w: %w", sidecar.ErrTransactions, err)
+		case err != nil:
+			s.log.Warn("transactions are open, and will be cut off", "error", err)
 		}
 	}
 	return s.files.Stop(ctx, how.Immediate)

@@ -172,5 +172,11 @@ func (m *member) switchOver(ctx context.Context) {
 		return
 	}
 	m.log.Info("planned switchover", "to", p.To)
-	m.sidecar.Switchover(p.To)
+	work, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer done()
+	if leader, err := (control{m}).Switchover(work, api.Switchover{Candidate: p.To}); err != nil {
+		m.log.Warn("the planned switchover was not done", "to", p.To, "error", err)
+	} else {
+		m.log.Info("planned switchover done", "leader", leader)
+	}
 }

@@ -47,6 +47,7 @@ type Action struct {
 	Hidden    bool
 	Immediate bool
 	Planned   bool
+	Yield     bool // Stop: not while transactions are open that began before clients were held
 	Sync      SyncSetting
 	Change    Change
 	Until     Instant

@@ -1,5 +1,7 @@
 package ha
 
+import "time"
+
 // lead is what the leader of the newest term does.
 func (d *decision) lead() {
 	v := &d.o.Server
@@ -300,12 +302,19 @@ func (d *decision) recoverySafe() bool {
 	return d.o.Intent.Force
 }
 
-// depart begins a planned handover: the registration is withdrawn, then the
-// server stopped; the final position is the vote. It reports whether the
-// primary is leaving.
+// depart begins a planned handover: a checkpoint, so that the stop is short;
+// then the registration is withdrawn, by which proxies hold their clients; then
+// the server is stopped, and the final position is the vote. A switchover that
+// open transactions would not let happen is given up, and the registration comes
+// back. It reports whether the primary is leaving.
 func (d *decision) depart() bool {
-	intent := &d.o.Intent
+	intent, b := &d.o.Intent, &d.o.Busy
 	if !intent.Switchover && !intent.Shutdown && !intent.Restart {
+		return false
+	}
+	yield := intent.Switchover && !intent.Shutdown
+	if yield && b.FailedKind == Stop && b.FailedAt > intent.Since {
+		d.s.Refused = cmpOr(d.o.Server.Problem, "the server was not stopped")
 		return false
 	}
 	if !intent.Restart {
@@ -314,13 +323,21 @@ func (d *decision) depart() bool {
 			return false
 		}
 	}
+	if d.o.Server.CheckpointAt <= intent.Since && !d.after(intent.Since, checkpointPatience) {
+		d.do(Action{Kind: Checkpoint, Why: "the stop that follows is to be short"})
+		return false
+	}
 	d.tag, d.evict = "", nil
 	if !d.o.Announced.Known || d.o.Announced.Tag == "primary" {
 		return true
 	}
-	d.do(Action{Kind: Stop, Planned: true, Why: "hand over as asked"})
+	d.do(Action{Kind: Stop, Planned: true, Yield: yield, Why: "hand over as asked"})
 	return true
 }
+
+// checkpointPatience bounds the checkpoint before a planned stop, which then
+// makes one that takes as long, with clients waiting.
+const checkpointPatience = 30 * time.Second
 
 // maxHandoverLag is how far the target of a switchover may be behind: what is
 // left is sent while the server shuts down, and clients wait for it.

@@ -113,9 +113,10 @@ type Server struct {
 	// Settled: nothing is received, and all local WAL was replayed or is known
 	// as received, so that Position is all there is (S2).
 	Settled      bool
-	CleanStop    bool // pg_control says that the server was shut down (as primary); Position is its end
-	WasPrimary   bool // the stopped server has no standby.signal: its last life was a primary's
-	Checkpointed bool // the last checkpoint is on the current timeline
+	CleanStop    bool    // pg_control says that the server was shut down (as primary); Position is its end
+	WasPrimary   bool    // the stopped server has no standby.signal: its last life was a primary's
+	Checkpointed bool    // the last checkpoint is on the current timeline
+	CheckpointAt Instant // when the last that was asked for here was done; zero: never
 
 	// Sync is the primary's synchronous_standby_names in effect in the
 	// postmaster; SyncAt the primary's flush position read after every

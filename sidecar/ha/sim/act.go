@@ -67,6 +67,7 @@ func (w *World) checkpointed(m int, running uint32) {
 	b.sidecar.checkpointing = false
 	if b.server.epoch == running && b.server.run == up && !b.server.inRecovery {
 		b.server.onTLI = true
+		b.sidecar.checkpointAt = b.read(w.now)
 		w.lookNow(m)
 	}
 	w.step(m)

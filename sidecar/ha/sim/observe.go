@@ -33,6 +33,7 @@ func (w *World) seen(m int) ha.Server {
 	f.StartedAt, f.ExitedAt = v.startedAt, v.exitedAt
 	f.Promise, f.Fenced = v.promise, v.fenced
 	f.SyncUnsure = s.syncUnsure
+	f.CheckpointAt = s.checkpointAt
 	f.Founding = v.founding
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing

@@ -32,6 +32,7 @@ type sidecar struct {
 	pending       ha.Action // asked for, and to be asked for once more before it begins
 	checking      bool
 	checkpointing bool
+	checkpointAt  ha.Instant
 	check         uint32 // which check is under way
 	syncUnsure    bool   // a change of the setting was begun, and no look since says what it is
 	failedAt      ha.Instant

@@ -1,0 +1,69 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// drainTick is how often open transactions are looked for: PostgreSQL gives no
+// event for their end.
+const drainTick = 5 * time.Millisecond
+
+// openTransactions counts clients' transactions that began before a time, and
+// names the oldest.
+const openTransactions = `
+select clock_timestamp() < $1::timestamptz, count(*) over (), pid, coalesce(usename, ''), application_name, state,
+  extract(epoch from clock_timestamp() - xact_start)::float8
+from pg_stat_activity
+where backend_type = 'client backend' and pid <> pg_backend_pid() and xact_start < $1::timestamptz and application_name <> 'pgsidecar'
+union all select clock_timestamp() < $1::timestamptz, 0, 0, '', '', '', 0
+order by 7 desc limit 1`
+
+// Drain returns when no transaction is open that began before the call or
+// shortly after it: within settle, which is the time that those who hold clients
+// back need to do so. It returns ErrTransactions, and whose the oldest is, if
+// they have not ended when the context ends.
+func (c *Conn) Drain(ctx context.Context, settle time.Duration) error {
+	var last error
+	err := c.work.do(context.WithoutCancel(ctx), func(conn *pgx.Conn) error {
+		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		var until time.Time
+		if err := conn.QueryRow(ask, "select clock_timestamp() + $1", settle).Scan(&until); err != nil {
+			return err
+		}
+		return every(ctx, drainTick, func() (done bool, err error) {
+			done, last, err = drained(ask, conn, until)
+			return done, err
+		})
+	})
+	if errors.Is(err, context.DeadlineExceeded) && last != nil {
+		return last
+	}
+	if err != nil {
+		return fmt.Errorf("wait for open transactions: %w", err)
+	}
+	return nil
+}
+
+// drained reports whether the time has come and nothing from before it is open;
+// else who has the oldest transaction.
+func drained(ctx context.Context, conn *pgx.Conn, until time.Time) (bool, error, error) {
+	var early bool
+	var count, pid int
+	var user, application, state string
+	var age float64
+	row := conn.QueryRow(ctx, openTransactions, until)
+	if err := row.Scan(&early, &count, &pid, &user, &application, &state, &age); err != nil {
+		return false, nil, err
+	}
+	if count == 0 {
+		return !early, nil, nil
+	}
+	return false, fmt.Errorf("%w: %d of them; the oldest, %.1f s, is of process %d (user %s, application %q, %s)",
+		ErrTransactions, count, age, pid, user, application, state), nil
+}
