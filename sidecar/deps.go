@@ -15,8 +15,9 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrNotReady: the server is starting up or shutting down, and said so.
 	ErrNotReady = errors.New("server is not ready")
-	// ErrTransactions: transactions did not end in time; the server goes on.
-	ErrTransactions = errors.New("transactions did not end in time")
+	// ErrTransactions: the server was not stopped, as transactions did not end in
+	// time; it goes on.
+	ErrTransactions = errors.New("the server goes on")
 )
 
 // Cluster is the members' shared memory: the record, the lock and the service

@@ -295,7 +295,7 @@ func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
 		cancel()
 		switch {
 		case how.Yield && errors.Is(err, checks.ErrTransactions):
-			return fmt.Errorf("%w: %w", sidecar.ErrTransactions, err)
+			return fmt.Errorf("%w, %w", err, sidecar.ErrTransactions)
 		case err != nil:
 			s.log.Warn("transactions are open, and will be cut off", "error", err)
 		}
