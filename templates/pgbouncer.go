@@ -59,6 +59,7 @@ type PgBouncer struct {
 	log     hclog.Logger
 
 	turn    chan struct{} // held by the one call that is under way
+	spare   *rescue       // waits for its order; guarded by turn
 	changed chan struct{} // has room for one: hold was called
 
 	mu     sync.Mutex
@@ -215,7 +216,7 @@ func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration) error {
 		return err
 	}
 	order := RescueOrder{Address: c.address, User: c.user, Password: c.password, Database: p.options.Database, After: expiry, Timeout: c.timeout}
-	r, err := startRescue(ctx, p.options.Rescue, order)
+	r, err := p.orderRescue(ctx, order)
 	if err != nil {
 		return err
 	}
@@ -235,6 +236,49 @@ func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration) error {
 	p.expiry = time.AfterFunc(expiry, p.expire)
 	p.mu.Unlock()
 	return nil
+}
+
+// orderRescue gives the order to the rescue process that waits, or, if that
+// has died, to a new one. The caller has the turn.
+func (p *PgBouncer) orderRescue(ctx context.Context, o RescueOrder) (*rescue, error) {
+	if r := p.spare; r != nil {
+		p.spare = nil
+		if r.order(ctx, o) == nil {
+			return r, nil
+		}
+	}
+	r, err := startRescue(p.options.Rescue)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.order(ctx, o)
+}
+
+// prepare starts the rescue process of the next pause.
+func (p *PgBouncer) prepare(ctx context.Context) {
+	if err := p.take(ctx); err != nil {
+		return
+	}
+	defer p.give()
+	if p.spare != nil {
+		return
+	}
+	r, err := startRescue(p.options.Rescue)
+	if err != nil {
+		p.log.Warn("no rescue process yet; the next pause tries again", "error", err)
+		return
+	}
+	p.spare = r
+}
+
+// dismiss ends the rescue process that nobody needed.
+func (p *PgBouncer) dismiss() {
+	p.turn <- struct{}{}
+	defer p.give()
+	if p.spare != nil {
+		p.spare.end(true)
+		p.spare = nil
+	}
 }
 
 // expire resumes because nobody else did.
@@ -299,7 +343,11 @@ func (p *PgBouncer) hold(wanted, reload bool) {
 // Run does what an Agent asks for until the context ends; it leaves nobody
 // waiting. It is part of Agent.Run.
 func (p *PgBouncer) Run(ctx context.Context) {
+	defer p.dismiss()
 	for {
+		if !p.Status().Paused {
+			p.prepare(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			if p.Status().Paused {

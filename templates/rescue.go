@@ -3,6 +3,7 @@ package templates
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -28,12 +29,15 @@ const rescueDone = "done\n"
 
 // Rescue is the rescue process: it reads an order from in and answers a line
 // when it is ready. Then it resumes when in ends without the word that all is
-// done (its parent died), or when the order's time is over. It is
-// meant to be run by a command of its own, PgBouncerOptions.Rescue.
+// done (its parent died), or when the order's time is over. That no order ever
+// comes is no error: it was not needed. It is meant to be run by a command of
+// its own, PgBouncerOptions.Rescue.
 func Rescue(in io.Reader, out io.Writer) error {
 	d := json.NewDecoder(in)
 	var o RescueOrder
-	if err := d.Decode(&o); err != nil {
+	if err := d.Decode(&o); errors.Is(err, io.EOF) {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("read the rescue order: %w", err)
 	}
 	if _, err := io.WriteString(out, "ready\n"); err != nil {
@@ -61,39 +65,48 @@ func Rescue(in io.Reader, out io.Writer) error {
 type rescue struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
+	out io.Reader
 }
 
-// startRescue starts one and returns when it is ready.
-func startRescue(ctx context.Context, args []string, o RescueOrder) (*rescue, error) {
+// startRescue starts one, which waits for its order: to start a process takes
+// longer than a pause should. Without a command line there is none.
+func startRescue(args []string) (*rescue, error) {
 	if len(args) == 0 {
 		return &rescue{}, nil
 	}
-	cmd := exec.Command(args[0], args[1:]...) // not bound to ctx: it is to live when we do not
+	cmd := exec.Command(args[0], args[1:]...) // not bound to a context: it is to live when we do not
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start the rescue process: %w", err)
+	r := &rescue{cmd: cmd}
+	var err error
+	if r.in, err = cmd.StdinPipe(); err == nil {
+		r.out, err = cmd.StdoutPipe()
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start the rescue process: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the rescue process: %w", err)
-	}
-	r := &rescue{cmd: cmd, in: in}
-	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() }) //nolint:errcheck // it has nothing to rescue yet
-	defer stop()
-	err = json.NewEncoder(in).Encode(o)
 	if err == nil {
-		_, err = io.ReadFull(out, make([]byte, len("ready\n")))
+		err = cmd.Start()
 	}
 	if err != nil {
-		cmd.Process.Kill() //nolint:errcheck // it may be gone
-		r.end(true)
 		return nil, fmt.Errorf("start the rescue process: %w", err)
 	}
 	return r, nil
+}
+
+// order gives the process its order, and returns when it is ready.
+func (r *rescue) order(ctx context.Context, o RescueOrder) error {
+	if r.cmd == nil {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { r.cmd.Process.Kill() }) //nolint:errcheck // it has nothing to rescue yet
+	defer stop()
+	err := json.NewEncoder(r.in).Encode(o)
+	if err == nil {
+		_, err = io.ReadFull(r.out, make([]byte, len("ready\n")))
+	}
+	if err != nil {
+		r.cmd.Process.Kill() //nolint:errcheck // it may be gone
+		r.end(true)
+		return fmt.Errorf("give the rescue process its order: %w", err)
+	}
+	return nil
 }
 
 // end tells the process that it is not needed, or lets it resume at once, and

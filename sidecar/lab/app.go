@@ -62,6 +62,14 @@ haproxy {
   primary_port = {{.App.Ports.Primary}}
   replica_port = {{.App.Ports.Replicas}}
 }
+{{- if .Plan.PgBouncer}}
+
+# Clients wait in it, without an error, while the primary changes.
+pgbouncer {
+  address = {{q .App.PoolAddress}}
+  user    = {{q .ConsoleRole}}
+}
+{{- end}}
 
 # The state first: HAProxy reads it when it reads the other.
 template "state" {
@@ -86,18 +94,22 @@ listen_port = {{.App.Ports.Pool}}
 unix_socket_dir =
 auth_type = trust
 auth_file = {{.Users}}
+admin_users = {{.ConsoleRole}}
 pool_mode = transaction
 max_client_conn = 500
 default_pool_size = 20
 server_connect_timeout = 1
-server_login_retry = 0
+server_login_retry = 0.1
 ignore_startup_parameters = extra_float_digits
 `))
+
+// consoleRole is whom PgBouncer's console obeys: pgsidecar.
+const consoleRole = "pgsidecar"
 
 // writeAppConfig writes the configuration of HAProxy, the proxy and PgBouncer.
 func (l *Lab) writeAppConfig(h Host) error {
 	type listen struct{ Name, Address, Check string }
-	data := map[string]any{"Plan": l.plan, "App": h, "Consul": l.plan.consulAddresses(h), "ConsulToken": l.plan.consulTokenFile(),
+	data := map[string]any{"Plan": l.plan, "App": h, "ConsoleRole": consoleRole, "Consul": l.plan.consulAddresses(h), "ConsulToken": l.plan.consulTokenFile(),
 		"Listen": []listen{{"primary", h.PrimaryAddress(), "/primary"}, {"replicas", h.ReplicasAddress(), "/replica"}},
 		"Config": filepath.Join(h.Dir, "haproxy.cfg"),
 		"State":  filepath.Join(h.Dir, l.plan.Cluster+".state"),
@@ -133,12 +145,12 @@ func (l *Lab) writePgBouncerConfig(h Host) error {
 		return fmt.Errorf("read a password: %w", err)
 	}
 	users := filepath.Join(dir, "users")
-	line := fmt.Sprintf("%q %q\n", ApplicationRole, strings.TrimSpace(string(password)))
+	line := fmt.Sprintf("%q %q\n%q \"\"\n", ApplicationRole, strings.TrimSpace(string(password)), consoleRole)
 	if err := os.WriteFile(users, []byte(line), 0o600); err != nil {
 		return fmt.Errorf("write PgBouncer's users: %w", err)
 	}
 	var b strings.Builder
-	if err := pgbouncerTemplate.Execute(&b, map[string]any{"App": h, "Users": users}); err != nil {
+	if err := pgbouncerTemplate.Execute(&b, map[string]any{"App": h, "Users": users, "ConsoleRole": consoleRole}); err != nil {
 		return fmt.Errorf("make pgbouncer.ini: %w", err)
 	}
 	ini := filepath.Join(dir, "pgbouncer.ini")
