@@ -81,7 +81,7 @@ func Find(name string) (Scenario, error) {
 
 // Scenarios returns all scenarios, from the smallest fault to the largest.
 func Scenarios() []Scenario {
-	return slices.Concat(plannedScenarios(), processScenarios(), networkScenarios(), diskScenarios(), consulScenarios())
+	return slices.Concat(plannedScenarios(), processScenarios(), hostScenarios(), linkScenarios(), diskScenarios(), consulScenarios())
 }
 
 func plannedScenarios() []Scenario {
@@ -179,93 +179,6 @@ func processScenarios() []Scenario {
 	}
 }
 
-func networkScenarios() []Scenario {
-	heal := func(ctx context.Context, c Cast) error { return c.Lab.HealAll(ctx) }
-	return []Scenario{
-		{
-			Name: "host-lost", Why: "the primary's host loses power: its processes and its link are gone", Expect: Moves,
-			Fault: loseHost(func(c Cast) string { return c.Primary }),
-			Undo:  bootHost(func(c Cast) string { return c.Primary }),
-		},
-		{
-			Name: "failover-disturbed", Why: "the primary's host loses power, and while the others elect, one of them is killed and comes back", Expect: Moves,
-			Fault: func(ctx context.Context, c Cast) error {
-				if err := loseHost(func(c Cast) string { return c.Primary })(ctx, c); err != nil {
-					return err
-				}
-				// A lost host is noticed after two seconds: this is in the middle.
-				sleep(ctx, 2*time.Second)
-				if err := c.Lab.KillMember(ctx, c.Replicas[0]); err != nil {
-					return err
-				}
-				sleep(ctx, 2*time.Second)
-				return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar)
-			},
-			Undo: bootHost(func(c Cast) string { return c.Primary }),
-		},
-		{
-			Name: "standby-lost", Why: "a replica's host loses power", Expect: Stays, Hold: 5 * time.Second,
-			Fault: loseHost(func(c Cast) string { return c.Replicas[0] }),
-			Undo:  bootHost(func(c Cast) string { return c.Replicas[0] }),
-		},
-		{
-			Name: "cut-off", Why: "the primary's cable is out; its host runs on", Isolated: true, Expect: Moves,
-			Fault: func(ctx context.Context, c Cast) error { return c.Lab.LinkDown(ctx, c.Primary) },
-			Undo:  heal,
-		},
-		{
-			Name: "cut-off-outward", Why: "nothing that the primary's host sends arrives", Isolated: true, Expect: Moves,
-			Fault: func(ctx context.Context, c Cast) error {
-				return c.others(c.Primary, func(other string) error { return c.Lab.CutOneWay(ctx, c.Primary, other) })
-			},
-			Undo: heal,
-		},
-		{
-			Name: "cut-off-inward", Why: "nothing that is sent to the primary's host arrives", Isolated: true, Expect: Moves,
-			Fault: func(ctx context.Context, c Cast) error {
-				return c.others(c.Primary, func(other string) error { return c.Lab.CutOneWay(ctx, other, c.Primary) })
-			},
-			Undo: heal,
-		},
-		{
-			Name: "cut-off-from-consul", Why: "the primary reaches the other members, but no Consul server", Isolated: true, Expect: Either,
-			Hold: 10 * time.Second,
-			Fault: func(ctx context.Context, c Cast) error {
-				var errs []error
-				for _, server := range c.Lab.Plan().Servers() {
-					errs = append(errs, c.Lab.Cut(ctx, c.Primary, server.Name))
-				}
-				return errors.Join(errs...)
-			},
-			Undo: heal,
-		},
-		{
-			Name: "cut-off-from-members", Why: "the primary reaches Consul, but no other member", Isolated: true, Expect: Either,
-			Hold: 10 * time.Second,
-			Fault: func(ctx context.Context, c Cast) error {
-				var errs []error
-				for _, replica := range c.Replicas {
-					errs = append(errs, c.Lab.Cut(ctx, c.Primary, replica))
-				}
-				return errors.Join(errs...)
-			},
-			Undo: heal,
-		},
-		{
-			Name: "network-lossy", Why: "the primary's host loses one packet in twenty", Isolated: true, Expect: Either, Hold: 10 * time.Second,
-			Fault: func(ctx context.Context, c Cast) error { return c.Lab.Lose(ctx, c.Primary, 0.05) },
-			Undo:  heal,
-		},
-		{
-			Name: "network-slow", Why: "what the primary's host sends takes 50 ms longer", Isolated: true, Expect: Stays, Hold: 10 * time.Second,
-			Fault: func(ctx context.Context, c Cast) error {
-				return c.Lab.Delay(ctx, c.Primary, 50*time.Millisecond)
-			},
-			Undo: heal,
-		},
-	}
-}
-
 func startSidecar(ctx context.Context, c Cast) error {
 	return startAbsent(ctx, c, c.Primary, lab.Sidecar)
 }
@@ -276,38 +189,6 @@ func startAbsent(ctx context.Context, c Cast, host string, program lab.Program) 
 		return err
 	}
 	return c.Lab.Start(ctx, host, program)
-}
-
-// loseHost takes the link first: a machine without power sends no farewell.
-func loseHost(who func(Cast) string) func(context.Context, Cast) error {
-	return func(ctx context.Context, c Cast) error {
-		if c.Lab.Plan().Isolated {
-			if err := c.Lab.LinkDown(ctx, who(c)); err != nil {
-				return err
-			}
-		}
-		return c.Lab.KillHost(ctx, who(c))
-	}
-}
-
-func bootHost(who func(Cast) string) func(context.Context, Cast) error {
-	return func(ctx context.Context, c Cast) error {
-		if err := c.Lab.HealAll(ctx); err != nil {
-			return err
-		}
-		return c.Lab.StartHost(ctx, who(c))
-	}
-}
-
-// others calls f for every host but one.
-func (c Cast) others(host string, f func(other string) error) error {
-	var errs []error
-	for _, h := range c.Lab.Plan().Hosts {
-		if h.Name != host {
-			errs = append(errs, f(h.Name))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func ignoreAbsent(err error) error {
