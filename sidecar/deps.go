@@ -175,9 +175,10 @@ type Server interface {
 	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
 	Unhide(ctx context.Context) error
 	Checkpoint(ctx context.Context) error
-	// Configure takes up the cluster-wide parameters, over those of the
-	// configuration file, and reloads the server. On an error nothing has changed.
-	Configure(ctx context.Context, parameters map[string]string) error
+	// Configure takes up the cluster-wide parameters, access lines and slots, over
+	// those of the configuration file, and reloads the server. On an error nothing
+	// has changed.
+	Configure(ctx context.Context, set Settings) error
 	// Diagnose says why the server ended before it was ready: its last severe
 	// words, and whether its data is damaged, so that only a new clone can help.
 	Diagnose() (words string, damaged bool)

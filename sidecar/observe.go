@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -325,7 +324,7 @@ func (s *Sidecar) upkeepLoop(ctx context.Context) error {
 	}
 }
 
-// configure takes up the cluster-wide parameters when they, or the configuration
+// configure takes up the cluster-wide settings of the server when they, or the configuration
 // file, have changed; not beside an operation on the server.
 func (s *Sidecar) configure(ctx context.Context) {
 	set, err := ParseSettings(s.opts.Cluster.View().Settings)
@@ -333,7 +332,7 @@ func (s *Sidecar) configure(ctx context.Context) {
 		return // overlay has said so
 	}
 	s.mu.Lock()
-	same := s.configured && maps.Equal(set.Parameters, s.parameters)
+	same := s.configured && set.sameServer(s.settings)
 	s.mu.Unlock()
 	if same || !s.serverLock.TryLock() {
 		return
@@ -341,13 +340,13 @@ func (s *Sidecar) configure(ctx context.Context) {
 	defer s.serverLock.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
 	defer cancel()
-	if err := s.opts.Server.Configure(ctx, set.Parameters); err != nil {
-		s.log.Error("cannot take up the cluster's parameters; the ones before hold", "error", err)
+	if err := s.opts.Server.Configure(ctx, set); err != nil {
+		s.log.Error("cannot take up the cluster's settings of the server; the ones before hold", "error", err)
 	} else {
-		s.log.Info("parameters taken up", "cluster_wide", len(set.Parameters))
+		s.log.Info("settings of the server taken up", "parameters", len(set.Parameters), "hba", len(set.HBA), "ident", len(set.Ident), "slots", len(set.Slots))
 	}
 	s.mu.Lock()
-	s.configured, s.parameters = true, set.Parameters
+	s.configured, s.settings = true, set
 	s.mu.Unlock()
 }
 

@@ -5,6 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,8 +24,24 @@ type Settings struct {
 	Durability *DurabilitySettings `json:"durability,omitempty"`
 	Failover   *FailoverSettings   `json:"failover,omitempty"`
 	Parameters map[string]string   `json:"parameters,omitempty"`
+	// HBA and Ident, if there are any, go before those of the configuration file.
+	HBA   []string `json:"hba,omitempty"`
+	Ident []string `json:"ident,omitempty"`
+	// Slots are replication slots for other programs, by their names. They are on
+	// every member, so that they survive a change of leader.
+	Slots map[string]Slot `json:"slots,omitempty"`
+	// FailoverSlots lets PostgreSQL 17 and later copy logical slots that were made
+	// with failover = true to the standbys.
+	FailoverSlots bool `json:"failover_slots,omitempty"`
 	// Switchover is planned for a time; the leader does it then.
 	Switchover *PlannedSwitchover `json:"switchover,omitempty"`
+}
+
+// Slot is a permanent replication slot. There are only physical ones: a logical
+// slot that is made anew after a failover would leave out, unnoticed, what came
+// between; see FailoverSlots.
+type Slot struct {
+	Type string `json:"type"` // physical
 }
 
 // PlannedSwitchover is a switchover at a time.
@@ -70,7 +90,34 @@ func (set Settings) check() error {
 			return fail("failover.failure_timeout %q: it is a duration like \"2s\", of 100ms or more", f.FailureTimeout)
 		}
 	}
+	return set.checkSlots()
+}
+
+// slotName is what PostgreSQL allows (documentation, 27.2.6.1).
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+func (set Settings) checkSlots() error {
+	for name, slot := range set.Slots {
+		fail := func(why string) error { return fmt.Errorf("%w: slots.%s: %s", ErrSettings, name, why) }
+		switch {
+		case !slotName.MatchString(name):
+			return fail("a slot's name has lower-case letters, digits and underscores, at most 63")
+		case strings.HasPrefix(name, "pgsidecar_"):
+			return fail("names that begin with pgsidecar_ are the members' own")
+		case slot.Type == "logical":
+			return fail("a logical slot is not made here: one that is made anew after a failover would leave out, unnoticed, what came " +
+				"between. With PostgreSQL 17 or later set failover_slots=true, and let its consumer make it with failover = true")
+		case slot.Type != "physical":
+			return fail("its type is physical")
+		}
+	}
 	return nil
+}
+
+// sameServer reports whether both ask the same of PostgreSQL.
+func (set Settings) sameServer(other Settings) bool {
+	return maps.Equal(set.Parameters, other.Parameters) && slices.Equal(set.HBA, other.HBA) &&
+		slices.Equal(set.Ident, other.Ident) && maps.Equal(set.Slots, other.Slots) && set.FailoverSlots == other.FailoverSlots
 }
 
 // Pause is maintenance: nothing is decided about roles until it ends by itself.

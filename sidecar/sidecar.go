@@ -47,9 +47,9 @@ type Sidecar struct {
 	exit          *ExitError
 	ready         bool
 	account       Account
-	// parameters are the cluster-wide ones that were taken up last; configured is
+	// settings are the cluster-wide ones that the server took up last; configured is
 	// false before, and after the configuration file has changed.
-	parameters map[string]string
+	settings   Settings
 	configured bool
 	lostAt     time.Time // the leader was lost then, by this member's wall clock
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.

@@ -488,8 +488,8 @@ func (s fakeServer) Unhide(context.Context) error {
 	return nil
 }
 
-func (s fakeServer) Configure(context.Context, map[string]string) error { return nil }
-func (s fakeServer) Diagnose() (string, bool)                           { return "", false }
-func (s fakeServer) Checkpoint(context.Context) error                   { return nil }
-func (s fakeServer) Upkeep(context.Context, []string, bool) error       { return nil }
-func (s fakeServer) Close()                                             {}
+func (s fakeServer) Configure(context.Context, sidecar.Settings) error { return nil }
+func (s fakeServer) Diagnose() (string, bool)                          { return "", false }
+func (s fakeServer) Checkpoint(context.Context) error                  { return nil }
+func (s fakeServer) Upkeep(context.Context, []string, bool) error      { return nil }
+func (s fakeServer) Close()                                            {}

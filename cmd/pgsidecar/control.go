@@ -17,7 +17,6 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
-	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 )
 
 // control does what the API's changes ask for.
@@ -66,7 +65,7 @@ func (c control) plan(ctx context.Context, p *sidecar.PlannedSwitchover) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.PatchConfig(ctx, text, false)
+	_, err = c.PatchConfig(ctx, api.ConfigChange{Patch: text})
 	return err
 }
 
@@ -256,14 +255,14 @@ func (c control) Pause(ctx context.Context, req api.Pause) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.PatchConfig(ctx, text, false)
+	_, err = c.PatchConfig(ctx, api.ConfigChange{Patch: text})
 	return err
 }
 
 // Resume ends maintenance.
 func (c control) Resume(ctx context.Context, req api.Resume) error {
 	if len(req.Members) == 0 {
-		_, err := c.PatchConfig(ctx, []byte(`{"paused":null}`), false)
+		_, err := c.PatchConfig(ctx, api.ConfigChange{Patch: []byte(`{"paused":null}`)})
 		return err
 	}
 	set, err := sidecar.ParseSettings(c.cluster.View().Settings)
@@ -281,7 +280,7 @@ func (c control) Resume(ctx context.Context, req api.Resume) error {
 		}
 	}
 	if len(left) == 0 {
-		_, err := c.PatchConfig(ctx, []byte(`{"paused":null}`), false)
+		_, err := c.PatchConfig(ctx, api.ConfigChange{Patch: []byte(`{"paused":null}`)})
 		return err
 	}
 	set.Paused.Members = left
@@ -289,7 +288,7 @@ func (c control) Resume(ctx context.Context, req api.Resume) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.PatchConfig(ctx, text, false)
+	_, err = c.PatchConfig(ctx, api.ConfigChange{Patch: text})
 	return err
 }
 
@@ -330,24 +329,30 @@ func (c control) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// PatchConfig merges into the cluster-wide settings, which are checked before
-// they are stored.
-func (c control) PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error) {
+// PatchConfig changes the cluster-wide settings, which are checked before they
+// are stored. Who changed what goes into the history.
+func (c control) PatchConfig(ctx context.Context, change api.ConfigChange) (json.RawMessage, error) {
 	view := c.cluster.View()
-	next := []byte(patch)
-	if !replace {
-		merged, err := mergePatch(view.Settings, patch)
-		if err != nil {
-			return nil, api.Refuse(http.StatusBadRequest, "%v", err)
-		}
-		next = merged
+	if change.Version != 0 && change.Version != view.SettingsIndex {
+		return nil, api.Refuse(http.StatusPreconditionFailed, "the settings were changed meanwhile: they have version %d now", view.SettingsIndex)
 	}
-	set, err := sidecar.ParseSettings(next)
-	if err == nil {
-		err = postgres.Check(postgres.Settings{Parameters: set.Parameters})
-	}
+	patch, err := ownWords(change.Patch)
 	if err != nil {
 		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
+	}
+	before := view.Settings
+	if change.Replace {
+		before = nil // and what is null in it is not there
+	}
+	next, err := mergePatch(before, patch)
+	if err != nil {
+		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
+	}
+	if _, err := checkSettings(next, c.server.lastSight().Version); err != nil {
+		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
+	}
+	if bytes.Equal(pretty(orEmpty(view.Settings)), pretty(next)) {
+		return next, nil
 	}
 	err = c.cluster.PutSettings(ctx, next, view.SettingsIndex)
 	switch {
@@ -356,8 +361,84 @@ func (c control) PatchConfig(ctx context.Context, patch json.RawMessage, replace
 	case err != nil:
 		return nil, err
 	}
-	c.log.Info("the cluster's settings were changed", "before", string(view.Settings), "after", string(next))
+	c.log.Info("the cluster's settings were changed", "by", api.RequestedBy(ctx), "before", string(view.Settings), "after", string(next))
+	if err := c.account(ctx, view.Settings, next); err != nil {
+		c.log.Warn("the change is stored, but not in the history", "error", err)
+	}
 	return next, nil
+}
+
+// patroniWords are settings of Patroni's that have a name of our own, and how to
+// say it.
+var patroniWords = map[string]string{
+	"synchronous_mode":        "durability.mode (quorum or async)",
+	"synchronous_node_count":  "durability.standbys",
+	"synchronous_mode_strict": "durability.strict",
+	"ttl":                     "failover.lease in each pg.hcl",
+	"loop_wait":               "failover.failure_timeout",
+	"retry_timeout":           "failover.failure_timeout",
+	"maximum_lag_on_failover": "durability: quorum loses nothing, so there is no lag to allow",
+	"primary_start_timeout":   "failover.failure_timeout",
+	"standby_cluster":         "nothing here",
+	"failsafe_mode":           "nothing: members always confirm a primary while Consul is away",
+	"member_slots_ttl":        "max_slot_wal_keep_size in parameters",
+	"ignore_slots":            "nothing: only slots that begin with pgsidecar_ are touched, and those in slots",
+	"max_timelines_history":   "nothing: 200 terms are kept",
+	"check_timeline":          "nothing: it is always so",
+	"primary_stop_timeout":    "postgres.stop_timeout in each pg.hcl",
+}
+
+// ownWords turns what Patroni's clients send into our settings: pause, and
+// parameters, pg_hba and pg_ident under postgresql. What has another name is
+// refused with that name.
+func ownWords(patch []byte) ([]byte, error) {
+	fields, err := object(patch)
+	if err != nil {
+		return nil, err
+	}
+	for key := range fields {
+		if ours, is := patroniWords[key]; is {
+			return nil, fmt.Errorf("%s is a setting of Patroni; its part is played by %s", key, ours)
+		}
+	}
+	if pause, is := fields["pause"]; is {
+		delete(fields, "pause")
+		fields["paused"] = nil
+		if pause == true {
+			fields["paused"] = map[string]any{}
+		}
+	}
+	under, is := fields["postgresql"].(map[string]any)
+	if !is {
+		return json.Marshal(fields)
+	}
+	delete(fields, "postgresql")
+	for key, value := range under {
+		ours, known := map[string]string{"parameters": "parameters", "pg_hba": "hba", "pg_ident": "ident"}[key]
+		if !known {
+			return nil, fmt.Errorf("postgresql.%s is not known here; there are parameters, pg_hba and pg_ident", key)
+		}
+		if parameters, is := value.(map[string]any); is {
+			for name, v := range parameters {
+				if v != nil {
+					parameters[name] = parameterText(v)
+				}
+			}
+		}
+		fields[ours] = value
+	}
+	return json.Marshal(fields)
+}
+
+// parameterText writes a parameter's value as PostgreSQL reads it.
+func parameterText(v any) string {
+	switch v {
+	case true:
+		return "on"
+	case false:
+		return "off"
+	}
+	return fmt.Sprint(v)
 }
 
 // mergePatch applies a JSON merge patch (RFC 7396).

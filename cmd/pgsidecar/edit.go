@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/pgsidecar/pgsidecar/sidecar"
 )
 
 // editHeader is what a person reads above the settings. Lines that begin with #
@@ -88,7 +86,7 @@ func (s *settings) edited(ctx context.Context, name string) ([]byte, error) {
 			return s.shown, nil
 		}
 		if _, wrong = object([]byte(text)); wrong == nil {
-			_, wrong = sidecar.ParseSettings([]byte(text))
+			_, wrong = checkSettings([]byte(text), 0)
 		}
 		if wrong == nil {
 			return []byte(text), nil

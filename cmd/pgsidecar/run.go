@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -70,6 +71,7 @@ type member struct {
 	mu      sync.Mutex
 	restart *plannedRestart
 	history []api.Turn
+	changes []json.RawMessage // of the settings
 }
 
 func newMember(a *app, path string) (*member, error) {
@@ -164,6 +166,7 @@ func (m *member) run(asked context.Context) (err error) {
 	if m.server, err = newLocalServer(m.config, m.guard, m.log); err != nil {
 		return err
 	}
+	m.server.others = m.otherMembers
 	m.sidecar, err = sidecar.New(sidecar.Options{
 		Member: m.config.Member, Postgres: m.config.Postgres.Advertise, API: m.config.API.Advertise, Version: m.app.version,
 		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, config: m.config}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},

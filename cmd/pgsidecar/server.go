@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -32,8 +31,15 @@ type localServer struct {
 	mu     sync.Mutex
 	hidden bool
 	sight  checks.Sight // the last
+	// slots are other programs', as the cluster's settings name them; at is how far
+	// the physical ones have come here.
+	slots map[string]sidecar.Slot
+	at    []checks.SlotAt
 	// rewound: the server still needs what its rewind's source has.
 	rewound bool
+
+	// others tells what is known of the other members; set before the sidecar runs.
+	others func() others
 }
 
 // lastSight is what was last seen by SQL.
@@ -249,19 +255,6 @@ var damage = [...]string{
 	"could not access status of transaction", "control file", "corrupt", "PANIC",
 }
 
-// Configure takes up the cluster-wide parameters over the configuration file's.
-func (s *localServer) Configure(ctx context.Context, parameters map[string]string) error {
-	s.mu.Lock()
-	pg := s.config.Postgres
-	s.mu.Unlock()
-	all := maps.Clone(pg.Parameters)
-	if all == nil {
-		all = make(map[string]string, len(parameters))
-	}
-	maps.Copy(all, parameters)
-	return s.files.Reload(ctx, postgres.Settings{Parameters: all, HBA: pg.HBA})
-}
-
 // reconfigure replaces the configuration with one that was read again.
 func (s *localServer) reconfigure(cfg *config.Config) {
 	s.mu.Lock()
@@ -371,17 +364,6 @@ func (s *localServer) Unhide(ctx context.Context) error {
 
 // Checkpoint makes one now.
 func (s *localServer) Checkpoint(ctx context.Context) error { return s.sql.Checkpoint(ctx) }
-
-// Upkeep keeps the roles (on a primary) and a replication slot for each other
-// member.
-func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool) error {
-	if founded {
-		if err := s.files.Founded(); err != nil {
-			return err
-		}
-	}
-	return s.sql.EnsureSlots(ctx, members)
-}
 
 // Close ends the connections.
 func (s *localServer) Close() { s.sql.Close() }

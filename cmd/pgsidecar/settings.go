@@ -138,7 +138,7 @@ func (s *settings) read(ctx context.Context) ([]byte, error) {
 // only the difference. It returns errSettingsChanged, with what else has
 // changed, if the settings are no longer as shown.
 func (s *settings) change(ctx context.Context, next []byte, yes bool) error {
-	if _, err := sidecar.ParseSettings(next); err != nil {
+	if _, err := checkSettings(next, 0); err != nil { // the member knows its server's version
 		return fmt.Errorf("nothing was stored: %w", err)
 	}
 	if bytes.Equal(pretty(s.shown), pretty(next)) {

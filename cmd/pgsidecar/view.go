@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,7 +37,7 @@ func (m *member) newAPI() (*api.Server, error) {
 	return api.New(api.Options{
 		Member: m.config.Member, Cluster: m.config.Cluster, Version: m.app.version, Listen: m.config.API.Listen,
 		TLS:   api.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.ClientCAFile, RequireClient: t.RequireClient},
-		Token: m.token, View: m.view, Now: guard.Now, Control: control{m}, Peer: m.mesh, Recorder: m.recorder,
+		Token: m.token, View: m.view, Now: guard.Now, Control: control{m}, Drills: drills{m}, Peer: m.mesh, Recorder: m.recorder,
 		Logger: m.log.Named("api"),
 	})
 }
@@ -56,9 +57,12 @@ func (m *member) view() *api.View {
 	for _, r := range m.mesh.Refusals() {
 		v.PeersRefused[r.Cause] = r.Count
 	}
-	if raw := m.cluster.View().Settings; len(raw) > 0 {
+	stored := m.cluster.View()
+	v.ConfigVersion = stored.SettingsIndex
+	if raw := stored.Settings; len(raw) > 0 {
 		v.Config = raw
 		if set, err := sidecar.ParseSettings(raw); err == nil {
+			v.Slots = m.server.slotsAt()
 			if set.Paused != nil {
 				v.PausedUntil = set.Paused.Until
 			}
@@ -69,7 +73,7 @@ func (m *member) view() *api.View {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v.History = m.history
+	v.History, v.Changes = m.history, m.changes
 	if m.restart != nil {
 		v.Restart = &api.Schedule{At: m.restart.at, From: m.config.Member}
 	}
@@ -95,13 +99,15 @@ func tagsOf(t config.Tags) map[string]string {
 // keepHistory reads the accounts of past terms whenever the leadership has
 // changed, until ctx ends; and does what was planned when its time has come.
 func (m *member) keepHistory(ctx context.Context) {
-	var term uint64
+	var term, version uint64
 	var announced ha.Announced
 	for {
+		version = m.cluster.View().SettingsIndex
 		m.readHistory(ctx)
 		snap, err := m.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
 			r := &s.Observation.Consul.Record
-			return r.Phase == ha.PhaseLeading && (r.Term != term || s.Observation.Announced != announced) || m.due(s)
+			return r.Phase == ha.PhaseLeading && (r.Term != term || s.Observation.Announced != announced) || m.due(s) ||
+				m.cluster.View().SettingsIndex != version
 		})
 		if err != nil {
 			return
@@ -135,8 +141,16 @@ func (m *member) readHistory(ctx context.Context) {
 		turns = append(turns, api.Turn{Term: a.Term, Timeline: a.Timeline, LSN: a.Forked, Reason: a.Reason, At: a.Announced,
 			Leader: a.Leader, Account: accounts[i]})
 	}
+	changes, err := m.cluster.Changes(ctx, historyLimit)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		m.log.Debug("cannot read the changes of the settings", "error", err)
+	}
+	all := make([]json.RawMessage, 0, len(changes))
+	for _, change := range slices.Backward(changes) {
+		all = append(all, change)
+	}
 	m.mu.Lock()
-	m.history = turns
+	m.history, m.changes = turns, all
 	m.mu.Unlock()
 }
 

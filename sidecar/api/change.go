@@ -57,6 +57,10 @@ func (s *Server) changeTable() map[string]map[string]change {
 		"/pause":        {http.MethodPost: {"pause", false, shortWait, s.pause}},
 		"/resume":       {http.MethodPost: {"resume", false, shortWait, s.resume}},
 		"/remove":       {http.MethodPost: {"remove", true, shortWait, s.remove}},
+		"/drill": {
+			http.MethodPost: {"inject fault", true, shortWait, s.injectFault},
+			http.MethodPut:  {"keep drill", true, shortWait, s.keepDrill},
+		},
 		"/config": {
 			http.MethodPatch: {"change configuration", true, shortWait, config(false)},
 			http.MethodPut:   {"replace configuration", true, shortWait, config(true)},
@@ -87,7 +91,8 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, c change) {
 		s.refuseChange(w, r, c, Refuse(unavailable, "this member takes no changes"))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), c.wait)
+	ctx := context.WithValue(context.WithValue(r.Context(), requesterKey{}, by), matchKey{}, r.Header.Get("If-Match"))
+	ctx, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
 	// The answer may take longer than other answers do.
 	deadline := time.Now().Add(c.wait + answerTimeout)
@@ -404,9 +409,20 @@ func (s *Server) remove(ctx context.Context, body []byte) (int, string, error) {
 }
 
 func (s *Server) changeConfig(ctx context.Context, body []byte, replace bool) (int, string, error) {
-	stored, err := s.control.PatchConfig(ctx, body, replace)
+	change := ConfigChange{Patch: body, Replace: replace}
+	if match, _ := ctx.Value(matchKey{}).(string); match != "" && match != "*" {
+		version, err := strconv.ParseUint(strings.Trim(match, `"`), 10, 64)
+		if err != nil || version == 0 {
+			return 0, "", Refuse(notPossible, "If-Match: %s is no version of the settings; GET /config names it as ETag", match)
+		}
+		change.Version = version
+	}
+	stored, err := s.control.PatchConfig(ctx, change)
 	return http.StatusOK, string(configOf(stored)), err
 }
+
+// matchKey is the key of the header If-Match in a change's context.
+type matchKey struct{}
 
 func firstOf(a, b string) string {
 	if a != "" {

@@ -78,8 +78,11 @@ func (c *control) Remove(ctx context.Context, member string) error {
 func (c *control) Resume(ctx context.Context, r api.Resume) error {
 	return c.note(ctx, "resume %+v", r)
 }
-func (c *control) PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error) {
-	return patch, c.note(ctx, "config %s %t", patch, replace)
+func (c *control) PatchConfig(ctx context.Context, r api.ConfigChange) (json.RawMessage, error) {
+	if r.Version != 0 {
+		return r.Patch, c.note(ctx, "config %s of version %d by %s", r.Patch, r.Version, api.RequestedBy(ctx))
+	}
+	return r.Patch, c.note(ctx, "config %s %t", r.Patch, r.Replace)
 }
 
 const bearer = "Bearer letmein"

@@ -35,9 +35,26 @@ type Control interface {
 	Resume(ctx context.Context, req Resume) error
 	// Remove forgets a member that is gone for good.
 	Remove(ctx context.Context, member string) error
-	// PatchConfig merges into the cluster-wide settings (RFC 7396: null removes),
-	// or replaces them, and returns them as stored.
-	PatchConfig(ctx context.Context, patch json.RawMessage, replace bool) (json.RawMessage, error)
+	// PatchConfig changes the cluster-wide settings, and returns them as stored.
+	PatchConfig(ctx context.Context, c ConfigChange) (json.RawMessage, error)
+}
+
+// ConfigChange asks for other cluster-wide settings.
+type ConfigChange struct {
+	Patch   json.RawMessage // merged into them (RFC 7396: null removes), or
+	Replace bool            // put in their place
+	// Version that the settings must have still (View.ConfigVersion); zero: any.
+	Version uint64
+}
+
+// requesterKey is the key of the requester's name in a change's context.
+type requesterKey struct{}
+
+// RequestedBy says who asked for the change that ctx belongs to: "token", or
+// "certificate of" and its name. Empty: nobody from outside.
+func RequestedBy(ctx context.Context) string {
+	by, _ := ctx.Value(requesterKey{}).(string)
+	return by
 }
 
 // Switchover asks for a planned handover. Leader is who must lead now.

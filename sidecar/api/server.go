@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -32,6 +34,7 @@ type Options struct {
 	// Now reads CLOCK_BOOTTIME, as in the view.
 	Now     func() ha.Instant
 	Control Control      // nil: changes are answered with 503
+	Drills  Drills       // nil: this member takes part in none
 	Peer    http.Handler // serves /peer; nil: 404
 	// Recorder's metrics are served with the view's; nil: none.
 	Recorder *Recorder
@@ -64,6 +67,7 @@ type Server struct {
 	view    func() *View
 	now     func() ha.Instant
 	control Control
+	drills  Drills
 	peer    http.Handler
 	logger  hclog.Logger
 
@@ -91,7 +95,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		member: o.Member, cluster: o.Cluster, version: o.Version, listen: o.Listen,
-		token: o.Token, view: o.View, now: o.Now, control: o.Control, peer: o.Peer,
+		token: o.Token, view: o.View, now: o.Now, control: o.Control, drills: o.Drills, peer: o.Peer,
 		logger: o.Logger.Named("api"), recorder: o.Recorder, healthPaths: healthEndpoints(),
 		cross: http.NewCrossOriginProtection(), slots: make(chan struct{}, maxChanges),
 	}
@@ -221,7 +225,7 @@ func (s *Server) known(path string) string {
 		return path
 	}
 	switch path {
-	case "/liveness", "/readiness", "/patroni", "/cluster", "/history", "/config", "/metrics", "/status":
+	case "/liveness", "/readiness", "/patroni", "/cluster", "/history", "/changes", "/config", "/metrics", "/status":
 		return path
 	}
 	return "other"
@@ -244,6 +248,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	}
 	switch path {
+	case "/drill":
+		s.lastDrill(w, r)
+		return
 	case "/liveness":
 		s.health(w, r, isLive, false)
 		return
@@ -267,7 +274,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, path string) {
 	case path == "/history":
 		s.writeJSON(w, r, http.StatusOK, patroniHistory(f.History))
 	case path == "/config":
+		if f.ConfigVersion != 0 {
+			w.Header().Set("ETag", fmt.Sprintf(`"%d"`, f.ConfigVersion))
+		}
 		s.writeRaw(w, r, http.StatusOK, configOf(f.Config))
+	case path == "/changes":
+		s.writeJSON(w, r, http.StatusOK, slices.Concat([]json.RawMessage{}, f.Changes))
 	case path == "/status":
 		s.writeJSON(w, r, http.StatusOK, s.status(f))
 	default:

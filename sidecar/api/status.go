@@ -299,6 +299,10 @@ type Status struct {
 	Refused   string    `json:"switchover_refused,omitempty"`
 	Scheduled *Schedule `json:"scheduled_switchover,omitempty"`
 	History   []Turn    `json:"history"`
+	// Recorded are the members on the cluster's record: those that may lead.
+	Recorded []string `json:"recorded"`
+	// Slots is how far the consumers of the permanent physical slots are here.
+	Slots map[string]ha.LSN `json:"slots,omitempty"`
 }
 
 // ConsulStatus is what a member knows of Consul.
@@ -321,6 +325,7 @@ type MemberStatus struct {
 	Writable  bool        `json:"writable"`
 	Voter     bool        `json:"voter"`
 	Voted     bool        `json:"voted"`
+	Recorded  bool        `json:"recorded"` // it is on the cluster's record: it may lead
 	Eligible  bool        `json:"eligible"`
 	Postgres  string      `json:"postgres,omitempty"`
 	API       string      `json:"api,omitempty"`
@@ -368,6 +373,7 @@ func (s *Server) status(f facts) Status {
 		Consul: ConsulStatus{Reachable: o.Consul.Reachable.String(), SeenAge: f.age(o.Consul.SeenAt), Session: o.Consul.Session,
 			LockHolder: o.Consul.Lock.Holder, Problem: f.View.Problem},
 		Members: []MemberStatus{}, Blocks: []BlockStatus{}, History: slices.Concat([]Turn{}, f.History),
+		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots,
 	}
 	if o.Consul.Broken != "" {
 		st.Consul.Problem = o.Consul.Broken
@@ -389,11 +395,15 @@ func (f facts) memberStatus(name string) MemberStatus {
 	m := MemberStatus{
 		Member: name, Role: r.Role, Term: r.Term, Position: r.Position, Streaming: r.Streaming, Writable: r.Writable,
 		Voter: f.Observation.Consul.Record.Durability.Has(name), Voted: r.Voted, Eligible: r.Eligible, Postgres: r.Postgres,
-		API: r.API, Version: r.Version, Blocked: r.Blocked, Restart: r.Pending, Link: "self",
+		API: r.API, Version: r.Version, Blocked: r.Blocked, Restart: r.Pending, Link: "unknown", HeardAge: -1,
+	}
+	if name == f.self() {
+		m.Link, m.HeardAge = "self", 0
 	}
 	if lag, known := f.lagOf(r.Position, cmpOr(r.Replay, r.Position.LSN)); known {
 		m.Lag = &lag
 	}
+	m.Recorded = slices.Contains(f.Observation.Consul.Record.Members, name)
 	for _, p := range f.Observation.Peers {
 		if p.Member == name {
 			m.Link, m.HeardAge = linkNames[p.Link], f.age(p.ReceivedAt)

@@ -28,9 +28,14 @@ type View struct {
 	Tags        map[string]string // the member's tags; "noloadbalance": "true" takes it from the replicas
 	PausedUntil time.Time         // when a pause ends by itself; zero: not known, or never
 	Config      json.RawMessage   // the cluster-wide settings as stored; nil: there are none
-	History     []Turn            // oldest first
-	Scheduled   *Schedule         // a planned switchover
-	Restart     *Schedule         // this member's planned restart
+	// ConfigVersion changes with each change of Config; zero: there is none.
+	ConfigVersion uint64
+	Changes       []json.RawMessage // of Config, oldest first, each with its time and difference
+	History       []Turn            // oldest first
+	// Slots is how far the consumers of the permanent physical slots are.
+	Slots     map[string]ha.LSN
+	Scheduled *Schedule // a planned switchover
+	Restart   *Schedule // this member's planned restart
 	// PeersRefused counts what the mesh refused, by cause.
 	PeersRefused map[string]uint64
 }
@@ -245,12 +250,12 @@ func (f facts) votes() int {
 
 // members are the names of all that are known, sorted.
 func (f facts) members() []string {
-	names := []string{f.self()}
+	names := append([]string{f.self()}, f.Observation.Consul.Record.Members...)
 	for _, p := range f.Observation.Peers {
 		names = append(names, p.Member)
 	}
 	slices.SortFunc(names, strings.Compare)
-	return names
+	return slices.Compact(names)
 }
 
 // reportOf returns a member's last report, and whether it is heard now.

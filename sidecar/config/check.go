@@ -161,25 +161,10 @@ func (r *reader) checkPostgres(p *Postgres, mode ha.Mode) {
 			"parameter %s: it comes from postgres tls", key)
 	}
 	for _, line := range p.HBA {
-		r.require(hbaLine(line), "postgres.hba",
-			`hba %q: expected type, database, user, address and method, such as "host all all 10.0.0.0/8 scram-sha-256"`, line)
+		if err := CheckHBA(line); err != nil {
+			r.refuse("postgres.hba", "hba %q: %s", line, err)
+		}
 	}
-}
-
-// hbaLine reports whether a line can be one of pg_hba.conf (PostgreSQL
-// documentation, section 21.1); the server has the last word.
-func hbaLine(line string) bool {
-	words := strings.Fields(line)
-	if len(words) == 0 || strings.ContainsAny(line, "\r\n") {
-		return false
-	}
-	switch words[0] {
-	case "local":
-		return len(words) >= 4
-	case "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc":
-		return len(words) >= 5
-	}
-	return false
 }
 
 func (r *reader) checkAddresses(c *Config) {

@@ -1,0 +1,173 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// slotPrefix marks the slots that are ours to drop.
+const slotPrefix = "pgsidecar_"
+
+// SlotName is the replication slot of a member. Slots allow lower-case letters,
+// digits and underscores; another name gets a checksum so that it stays one of
+// its own.
+func SlotName(member string) string {
+	plain := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '_':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '_'
+	}, member)
+	if plain == member && len(member) <= 50 {
+		return slotPrefix + member
+	}
+	return fmt.Sprintf("%s%.40s_%08x", slotPrefix, plain, crc32.ChecksumIEEE([]byte(member)))
+}
+
+// Slot is a physical replication slot that is to be there.
+type Slot struct {
+	Name string
+	// Has is what its consumer has, as far as is known; zero: not known. A
+	// standby's slot goes on to there, and keeps what follows.
+	Has ha.LSN
+}
+
+// MemberSlot is the slot of a member that has received the log up to has.
+func MemberSlot(member string, has ha.LSN) Slot { return Slot{Name: SlotName(member), Has: has} }
+
+// SlotAt is how far a slot's consumer has come.
+type SlotAt struct {
+	Name string
+	At   ha.LSN
+}
+
+// EnsureSlots makes the physical slots, drops the members' slots that are not
+// wanted and not in use, makes those anew that have lost their log, and moves a
+// standby's on. A standby's slots are there so that their consumers can go on
+// from it the moment it leads: each keeps what its consumer is not known to have.
+// max_slot_wal_keep_size bounds what one that stays away costs.
+// It returns where the physical slots are.
+func (c *Conn) EnsureSlots(ctx context.Context, want []Slot) ([]SlotAt, error) {
+	var at []SlotAt
+	err := c.work.do(ctx, func(conn *pgx.Conn) (err error) {
+		at, err = ensureSlots(ctx, conn, want)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("keep replication slots: %w", err)
+	}
+	return at, nil
+}
+
+// slotRow is a physical slot as it is.
+type slotRow struct {
+	Name    string
+	Active  bool
+	Lost    bool
+	Restart int64 // from the log's beginning, in bytes
+}
+
+func readSlots(ctx context.Context, conn *pgx.Conn) (have []slotRow, standby bool, replayed ha.LSN, err error) {
+	rows, err := conn.Query(ctx, `select slot_name::text, active, coalesce(wal_status = 'lost', false),
+		coalesce(restart_lsn - '0/0', 0)::bigint from pg_replication_slots where slot_type = 'physical' and not temporary`)
+	if err != nil {
+		return nil, false, 0, err
+	}
+	if have, err = pgx.CollectRows(rows, pgx.RowToStructByPos[slotRow]); err != nil {
+		return nil, false, 0, err
+	}
+	var at int64
+	err = conn.QueryRow(ctx, `select pg_is_in_recovery(),
+		coalesce(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() - '0/0' end, 0)::bigint`).Scan(&standby, &at)
+	return have, standby, ha.LSN(at), err
+}
+
+func ensureSlots(ctx context.Context, conn *pgx.Conn, want []Slot) ([]SlotAt, error) {
+	have, standby, replayed, err := readSlots(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	wanted := func(name string) int {
+		return slices.IndexFunc(want, func(w Slot) bool { return w.Name == name })
+	}
+	kept := map[string]ha.LSN{}
+	for _, h := range have {
+		gone := wanted(h.Name) < 0 && strings.HasPrefix(h.Name, slotPrefix)
+		if h.Active || !gone && !(h.Lost && wanted(h.Name) >= 0) {
+			kept[h.Name] = ha.LSN(h.Restart)
+			continue
+		}
+		if _, err := conn.Exec(ctx, "select pg_drop_replication_slot($1)", h.Name); err != nil {
+			return nil, fmt.Errorf("drop slot %s: %w", h.Name, err)
+		}
+	}
+	var at []SlotAt
+	for _, w := range want {
+		restart, is := kept[w.Name]
+		if !is {
+			_, err := conn.Exec(ctx, "select pg_create_physical_replication_slot($1, true)", w.Name)
+			if err != nil && !hasCode(err, codeDuplicate) {
+				return nil, fmt.Errorf("make slot %s: %w", w.Name, err)
+			}
+		}
+		if to := min(w.Has, replayed); is && standby && to > restart {
+			if _, err := conn.Exec(ctx, `select pg_replication_slot_advance(slot_name, $2::text::pg_lsn) from pg_replication_slots
+				where slot_name = $1 and not active`, w.Name, to.String()); err != nil {
+				return nil, fmt.Errorf("move slot %s on: %w", w.Name, err)
+			}
+			restart = to
+		}
+		at = append(at, SlotAt{w.Name, restart})
+	}
+	return at, nil
+}
+
+// DropSlot removes a slot of another program that is wanted no more. That it is
+// not there, or is in use, is no error: then it stays.
+func (c *Conn) DropSlot(ctx context.Context, name string) error {
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1 and not active", name)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("drop slot %s: %w", name, err)
+	}
+	return nil
+}
+
+// WrongLines returns what the server says of the lines of pg_hba.conf and, from
+// PostgreSQL 15 on, pg_ident.conf that it cannot read. It then goes by the lines
+// that it had read before.
+func (c *Conn) WrongLines(ctx context.Context) ([]string, error) {
+	var wrong []string
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		var mappings bool
+		if err := conn.QueryRow(ctx, "select to_regclass('pg_catalog.pg_ident_file_mappings') is not null").Scan(&mappings); err != nil {
+			return err
+		}
+		query := "select 'hba: ' || error from pg_hba_file_rules where error is not null"
+		if mappings {
+			query += " union all select 'ident: ' || error from pg_ident_file_mappings where error is not null"
+		}
+		rows, err := conn.Query(ctx, query)
+		if err != nil {
+			return err
+		}
+		wrong, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("check pg_hba.conf: %w", err)
+	}
+	return wrong, nil
+}
