@@ -101,7 +101,7 @@ func (f *clientFlags) fromConfig(cmd *cobra.Command, c *client) (string, error) 
 	if _, err := os.Stat(f.config); errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("config") {
 		return "127.0.0.1:8008", nil
 	}
-	cfg, err := config.Load(f.config, config.OSEnvironment())
+	cfg, err := config.Load(f.config, environment())
 	if err != nil {
 		return "", reportFaults(f.app, err)
 	}

@@ -46,7 +46,7 @@ func (f *configFile) load(a *app) (*config.Config, error) {
 	if f.proxy {
 		read = config.LoadProxy
 	}
-	c, err := read(f.path, config.OSEnvironment())
+	c, err := read(f.path, environment())
 	if err != nil {
 		return nil, reportFaults(a, err)
 	}
