@@ -22,7 +22,8 @@ func newHistoryCommand(a *app) *cobra.Command {
 		Use:   "history",
 		Short: "List each change of leader, with the time of its phases",
 		Long: `List each change of leader, oldest first, with the time from the loss of the leader
-before to each phase: elected, fenced, promoted, writable, announced in Consul.`,
+before to each phase: elected, fenced, promoted, writable, announced in Consul; and
+what the last drill showed.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.client(cmd)
@@ -36,7 +37,13 @@ before to each phase: elected, fenced, promoted, writable, announced in Consul.`
 			if asJSON {
 				return json.NewEncoder(a.stdout).Encode(st.History)
 			}
-			return writeHistory(a.stdout, st.History)
+			if err := writeHistory(a.stdout, st.History); err != nil {
+				return err
+			}
+			if last := c.lastDrill(cmd.Context()); last != "" {
+				_, err = io.WriteString(a.stdout, "\n"+last)
+			}
+			return err
 		},
 	}
 	flags.add(cmd)

@@ -139,7 +139,6 @@ func newRootCommand(a *app) *cobra.Command {
 		newGuardCommand(a),
 		newHistoryCommand(a),
 		newLabCommand(a),
-		newNomadCommand(a),
 		newPauseCommand(a),
 		newProxyCommand(a),
 		newReinitCommand(a),

@@ -33,7 +33,13 @@ func newStatusCommand(a *app) *cobra.Command {
 			if watch {
 				return watchStatus(cmd.Context(), a, show)
 			}
-			return show(cmd.Context())
+			if err := show(cmd.Context()); err != nil || asJSON {
+				return err
+			}
+			if last := c.lastDrill(cmd.Context()); last != "" {
+				_, err = io.WriteString(a.stdout, "\n"+last)
+			}
+			return err
 		},
 	}
 	flags.add(cmd)

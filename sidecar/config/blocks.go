@@ -116,6 +116,7 @@ func (r *reader) api(b *hclsyntax.Body, path string, a *API) {
 		r.address("advertise", &a.Advertise),
 		r.path("token_file", &a.TokenFile),
 		secret("token", &a.Token),
+		claim("drills", &a.Drills),
 	}, []block{r.once("tls", func(b *hclsyntax.Body, path string) {
 		r.body(b, path, []field{
 			r.path("cert_file", &a.TLS.CertFile),

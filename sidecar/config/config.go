@@ -114,7 +114,10 @@ type API struct {
 	// client certificate does.
 	TokenFile string
 	Token     Secret
-	TLS       ServerTLS
+	// Drills allows whoever may change something to injure this member on
+	// purpose, for a drill of the live cluster.
+	Drills bool
+	TLS    ServerTLS
 }
 
 // ServerTLS is a listener's TLS; CertFile empty means plain HTTP.

@@ -97,6 +97,7 @@ func (w *writer) member(c *Config) {
 	api.set("listen", c.API.Listen)
 	api.set("advertise", c.API.Advertise)
 	api.secret("token", c.API.TokenFile, c.API.Token)
+	api.set("drills", c.API.Drills)
 	if c.API.TLS != (ServerTLS{}) {
 		tls := api.block("tls")
 		tls.set("cert_file", c.API.TLS.CertFile)
