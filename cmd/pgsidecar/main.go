@@ -139,6 +139,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newGuardCommand(a),
 		newHistoryCommand(a),
 		newLabCommand(a),
+		newNomadCommand(a),
 		newPauseCommand(a),
 		newProxyCommand(a),
 		newReinitCommand(a),

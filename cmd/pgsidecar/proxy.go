@@ -50,11 +50,11 @@ SIGTERM and SIGINT end it; files and HAProxy stay as they are.`,
 // loadEither reads a proxy's configuration or a member's. It reports the faults
 // of the kind that has fewer.
 func loadEither(a *app, path string) (*config.Config, error) {
-	cfg, err := config.LoadProxy(path, config.OSEnvironment())
+	cfg, err := config.LoadProxy(path, environment())
 	if err == nil {
 		return cfg, nil
 	}
-	member, memberErr := config.Load(path, config.OSEnvironment())
+	member, memberErr := config.Load(path, environment())
 	if memberErr == nil {
 		return member, nil
 	}

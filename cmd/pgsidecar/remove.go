@@ -102,7 +102,7 @@ func mayRemove(st *api.Status, member string) error {
 
 // removeCluster deletes a cluster's keys in Consul.
 func removeCluster(ctx context.Context, a *app, path, name string) error {
-	cfg, err := config.Load(path, config.OSEnvironment())
+	cfg, err := config.Load(path, environment())
 	if err != nil {
 		return reportFaults(a, err)
 	}

@@ -60,6 +60,7 @@ type member struct {
 	path   string
 	config *config.Config
 	log    hclog.Logger
+	task   *task // nil outside of Nomad
 
 	cluster  *sessions.Client
 	mesh     *peers.Mesh
@@ -75,13 +76,16 @@ type member struct {
 }
 
 func newMember(a *app, path string) (*member, error) {
-	cfg, err := config.Load(path, config.OSEnvironment())
+	cfg, err := config.Load(path, environment())
 	if err != nil {
 		return nil, reportFaults(a, err)
 	}
 	m := &member{app: a, path: path, config: cfg, log: newLogger(a, cfg.Log), recorder: api.NewRecorder()}
 	o := sessionsOptions(cfg, m.log)
 	o.Requested = m.recorder.ConsulRequest
+	if m.task, err = newTask(cfg, m.log); err != nil {
+		return nil, err
+	}
 	if m.cluster, err = sessions.New(o); err != nil {
 		return nil, err
 	}
@@ -138,7 +142,7 @@ func (m *member) policy() ha.Policy {
 	p.Mode, p.Standbys, p.Strict, p.MaxVoters = c.Durability.Mode, c.Durability.Standbys, c.Durability.Strict, c.Durability.MaxVoters
 	p.Automatic, p.FailureTimeout, p.Lease = c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.Lease
 	p.HandoverTimeout, p.StopTimeout = c.Failover.HandoverTimeout, c.Postgres.StopTimeout
-	p.NoFailover, p.NoSync, p.Priority = c.Tags.NoFailover, c.Tags.NoSync, c.Tags.Priority
+	p.NoFailover, p.NoSync, p.Priority = c.Tags.NoFailover, c.Tags.NoSync, m.task.priority(c.Tags.Priority)
 	return p
 }
 
@@ -156,6 +160,10 @@ func (m *member) run(asked context.Context) (err error) {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
+	if err := m.task.begin(m.config.Member); err != nil {
+		return err
+	}
+	defer m.task.watchStop(asked)()
 	m.guard, err = guard.Attach(ctx, guard.ClientOptions{
 		StateDir: stateDir, Executable: exe, Args: []string{"guard", "-state-dir", stateDir}, Logger: m.log.Named("guard"),
 	})
@@ -250,7 +258,7 @@ func (m *member) handleSignals(asked context.Context, detach context.CancelFunc)
 
 // reload reads the configuration again. A fault changes nothing.
 func (m *member) reload() {
-	next, err := config.Load(m.path, config.OSEnvironment())
+	next, err := config.Load(m.path, environment())
 	if err != nil {
 		m.log.Error("the configuration was not reloaded; the old one holds", "error", err)
 		return

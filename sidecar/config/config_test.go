@@ -220,15 +220,59 @@ func TestConsulEnvironment(t *testing.T) {
 	}
 }
 
-// TestNomad takes the name and the addresses from a task's environment.
-func TestNomad(t *testing.T) {
-	c := parse(t, "", "NOMAD_GROUP_NAME=pg", "NOMAD_ALLOC_INDEX=2",
-		"NOMAD_PORT_postgres=5432", "NOMAD_IP_postgres=10.2.0.1", "NOMAD_HOST_PORT_postgres=23456",
-		"NOMAD_PORT_api=8008", "NOMAD_IP_api=10.2.0.1", "NOMAD_HOST_PORT_api=23457")
-	got := []string{c.Member, c.Postgres.Listen, c.Postgres.Advertise, c.API.Listen, c.API.Advertise}
-	want := []string{"pg-2", "0.0.0.0:5432", "10.2.0.1:23456", "0.0.0.0:8008", "10.2.0.1:23457"}
+// TestTask takes from a scheduler's task what the file does not say.
+func TestTask(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"consul_token": "t1", "superuser.password": "s1", "replication.password": "r1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := environment("CONSUL_TOKEN=t0")
+	env.Task = &config.Task{
+		Cluster: "orders", DataDir: "/volume/orders", StopTimeout: 20 * time.Second,
+		Member: func(stateDir string) (string, error) { return "of-" + filepath.Base(filepath.Dir(stateDir)), nil },
+		Port: func(name string) (listen, advertise string) {
+			return "0.0.0.0:5432", map[string]string{"postgres": "10.2.0.1:23456", "api": "10.2.0.1:23457"}[name]
+		},
+		Secret: func(name string) string { return filepath.Join(dir, name) },
+	}
+	read := func(source string) []string {
+		t.Helper()
+		c, err := config.Parse("testdata/given.hcl", []byte(source), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []string{c.Cluster, c.Service.Name, c.Member, c.Postgres.DataDir, c.Postgres.Listen, c.Postgres.Advertise,
+			c.API.Advertise, c.Consul.Token.Reveal(), c.Postgres.Superuser.Password.Reveal(), c.Postgres.Replication.Password.Reveal(),
+			c.Postgres.StopTimeout.String(), c.API.TokenFile}
+	}
+	got := read(`api { listen = "0.0.0.0:8008" }`)
+	want := []string{"orders", "orders", "of-volume", "/volume/orders", "0.0.0.0:5432", "10.2.0.1:23456", "10.3.0.7:8008", "t1", "s1", "r1", "20s", ""}
+	want[6] = got[6] // this machine's
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	got = read(`cluster = "a"
+member = "m"
+postgres {
+  data_dir  = "/d/a"
+  advertise = "10.9.9.9:1"
+  superuser { password = env("CONSUL_TOKEN") }
+}
+consul { token = env("CONSUL_TOKEN") }
+api {
+  listen    = "0.0.0.0:8008"
+  advertise = "10.9.9.9:2"
+}
+`)
+	want = []string{"a", "orders", "m", "/d/a", "0.0.0.0:5432", "10.9.9.9:1", "10.9.9.9:2", "t0", "t0", "r1", "20s", ""}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	env.Task.Member = func(string) (string, error) { return "", os.ErrPermission }
+	if _, err := config.Parse("x.hcl", nil, env); err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -19,6 +19,26 @@ type Environment struct {
 	User string
 	// Sockaddr evaluates a go-sockaddr template such as "{{ GetPrivateIP }}".
 	Sockaddr func(string) (string, error)
+	// Task is what the scheduler says whose task this process is; nil outside
+	// of one.
+	Task *Task
+}
+
+// Task has the defaults of a scheduler's task (a Nomad allocation): they count
+// where the file says nothing. Empty values do not count.
+type Task struct {
+	Cluster string // and the service's name
+	DataDir string
+	// Member returns the name of the member whose data stateDir belongs to.
+	Member func(stateDir string) (string, error)
+	// Port returns where "postgres" and "api" listen, and what others are told.
+	Port func(name string) (listen, advertise string)
+	// Secret returns the path at which the job puts a file: "consul_token",
+	// "superuser.password", "replication.password", "api.token" or "peers.key".
+	// It need not be there.
+	Secret func(name string) string
+	// StopTimeout is how long the task may take to stop its server.
+	StopTimeout time.Duration
 }
 
 // OSEnvironment returns this process's environment.
@@ -37,11 +57,26 @@ func OSEnvironment() Environment {
 // Default returns the configuration of an empty file, before what is derived
 // from other values.
 func Default(env Environment) Config {
+	c := generalDefaults(env)
+	if t := env.Task; t != nil {
+		c.Cluster, c.Service.Name = first(t.Cluster, c.Cluster), first(t.Cluster, c.Service.Name)
+		// Which of the members this is, is known when the directories are.
+		c.Member = ""
+		c.Postgres.DataDir = t.DataDir
+		if t.StopTimeout > 0 {
+			c.Postgres.StopTimeout = min(c.Postgres.StopTimeout, t.StopTimeout)
+		}
+	}
+	return c
+}
+
+// generalDefaults are those outside of a scheduler's task.
+func generalDefaults(env Environment) Config {
 	return Config{
 		Cluster: "pg",
 		// Consul and PostgreSQL compare names without case; one spelling
 		// then is one name. Only the first label: the rest is the domain.
-		Member: strings.ToLower(first(nomadMember(env), label(env.Hostname))),
+		Member: strings.ToLower(label(env.Hostname)),
 		Consul: Consul{
 			// Where an agent listens unless it was told otherwise.
 			Addresses: []string{"127.0.0.1:8500"},
@@ -112,16 +147,6 @@ const (
 	postgresPort = "5432" // PostgreSQL's
 	apiPort      = "8008" // Patroni's, which its users' checks know
 )
-
-// nomadMember returns a name that stays with the allocation's index when Nomad
-// replaces the allocation, such as "pg-0"; empty outside Nomad.
-func nomadMember(env Environment) string {
-	group, index := env.Getenv("NOMAD_GROUP_NAME"), env.Getenv("NOMAD_ALLOC_INDEX")
-	if group == "" || index == "" {
-		return ""
-	}
-	return group + "-" + index
-}
 
 // label returns a host name's first label.
 func label(host string) string {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -12,6 +13,7 @@ func (r *reader) derive(c *Config, of kind) {
 	r.deriveConsul(&c.Consul)
 	r.password("pgbouncer", &c.PgBouncer.Account)
 	if of == proxyFile {
+		c.Member = first(c.Member, strings.ToLower(label(r.env.Hostname)))
 		return
 	}
 	p := &c.Postgres
@@ -23,6 +25,9 @@ func (r *reader) derive(c *Config, of kind) {
 		// not in it: a clone replaces that.
 		p.StateDir = strings.TrimRight(p.DataDir, "/") + ".pgsidecar"
 	}
+	if r.env.Task != nil {
+		r.deriveTask(c)
+	}
 	r.password("postgres.superuser", &p.Superuser)
 	r.password("postgres.replication", &p.Replication)
 	r.deriveAddresses("postgres", postgresPort, &p.Listen, &p.Advertise)
@@ -31,8 +36,45 @@ func (r *reader) derive(c *Config, of kind) {
 	r.secretFile("peers.key_file", c.Peers.KeyFile, &c.Peers.Key)
 }
 
+// deriveTask takes the rest from the scheduler's task: the member's name, which
+// its data have, and secrets that the job has put where they are expected.
+func (r *reader) deriveTask(c *Config) {
+	if !r.set("member") {
+		var err error
+		if c.Member, err = r.env.Task.Member(c.Postgres.StateDir); err != nil {
+			r.refuse("member", "member: %v", err)
+		}
+	}
+	r.taskAccount("postgres.superuser", "superuser.password", &c.Postgres.Superuser)
+	r.taskAccount("postgres.replication", "replication.password", &c.Postgres.Replication)
+	r.taskSecret("api.token", "api.token", &c.API.TokenFile)
+	r.taskSecret("peers.key", "peers.key", &c.Peers.KeyFile)
+}
+
+func (r *reader) taskAccount(path, name string, a *Account) {
+	if !r.set(path + ".password") {
+		r.taskSecret(path+".password", name, &a.PasswordFile)
+	}
+}
+
+// taskSecret sets the file of a secret that is set nowhere, if the task has it.
+func (r *reader) taskSecret(path, name string, file *string) {
+	if *file != "" || r.set(path) {
+		return
+	}
+	if candidate := r.env.Task.Secret(name); candidate != "" && isFile(candidate) {
+		*file = candidate
+	}
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
 // deriveConsul takes from the environment what Consul's own programs do, and
-// the token that Nomad gives a task with a Consul identity (CONSUL_TOKEN).
+// the token that Nomad gives a task with a Consul identity: its file, which Nomad
+// writes anew, before CONSUL_TOKEN, which stays as it was.
 func (r *reader) deriveConsul(c *Consul) {
 	if a := r.env.Getenv("CONSUL_HTTP_ADDR"); a != "" && !r.set("consul.address") {
 		c.Addresses = strings.Split(a, ",")
@@ -40,6 +82,9 @@ func (r *reader) deriveConsul(c *Consul) {
 	if c.TokenFile == "" && c.Token.Empty() {
 		// Relative to the working directory, as for Consul's own programs.
 		c.TokenFile = r.env.Getenv("CONSUL_HTTP_TOKEN_FILE")
+		if r.env.Task != nil && r.env.Getenv("CONSUL_HTTP_TOKEN") == "" {
+			r.taskSecret("consul.token", "consul_token", &c.TokenFile)
+		}
 		if c.TokenFile == "" {
 			c.Token = NewSecret(first(r.env.Getenv("CONSUL_HTTP_TOKEN"), r.env.Getenv("CONSUL_TOKEN")))
 		}
@@ -73,14 +118,12 @@ func (r *reader) secretFile(path, file string, to *Secret) {
 }
 
 // deriveAddresses fills in where to listen and what to tell the others. In a
-// Nomad task with a port of this name, Nomad has said both: the port inside the
+// scheduler's task with a port of this name both are known: the port inside the
 // task's network, and the host's address and port.
 func (r *reader) deriveAddresses(name, port string, listen, advertise *string) {
-	if inside := r.env.Getenv("NOMAD_PORT_" + name); inside != "" && *listen == "" {
-		*listen = net.JoinHostPort("0.0.0.0", inside)
-		if *advertise == "" {
-			*advertise = net.JoinHostPort(r.env.Getenv("NOMAD_IP_"+name), first(r.env.Getenv("NOMAD_HOST_PORT_"+name), inside))
-		}
+	if r.env.Task != nil && *listen == "" {
+		inside, outside := r.env.Task.Port(name)
+		*listen, *advertise = inside, first(*advertise, outside)
 	}
 	if *listen == "" {
 		*listen = r.private(name+".listen", port)
