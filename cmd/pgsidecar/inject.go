@@ -22,7 +22,9 @@ type drills struct{ *member }
 var _ api.Drills = drills{}
 
 // LastDrill reads it from Consul.
-func (d drills) LastDrill(ctx context.Context) (json.RawMessage, error) { return d.cluster.LastDrill(ctx) }
+func (d drills) LastDrill(ctx context.Context) (json.RawMessage, error) {
+	return d.cluster.LastDrill(ctx)
+}
 
 // KeepDrill keeps it in Consul, if it is one.
 func (d drills) KeepDrill(ctx context.Context, last json.RawMessage) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
@@ -76,9 +74,10 @@ func newLabUpCommand(a *app) *cobra.Command {
 	var o lab.Options
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Start a lab, show it, and remove it at Ctrl-C",
-		Long: `Start Consul, the members and HAProxy on this machine, show what they do, and
-remove all of it at Ctrl-C. With --detach the lab stays until "lab down".`,
+		Short: "Start a lab, show it, break it by keys, and remove it at Ctrl-C",
+		Long: `Start Consul, the members and HAProxy on this machine, show what they do while a
+writer writes, break them at the press of a key, and remove all of it at q or
+Ctrl-C. With --detach the lab stays until "lab down".`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			exe, err := os.Executable()
@@ -249,102 +248,6 @@ func labTable(s lab.Status) string {
 	}
 	_ = t.Flush() // a strings.Builder takes everything
 	return b.String()
-}
-
-// watchLab shows the lab once a second, with a writer's heartbeat, and does what
-// the keys say, until the context ends or q is entered.
-func watchLab(ctx context.Context, a *app, l *lab.Lab) error {
-	beat, err := drill.NewHeartbeat(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer beat.Stop()
-	lines := make(chan string)
-	go readLines(ctx, a.stdin, lines)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	said, shown := "", ""
-	terminal := isTerminal(a.stdout)
-	for {
-		s, err := l.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if table := labTable(s); terminal || table != shown {
-			shown = table
-			if terminal {
-				io.WriteString(a.stdout, "\x1b[H\x1b[2J")
-			}
-			fmt.Fprintf(a.stdout, "%s\nwriter: %s\nDNS: %s\n%s\n%s> ", table, beat, beat.DNS(), said, keys)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case line, ok := <-lines:
-			if !ok {
-				lines = nil // no terminal to read from; Ctrl-C ends it
-				continue
-			}
-			if line == "q" {
-				return nil
-			}
-			said = press(ctx, l, beat.Primary(), line)
-		}
-	}
-}
-
-const keys = "keys, and Enter:  k kill PostgreSQL   m kill the member   c cut it off (isolated)   h heal all   r start what is down   q quit\n"
-
-// press does what a key says to the primary. It returns what it did, in words.
-func press(ctx context.Context, l *lab.Lab, primary, key string) string {
-	var err error
-	done := ""
-	switch key {
-	case "":
-		return ""
-	case "k":
-		done, err = "killed PostgreSQL on "+primary, l.Kill(primary, lab.Postgres)
-	case "m":
-		done, err = "killed sidecar, guard and PostgreSQL on "+primary, l.Kill(primary, lab.Sidecar, lab.Guard, lab.Postgres)
-	case "c":
-		done, err = "took "+primary+"'s cable out", l.LinkDown(ctx, primary)
-	case "h":
-		done, err = "healed all links", l.HealAll(ctx)
-	case "r":
-		done, err = "started what was down", startMissing(ctx, l)
-	default:
-		return "no such key: " + key
-	}
-	if err != nil {
-		return err.Error()
-	}
-	return done
-}
-
-// startMissing starts the sidecars that do not run.
-func startMissing(ctx context.Context, l *lab.Lab) error {
-	var errs []error
-	for _, m := range l.Plan().Members() {
-		if _, err := l.PID(m.Name, lab.Sidecar); errors.Is(err, lab.ErrNotRunning) {
-			errs = append(errs, l.Start(ctx, m.Name, lab.Sidecar))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// readLines passes lines on until the input or the context ends. A read that
-// waits for a line cannot be ended: it ends with the process.
-func readLines(ctx context.Context, r io.Reader, lines chan<- string) {
-	defer close(lines)
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		select {
-		case lines <- strings.TrimSpace(s.Text()):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 func isTerminal(w io.Writer) bool {

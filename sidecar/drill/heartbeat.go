@@ -2,7 +2,6 @@ package drill
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -50,14 +49,26 @@ func (h *Heartbeat) Primary() string {
 	return reigns[len(reigns)-1].Member
 }
 
-// String says how the writing goes: the rate since the last call, and the
-// longest pause in the last minute.
-func (h *Heartbeat) String() string {
+// Beat is how the writing went since the last one.
+type Beat struct {
+	Writes   int // acknowledged, a second
+	Primary  string
+	Timeline uint32
+	// Pauses are those that have ended since the moment asked for.
+	Pauses []Pause
+}
+
+// Beat returns how the writing went since the last call, and the pauses that
+// ended after a moment.
+func (h *Heartbeat) Beat(after time.Time) Beat {
 	n, now := h.w.Acked(), time.Now()
-	rate := float64(n-h.last) / now.Sub(h.at).Seconds()
+	b := Beat{Writes: int(float64(n-h.last)/now.Sub(h.at).Seconds() + 0.5), Pauses: h.w.pausesAfter(after)}
 	h.last, h.at = n, now
-	return fmt.Sprintf("%.0f writes/s on %s, longest pause in the last minute %d ms", rate, h.Primary(),
-		h.w.Longest(now.Add(-time.Minute), time.Time{}).Length().Milliseconds())
+	if reigns := h.r.primaries.Reigns(); len(reigns) > 0 {
+		last := reigns[len(reigns)-1]
+		b.Primary, b.Timeline = last.Member, last.Timeline
+	}
+	return b
 }
 
 // DNS returns what Consul's DNS says now.
@@ -66,10 +77,24 @@ func (h *Heartbeat) DNS() string {
 	for i := len(answers) - 1; i >= 0; i-- {
 		if answers[i].Type == "SRV" {
 			if len(answers[i].Addresses) == 0 {
-				return "no primary"
+				return "nobody"
 			}
-			return "primary is at " + strings.Join(answers[i].Addresses, " and ")
+			return strings.Join(h.r.names(answers[i].Addresses), " and ")
 		}
 	}
 	return "no answer yet"
+}
+
+// names writes addresses with the names of their members.
+func (r *rehearsal) names(addresses []string) []string {
+	var all []string
+	for _, a := range addresses {
+		for _, m := range r.Lab.Plan().Members() {
+			if m.PostgresAddress() == a {
+				a = m.Name + " (" + a + ")"
+			}
+		}
+		all = append(all, a)
+	}
+	return all
 }

@@ -262,6 +262,19 @@ func (w *Writer) Longest(from, to time.Time) Pause {
 	return w.pauses.longest(from, to)
 }
 
+// pausesAfter returns the pauses that have ended after a moment.
+func (w *Writer) pausesAfter(after time.Time) []Pause {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var found []Pause
+	for _, p := range w.pauses.all {
+		if p.To.After(after) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
 // Curve returns how the writing went between two moments; it has no points
 // unless the writer was Traced.
 func (w *Writer) Curve(from, to time.Time) Curve {
