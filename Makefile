@@ -19,11 +19,15 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo un
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: programs
 programs: ## provide PostgreSQL, HAProxy, PgBouncer, iproute2 (apt-get, as root) and Consul (PATH, or built once: 7 minutes)
 	@.tools/programs
+
+.PHONY: programs-nomad
+programs-nomad: programs ## provide Nomad as well (PATH, or built once: 8 minutes)
+	@.tools/nomad/build
 
 .PHONY: build
 build: ## build bin/pgsidecar, one static binary
@@ -36,6 +40,10 @@ up: programs build ## run a cluster on this machine with a live status; Ctrl-C s
 .PHONY: test
 test: programs build format vet ## run every test, on real programs where it matters
 	go test $(TESTFLAGS) ./...
+
+.PHONY: test-nomad
+test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minutes, besides Nomad's build)
+	go test $(TESTFLAGS) -v ./nomad -nomad
 
 .PHONY: bench
 bench: programs ## measure failover, and whatever else has a number in the README
@@ -71,6 +79,6 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	done
 
 .PHONY: clean
-clean: ## remove what was built; the Consul in .cache/bin stays (rm -r .cache takes it too)
+clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r .cache takes it too)
 	rm -rf bin
 	go clean -testcache
