@@ -157,9 +157,12 @@ func drillOne(ctx context.Context, a *app, l *lab.Lab, s drill.Scenario, o drill
 func drillLab(ctx context.Context, a *app, o drillOptions) (l *lab.Lab, done func() error, err error) {
 	l, err = lab.Open(o.dir, nil)
 	if err == nil {
-		return l, func() error { return nil }, nil
-	}
-	if !errors.Is(err, lab.ErrNoLab) {
+		orphan, err := l.Orphan()
+		if err != nil || !orphan {
+			return l, func() error { return nil }, err
+		}
+		// Whoever was to remove it was killed: it is replaced.
+	} else if !errors.Is(err, lab.ErrNoLab) {
 		return nil, nil, labFault(err)
 	}
 	exe, err := os.Executable()

@@ -141,6 +141,9 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	r := c.rehearsal
 	begun := time.Now()
 	before := r.primaries.newest()
+	if err := c.Lab.Break(fault.name()); err != nil {
+		return err
+	}
 	var undo []func() error
 	var err error
 	for i, p := range faults {
@@ -162,7 +165,7 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	for _, f := range slices.Backward(undo) {
 		err = errors.Join(err, f())
 	}
-	if err != nil {
+	if err = errors.Join(err, c.Lab.Mended()); err != nil {
 		return err
 	}
 	undone := time.Now()

@@ -98,6 +98,9 @@ func Repeat(ctx context.Context, s Scenario, o Options, times int) ([]*Report, e
 func (r *rehearsal) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
 	defer cancel()
+	if err := r.mend(ctx); err != nil {
+		return err
+	}
 	r.Progress("waiting until the cluster is whole")
 	if err := r.Lab.WaitReady(ctx); err != nil {
 		return err
@@ -115,6 +118,19 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.makeWriters()
+}
+
+// mend undoes what a drill that was killed has left.
+func (r *rehearsal) mend(ctx context.Context) error {
+	what, err := r.Lab.Broken()
+	if err != nil || what == "" {
+		return err
+	}
+	r.Progress("undoing what a drill has left that was killed: " + what)
+	if err := r.Lab.Mend(ctx); err != nil {
+		return err
+	}
+	return r.Lab.Mended()
 }
 
 // primary connects as superuser to the server that is the primary: the one that
@@ -221,6 +237,9 @@ func (r *rehearsal) play(ctx context.Context) error {
 	}
 	r.Progress("injecting the fault: " + r.scenario.Why)
 	r.report.Fault = time.Now()
+	if err := r.Lab.Break(r.scenario.Name); err != nil {
+		return err
+	}
 	err := r.scenario.Fault(ctx, r.cast)
 	r.report.FaultMs = ms(time.Since(r.report.Fault))
 	if err == nil {
@@ -244,6 +263,7 @@ func (r *rehearsal) play(ctx context.Context) error {
 		defer cancel()
 		err = errors.Join(err, r.scenario.Undo(undoing, r.cast))
 	}
+	err = errors.Join(err, r.Lab.Mended())
 	r.report.Undone = time.Now()
 	if r.scenario.Undo == nil {
 		r.report.Undone = r.report.Fault // what it took comes back by itself

@@ -48,7 +48,7 @@ func TestInterrupted(t *testing.T) {
 	if _, err := os.Stat(folder); err != nil {
 		t.Fatalf("kill -9 left no folder: %v; the test is no test", err)
 	}
-	out, err := d.command("standby-killed").CombinedOutput()
+	out, err := d.command("sidecar-restarted").CombinedOutput()
 	if err != nil {
 		t.Fatalf("the next drill: %v\n%s", err, out)
 	}

@@ -14,7 +14,7 @@ import (
 // made (a process's second line, with its pid, directly after), and holds all
 // that is needed to unmake it.
 type entry struct {
-	What string `json:"what"` // lab, namespace, process, mount, owner, detached
+	What string `json:"what"` // one of those below
 	Lab  string `json:"lab"`
 	Name string `json:"name,omitempty"` // namespace: its name; mount: where; process: the program
 	Host string `json:"host,omitempty"`
@@ -32,6 +32,8 @@ const (
 	madeMount     = "mount"
 	ownedBy       = "owner"    // the process that shows this lab and removes it at its end
 	detached      = "detached" // nobody does
+	broken        = "broken"   // a process is about to break what Name says
+	mended        = "mended"   // and has mended it
 )
 
 func journalPath(dir string) string { return filepath.Join(dir, "journal") }

@@ -304,11 +304,8 @@ func (l *Lab) aliveFor(entries []entry) string {
 	for _, e := range entries {
 		switch e.What {
 		case ownedBy:
-			if p, err := open(e.PID); err == nil {
-				p.close()
-				if p.started == e.Started && e.PID != os.Getpid() {
-					return fmt.Sprintf("shown by process %d", e.PID)
-				}
+			if runs(e) && e.PID != os.Getpid() {
+				return fmt.Sprintf("shown by process %d", e.PID)
 			}
 		case detached:
 			for _, h := range l.plan.Hosts {
