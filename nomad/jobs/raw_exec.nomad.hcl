@@ -65,7 +65,7 @@ variable "hba" {
 
 variable "parameters" {
   type        = map(string)
-  default     = { shared_buffers = "512MB", max_connections = "200" }
+  default     = { max_connections = "200", shared_buffers = "512MB" }
   description = "PostgreSQL's parameters. A quarter of the memory for shared_buffers is a good beginning."
 }
 

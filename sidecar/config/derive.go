@@ -67,6 +67,23 @@ func (r *reader) taskSecret(path, name string, file *string) {
 	}
 }
 
+// taskToken returns the file with the task's own token for Consul: unless
+// another token was put into the environment over it, and unless it is for
+// root's eyes only and this process is not root (Nomad's exec driver), which has
+// the token in its environment only.
+func (r *reader) taskToken() string {
+	if t := r.env.Getenv("CONSUL_HTTP_TOKEN"); t != "" && t != r.env.Getenv("CONSUL_TOKEN") {
+		return ""
+	}
+	path := r.env.Task.Secret("consul_token")
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	f.Close()
+	return path
+}
+
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
@@ -82,8 +99,8 @@ func (r *reader) deriveConsul(c *Consul) {
 	if c.TokenFile == "" && c.Token.Empty() {
 		// Relative to the working directory, as for Consul's own programs.
 		c.TokenFile = r.env.Getenv("CONSUL_HTTP_TOKEN_FILE")
-		if r.env.Task != nil && r.env.Getenv("CONSUL_HTTP_TOKEN") == "" {
-			r.taskSecret("consul.token", "consul_token", &c.TokenFile)
+		if c.TokenFile == "" && r.env.Task != nil {
+			c.TokenFile = r.taskToken()
 		}
 		if c.TokenFile == "" {
 			c.Token = NewSecret(first(r.env.Getenv("CONSUL_HTTP_TOKEN"), r.env.Getenv("CONSUL_TOKEN")))

@@ -1,0 +1,387 @@
+# A PostgreSQL cluster on Nomad and Consul, driver [[ (var "driver" .) ]]. `pgsidecar nomad job [[ (var "driver" .) ]]`
+# prints this file; every setting has its reason beside it.
+#
+# Once, before the first run (the passwords; the job's own identity may read them):
+#   nomad var put nomad/jobs/pg superuser="$(openssl rand -hex 16)" replication="$(openssl rand -hex 16)" api="$(openssl rand -hex 16)"
+# and where Consul has ACLs:
+#   nomad setup consul
+#   pgsidecar files policy -cluster pg | consul acl policy create -name pgsidecar-pg -rules -
+#   consul acl role update -name nomad-tasks-default -policy-name pgsidecar-pg
+# Then:
+#   nomad job run [[ (var "driver" .) ]].nomad.hcl
+#   dig +short -p 8600 primary.pg.service.consul
+
+variable "job" {
+  type        = string
+  default     = [[ var "job" . | toJson | replace "${" "$${" ]]
+  description = "The job's name; the cluster and the service in Consul are called so too."
+}
+
+variable "datacenters" {
+  type    = list(string)
+  default = [[ var "datacenters" . | toJson | replace "${" "$${" ]]
+}
+
+variable "node_pool" {
+  type    = string
+  default = [[ var "node_pool" . | toJson | replace "${" "$${" ]]
+}
+
+variable "count" {
+  type        = number
+  default     = [[ var "count" . | toJson | replace "${" "$${" ]]
+  description = "Members. Two of three must be up for writes in quorum mode; an even number tolerates no more than one less."
+}
+[[ if eq (var "driver" .) "docker" ]]
+variable "image" {
+  type        = string
+  default     = [[ var "image" . | toJson | replace "${" "$${" ]]
+  description = "Built from `pgsidecar files docker`: a tag that names pgsidecar's and PostgreSQL's version. latest changes under your feet."
+}
+[[ else ]]
+variable "command" {
+  type        = string
+  default     = [[ var "command" . | toJson | replace "${" "$${" ]]
+  description = "pgsidecar on the clients. Give each version a path of its own: a rolling update is then a change of this."
+}
+
+variable "bin_dir" {
+  type        = string
+  default     = [[ var "bin_dir" . | toJson | replace "${" "$${" ]]
+  description = "PostgreSQL's programs on the clients: the same version everywhere."
+}
+[[ end ]][[ if eq (var "driver" .) "exec" ]]
+variable "uid" {
+  type        = number
+  default     = [[ var "uid" . | toJson | replace "${" "$${" ]]
+  description = "Numeric id of the user postgres on the clients (id -u postgres), who must be able to read the passwords."
+}
+[[ end ]][[ if eq (var "driver" .) "raw_exec" ]]
+variable "data_dir" {
+  type        = string
+  default     = [[ var "data_dir" . | toJson | replace "${" "$${" ]]
+  description = "The data directory, in the host volume. raw_exec mounts nothing, so the path is the host's."
+}
+[[ else ]]
+variable "volume_type" {
+  type        = string
+  default     = [[ var "volume_type" . | toJson | replace "${" "$${" ]]
+  description = "host: a volume of the node, the fastest, and the data stay where they are. csi: it moves with the allocation."
+}
+[[ end ]]
+variable "volume" {
+  type        = string
+  default     = [[ var "volume" . | toJson | replace "${" "$${" ]]
+  description = "The host volume's name on the clients[[ if ne (var "driver" .) "raw_exec" ]]; for csi the volumes are called <volume>[0], <volume>[1] and so on[[ end ]]."
+}
+
+variable "hba" {
+  type        = list(string)
+  default     = [[ var "hba" . | toJson | replace "${" "$${" ]]
+  description = "Who may connect: lines of pg_hba.conf."
+}
+
+variable "parameters" {
+  type        = map(string)
+  default     = [[ var "parameters" . | toJson | replace "${" "$${" ]]
+  description = "PostgreSQL's parameters. A quarter of the memory for shared_buffers is a good beginning."
+}
+
+variable "standbys" {
+  type        = number
+  default     = [[ var "standbys" . | toJson | replace "${" "$${" ]]
+  description = "How many replicas hold each commit before it is acknowledged. 0: none, and a failover may lose the newest."
+}
+
+variable "cpu" {
+  type    = number
+  default = [[ var "cpu" . | toJson | replace "${" "$${" ]]
+}
+
+variable "memory" {
+  type    = number
+  default = [[ var "memory" . | toJson | replace "${" "$${" ]]
+}
+
+variable "kill_timeout" {
+  type        = string
+  default     = [[ var "kill_timeout" . | toJson | replace "${" "$${" ]]
+  description = "From the signal to the kill. Nomad's clients cut it to their max_kill_timeout, 30s unless it is set."
+}
+
+variable "min_healthy_time" {
+  type        = string
+  default     = [[ var "min_healthy_time" . | toJson | replace "${" "$${" ]]
+  description = "How long an updated member must be ready before the next one is touched."
+}
+
+variable "vault_path" {
+  type        = string
+  default     = [[ var "vault_path" . | toJson | replace "${" "$${" ]]
+  description = "Path of a KV 2 secret in Vault with superuser, replication and api, such as secret/data/pg; empty: Nomad's variables."
+}
+
+variable "rack" {
+  type        = string
+  default     = [[ var "rack" . | toJson | replace "${" "$${" ]]
+  description = "What members are spread over, such as $${meta.rack}."
+}
+
+variable "one_machine" {
+  type        = bool
+  default     = [[ var "one_machine" . | toJson | replace "${" "$${" ]]
+  description = "Allow two members on one node: for trying it out only."
+}
+
+job "pg" {
+  id          = var.job
+  name        = var.job
+  type        = "service"
+  datacenters = var.datacenters
+  node_pool   = var.node_pool
+
+  # Before applications: when memory or CPU are short, the database stays.
+  priority = 80
+
+  group "pg" {
+    count = var.count
+
+    # Two members on one node would be lost together.
+    dynamic "constraint" {
+      for_each = var.one_machine ? [] : [1]
+      content {
+        operator = "distinct_hosts"
+        value    = "true"
+      }
+    }
+    # As should be two of the same rack or room, where there is a choice.
+    spread {
+      attribute = var.rack
+    }
+
+    # One member at a time, and the next only when the last one streams and has
+    # caught up (the check "ready" below). Nomad goes by the allocations' index
+    # and knows no primary: that hands over when its turn comes, to a member that
+    # has been updated already if there is one. canary is 0: there is no data
+    # directory for one more member. Nothing is reverted by itself, because going
+    # back is one more round of the same, which a person should ask for.
+    update {
+      max_parallel      = 1
+      canary            = 0
+      health_check      = "checks"
+      min_healthy_time  = var.min_healthy_time
+      healthy_deadline  = "1h" # a new member may have to clone hundreds of gigabytes
+      progress_deadline = "2h"
+      auto_revert       = false
+    }
+    # Draining nodes: the same, one at a time.
+    migrate {
+      max_parallel     = 1
+      health_check     = "checks"
+      min_healthy_time = var.min_healthy_time
+      healthy_deadline = "1h"
+    }
+
+    # A client that Nomad does not hear is not a member that is gone: its guard
+    # decides whether it may serve, and the others take over by the lock. A
+    # replacement would be a member with an empty data directory on another node,
+    # so there is none for a day, and the old allocation is kept when it is back.
+    # Until then pgsidecar's cluster runs with one less. A node that is lost for
+    # good: nomad node purge, or nomad job eval -force-reschedule.
+    disconnect {
+      lost_after = "24h"
+      replace    = false
+      reconcile  = "keep_original"
+    }
+
+    # In place, soon, and for ever: whatever ended the member, its data are here.
+    restart {
+      attempts         = 10
+      interval         = "10m"
+      delay            = "2s"
+      mode             = "delay"
+      render_templates = false
+    }
+    # To another node only by a person's decision, or a drain[[ if ne (var "driver" .) "raw_exec" ]]: a host volume's data
+    # do not move[[ else ]]: the data do not
+    # move[[ end ]].
+    reschedule {
+      attempts  = 0
+      unlimited = false
+    }
+
+    # PostgreSQL and the API listen on all addresses of the network, at the ports
+    # that Nomad chooses; Consul tells them to whoever asks. Fixed ports (static =
+    # 5432) are good too, where only one member is on a node.
+    network {
+      port "postgres" {}
+      port "api" {}
+    }
+[[ if eq (var "driver" .) "raw_exec" ]]
+    # Only on nodes that have the volume. raw_exec mounts nothing; data_dir names
+    # its path.
+    volume "data" {
+      type   = "host"
+      source = var.volume
+    }
+[[ else ]]
+    # The data directory, and the member's promises beside it. Never an
+    # ephemeral_disk: pgsidecar refuses to run on one. With csi each index has its
+    # own volume (per_alloc), which one node at a time may write.
+    volume "data" {
+      type            = var.volume_type
+      source          = var.volume
+      per_alloc       = var.volume_type == "csi"
+      access_mode     = var.volume_type == "csi" ? "single-node-writer" : null
+      attachment_mode = var.volume_type == "csi" ? "file-system" : null
+    }
+[[ end ]]
+    # The members themselves register primary.<job>.service.consul and replica.…:
+    # Nomad knows no roles, and would take a name away only after its delays. This
+    # service is for Nomad's own use, and for Prometheus (/metrics).
+    service {
+      name = "${var.job}-agent"
+      port = "api"
+      tags = ["metrics"]
+
+      # Updates and drains wait for this one: the primary, or a replica that
+      # streams and is less than 1 MiB behind.
+      check {
+        name     = "ready"
+        type     = "http"
+        path     = "/readiness"
+        interval = "2s"
+        timeout  = "1s"
+      }
+      # For people. It restarts nothing (no check_restart): pgsidecar knows more
+      # about its server than a check, and a member that waits must not be killed.
+      check {
+        name      = "alive"
+        type      = "http"
+        path      = "/liveness"
+        interval  = "10s"
+        timeout   = "2s"
+        on_update = "ignore"
+      }
+    }
+
+    task "pgsidecar" {
+      driver = "[[ (var "driver" .) ]]"
+[[ if eq (var "driver" .) "exec" ]]
+      # PostgreSQL does not run as root, and exec need not: pgsidecar runs as the
+      # same user. Nomad's clients deny exec to root anyway. The volume's directory
+      # must belong to this user.
+      user = "postgres"
+[[ else if eq (var "driver" .) "raw_exec" ]]
+      # As root, so that the guard may lock its memory; PostgreSQL runs as postgres.
+      user = "root"
+[[ end ]]
+      # The signal is a handover, and there must be time for it: shutdown_delay
+      # stays 0, for it would only keep a primary that has begun to leave.
+      kill_signal  = "SIGTERM"
+      kill_timeout = var.kill_timeout
+[[ if eq (var "driver" .) "docker" ]]
+      config {
+        image = var.image
+        args  = ["run", "-config", "${NOMAD_TASK_DIR}/pg.hcl"]
+        # A process 1 that buries the dead: PostgreSQL's children may outlive it.
+        init = true
+        ports = ["postgres", "api"]
+        # Parallel queries share memory here; Docker's default is 64 MB.
+        shm_size = 1073741824
+        # The guard locks its memory and asks for the real-time class. Without
+        # them (the client's allow_caps) it works, less protected.
+        cap_add = ["ipc_lock", "sys_nice", "sys_resource"]
+        ulimit {
+          memlock = "-1:-1"
+        }
+      }
+[[ else ]]
+      config {
+        command = var.command
+        args    = ["run", "-config", "${NOMAD_TASK_DIR}/pg.hcl"]
+      }
+[[ end ]][[ if ne (var "driver" .) "raw_exec" ]]
+      volume_mount {
+        volume      = "data"
+        destination = "[[ "/var/lib/pgsidecar" ]]"
+      }
+[[ end ]]
+      # A token of this task's own (CONSUL_TOKEN, secrets/consul_token), where
+      # Consul has ACLs and Nomad's servers have consul.task_identity.
+      consul {}
+
+      dynamic "vault" {
+        for_each = var.vault_path == "" ? [] : [1]
+        content {
+          # Files, which are read again: no restart for a new token.
+          change_mode = "noop"
+        }
+      }
+
+      env {
+[[ if eq (var "driver" .) "raw_exec" ]]        # A new member is called as its node.
+        [[ "PGSIDECAR_NODE" ]] = "${node.unique.name}"
+        [[ "PGSIDECAR_DATA_DIR" ]] = var.data_dir
+[[ else ]]        # A new member is called as its node, whose volume it has; with csi as the
+        # allocation. From then on the name stays with the volume.
+        [[ "PGSIDECAR_NODE" ]] = var.volume_type == "host" ? "${node.unique.name}" : ""
+[[ end ]]        # Nomad does not tell it, and pgsidecar says if it is too short.
+        [[ "PGSIDECAR_KILL_TIMEOUT" ]] = var.kill_timeout
+      }
+
+      # All that is configured: the rest comes from the allocation. Read again
+      # after a change (SIGHUP); what needs a restart is said in the log.
+      template {
+        destination   = "${NOMAD_TASK_DIR}/pg.hcl"
+        change_mode   = "signal"
+        change_signal = "SIGHUP"
+        data          = <<-HCL
+          postgres {
+          [[- if ne (var "driver" .) "docker" ]]
+            bin_dir    = "${var.bin_dir}"
+          [[- end ]]
+            hba        = ${jsonencode(var.hba)}
+            parameters = ${jsonencode(var.parameters)}
+          }
+          durability {
+            ${var.standbys == 0 ? "mode = \"async\"" : "standbys = ${var.standbys}"}
+          }
+          log {
+            format = "json"
+          }
+        HCL
+      }
+
+      # One secret in each file: pgsidecar finds them by name in secrets/, and
+      # reads them again when they are needed.
+      dynamic "template" {
+        for_each = { superuser = "superuser.password", replication = "replication.password", api = "api.token" }
+        labels   = []
+        content {
+          destination = "${NOMAD_SECRETS_DIR}/${template.value}"
+          perms       = "0600"
+[[- if eq (var "driver" .) "exec" ]]
+          uid         = var.uid
+[[- end ]]
+          change_mode = "noop"
+          data        = var.vault_path == "" ? "{{ with nomadVar \"nomad/jobs/${var.job}\" }}{{ .${template.key} }}{{ end }}" : "{{ with secret \"${var.vault_path}\" }}{{ .Data.data.${template.key} }}{{ end }}"
+        }
+      }
+
+      # CPU is a share, not a limit. Memory is a limit: beyond it the kernel kills
+      # the server, and a failover follows. Leave room above shared_buffers for
+      # max_connections times work_mem.
+      resources {
+        cpu    = var.cpu
+        memory = var.memory
+      }
+
+      # PostgreSQL's own log is beside the data; this is pgsidecar's.
+      logs {
+        max_files     = 5
+        max_file_size = 10
+      }
+    }
+  }
+}
