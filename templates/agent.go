@@ -279,7 +279,11 @@ func (a *Agent) note(i int, err error, success func(*FileStatus)) {
 	}
 	s.Error, s.ErrorAt = err.Error(), time.Now()
 	s.Failures++
-	if before != s.Error {
+	switch {
+	case before == s.Error:
+	case errors.Is(err, ErrNotReady): // as always at the start, or while there is no primary
+		a.log.Debug("template waits", "template", s.Name, "destination", s.Destination, "reason", err)
+	default:
 		a.log.Error("template failed, the last good file stays", "template", s.Name, "destination", s.Destination, "error", err)
 	}
 }

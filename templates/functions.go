@@ -26,6 +26,21 @@ type functions struct {
 	ctx      context.Context
 	env      Env
 	template *template.Template
+	// pending is the first thing asked for that was never read. The rendering goes
+	// on with an empty value, so that all that it wants is asked for in one go;
+	// what it gives is thrown away.
+	pending error
+}
+
+// later takes ErrNotReady out of err, and keeps it.
+func (f *functions) later(err error) error {
+	if !errors.Is(err, ErrNotReady) {
+		return err
+	}
+	if f.pending == nil {
+		f.pending = err
+	}
+	return nil
 }
 
 // placeholders are the functions' names and types, for parsing.
@@ -65,7 +80,7 @@ func (f *functions) key(path string) (string, error) {
 	}
 	v, err := c.Key(f.ctx, path)
 	if err != nil {
-		return "", fmt.Errorf("key %q: %w", path, err)
+		return "", f.later(fmt.Errorf("key %q: %w", path, err))
 	}
 	return v, nil
 }
@@ -93,7 +108,7 @@ func (f *functions) tree(prefix string) ([]KeyPair, error) {
 	}
 	pairs, err := c.List(f.ctx, prefix)
 	if err != nil {
-		return nil, fmt.Errorf("keys below %q: %w", prefix, err)
+		return nil, f.later(fmt.Errorf("keys below %q: %w", prefix, err))
 	}
 	return pairs, nil
 }
@@ -124,7 +139,7 @@ func (f *functions) service(query string, more ...string) ([]Instance, error) {
 	}
 	instances, err := c.Instances(f.ctx, name, filter == "any")
 	if err != nil {
-		return nil, fmt.Errorf("service %q: %w", name, err)
+		return nil, f.later(fmt.Errorf("service %q: %w", name, err))
 	}
 	return slices.DeleteFunc(slices.Clone(instances), func(i Instance) bool {
 		return tagged && !slices.Contains(i.Tags, tag)
@@ -136,7 +151,11 @@ func (f *functions) services() ([]ServiceName, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Services(f.ctx)
+	list, err := c.Services(f.ctx)
+	if err != nil {
+		return nil, f.later(fmt.Errorf("services: %w", err))
+	}
+	return list, nil
 }
 
 func (f *functions) getenv(name string) string { return f.env.getenv(name) }

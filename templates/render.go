@@ -138,7 +138,11 @@ func (t *Template) Render(ctx context.Context, page Page, env Env) ([]byte, erro
 	}
 	var out bytes.Buffer
 	f := &functions{ctx: ctx, env: env, template: clone}
-	if err := clone.Funcs(f.table()).Execute(&limitedBuffer{Buffer: &out}, page); err != nil {
+	err = clone.Funcs(f.table()).Execute(&limitedBuffer{Buffer: &out}, page)
+	if f.pending != nil {
+		err = f.pending // the rest follows from it
+	}
+	if err != nil {
 		return nil, fmt.Errorf("render template: %w", err)
 	}
 	return out.Bytes(), nil
@@ -204,10 +208,16 @@ func guarded(p *parse.PipeNode) bool {
 // oneLine is guardFunction. It gives its argument back unchanged, so that it
 // is printed as ever.
 func oneLine(v any) (any, error) {
-	if _, ok := v.(Block); ok {
+	var text string
+	switch v := v.(type) {
+	case Block, int, int64, uint64, bool:
 		return v, nil
+	case string:
+		text = v
+	default:
+		text = fmt.Sprint(v)
 	}
-	if !OneLine(fmt.Sprint(v)) {
+	if !OneLine(text) {
 		return nil, fmt.Errorf("a value with a line break: %w", ErrUnsafe)
 	}
 	return v, nil

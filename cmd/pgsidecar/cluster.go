@@ -22,9 +22,18 @@ import (
 type cluster struct {
 	*sessions.Client
 	config *config.Config
+	seen   func() // is called after each change of the view
 }
 
 var _ sidecar.Cluster = (*cluster)(nil)
+
+// Run tells both who wants to know of changes.
+func (c *cluster) Run(ctx context.Context, notify func()) error {
+	return c.Client.Run(ctx, func() {
+		notify()
+		c.seen()
+	})
+}
 
 // View translates the view.
 func (c *cluster) View() sidecar.ClusterView {

@@ -71,7 +71,7 @@ func runProxy(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
 	if err != nil {
 		return err
 	}
-	f, err := newFollower(cfg, log)
+	f, err := newFollower(cfg, client, log)
 	if err != nil {
 		return err
 	}
@@ -79,28 +79,18 @@ func runProxy(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
 	defer cancel()
 	var all sync.WaitGroup
 	defer all.Wait()
-	changed := make(chan struct{}, 1)
-	all.Go(func() {
-		client.Run(ctx, func() { //nolint:errcheck // it ends with ctx
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		})
-	})
-	all.Go(func() { f.agent.Run(ctx) }) //nolint:errcheck // it ends with ctx
-	log.Info("following the cluster", "cluster", cfg.Cluster, "service", cfg.Service.Name)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		case <-tick.C:
+	defer cancel()
+	if cfg.API.Listen != "" {
+		server, err := listenProxy(ctx, cfg.API.Listen, f, log)
+		if err != nil {
+			return err
 		}
-		f.see(client.View(), guard.Now())
+		all.Go(func() { server.run(ctx) })
 	}
+	all.Go(func() { client.Follow(ctx, f.wake) }) //nolint:errcheck // it ends with ctx
+	log.Info("following the cluster", "cluster", cfg.Cluster, "service", cfg.Service.Name)
+	f.run(ctx)
+	return nil
 }
 
 // staleAfter is how old the newest successful read of the record may be before
@@ -112,7 +102,11 @@ const staleAfter = 25 * time.Second
 type follower struct {
 	config *config.Config
 	log    hclog.Logger
+	client *sessions.Client
+	reader *sessions.Reader
 	agent  *templates.Agent
+	// changed has room for one: the client's view has changed.
+	changed chan struct{}
 
 	last    templates.Topology
 	given   bool // last was handed on, and has not been released since
@@ -120,8 +114,9 @@ type follower struct {
 }
 
 // newFollower makes what the configuration's template, haproxy and pgbouncer
-// blocks ask for. Its agent is to be run by the caller.
-func newFollower(cfg *config.Config, log hclog.Logger) (*follower, error) {
+// blocks ask for. The client is run by the caller, with wake to be called after
+// each change of its view.
+func newFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) (*follower, error) {
 	settings, err := templateSettings(cfg)
 	if err != nil {
 		return nil, err
@@ -130,7 +125,9 @@ func newFollower(cfg *config.Config, log hclog.Logger) (*follower, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := templates.AgentOptions{Files: files, Settings: settings, Logger: log}
+	f := &follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1)}
+	f.reader = client.NewReader(func() { f.agent.Refresh() })
+	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
 		proxy, err := templates.NewHAProxy(templates.HAProxyOptions{
 			Socket: h.Socket, AgentSocket: h.AgentBind, PrimaryBackend: h.PrimaryBackend, ReplicaBackend: h.ReplicaBackend,
@@ -148,11 +145,42 @@ func newFollower(cfg *config.Config, log hclog.Logger) (*follower, error) {
 		}
 		o.Bouncers = append(o.Bouncers, bouncer)
 	}
-	agent, err := templates.NewAgent(o)
-	if err != nil {
-		return nil, err
+	f.agent, err = templates.NewAgent(o)
+	return f, err
+}
+
+// wake says that the client's view has changed. It returns at once.
+func (f *follower) wake() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
 	}
-	return &follower{config: cfg, log: log.Named("proxy"), agent: agent}, nil
+}
+
+// run follows the cluster until the context ends, and returns when all that it
+// began has ended.
+func (f *follower) run(ctx context.Context) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	all.Go(func() { f.agent.Run(ctx) })  //nolint:errcheck // it ends with ctx
+	all.Go(func() { f.reader.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	tick := time.NewTicker(time.Second)  // a view also grows old
+	defer tick.Stop()
+	for {
+		f.see(f.client.View(), guard.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// wantsFollower reports whether the configuration has something that follows the
+// topology.
+func wantsFollower(cfg *config.Config) bool {
+	return len(cfg.Templates) > 0 || cfg.HAProxy.Socket != "" || cfg.PgBouncer.Address != ""
 }
 
 // newBouncer makes what the pgbouncer block asks for.

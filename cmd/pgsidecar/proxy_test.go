@@ -29,14 +29,15 @@ import (
 // proxyLab is a Consul agent with a cluster's data in it, HAProxy, and servers
 // that say their names.
 type proxyLab struct {
-	t       *testing.T
+	t       testing.TB
+	agent   *exec.Cmd // Consul's
 	dir     string
 	consul  string // URL
 	primary int    // HAProxy's port
 	servers map[string]net.Listener
 }
 
-func newProxyLab(t *testing.T) *proxyLab {
+func newProxyLab(t testing.TB, consulArgs ...string) *proxyLab {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "prx") // t.TempDir is too long for a socket
 	if err != nil {
@@ -47,11 +48,11 @@ func newProxyLab(t *testing.T) *proxyLab {
 	for _, name := range []string{"n1", "n2", "n3"} {
 		l.servers[name] = nameServer(t, name)
 	}
-	l.startConsul()
+	l.startConsul(consulArgs...)
 	return l
 }
 
-func nameServer(t *testing.T, name string) net.Listener {
+func nameServer(t testing.TB, name string) net.Listener {
 	t.Helper()
 	s, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -74,7 +75,7 @@ func nameServer(t *testing.T, name string) net.Listener {
 	return s
 }
 
-func freePorts(t *testing.T, n int) []int {
+func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
 	for range n {
@@ -109,7 +110,7 @@ func (l *proxyLab) startProgram(path string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func (l *proxyLab) startConsul() {
+func (l *proxyLab) startConsul(args ...string) {
 	l.t.Helper()
 	path, err := programs.Consul()
 	if err != nil {
@@ -117,9 +118,15 @@ func (l *proxyLab) startConsul() {
 	}
 	p := freePorts(l.t, 4)
 	l.consul = fmt.Sprintf("http://127.0.0.1:%d", p[0])
-	l.startProgram(path, "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=c", "-http-port", strconv.Itoa(p[0]), "-dns-port", strconv.Itoa(p[1]),
-		"-serf-lan-port", strconv.Itoa(p[2]), "-serf-wan-port=-1", "-server-port", strconv.Itoa(p[3]), "-grpc-port=-1", "-grpc-tls-port=-1")
+	l.agent = l.startProgram(path, append([]string{"agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=c", "-http-port", strconv.Itoa(p[0]), "-dns-port", strconv.Itoa(p[1]),
+		"-serf-lan-port", strconv.Itoa(p[2]), "-serf-wan-port=-1", "-server-port", strconv.Itoa(p[3]), "-grpc-port=-1", "-grpc-tls-port=-1"}, args...)...)
 	l.until(30*time.Second, "Consul", func() bool { return l.put("/v1/kv/ready", "x") == nil })
+}
+
+// signal is sent to Consul.
+func (l *proxyLab) signal(sig syscall.Signal) {
+	l.t.Helper()
+	l.must(l.agent.Process.Signal(sig))
 }
 
 func (l *proxyLab) put(path string, body any) error {
@@ -234,9 +241,14 @@ func (l *proxyLab) cli(command string) string {
 
 func (l *proxyLab) until(d time.Duration, what string, ok func() bool) {
 	l.t.Helper()
+	l.untilEvery(5*time.Millisecond, d, what, ok)
+}
+
+func (l *proxyLab) untilEvery(pause, d time.Duration, what string, ok func() bool) {
+	l.t.Helper()
 	deadline := time.NewTimer(d)
 	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for !ok() {
 		select {

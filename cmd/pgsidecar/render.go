@@ -90,7 +90,12 @@ func (o renderOptions) render(ctx context.Context, a *app, cfg *config.Config, n
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	t, err := currentTopology(ctx, cfg)
+	c, err := openCatalog(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	t, err := c.topology(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,7 +106,7 @@ func (o renderOptions) render(ctx context.Context, a *app, cfg *config.Config, n
 	var failed []error
 	differs := false
 	for i := range files {
-		changed, err := o.show(ctx, a.stdout, &files[i], page)
+		changed, err := o.show(ctx, a.stdout, &files[i], page, c)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("template %q: %w", files[i].Name, err))
 		}
@@ -141,8 +146,8 @@ func chosen(files []templates.File, names []string) ([]templates.File, error) {
 }
 
 // show prints one file, or how it would change. It reports whether it would.
-func (o renderOptions) show(ctx context.Context, w io.Writer, f *templates.File, page templates.Page) (bool, error) {
-	content, err := f.Template.Render(ctx, page, templates.Env{})
+func (o renderOptions) show(ctx context.Context, w io.Writer, f *templates.File, page templates.Page, c *consulOnce) (bool, error) {
+	content, err := c.render(ctx, f.Template, page)
 	if err != nil {
 		return false, err
 	}
@@ -159,42 +164,75 @@ func (o renderOptions) show(ctx context.Context, w io.Writer, f *templates.File,
 	return diff != "", err
 }
 
-// currentTopology waits until record and members have been read once.
-func currentTopology(ctx context.Context, cfg *config.Config) (templates.Topology, error) {
+// consulOnce reads of Consul what one rendering asks for.
+type consulOnce struct {
+	config  *config.Config
+	client  *sessions.Client
+	reader  *sessions.Reader
+	changed chan struct{} // has room for one
+	cancel  context.CancelFunc
+	all     sync.WaitGroup
+}
+
+// openCatalog begins to read. The caller must call close.
+func openCatalog(ctx context.Context, cfg *config.Config) (*consulOnce, error) {
 	quiet := cfg.Log
 	quiet.Level = "error"
 	client, err := sessions.New(sessionsOptions(cfg, newLogger(&app{stderr: io.Discard}, quiet)))
 	if err != nil {
-		return templates.Topology{}, err
+		return nil, err
 	}
-	run, cancel := context.WithCancel(ctx)
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer cancel()
-	changed := make(chan struct{}, 1)
-	all.Go(func() {
-		client.Run(run, func() { //nolint:errcheck // it ends with its context
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		})
-	})
+	c := &consulOnce{config: cfg, client: client, changed: make(chan struct{}, 1)}
+	ctx, c.cancel = context.WithCancel(ctx)
+	wake := func() {
+		select {
+		case c.changed <- struct{}{}:
+		default:
+		}
+	}
+	c.reader = client.NewReader(wake)
+	c.all.Go(func() { client.Follow(ctx, wake) }) //nolint:errcheck // it ends with its context
+	c.all.Go(func() { c.reader.Run(ctx) })        //nolint:errcheck // it ends with its context
+	return c, nil
+}
+
+func (c *consulOnce) close() {
+	c.cancel()
+	c.all.Wait()
+}
+
+// render renders as soon as all that the template asks for has been read.
+func (c *consulOnce) render(ctx context.Context, t *templates.Template, page templates.Page) ([]byte, error) {
 	for {
-		v := client.View()
+		content, err := t.Render(ctx, page, templates.Env{Catalog: catalog{c.reader}})
+		if !errors.Is(err, templates.ErrNotReady) || c.reader.Pending() == 0 {
+			return content, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-c.changed:
+		}
+	}
+}
+
+// topology waits until record and members have been read once.
+func (c *consulOnce) topology(ctx context.Context) (templates.Topology, error) {
+	for {
+		v := c.client.View()
 		if v.Consul.SeenAt != 0 && v.Members != nil {
 			if v.Consul.Broken != "" {
 				return templates.Topology{}, fmt.Errorf("the cluster's record: %s", v.Consul.Broken)
 			}
 			if !v.Consul.Record.Exists() {
-				return templates.Topology{}, fmt.Errorf("there is no cluster %q in Consul under %q", cfg.Cluster, cfg.Consul.Prefix)
+				return templates.Topology{}, fmt.Errorf("there is no cluster %q in Consul under %q", c.config.Cluster, c.config.Consul.Prefix)
 			}
-			return topology(cfg, v, templates.Topology{})
+			return topology(c.config, v, templates.Topology{})
 		}
 		select {
 		case <-ctx.Done():
 			return templates.Topology{}, errors.Join(fmt.Errorf("read the cluster from Consul: %w", ctx.Err()), v.Err)
-		case <-changed:
+		case <-c.changed:
 		}
 	}
 }

@@ -175,9 +175,13 @@ func (m *member) run(asked context.Context) (err error) {
 		return err
 	}
 	m.server.others = m.otherMembers
+	follower, seen, err := m.newFollower()
+	if err != nil {
+		return err
+	}
 	m.sidecar, err = sidecar.New(sidecar.Options{
 		Member: m.config.Member, Postgres: m.config.Postgres.Advertise, API: m.config.API.Advertise, Version: m.app.version,
-		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, config: m.config}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},
+		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, config: m.config, seen: seen}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},
 		Server: m.server, Recorder: m.recorder, Now: guard.Now, Logger: m.log, Ready: notifySystemd,
 	})
 	if err != nil {
@@ -190,10 +194,14 @@ func (m *member) run(asked context.Context) (err error) {
 	if _, err := server.Listen(ctx); err != nil {
 		return err
 	}
-	stopSignals := m.handleSignals(asked, cancel)
-	defer stopSignals()
 	var beside errgroup.Group
 	besideCtx, stopBeside := context.WithCancel(ctx)
+	defer stopBeside()
+	if follower != nil {
+		beside.Go(func() error { follower.run(besideCtx); return nil })
+	}
+	stopSignals := m.handleSignals(asked, cancel)
+	defer stopSignals()
 	beside.Go(func() error { return server.Run(besideCtx) })
 	beside.Go(func() error { m.keepHistory(besideCtx); return nil })
 	err = m.sidecar.Run(ctx)
@@ -209,6 +217,20 @@ func (m *member) run(asked context.Context) (err error) {
 	}
 	m.log.Info("the member ends", "why", exit.Why)
 	return m.endGuard(ctx)
+}
+
+// newFollower makes what writes the files and switches the proxies that this
+// member's own configuration names, and what it is to be woken by; nothing if
+// there are none.
+func (m *member) newFollower() (*follower, func(), error) {
+	if !wantsFollower(m.config) {
+		return nil, func() {}, nil
+	}
+	f, err := newFollower(m.config, m.cluster, m.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, f.wake, nil
 }
 
 // endGuard ends the guard of a server that was stopped.

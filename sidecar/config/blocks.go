@@ -42,6 +42,11 @@ func (r *reader) root(b *hclsyntax.Body, c *Config, of kind) {
 			r.once("tags", func(b *hclsyntax.Body, path string) { r.tags(b, path, &c.Tags) }),
 		)
 	}
+	if of == proxyFile {
+		blocks = append(blocks, r.once("api", func(b *hclsyntax.Body, path string) {
+			r.body(b, path, []field{r.address("listen", &c.API.Listen)}, nil)
+		}))
+	}
 	r.body(b, "", fields, blocks)
 }
 
