@@ -34,6 +34,9 @@ const (
 // errNoMember is returned when no member's API answers.
 var errNoMember = errors.New("no member answers")
 
+// errNotPossible is returned for a change that cannot be done as things are.
+var errNotPossible = errors.New("it cannot be done now")
+
 // client asks members' APIs, for the commands that people type. It keeps
 // nothing: each command begins with the status of the first member that
 // answers, which names all others.
@@ -228,6 +231,8 @@ func (c *client) ask(ctx context.Context, method, address, path string, body []b
 		return nil, fmt.Errorf("read answer of %s: %w", address, err)
 	}
 	switch text := strings.TrimSpace(string(answer)); {
+	case res.StatusCode == http.StatusPreconditionFailed:
+		return nil, fmt.Errorf("%s: %s: %w", address, orDefault(text, "no text"), errNotPossible)
 	case res.StatusCode == http.StatusUnauthorized && c.token == "":
 		return nil, fmt.Errorf("%s: %s; name the token's file with --token-file", address, text)
 	case res.StatusCode >= 300:

@@ -139,7 +139,7 @@ func TestChanges(t *testing.T) {
 		{"resume", "", `POST /resume {"members":[]}`},
 		{"restart n1 -pending", `POST /restart {"restart_pending":true}`, ""},
 		{"reload n2", "", `POST /reload {}`},
-		{"reinit n1 -yes", `POST /reinitialize {"from":""}`, ""},
+		{"reinit n1 -yes", `POST /reinitialize {}`, ""},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			n1, n2 := fakeCluster(t)
@@ -170,7 +170,7 @@ func TestChangesRefused(t *testing.T) {
 		{"no token", "switchover -api " + api, 1, "name the token's file with --token-file"},
 		{"no such member", "restart n9 -api " + api, 1, "member n9 is not known"},
 		{"its API is not known", "restart n3 -api " + api, 1, "member n3 is not known, or its API"},
-		{"no member", "restart -api " + api, 2, "takes the name of one member"},
+		{"no member", "restart -api " + api, 2, "which members?"},
 		{"no candidate", "failover -api " + api, 2, "--to is missing"},
 		{"not confirmed", "failover -to n1 -accept-data-loss -api " + api, 1, "nothing was done"},
 		{"not confirmed", "reinit n1 -api " + api, 1, "nothing was done"},

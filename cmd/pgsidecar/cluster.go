@@ -69,6 +69,9 @@ func (c *cluster) Register(ctx context.Context, r sidecar.Registration) error {
 		meta = make(map[string]string)
 	}
 	meta["member"], meta["api"], meta["version"], meta["cluster"] = c.config.Member, c.config.API.Advertise, version, c.config.Cluster
+	for name, value := range tagsOf(c.config.Tags) {
+		meta[name] = value
+	}
 	for _, kv := range r.Meta {
 		meta[kv[0]] = kv[1]
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -235,6 +236,14 @@ func (c control) Reinitialize(_ context.Context, req api.Reinitialize) error {
 	case snap.Observation.Consul.Record.Phase != ha.PhaseLeading || !snap.State.Hears:
 		return api.Refuse(http.StatusServiceUnavailable, "there is no primary to clone from")
 	}
+	from := req.From
+	if req.FromLeader {
+		from = snap.Observation.Consul.Record.Leader
+	}
+	if from == c.config.Member || from != "" && !slices.ContainsFunc(snap.Observation.Peers, func(p ha.Peer) bool { return p.Member == from && p.Link == ha.LinkUp }) {
+		return api.Refuse(http.StatusPreconditionFailed, "%s cannot be cloned from: it is no other member that answers", from)
+	}
+	c.server.cloneNextFrom(from)
 	c.sidecar.Reinit()
 	return nil
 }
@@ -348,11 +357,15 @@ func (c control) PatchConfig(ctx context.Context, change api.ConfigChange) (json
 	if err != nil {
 		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
 	}
-	if _, err := checkSettings(next, c.server.lastSight().Version); err != nil {
-		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
-	}
 	if bytes.Equal(pretty(orEmpty(view.Settings)), pretty(next)) {
 		return next, nil
+	}
+	set, err := checkSettings(next, c.server.lastSight().Version)
+	if old, _ := sidecar.ParseSettings(view.Settings); err == nil && !maps.Equal(old.Parameters, set.Parameters) {
+		err = c.server.try(ctx, set)
+	}
+	if err != nil {
+		return nil, api.Refuse(http.StatusBadRequest, "%v", err)
 	}
 	err = c.cluster.PutSettings(ctx, next, view.SettingsIndex)
 	switch {

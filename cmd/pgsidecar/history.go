@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,7 +19,7 @@ import (
 // newHistoryCommand returns `history`.
 func newHistoryCommand(a *app) *cobra.Command {
 	flags := clientFlags{app: a}
-	var asJSON bool
+	var asJSON, changes bool
 	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "List each change of leader, with the time of its phases",
@@ -34,6 +36,9 @@ what the last drill showed.`,
 			if err != nil {
 				return err
 			}
+			if changes {
+				return showChanges(cmd.Context(), c, st, asJSON, a.stdout)
+			}
 			if asJSON {
 				return json.NewEncoder(a.stdout).Encode(st.History)
 			}
@@ -48,7 +53,37 @@ what the last drill showed.`,
 	}
 	flags.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&changes, "settings", false, "list the changes of the cluster-wide settings instead: when, by whom, and what")
 	return cmd
+}
+
+// showChanges lists the changes of the settings, oldest first.
+func showChanges(ctx context.Context, c *client, st *api.Status, asJSON bool, to io.Writer) error {
+	address, ok := memberAPI(st, st.Member)
+	if !ok {
+		address = c.addresses[0]
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	text, err := c.ask(ctx, http.MethodGet, address, "/changes", nil)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		_, err := to.Write(text)
+		return err
+	}
+	var all []settingsChange
+	if err := json.Unmarshal(text, &all); err != nil {
+		return fmt.Errorf("read changes: %w", err)
+	}
+	for _, change := range all {
+		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(time.DateTime), orDefault(change.By, "pgsidecar itself"), change.Member)
+		for line := range strings.Lines(change.Diff + "\n") {
+			fmt.Fprint(to, "  "+line)
+		}
+	}
+	return nil
 }
 
 func writeHistory(to io.Writer, turns []api.Turn) error {

@@ -6,15 +6,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// newRestartCommand returns `restart`.
-func newRestartCommand(a *app) *cobra.Command {
-	var pending bool
-	cmd := memberCommand(a, memberChange{"restart MEMBER", "Restart a member's PostgreSQL server", "/restart",
-		func() any { return map[string]any{"restart_pending": pending} }})
-	cmd.Flags().BoolVar(&pending, "pending", false, "only if a parameter waits for a restart")
-	return cmd
-}
-
 // newReloadCommand returns `reload`.
 func newReloadCommand(a *app) *cobra.Command {
 	return memberCommand(a, memberChange{"reload MEMBER", "Read a member's configuration again", "/reload",
@@ -26,7 +17,16 @@ func newReinitCommand(a *app) *cobra.Command {
 	var yes bool
 	var from string
 	cmd := memberCommand(a, memberChange{"reinit MEMBER", "Clone a replica anew, in place of what it has", "/reinitialize",
-		func() any { return map[string]any{"from": from} }})
+		func() any {
+			body := map[string]any{}
+			if from != "" {
+				body["from"] = from
+			}
+			return body
+		}})
+	cmd.Long = `Clone a replica anew, in place of what it has. The clone comes from --from; else from
+a replica with the tag clonefrom that streams; else from the primary. Progress is in
+the member's log; pgsidecar status --watch shows when it streams again.`
 	ask := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !yes {
@@ -37,7 +37,7 @@ func newReinitCommand(a *app) *cobra.Command {
 		return ask(cmd, args)
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.Flags().StringVar(&from, "from", "", "the `member` to clone from (default: the best)")
+	cmd.Flags().StringVar(&from, "from", "", "the `member` to clone from (default: one with the tag clonefrom, else the primary)")
 	return cmd
 }
 

@@ -40,6 +40,8 @@ type localServer struct {
 
 	// others tells what is known of the other members; set before the sidecar runs.
 	others func() others
+	// cloneFrom is the member that was asked for as the next clone's source.
+	cloneFrom string // guarded by mu
 }
 
 // lastSight is what was last seen by SQL.
@@ -173,11 +175,16 @@ func (s *localServer) Init(ctx context.Context) error { return s.files.Init(ctx)
 
 // Clone copies the source's data directory, and logs how far it has come.
 func (s *localServer) Clone(ctx context.Context, from sidecar.Source) error {
+	from = s.cloneSource(from)
 	source, err := sourceOf(from)
 	if err != nil {
 		return err
 	}
-	return s.files.Clone(ctx, source, s.progress("cloning", from.Member))
+	err = s.files.Clone(ctx, source, s.progress("cloning", from.Member))
+	if err == nil {
+		s.cloneNextFrom("")
+	}
+	return err
 }
 
 // progressEvery is how often a copy that takes long is heard of.

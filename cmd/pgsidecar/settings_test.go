@@ -226,6 +226,9 @@ func TestSettingKeys(t *testing.T) {
 	for _, name := range settingNames() {
 		key, kind, _ := strings.Cut(name, "=")
 		value := map[string]string{"NUMBER": "1", "true|false": "true", "TEXT": "2s", "JSON": "[]"}[kind]
+		if key == "slots.NAME" {
+			key, value = "slots.backup", `{"type":"physical"}`
+		}
 		patch, err := settingsPatch([]string{key + "=" + value})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -233,6 +236,70 @@ func TestSettingKeys(t *testing.T) {
 		}
 		if _, err := sidecar.ParseSettings(patch); err != nil && !regexp.MustCompile(`durability.mode`).MatchString(err.Error()) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestChangedKeys: what a change of the settings looks like in the history.
+func TestChangedKeys(t *testing.T) {
+	before := `{"durability":{"standbys":1},"failover":{"automatic":true},"hba":["a"]}`
+	after := `{"durability":{"standbys":2},"hba":["a"],"parameters":{"work_mem":"8MB"},"paused":{}}`
+	want := `- durability.standbys = 1
++ durability.standbys = 2
+- failover.automatic = true
++ parameters.work_mem = "8MB"
++ paused = {}`
+	if got := changedKeys([]byte(before), []byte(after)); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := changedKeys(nil, []byte(`{"version":1}`)); got != "+ version = 1" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestCheckSettings: what must not be stored is refused with its reason.
+func TestCheckSettings(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"parameters":{"fsync":"off"}}`:                                       "fsync",
+		`{"parameters":{"work_mem":"1\n2"}}`:                                   "line break",
+		`{"hba":["host all all 10.0.0.1 md5"]}`:                                "expected a mask",
+		`{"hba":["host all all 10.0.0.0/99 md5"]}`:                             "10.0.0.0/99",
+		`{"hba":["host all all 0.0.0.0/0 ldap ldapbindpasswd=secret"]}`:        "a password in it",
+		`{"ident":["people alice"]}`:                                           "expected a map",
+		`{"slots":{"pgsidecar_n9":{"type":"physical"}}}`:                       "the members' own",
+		`{"slots":{"cdc":{"type":"logical"}}}`:                                 "failover_slots",
+		`{"slots":{"Upper":{"type":"physical"}}}`:                              "lower-case",
+		`{"failover_slots":true}`:                                              "PostgreSQL 17",
+		`{"hba":["host all all 10.0.0.0 255.0.0.0 md5","local all all peer"]}`: "",
+		`{"slots":{"backup":{"type":"physical"}},"ident":["m alice app"]}`:     "",
+	} {
+		_, err := checkSettings([]byte(text), 150000)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v", text, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "=secret") && !strings.Contains(text, "10.0.0.0 255") {
+			t.Errorf("the error has the secret: %v", err)
+		}
+	}
+}
+
+// TestOwnWords: what Patroni's clients send is understood, or refused with our
+// name for it.
+func TestOwnWords(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"pause":true}`: `{"paused":{}}`,
+		`{"pause":null}`: `{"paused":null}`,
+		`{"postgresql":{"parameters":{"work_mem":"8MB","log_connections":true,"max_connections":50,"x":null},"pg_hba":["a"]}}`: `{"hba":["a"],` +
+			`"parameters":{"log_connections":"on","max_connections":"50","work_mem":"8MB","x":null}}`,
+		`{"durability":{"standbys":2}}`: `{"durability":{"standbys":2}}`,
+	} {
+		if got, err := ownWords([]byte(text)); err != nil || string(got) != want {
+			t.Errorf("%s became %s, %v", text, got, err)
+		}
+	}
+	for text, want := range map[string]string{`{"synchronous_mode":true}`: "durability.mode", `{"postgresql":{"use_slots":true}}`: "use_slots", `[]`: "object"} {
+		if _, err := ownWords([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

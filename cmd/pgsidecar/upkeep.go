@@ -19,9 +19,11 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 )
 
-// others is what the local server's upkeep needs of the other members.
+// others is what the local server needs of the other members.
 type others struct {
 	has    map[string]ha.LSN // what each is known to have received
+	copies []sidecar.Source  // who could be cloned: replicas that stream from the leader
+	tagged []string          // who has the tag clonefrom
 	leader string            // the leader's API; empty: this member leads, or nobody
 	ask    func(ctx context.Context, address string) (*api.Status, error)
 }
@@ -40,8 +42,42 @@ func (m *member) otherMembers() others {
 		if p.Member == leader && p.Link == ha.LinkUp {
 			o.leader = p.Report.API
 		}
+		if p.Member != leader && p.Link == ha.LinkUp && p.Report.Streaming && p.Report.Leader == leader {
+			o.copies = append(o.copies, sidecar.Source{Member: p.Member, Address: p.Report.Postgres})
+		}
+	}
+	for _, i := range m.cluster.View().Members {
+		if i.Meta["clonefrom"] == "true" {
+			o.tagged = append(o.tagged, i.Name)
+		}
 	}
 	return o
+}
+
+// cloneSource chooses whom to clone: whoever was asked for, else a replica with
+// the tag clonefrom, else the leader. A replica must stream from the leader, or
+// the clone could be of another history.
+func (s *localServer) cloneSource(leader sidecar.Source) sidecar.Source {
+	s.mu.Lock()
+	asked := s.cloneFrom
+	s.mu.Unlock()
+	known := s.others()
+	for _, c := range known.copies {
+		if c.Member == asked || asked == "" && slices.Contains(known.tagged, c.Member) {
+			return c
+		}
+	}
+	if asked != "" && asked != leader.Member {
+		s.log.Warn("the member to clone from does not stream from the leader; the leader is cloned", "member", asked)
+	}
+	return leader
+}
+
+// cloneNextFrom says whom the next clone is to come from; empty: whoever is best.
+func (s *localServer) cloneNextFrom(member string) {
+	s.mu.Lock()
+	s.cloneFrom = member
+	s.mu.Unlock()
 }
 
 // statusOf reads another member's status.
@@ -58,20 +94,10 @@ func (m *member) statusOf(ctx context.Context, address string) (*api.Status, err
 // configuration file's.
 func (s *localServer) Configure(ctx context.Context, set sidecar.Settings) error {
 	s.mu.Lock()
-	pg, before := s.config.Postgres, s.slots
+	before := s.slots
 	s.slots = set.Slots
 	s.mu.Unlock()
-	next := postgres.Settings{Parameters: maps.Clone(pg.Parameters), HBA: pg.HBA, Ident: pg.Ident}
-	if next.Parameters == nil {
-		next.Parameters = make(map[string]string, len(set.Parameters))
-	}
-	if set.FailoverSlots {
-		maps.Copy(next.Parameters, map[string]string{"sync_replication_slots": "on", "hot_standby_feedback": "on", "wal_level": "logical"})
-	}
-	maps.Copy(next.Parameters, set.Parameters)
-	next.HBA = slices.Concat(set.HBA, next.HBA)
-	next.Ident = slices.Concat(set.Ident, next.Ident)
-	if err := s.files.Reload(ctx, next); err != nil {
+	if err := s.files.Reload(ctx, s.over(set)); err != nil {
 		return err
 	}
 	for name := range before {
@@ -85,6 +111,33 @@ func (s *localServer) Configure(ctx context.Context, set sidecar.Settings) error
 		return fmt.Errorf("PostgreSQL cannot read these, and goes by what it read before: %s", strings.Join(wrong, "; "))
 	}
 	return nil
+}
+
+// try returns what PostgreSQL refuses about the settings.
+func (s *localServer) try(ctx context.Context, set sidecar.Settings) error {
+	return s.files.Try(ctx, s.over(set))
+}
+
+// over puts the cluster-wide settings over the configuration file's.
+func (s *localServer) over(set sidecar.Settings) postgres.Settings {
+	s.mu.Lock()
+	pg := s.config.Postgres
+	s.mu.Unlock()
+	next := postgres.Settings{Parameters: maps.Clone(pg.Parameters), HBA: pg.HBA, Ident: pg.Ident}
+	if next.Parameters == nil {
+		next.Parameters = make(map[string]string, len(set.Parameters))
+	}
+	if set.FailoverSlots {
+		maps.Copy(next.Parameters, map[string]string{"sync_replication_slots": "on", "hot_standby_feedback": "on", "wal_level": "logical"})
+	}
+	maps.Copy(next.Parameters, set.Parameters)
+	if len(set.HBA) > 0 { // without any, nil stays: the data directory's own
+		next.HBA = slices.Concat(set.HBA, next.HBA)
+	}
+	if len(set.Ident) > 0 {
+		next.Ident = slices.Concat(set.Ident, next.Ident)
+	}
+	return next
 }
 
 // Upkeep keeps the roles (on a primary) and the replication slots: one for each
@@ -188,7 +241,7 @@ type settingsChange struct {
 func (c control) account(ctx context.Context, before, after []byte) error {
 	now := time.Now()
 	text, err := json.Marshal(settingsChange{At: now, Member: c.config.Member, By: api.RequestedBy(ctx),
-		Diff: changedLines(difference(pretty(orEmpty(before)), pretty(after)))})
+		Diff: changedKeys(before, after)})
 	if err != nil {
 		return err
 	}
@@ -203,21 +256,50 @@ func orEmpty(settings []byte) []byte {
 	return settings
 }
 
-// changedLines leaves out what stayed, beside the lines above it that say where
-// it is.
-func changedLines(diff string) string {
-	var kept, path []string
-	for line := range strings.Lines(diff) {
-		line = strings.TrimRight(line, "\n")
-		text := strings.TrimLeft(line[2:], " ")
-		depth := (len(line[2:]) - len(text)) / 2
-		if line[0] != ' ' {
-			kept = append(kept, path[:min(len(path), depth)]...)
-			path = path[:0]
-			kept = append(kept, line)
+// changedKeys has a line with - for each setting that went, and one with + for
+// each that came, sorted by their keys.
+func changedKeys(before, after []byte) string {
+	old, next := flat(before), flat(after)
+	keys := slices.Sorted(maps.Keys(old))
+	for key := range next {
+		if _, is := old[key]; !is {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	var lines []string
+	for _, key := range keys {
+		was, is := old[key], next[key]
+		if was == is {
 			continue
 		}
-		path = append(path[:min(len(path), depth)], line)
+		if was != "" {
+			lines = append(lines, "- "+key+" = "+was)
+		}
+		if is != "" {
+			lines = append(lines, "+ "+key+" = "+is)
+		}
 	}
-	return strings.Join(kept, "\n")
+	return strings.Join(lines, "\n")
+}
+
+// flat is an object's values as JSON, by their keys with dots.
+func flat(text []byte) map[string]string {
+	values := map[string]string{}
+	var walk func(prefix string, v any)
+	walk = func(prefix string, v any) {
+		if fields, is := v.(map[string]any); is && (len(fields) > 0 || prefix == "") {
+			for key, inner := range fields {
+				walk(strings.TrimPrefix(prefix+"."+key, "."), inner)
+			}
+			return
+		}
+		if b, err := json.Marshal(v); err == nil {
+			values[prefix] = string(b)
+		}
+	}
+	if fields, err := object(orEmpty(text)); err == nil {
+		walk("", fields)
+	}
+	return values
 }

@@ -38,7 +38,7 @@ func (m *member) newAPI() (*api.Server, error) {
 		Member: m.config.Member, Cluster: m.config.Cluster, Version: m.app.version, Listen: m.config.API.Listen,
 		TLS:   api.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.ClientCAFile, RequireClient: t.RequireClient},
 		Token: m.token, View: m.view, Now: guard.Now, Control: control{m}, Drills: drills{m}, Peer: m.mesh, Recorder: m.recorder,
-		Logger: m.log.Named("api"),
+		Logger: m.log,
 	})
 }
 

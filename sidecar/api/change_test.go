@@ -375,6 +375,33 @@ func TestClientThatLeavesEndsTheWaiting(t *testing.T) {
 	}
 }
 
+// TestConfigVersion: GET names the version, and a change may insist on it.
+func TestConfigVersion(t *testing.T) {
+	c := &control{}
+	b := newBench(t, viewOf("n1"), func(o *api.Options) { o.Control = c })
+	v := *b.view.Load()
+	v.Config, v.ConfigVersion = []byte(`{"a":1}`), 41
+	v.Changes = []json.RawMessage{[]byte(`{"diff":"+ a = 1"}`)}
+	b.view.Store(&v)
+	if w := b.ask("GET", "/config"); w.Header().Get("ETag") != `"41"` {
+		t.Errorf("ETag %q", w.Header().Get("ETag"))
+	}
+	if w := b.ask("GET", "/changes"); !strings.Contains(w.Body.String(), "+ a = 1") {
+		t.Errorf("changes: %s", w.Body)
+	}
+	for match, want := range map[string]string{`"41"`: `config {} of version 41 by token`, "*": "config {} false", "": "config {} false", `"x"`: ""} {
+		r := httptest.NewRequest("PATCH", "/config", strings.NewReader("{}"))
+		r.Header.Set("Authorization", bearer)
+		r.Header.Set("If-Match", match)
+		w := httptest.NewRecorder()
+		c.asked = nil
+		b.Handler().ServeHTTP(w, r)
+		if c.last() != want || (w.Code == 412) != (want == "") {
+			t.Errorf("If-Match %q: %d, asked %q", match, w.Code, c.last())
+		}
+	}
+}
+
 func FuzzRequest(f *testing.F) {
 	for _, change := range changes {
 		f.Add(change.method, change.path, "", `{"leader":"n1","candidate":"n2","scheduled_at":"2100-01-01T00:00:00Z"}`)

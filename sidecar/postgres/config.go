@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -270,6 +272,50 @@ func (s *Server) Hide(ctx context.Context) error { return s.reload(ctx, s.curren
 // Unhide lets clients in.
 func (s *Server) Unhide(ctx context.Context) error { return s.reload(ctx, s.current(), false) }
 
+// standbyLimits are the settings of which a standby must have at least what its
+// primary has, or it does not start (PostgreSQL documentation, section 27.4.3).
+var standbyLimits = [...]string{"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
+	"max_locks_per_transaction"}
+
+// forStandby raises settings that are below what the primary had when it wrote
+// what this standby has replayed: the primary must be restarted with less first.
+func (s *Server) forStandby(ctx context.Context, set Settings) (Settings, error) {
+	c, err := s.control(ctx, s.o.DataDir)
+	if err != nil {
+		return set, err
+	}
+	parameters := maps.Clone(set.Parameters)
+	for name, value := range set.Parameters {
+		key := strings.ToLower(name)
+		n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		if least, is := c.limits[key]; is && err == nil && n < least {
+			s.log.Warn("a standby needs what its primary has; restart the primary first to have less",
+				"parameter", key, "wanted", value, "primary", least)
+			parameters[name] = strconv.FormatInt(least, 10)
+		}
+	}
+	set.Parameters = parameters
+	return set, nil
+}
+
+// Try returns what PostgreSQL itself refuses about the settings: ErrSetting, and
+// Check's errors. It changes nothing.
+func (s *Server) Try(ctx context.Context, set Settings) error {
+	if err := checkSettings(set); err != nil {
+		return err
+	}
+	draft := s.state("postgresql.conf.try-" + rand.Text())
+	if err := s.write(draft, []byte(s.render(set))); err != nil {
+		return err
+	}
+	defer os.Remove(draft) // only a draft
+	if _, err := s.program(ctx, "postgres", []string{"-C", "data_directory", "-D", s.o.DataDir,
+		"-c", "config_file=" + draft}, runOptions{}); err != nil {
+		return fmt.Errorf("%w: %w", ErrSetting, err)
+	}
+	return nil
+}
+
 // Check returns what Reload would refuse about the settings by itself: ErrOwned
 // for what must be ours, ErrSetting for what cannot be.
 func Check(set Settings) error { return checkSettings(set) }
@@ -295,6 +341,11 @@ func (s *Server) current() Settings {
 }
 
 func (s *Server) reload(ctx context.Context, set Settings, hidden bool) error {
+	if _, err := os.Lstat(s.data("standby.signal")); err == nil {
+		if set, err = s.forStandby(ctx, set); err != nil {
+			return err
+		}
+	}
 	if err := s.writeConfig(ctx, set, hidden); err != nil {
 		return err
 	}

@@ -160,6 +160,8 @@ type control struct {
 	minimumTLI ha.TLI
 	segment    int64 // bytes of a WAL segment
 	block      int64 // bytes of a WAL page
+	// limits are the primary's settings that a standby must at least have.
+	limits map[string]int64
 }
 
 // The states that matter, as pg_controldata writes them.
@@ -230,7 +232,14 @@ func parseControl(out string) (control, error) {
 		err = errors.Join(err, e)
 		return l
 	}
+	limits := map[string]int64{}
+	for _, name := range standbyLimits {
+		if _, printed := fields[name+" setting"]; printed {
+			limits[name] = number(name + " setting")
+		}
+	}
 	c := control{
+		limits:     limits,
 		state:      fields["Database cluster state"],
 		systemID:   fields["Database system identifier"],
 		checkpoint: position("Latest checkpoint location"),

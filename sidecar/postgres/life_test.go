@@ -409,6 +409,17 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s = %q: %v", bad.name, bad.value, err)
 		}
 	}
+	if err := a.Try(soon(t), Settings{Parameters: map[string]string{"nosuch": "1"}}); !errors.Is(err, ErrSetting) {
+		t.Errorf("tried: %v", err)
+	}
+	must(t, a.Try(soon(t), Settings{Parameters: map[string]string{"work_mem": "88MB"}}))
+	// Less than the primary had, a standby must not have.
+	for _, want := range []struct{ asked, got string }{{"20", "100"}, {"120", "120"}} {
+		set, err := a.forStandby(soon(t), Settings{Parameters: map[string]string{"Max_Connections": want.asked, "work_mem": "1MB"}})
+		if must(t, err); set.Parameters["Max_Connections"] != want.got || set.Parameters["work_mem"] != "1MB" {
+			t.Errorf("of %s became %v", want.asked, set.Parameters)
+		}
+	}
 	timer := time.NewTimer(50 * time.Millisecond)
 	<-timer.C
 	if got := a.sql("show work_mem"); got != "77MB" {

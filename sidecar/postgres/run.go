@@ -53,7 +53,14 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err := s.writeAuto(sync, o.Upstream); err != nil {
 		return err
 	}
-	if err := s.writeConfig(ctx, s.current(), o.Hidden && o.Primary); err != nil {
+	set := s.current()
+	if !o.Primary {
+		var err error
+		if set, err = s.forStandby(ctx, set); err != nil {
+			return err
+		}
+	}
+	if err := s.writeConfig(ctx, set, o.Hidden && o.Primary); err != nil {
 		return err
 	}
 	s.mu.Lock()
