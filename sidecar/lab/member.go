@@ -118,11 +118,14 @@ postgres {
 api {
   listen     = {{q .Host.APIAddress}}
   token_file = {{q .Plan.APITokenFile}}
+  drills     = true
 }
 
 durability {
   mode     = {{q .Plan.Mode}}
+{{- if eq .Plan.Mode "quorum"}}
   standbys = {{.Plan.Standbys}}
+{{- end}}
 }
 
 failover {
