@@ -1,0 +1,513 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// operated is a lab, and what an operator has of it.
+type operated struct {
+	*lab.Lab
+	t     *testing.T
+	token string
+	apis  string // addresses, with commas
+}
+
+// TestOperate does in one cluster what operators and their tools do: Patroni's
+// clients unchanged, five hundred changes at once, a rolling restart under load;
+// and then looks for secrets where none may be.
+func TestOperate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	o := newOperated(t)
+	t.Run("haproxy with patroni's configuration", o.haproxy)
+	t.Run("facts that check_patroni reads", o.checkPatroni)
+	t.Run("unauthenticated", o.unauthenticated)
+	t.Run("parallel changes", o.parallel)
+	t.Run("rolling restart", o.rolling)
+	t.Run("no secret anywhere", o.secrets)
+}
+
+func newOperated(t *testing.T) *operated {
+	binary, err := builtOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "operate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := lab.New(lab.Options{Dir: filepath.Join(dir, "lab"), Binary: binary})
+	if errors.Is(err, programs.ErrMissing) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := l.Up(ctx, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	token, err := os.ReadFile(l.Plan().APITokenFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &operated{Lab: l, t: t, token: strings.TrimSpace(string(token))}
+	for _, h := range l.Plan().Members() {
+		o.apis = strings.TrimPrefix(o.apis+","+h.APIAddress(), ",")
+	}
+	t.Setenv("PGSIDECAR_API", o.apis)
+	t.Setenv("PGSIDECAR_TOKEN", o.token)
+	return o
+}
+
+// ask does one request of a member's API.
+func (o *operated) ask(method, address, path, token, body string) (int, string) {
+	o.t.Helper()
+	r, err := http.NewRequestWithContext(o.t.Context(), method, "http://"+address+path, strings.NewReader(body))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	resp, err := client.Do(r)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(b)
+}
+
+// status is what `pgsidecar status --json` says.
+func (o *operated) status() *api.Status {
+	o.t.Helper()
+	code, stdout, stderr := command(o.t, "status", "--json")
+	var st api.Status
+	if err := json.Unmarshal([]byte(stdout), &st); code != exitOK || err != nil {
+		o.t.Fatalf("exit status %d, %v, %s", code, err, stderr)
+	}
+	return &st
+}
+
+// until waits for what has no event.
+func (o *operated) until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(time.Minute)
+	for !done() {
+		select {
+		case <-late:
+			t.Fatalf("no %s after a minute", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// haproxy: the checks that Patroni's documentation and templates have had, in a
+// HAProxy of its own, find the primary and the replicas.
+func (o *operated) haproxy(t *testing.T) {
+	path, err := programs.HAProxy()
+	if err != nil {
+		t.Skip(err)
+	}
+	var config strings.Builder
+	stats := freePort(t)
+	fmt.Fprintf(&config, "global\n maxconn 100\ndefaults\n mode tcp\n retries 2\n timeout client 30m\n timeout connect 4s\n"+
+		" timeout server 30m\n timeout check 5s\nlisten stats\n mode http\n bind 127.0.0.1:%d\n stats enable\n stats uri /\n", stats)
+	ports := map[string]int{}
+	checks := []struct{ name, check string }{{"bare", "option httpchk"}, {"primary", "option httpchk HEAD /primary"}, {"master", "option httpchk OPTIONS /master"},
+		{"replica", "option httpchk HEAD /replica"}, {"lag", "option httpchk GET /replica?lag=10MB"}, {"readonly", "option httpchk OPTIONS /read-only"}}
+	for _, c := range checks {
+		ports[c.name] = freePort(t)
+		fmt.Fprintf(&config, "listen %s\n bind 127.0.0.1:%d\n %s\n http-check expect status 200\n"+
+			" default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions\n", c.name, ports[c.name], c.check)
+		for _, h := range o.Plan().Members() {
+			fmt.Fprintf(&config, " server %s %s maxconn 100 check port %d\n", h.Name, h.PostgresAddress(), h.Ports.API)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(config.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, "-db", "-f", file)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	leader := o.status().Leader
+	wrong := ""
+	o.until(t, "right states in HAProxy", func() bool {
+		_, csv := o.ask("GET", "127.0.0.1:"+strconv.Itoa(stats), "/;csv", "", "")
+		wrong = ""
+		for _, c := range checks {
+			for _, h := range o.Plan().Members() {
+				is := strings.Contains(lineOf(csv, c.name+","+h.Name+","), ",UP,")
+				should := c.name == "readonly" || (h.Name == leader) == (c.name != "replica" && c.name != "lag")
+				if is != should {
+					wrong += fmt.Sprintf("%s of %s up: %t; ", h.Name, c.name, is)
+				}
+			}
+		}
+		return wrong == ""
+	})
+	for name, standby := range map[string]bool{"primary": false, "bare": false, "replica": true} {
+		if got, err := o.inRecovery(t, ports[name]); err != nil || got != standby {
+			t.Errorf("%s leads to a standby: %t, %v", name, got, err)
+		}
+	}
+}
+
+func lineOf(text, prefix string) string {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, prefix) {
+			return line
+		}
+	}
+	return ""
+}
+
+func (o *operated) inRecovery(t *testing.T, port int) (bool, error) {
+	config, err := o.ConnConfig("postgres", o.Plan().Members()[0].Name)
+	if err != nil {
+		return false, err
+	}
+	config.Host, config.Port = "127.0.0.1", uint16(port)
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	var standby bool
+	return standby, conn.QueryRow(t.Context(), "select pg_is_in_recovery()").Scan(&standby)
+}
+
+// checkPatroni: the answers have what check_patroni 2.2 reads of them.
+func (o *operated) checkPatroni(t *testing.T) {
+	leader := o.status().Leader
+	for _, h := range o.Plan().Members() {
+		var own struct {
+			Timeline int               `json:"timeline"`
+			State    string            `json:"state"`
+			Patroni  map[string]string `json:"patroni"`
+		}
+		code, body := o.ask("GET", h.APIAddress(), "/patroni", "", "")
+		if err := json.Unmarshal([]byte(body), &own); err != nil || code != 200 || own.Timeline < 1 || own.State != "running" {
+			t.Errorf("%s: /patroni: %d %s %v", h.Name, code, body, err)
+		}
+		var version [3]int
+		if n, err := fmt.Sscanf(own.Patroni["version"], "%d.%d.%d", &version[0], &version[1], &version[2]); n != 3 || err != nil || version[0] < 4 {
+			t.Errorf("%s: version %q", h.Name, own.Patroni["version"])
+		}
+		var cluster struct{ Members []map[string]any }
+		if _, body = o.ask("GET", h.APIAddress(), "/cluster", "", ""); json.Unmarshal([]byte(body), &cluster) != nil || len(cluster.Members) != 3 {
+			t.Fatalf("%s: /cluster: %s", h.Name, body)
+		}
+		for _, m := range cluster.Members {
+			_, lagged := m["lag"]
+			role, state := m["role"], m["state"]
+			leads := m["name"] == leader && role == "leader" && state == "running" && !lagged
+			follows := m["name"] != leader && slices.Contains([]any{"replica", "sync_standby", "quorum_standby"}, role) && state == "streaming" && lagged
+			if _, timeline := m["timeline"].(float64); !timeline || !leads && !follows {
+				t.Errorf("%s: member %v", h.Name, m)
+			}
+		}
+		for path, primary := range map[string]bool{"/primary": true, "/leader": true, "/replica?lag=10MB": false} {
+			code, body := o.ask("GET", h.APIAddress(), path, "", "")
+			if (code == 200) != (primary == (h.Name == leader)) {
+				t.Errorf("%s: %s: %d %s", h.Name, path, code, body)
+			}
+		}
+		for path, want := range map[string]int{"/liveness": 200, "/readiness": 200, "/health": 200, "/standby-leader": 503, "/nowhere": 404} {
+			for _, method := range []string{"GET", "HEAD", "OPTIONS"} {
+				if code, _ := o.ask(method, h.APIAddress(), path, "", ""); code != want {
+					t.Errorf("%s: %s %s: %d", h.Name, method, path, code)
+				}
+			}
+		}
+		_, once := o.ask("GET", h.APIAddress(), "/config", "", "")
+		if _, again := o.ask("GET", h.APIAddress(), "/config", "", ""); once != again {
+			t.Errorf("%s: /config changes by itself: %s, %s", h.Name, once, again)
+		}
+	}
+}
+
+// unauthenticated changes are refused with 401, and logged.
+func (o *operated) unauthenticated(t *testing.T) {
+	h := o.Plan().Members()[0]
+	for _, change := range [][2]string{{"POST", "/switchover"}, {"POST", "/failover"}, {"POST", "/restart"}, {"DELETE", "/restart"}, {"POST", "/reinitialize"},
+		{"POST", "/reload"}, {"POST", "/pause"}, {"POST", "/resume"}, {"POST", "/remove"}, {"PATCH", "/config"}, {"PUT", "/config"}} {
+		for _, token := range []string{"", "wrong-" + o.token} {
+			if code, _ := o.ask(change[0], h.APIAddress(), change[1], token, `{}`); code != 401 {
+				t.Errorf("%s %s: %d", change[0], change[1], code)
+			}
+		}
+	}
+	o.until(t, "refusal in the log", func() bool {
+		log, err := os.ReadFile(filepath.Join(h.Dir, "sidecar.log"))
+		return err == nil && bytes.Count(log, []byte("change refused")) >= 22 && bytes.Contains(log, []byte("status=401"))
+	})
+}
+
+// parallel: 500 changes at once leave the cluster as well as it was.
+func (o *operated) parallel(t *testing.T) {
+	before := o.status()
+	members := o.Plan().Members()
+	var group sync.WaitGroup
+	codes := make([]int, 500)
+	for i := range codes {
+		group.Go(func() {
+			h := members[i%len(members)]
+			switch i % 5 {
+			case 0:
+				codes[i], _ = o.ask("PATCH", h.APIAddress(), "/config", o.token, fmt.Sprintf(`{"parameters":{"work_mem":"%dMB"}}`, 4+i%7))
+			case 1:
+				codes[i], _ = o.ask("POST", h.APIAddress(), "/reload", o.token, "")
+			case 2:
+				codes[i], _ = o.ask("POST", h.APIAddress(), "/pause", o.token, `{"for":"10m"}`)
+			case 3:
+				codes[i], _ = o.ask("POST", h.APIAddress(), "/resume", o.token, "")
+			default:
+				codes[i], _ = o.ask("DELETE", h.APIAddress(), "/switchover", o.token, "")
+			}
+		})
+	}
+	group.Wait()
+	counts := map[int]int{}
+	for _, code := range codes {
+		counts[code]++
+	}
+	t.Logf("answers by status: %v", counts)
+	for code := range counts {
+		if !slices.Contains([]int{200, 202, 404, 409, 503}, code) {
+			t.Errorf("%d answers with status %d", counts[code], code)
+		}
+	}
+	o.until(t, "end of the pause", func() bool {
+		code, _ := o.ask("POST", members[0].APIAddress(), "/resume", o.token, "")
+		return code == 200
+	})
+	o.until(t, "cluster as before", func() bool {
+		st := o.status()
+		return !st.Paused && st.Primary && st.Term == before.Term && st.Leader == before.Leader &&
+			!slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member != st.Leader && !m.Streaming })
+	})
+}
+
+// rolling: `restart --all` under load restarts each server, with one switchover,
+// and loses no write that was acknowledged.
+func (o *operated) rolling(t *testing.T) {
+	started := o.startTimes(t)
+	before := o.status().Term
+	ctx, stop := context.WithCancel(t.Context())
+	wrote := make(chan []int)
+	go func() { wrote <- o.write(ctx) }()
+	code, stdout, stderr := command(t, "restart", "--all")
+	stop()
+	acknowledged := <-wrote
+	if code != exitOK {
+		t.Fatalf("exit status %d\n%s%s", code, stdout, stderr)
+	}
+	st := o.status()
+	if st.Term != before+1 {
+		t.Errorf("term %d became %d", before, st.Term)
+	}
+	for member, at := range o.startTimes(t) {
+		if at == started[member] {
+			t.Errorf("%s was not restarted", member)
+		}
+	}
+	config, err := o.ConnConfig("postgres", st.Leader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	rows, err := conn.Query(t.Context(), "select n from rolled")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(kept)
+	lost := 0
+	for _, n := range acknowledged {
+		if _, is := slices.BinarySearch(kept, n); !is {
+			lost++
+		}
+	}
+	t.Logf("%d writes acknowledged, %d lost", len(acknowledged), lost)
+	if lost > 0 || len(acknowledged) == 0 {
+		t.Errorf("%d of %d acknowledged writes are lost", lost, len(acknowledged))
+	}
+}
+
+// write inserts numbers through whichever member takes them until ctx ends, and
+// returns those that were acknowledged.
+func (o *operated) write(ctx context.Context) []int {
+	var done []int
+	for n := 1; ctx.Err() == nil; {
+		for _, h := range o.Plan().Members() {
+			config, err := o.ConnConfig("postgres", h.Name)
+			if err != nil {
+				continue
+			}
+			work, cancel := context.WithTimeout(ctx, 5*time.Second)
+			if conn, err := pgx.ConnectConfig(work, config); err == nil {
+				_, err = conn.Exec(work, "create table if not exists rolled (n int)")
+				for err == nil && ctx.Err() == nil {
+					one, end := context.WithTimeout(ctx, 2*time.Second)
+					if _, err = conn.Exec(one, "insert into rolled values ($1)", n); err == nil {
+						done = append(done, n)
+					}
+					n++
+					end()
+				}
+				conn.Close(context.WithoutCancel(ctx))
+			}
+			cancel()
+		}
+	}
+	return done
+}
+
+func (o *operated) startTimes(t *testing.T) map[string]string {
+	at := map[string]string{}
+	for _, h := range o.Plan().Members() {
+		var own struct {
+			Start string `json:"postmaster_start_time"`
+		}
+		o.until(t, "start time of "+h.Name, func() bool {
+			_, body := o.ask("GET", h.APIAddress(), "/patroni", "", "")
+			return json.Unmarshal([]byte(body), &own) == nil && own.Start != ""
+		})
+		at[h.Name] = own.Start
+	}
+	return at
+}
+
+// secrets: none is in a log, in a process's arguments or environment, in Consul,
+// or in an answer.
+func (o *operated) secrets(t *testing.T) {
+	folder := filepath.Join(o.Plan().Dir, "secrets")
+	entries, err := os.ReadDir(folder)
+	if err != nil || len(entries) < 3 {
+		t.Fatalf("%d secrets, %v", len(entries), err)
+	}
+	places := o.places(t)
+	for _, e := range entries {
+		secret, err := os.ReadFile(filepath.Join(folder, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for place, text := range places {
+			if bytes.Contains(text, bytes.TrimSpace(secret)) {
+				t.Errorf("the secret %s is in %s", e.Name(), place)
+			}
+		}
+	}
+	t.Logf("%d secrets, looked for in %d places", len(entries), len(places))
+}
+
+// places are where a secret could come to light.
+func (o *operated) places(t *testing.T) map[string][]byte {
+	places := map[string][]byte{}
+	read := func(path string) {
+		if b, err := os.ReadFile(path); err == nil { // a process may have ended
+			places[path] = b
+		}
+	}
+	for _, pattern := range []string{"*/*.log", "*/postgres/data.pgsidecar/*.log", "*/postgres/data/log/*", "*/postgres/data.pgsidecar/*.conf", "*/postgres/data/*.conf"} {
+		files, err := filepath.Glob(filepath.Join(o.Plan().Dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			read(f)
+		}
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range processes {
+		read(p)
+		if pid := filepath.Base(filepath.Dir(p)); pid != strconv.Itoa(os.Getpid()) { // this test has the token in its own
+			read("/proc/" + pid + "/environ")
+		}
+	}
+	consul, err := o.ConsulClient(o.Plan().Servers()[0].Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs, _, err := consul.KV().List("", nil)
+	if err != nil || len(pairs) == 0 {
+		t.Fatalf("%d keys, %v", len(pairs), err)
+	}
+	for _, p := range pairs {
+		places["consul "+p.Key] = p.Value
+	}
+	services, _, err := consul.Catalog().Service(o.Plan().Cluster, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	places["consul's catalog"] = b
+	for _, h := range o.Plan().Members() {
+		for _, path := range []string{"/status", "/patroni", "/cluster", "/config", "/changes", "/history", "/metrics", "/primary"} {
+			_, body := o.ask("GET", h.APIAddress(), path, "", "")
+			places[h.Name+path] = []byte(body)
+		}
+	}
+	return places
+}
