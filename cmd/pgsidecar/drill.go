@@ -55,6 +55,7 @@ objective was missed.`,
 			return drillAll(cmd.Context(), a, o, args)
 		},
 	}
+	cmd.AddCommand(newLiveDrillCommand(a))
 	dirFlag(a, cmd, &o.dir)
 	labFlags(cmd, &o.lab)
 	f := cmd.Flags()

@@ -103,7 +103,7 @@ func (m *member) keepHistory(ctx context.Context) {
 	var announced ha.Announced
 	for {
 		version = m.cluster.View().SettingsIndex
-		m.readHistory(ctx)
+		m.awaitHistory(ctx, term)
 		snap, err := m.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
 			r := &s.Observation.Consul.Record
 			return r.Phase == ha.PhaseLeading && (r.Term != term || s.Observation.Announced != announced) || m.due(s) ||
@@ -121,6 +121,29 @@ func (m *member) keepHistory(ctx context.Context) {
 
 // historyLimit is how many terms the API shows.
 const historyLimit = 100
+
+// awaitHistory reads the history until it has the account of a term, which its
+// leader writes a moment after what woke us. Where there is none, because that
+// leader was lost before, it gives up.
+func (m *member) awaitHistory(ctx context.Context, term uint64) {
+	for range 5 {
+		m.readHistory(ctx)
+		m.mu.Lock()
+		n := len(m.history)
+		known := n > 0 && m.history[n-1].Term >= term
+		m.mu.Unlock()
+		if known || term == 0 {
+			return
+		}
+		again := time.NewTimer(500 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return
+		case <-again.C:
+		}
+	}
+}
 
 func (m *member) readHistory(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

@@ -83,6 +83,9 @@ func (r *rehearsal) reportDNS(last Reign) {
 
 // dnsNamed returns when DNS named the server of a reign; zero: never.
 func (r *rehearsal) dnsNamed(reign Reign) time.Time {
+	if r.dns == nil {
+		return time.Time{} // nobody asks DNS in a drill of a live cluster
+	}
 	h, err := r.Lab.Plan().Host(reign.Member)
 	if err != nil {
 		return time.Time{}
@@ -92,7 +95,7 @@ func (r *rehearsal) dnsNamed(reign Reign) time.Time {
 
 // stopped returns Report.Stopped.
 func (p *Report) stopped() time.Time {
-	if !p.Moved || p.Account != nil && p.Account.Planned {
+	if !p.Moved || len(p.Routes) == 0 || p.Account != nil && p.Account.Planned {
 		return p.Fault
 	}
 	first := p.Routes[0].Pause.From

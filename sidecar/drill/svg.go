@@ -15,7 +15,7 @@ import (
 const (
 	pictureWidth = 1000.0
 	laneLeft     = 150.0 // where the lanes begin; left of it are their names
-	laneRight    = 985.0
+	laneRight    = 960.0
 	laneHeight   = 26.0
 	stripHeight  = 64.0 // of a route's latency
 )
@@ -169,7 +169,9 @@ func (r *Report) Timeline() template.HTML {
 			p.bar(reign.First, reign.LastSent, fmt.Sprintf("m%d", i%4), fmt.Sprintf("%s, timeline %d", reign.Member, reign.Timeline))
 		}
 	})
-	p.lane("DNS names", func() { r.drawDNS(p) })
+	if r.DNS.Asked > 0 {
+		p.lane("DNS names", func() { r.drawDNS(p) })
+	}
 	for _, route := range r.Routes {
 		p.lane("writes, "+route.Name, func() {
 			p.bar(p.from, route.Pause.From, "good", "")
@@ -262,7 +264,7 @@ func (p *picture) strip(route RouteReport) {
 		if ms == 1000 {
 			words = "1 s"
 		}
-		p.text(laneRight-2, level(ms)-2, "scale", words)
+		p.text(laneRight+5, level(ms)+3, "scale", words)
 	}
 	c := route.Curve
 	step := time.Duration(c.StepMs * float64(time.Millisecond))

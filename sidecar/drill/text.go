@@ -29,19 +29,25 @@ func (r *Report) WriteText(w io.Writer) error {
 		line("after", "%s is still primary", r.Primary)
 	}
 	r.writePhases(line)
-	r.writeRoutes(&b)
-	line("rows", "%d acknowledged, %d lost (%d bytes); %d of unknown outcome are there", r.Rows.Acked, r.Rows.Lost, r.Rows.LostBytes, r.Rows.Unknown)
+	if len(r.Routes) > 0 {
+		r.writeRoutes(&b)
+	}
+	if r.Rows.Sent > 0 {
+		line("rows", "%d acknowledged, %d lost (%d bytes); %d of unknown outcome are there", r.Rows.Acked, r.Rows.Lost, r.Rows.LostBytes, r.Rows.Unknown)
+	}
 	dns := fmt.Sprintf("asked %d times, %d unanswered, %d answers with two primaries", r.DNS.Asked, r.DNS.Failed, r.DNS.Doubles)
 	if r.Moved && r.DNS.LateMs >= 0 {
 		dns += fmt.Sprintf("; names %s %s after its first write", r.Primary, msWords(r.DNS.LateMs))
 	}
-	line("DNS", "%s", dns)
+	if r.DNS.Asked > 0 {
+		line("DNS", "%s", dns)
+	}
 	r.writeIntegrity(line)
 	switch {
 	case r.Returned != nil:
-		line("return", "%s streams again %s after the end of the fault, without hands", r.Returned.Member, msWords(r.Returned.AfterMs))
+		line("return", "%s streams again %s after %s, without hands", r.Returned.Member, msWords(r.Returned.AfterMs), r.EndWords())
 	case !r.Whole.IsZero():
-		line("whole again", "%s after the end of the fault", msWords(ms(r.Whole.Sub(r.Undone))))
+		line("whole again", "%s after %s", msWords(ms(r.Whole.Sub(r.Undone))), r.EndWords())
 	}
 	for _, f := range r.Failures {
 		line("FAILED", "%s", f)
@@ -56,6 +62,22 @@ func (r *Report) durability() string {
 		return r.Initial.Mode + " replication"
 	}
 	return fmt.Sprintf("%d of them has each commit", r.Initial.Standbys)
+}
+
+// ZeroWords says what phases are counted from.
+func (r *Report) ZeroWords() string {
+	if r.Stopped.Equal(r.Fault) {
+		return "the fault"
+	}
+	return "the last write"
+}
+
+// EndWords says what the return of the old primary is counted from.
+func (r *Report) EndWords() string {
+	if r.Undone.Equal(r.Fault) {
+		return "the fault"
+	}
+	return "the end of the fault"
 }
 
 // writeRoutes writes a table of what was seen on each route.
@@ -74,7 +96,7 @@ func (r *Report) writeRoutes(b *strings.Builder) {
 func (r *Report) writePhases(line func(name, format string, args ...any)) {
 	if detected, ok := r.PhaseMs("detected"); ok {
 		promoted, _ := r.PhaseMs("promoted")
-		line("failover", "detected %s, promoted %s after the last write", msWords(detected), msWords(promoted))
+		line("failover", "detected %s, promoted %s after %s", msWords(detected), msWords(promoted), r.ZeroWords())
 	}
 	var inside, outside []string
 	for _, p := range r.Phases {
