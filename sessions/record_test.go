@@ -215,6 +215,18 @@ func TestSettingsAndHistory(t *testing.T) {
 	if len(history) != 2 || string(history[0]) != `{"term":100}` || string(history[1]) != `{"term":10}` {
 		t.Fatalf("history is %q", history)
 	}
+	last, err := n2.LastDrill(ctx)
+	must(t, err)
+	if last != nil {
+		t.Fatalf("before any drill the last is %q", last)
+	}
+	must(t, n1.PutLastDrill(ctx, []byte(`{"scenario":"a"}`)))
+	must(t, n1.PutLastDrill(ctx, []byte(`{"scenario":"b"}`)))
+	last, err = n2.LastDrill(ctx)
+	must(t, err)
+	if string(last) != `{"scenario":"b"}` {
+		t.Fatalf("the last drill is %q", last)
+	}
 }
 
 // BenchmarkCommit reports the median time of a change at its member, and until

@@ -2,7 +2,7 @@
 // people, metrics for Prometheus, and changes for operators.
 //
 // Everything that is only read is answered from View, a snapshot of the last
-// decision, without SQL and without Consul. What ages is computed against the
+// decision, without SQL and without Consul (but for /drill). What ages is computed against the
 // clock at the time of the request: /primary answers 200 only while the server
 // was last seen writable and the lease has not run out, even if the loop that
 // decides hangs.
@@ -13,6 +13,9 @@
 // server is writable, not only that the lock is held; HEAD and OPTIONS work on
 // every path; an unknown path is 404, not 503; a query or body that cannot be
 // read is 400, not ignored; without a token nothing may be changed.
+//
+// /drill has what the last drill showed, which Consul is asked for, every two
+// seconds at most; and takes faults for a drill of the live cluster.
 //
 // /peer is not ours: it is mounted for the mesh of streams between members.
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -69,16 +70,40 @@ func (s *Server) keepDrill(ctx context.Context, body []byte) (int, string, error
 	return http.StatusOK, "kept", nil
 }
 
+// drillAge is how long the last drill is told from memory: whoever asks, and
+// anybody may, Consul is asked at most this often.
+const drillAge = 2 * time.Second
+
+// drillMemory is what was last read of the last drill.
+type drillMemory struct {
+	mu   sync.Mutex
+	read time.Time
+	last json.RawMessage
+	err  error
+}
+
+// get returns what was read within drillAge, or reads anew.
+func (m *drillMemory) get(ctx context.Context, d Drills) (json.RawMessage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if time.Since(m.read) > drillAge {
+		m.last, m.err = d.LastDrill(ctx)
+		m.read = time.Now()
+	}
+	return m.last, m.err
+}
+
 // lastDrill is GET /drill. It asks Consul, which nothing else that is only read
-// does: nobody polls it.
+// does.
 func (s *Server) lastDrill(w http.ResponseWriter, r *http.Request) {
 	if s.drills == nil {
 		http.NotFound(w, r)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout/2)
+	// Not the request's context: others wait for the same answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTimeout/2)
 	defer cancel()
-	last, err := s.drills.LastDrill(ctx)
+	last, err := s.drillMemory.get(ctx, s.drills)
 	switch {
 	case err != nil:
 		s.logger.Debug("the last drill cannot be read", "error", err)

@@ -69,7 +69,10 @@ type Server struct {
 	control Control
 	drills  Drills
 	peer    http.Handler
-	logger  hclog.Logger
+
+	logger hclog.Logger
+
+	drillMemory drillMemory
 
 	recorder    *Recorder
 	metrics     http.Handler
