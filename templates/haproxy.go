@@ -206,7 +206,7 @@ func (h *HAProxy) Run(ctx context.Context) error {
 		h.setConnected(false, 0)
 		// HAProxy is away, or there is nothing to tell it. A restart must be
 		// seen at once; a failed connection to a local socket costs 20 µs.
-		h.wait(ctx, 20*time.Millisecond)
+		h.wait(ctx, 10*time.Millisecond)
 	}
 	return ctx.Err()
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +36,7 @@ type proxyLab struct {
 	consul  string // URL
 	primary int    // HAProxy's port
 	servers map[string]net.Listener
+	apiOf   map[string]string // host:port; a member without one gets its server's
 }
 
 func newProxyLab(t testing.TB, consulArgs ...string) *proxyLab {
@@ -44,7 +46,7 @@ func newProxyLab(t testing.TB, consulArgs ...string) *proxyLab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l := &proxyLab{t: t, dir: dir, servers: map[string]net.Listener{}}
+	l := &proxyLab{t: t, dir: dir, servers: map[string]net.Listener{}, apiOf: map[string]string{}}
 	for _, name := range []string{"n1", "n2", "n3"} {
 		l.servers[name] = nameServer(t, name)
 	}
@@ -163,7 +165,11 @@ func (l *proxyLab) must(err error) {
 
 func (l *proxyLab) register(name, tag string, term uint64) {
 	l.t.Helper()
-	l.registerAPI(name, tag, term, l.servers[name].Addr().String())
+	api := l.apiOf[name]
+	if api == "" {
+		api = l.servers[name].Addr().String()
+	}
+	l.registerAPI(name, tag, term, api)
 }
 
 func (l *proxyLab) registerAPI(name, tag string, term uint64, api string) {
@@ -274,89 +280,136 @@ func (l *proxyLab) connect() (net.Conn, string, error) {
 	return c, strings.TrimSpace(name), nil
 }
 
-// From the change of the record in Consul to the first new connection on the
-// new primary, with clients that never stop trying: none is refused.
-func TestProxyFollowsConsul(t *testing.T) {
-	l := newProxyLab(t)
+// followed runs `pgsidecar proxy` in this process and HAProxy beside it, with n1
+// the primary of term 1. It returns the configuration.
+func (l *proxyLab) followed() *config.Config {
+	l.t.Helper()
 	cfg := l.configure(fmt.Sprintf("test -e %s/pid && kill -USR2 $(cat %s/pid) || true", l.dir, l.dir))
 	l.register("n1", "primary", 1)
 	l.register("n2", "replica", 1)
 	l.register("n3", "replica", 1)
 	l.record(1, "n1", ha.PhaseLeading)
-
-	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: t.Output(), getenv: os.Getenv}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- runProxy(ctx, cfg, newLogger(a, cfg.Log)) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	l.runProxy(cfg)
 	l.until(30*time.Second, "haproxy.cfg", func() bool {
 		_, err := os.Stat(filepath.Join(l.dir, "haproxy.cfg"))
 		return err == nil
 	})
+	l.startHAProxy()
+	l.reaches("n1")
+	return cfg
+}
+
+// runProxy runs it until the test ends, or the function that it returns is called.
+func (l *proxyLab) runProxy(cfg *config.Config) (stop func()) {
+	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: l.t.Output(), getenv: os.Getenv}
+	if _, bench := l.t.(*testing.B); bench {
+		a.stderr = io.Discard // go test cuts long output, and the figures with it
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- runProxy(ctx, cfg, newLogger(a, cfg.Log)) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			l.t.Error(err)
+		}
+	})
+	l.t.Cleanup(stop)
+	return stop
+}
+
+// startHAProxy starts it with the file that the proxy wrote. It returns the
+// function that kills it, workers and all.
+func (l *proxyLab) startHAProxy() (kill func()) {
+	l.t.Helper()
 	haproxy, err := programs.HAProxy()
 	l.must(err)
-	l.startProgram(haproxy, "-W", "-f", filepath.Join(l.dir, "haproxy.cfg"), "-p", filepath.Join(l.dir, "pid"))
-	l.until(10*time.Second, "a connection to n1", func() bool {
-		c, name, err := l.connect()
+	cmd := l.startProgram(haproxy, "-W", "-f", filepath.Join(l.dir, "haproxy.cfg"), "-p", filepath.Join(l.dir, "pid"))
+	return func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } //nolint:errcheck // may be gone
+}
+
+// reaches waits until new connections are answered by the server.
+func (l *proxyLab) reaches(name string) {
+	l.t.Helper()
+	l.until(20*time.Second, "a connection to "+name, func() bool {
+		c, got, err := l.connect()
 		if err != nil {
 			return false
 		}
 		c.Close()
-		return name == "n1"
+		return got == name
 	})
+}
 
-	const sessions = 100
+// change is what one change of the primary showed.
+type change struct {
+	ended  time.Duration // from the record of the election to the end of the deposed primary's last session
+	served time.Duration // from the record of the new primary to the first connection that it got
+}
+
+// changePrimary makes the next term's leader primary, with sessions open to the
+// deposed one.
+func (l *proxyLab) changePrimary(term uint64, old, next string, sessions int) change {
+	l.t.Helper()
+	var c change
+	var open sync.WaitGroup
+	for range sessions {
+		conn, _, err := l.connect()
+		l.must(err)
+		l.must(conn.SetReadDeadline(time.Time{}))
+		open.Go(func() { io.Copy(io.Discard, conn); conn.Close() }) //nolint:errcheck // until closed
+	}
+	start := time.Now()
+	l.record(term, next, ha.PhaseElecting)
+	gone := make(chan time.Time, 1)
+	go func() { open.Wait(); gone <- time.Now() }()
+	select {
+	case at := <-gone:
+		c.ended = at.Sub(start)
+	case <-time.After(5 * time.Second):
+		l.t.Fatalf("sessions of the deposed primary go on:\n%s", l.cli("show servers state pg_primary;show sess"))
+	}
+	arrived := make(chan time.Time, 1)
+	go func() {
+		for {
+			conn, name, err := l.connect() // waits in HAProxy until there is a primary
+			if err != nil {
+				l.t.Errorf("a client was refused: %v", err)
+				break
+			}
+			conn.Close()
+			if name == next {
+				break
+			}
+		}
+		arrived <- time.Now()
+	}()
+	start = time.Now()
+	l.record(term, next, ha.PhaseLeading)
+	c.served = (<-arrived).Sub(start)
+	l.register(old, "replica", term)
+	l.register(next, "primary", term)
+	return c
+}
+
+// pair are the old and the new primary of a round.
+func pair(round int) (old, next string) {
+	return fmt.Sprintf("n%d", round%2+1), fmt.Sprintf("n%d", (round+1)%2+1)
+}
+
+// From the change of the record in Consul to the first new connection on the
+// new primary, with clients that never stop trying: none is refused.
+func TestProxyFollowsConsul(t *testing.T) {
+	l := newProxyLab(t)
+	l.followed()
 	var took []time.Duration
 	for round := range 6 {
-		term, old, next := uint64(round+2), fmt.Sprintf("n%d", round%2+1), fmt.Sprintf("n%d", (round+1)%2+1)
-		var open sync.WaitGroup
-		for range sessions {
-			c, _, err := l.connect()
-			l.must(err)
-			l.must(c.SetReadDeadline(time.Time{}))
-			open.Go(func() { io.Copy(io.Discard, c); c.Close() }) //nolint:errcheck // until closed
-		}
-		l.record(term, next, ha.PhaseElecting)
-		gone := make(chan struct{})
-		go func() { open.Wait(); close(gone) }()
-		select {
-		case <-gone: // the deposed primary's sessions have ended
-		case <-time.After(5 * time.Second):
-			t.Fatalf("sessions of the deposed primary go on:\n%s", l.cli("show servers state pg_primary;show sess"))
-		}
-		var start time.Time
-		arrived := make(chan time.Time, 1)
-		begun := make(chan struct{})
-		go func() {
-			<-begun
-			for {
-				c, name, err := l.connect()
-				if err != nil {
-					t.Errorf("a client was refused: %v", err)
-					break
-				}
-				c.Close()
-				if name == next {
-					break
-				}
-			}
-			arrived <- time.Now()
-		}()
-		start = time.Now()
-		close(begun)
-		l.record(term, next, ha.PhaseLeading)
-		took = append(took, (<-arrived).Sub(start))
-		l.register(old, "replica", term)
-		l.register(next, "primary", term)
+		old, next := pair(round)
+		took = append(took, l.changePrimary(uint64(round+2), old, next, 100).served)
 	}
 	slices.Sort(took)
 	t.Logf("record written to first new connection: median %v, worst %v", took[len(took)/2], took[len(took)-1])
-	if took[len(took)/2] > 200*time.Millisecond {
+	if took[len(took)/2] > time.Second {
 		t.Error("far from what it should take")
 	}
 	want := "host=127.0.0.1 port=" + strings.TrimPrefix(l.servers["n1"].Addr().String(), "127.0.0.1:")
@@ -364,6 +417,107 @@ func TestProxyFollowsConsul(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(l.dir, "pgbouncer.ini"))
 		return err == nil && strings.Contains(string(b), want)
 	})
+}
+
+// The same with 1,000 sessions open, as a measurement: goals 10 ms at the median
+// and 50 ms at worst to the first connection, 20 ms to the end of the deposed
+// primary's sessions (which includes the write to Consul).
+func BenchmarkProxyFollowsConsul(b *testing.B) {
+	l := newProxyLab(b)
+	l.followed()
+	var served, ended []time.Duration
+	for round := range max(b.N, 20) {
+		old, next := pair(round)
+		c := l.changePrimary(uint64(round+2), old, next, 1000)
+		served, ended = append(served, c.served), append(ended, c.ended)
+	}
+	report := func(what string, d []time.Duration) {
+		slices.Sort(d)
+		b.ReportMetric(float64(d[len(d)/2].Microseconds())/1000, "ms-"+what+"-median")
+		b.ReportMetric(float64(d[len(d)-1].Microseconds())/1000, "ms-"+what+"-worst")
+	}
+	report("served", served)
+	report("ended", ended)
+	b.ReportMetric(0, "ns/op")
+}
+
+// HAProxy is killed and started by hand in the middle of a failover. With us
+// alive it is right within 100 ms of its start; with us dead it sends nobody to
+// a server that does not say itself that it is the primary.
+func TestHAProxyRestartedInAFailover(t *testing.T) {
+	l := newProxyLab(t)
+	var says sync.Map // who says that it is the primary
+	for name := range l.servers {
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, primary := says.Load(name); (r.URL.Path == "/primary") != primary {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		}))
+		t.Cleanup(api.Close)
+		l.apiOf[name] = api.Listener.Addr().String()
+	}
+	says.Store("n1", true)
+	cfg := l.configure("true")
+	l.register("n1", "primary", 1)
+	l.register("n2", "replica", 1)
+	l.register("n3", "replica", 1)
+	l.record(1, "n1", ha.PhaseLeading)
+	stop := l.runProxy(cfg)
+	l.until(30*time.Second, "haproxy.cfg", func() bool {
+		_, err := os.Stat(filepath.Join(l.dir, "haproxy.cfg"))
+		return err == nil
+	})
+	kill := l.startHAProxy()
+	l.reaches("n1")
+
+	// With us alive.
+	says.Delete("n1")
+	l.record(2, "n2", ha.PhaseElecting)
+	kill()
+	l.until(10*time.Second, "HAProxy's end", func() bool { return !strings.Contains(l.cli("show info"), "Pid") })
+	l.record(2, "n2", ha.PhaseLeading)
+	kill = l.startHAProxy()
+	l.untilEvery(time.Millisecond, 10*time.Second, "HAProxy's start", func() bool { return strings.Contains(l.cli("show info"), "Pid") })
+	start := time.Now()
+	c, name, err := l.connect()
+	if err != nil || name != "n2" {
+		t.Fatalf("the first client after the restart: %q, %v", name, err)
+	}
+	c.Close()
+	t.Logf("with us alive: right %v after HAProxy's start", time.Since(start))
+	says.Store("n2", true)
+
+	// With us dead: nobody is primary, then n3.
+	says.Delete("n2")
+	stop()
+	kill()
+	l.until(10*time.Second, "HAProxy's end", func() bool { return !strings.Contains(l.cli("show info"), "Pid") })
+	l.startHAProxy()
+	first := make(chan string, 1)
+	go func() {
+		for {
+			c, name, err := l.connect()
+			if err == nil {
+				c.Close()
+				first <- name
+				return
+			}
+		}
+	}()
+	select {
+	case name := <-first:
+		t.Fatalf("a client was sent to %s while nobody was the primary", name)
+	case <-time.After(2500 * time.Millisecond):
+	}
+	says.Store("n3", true)
+	select {
+	case name := <-first:
+		if name != "n3" {
+			t.Fatalf("the client that waited was sent to %s", name)
+		}
+	case <-time.After(15 * time.Second):
+		t.Fatal("no client got to the primary")
+	}
 }
 
 func TestRender(t *testing.T) {
