@@ -26,16 +26,32 @@ import (
 func (l *Lab) WaitReady(ctx context.Context) error {
 	ctx, stop := l.whileSidecarsRun(ctx)
 	defer stop()
-	primary, err := l.waitRegistered(ctx)
-	if err != nil {
-		return err
+	for {
+		primary, err := l.waitRegistered(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.waitDurable(ctx); err != nil {
+			return err
+		}
+		err = l.waitStreaming(ctx, primary)
+		if err == nil || context.Cause(ctx) != nil {
+			return err
+		}
 	}
-	if err := l.waitDurable(ctx); err != nil {
-		return err
-	}
+}
+
+// streamTimeout is how long replicas are waited for before Consul is asked again
+// who is primary: it may be another by then.
+const streamTimeout = 5 * time.Second
+
+// waitStreaming waits until all others stream from the primary.
+func (l *Lab) waitStreaming(ctx context.Context, primary string) error {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
 	want := len(l.plan.Members()) - 1
 	var last error
-	err = every(ctx, 50*time.Millisecond, func() (bool, error) {
+	err := every(ctx, 50*time.Millisecond, func() (bool, error) {
 		var streaming int
 		streaming, last = l.streaming(ctx, primary)
 		return last == nil && streaming == want, nil
