@@ -105,9 +105,11 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 	defer func() { err = errors.Join(err, done()) }()
 	if len(names) == 0 {
 		for _, s := range drill.Scenarios() {
-			if s.Possible(l.Plan()) == nil {
-				scenarios = append(scenarios, s)
+			if why := s.Possible(l.Plan()); why != nil {
+				fmt.Fprintf(a.stderr, "left out: %s: %v\n", s.Name, why)
+				continue
 			}
+			scenarios = append(scenarios, s)
 		}
 	}
 	var all []*drill.Report

@@ -20,6 +20,16 @@
 // to go on, undoes the fault, waits for the cluster to be whole, and returns a
 // Report.
 //
+// What a fault breaks is noted in the lab's journal before, so that a drill that
+// is killed in the middle is undone by the next one in the same lab.
+//
+// # Chaos
+//
+// Chaos injects random faults of the same scenarios, one after the other and now
+// and then two at once, while writers go on through HAProxy and beside every
+// server; after each fault all rows since the beginning are read back. The seed
+// determines the faults, not what they meet (TestChaos, make chaos).
+//
 // # Goroutines
 //
 // Writer.Start starts a goroutine for each of its workers, DNSPoller.Start one;

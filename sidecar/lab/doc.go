@@ -15,6 +15,10 @@
 // own; the links meet in a bridge, in a namespace that has no way out. Then a
 // link can be cut, for all traffic or from one host to another.
 //
+// Breakable (root) each member's data is on a file system of its own, in memory,
+// that can be full; its WAL is archived, unless that is blocked; and Consul's
+// ACLs are on, with a token for the members that can be revoked.
+//
 // # Nothing left behind
 //
 // Everything a lab makes is in its folder, or is named in the journal in that
