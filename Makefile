@@ -22,7 +22,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: programs
-programs: ## provide PostgreSQL, HAProxy, PgBouncer, iproute2 (apt-get, as root) and Consul (PATH, or built once: 7 minutes)
+programs: ## provide PostgreSQL, HAProxy, PgBouncer, iproute2, promtool (apt-get, as root) and Consul (PATH, or built once: 7 minutes)
 	@.tools/programs
 
 .PHONY: programs-nomad
@@ -65,9 +65,11 @@ vet:
 	go vet ./...
 
 .PHONY: lint
-lint: format vet ## gofmt, go vet, staticcheck
+lint: format vet ## gofmt, go vet, staticcheck, govulncheck
 	GOBIN="$(CURDIR)/.cache/bin" go -C .tools/lint install tool
 	.cache/bin/staticcheck ./...
+	@.cache/bin/govulncheck ./... || { status=$$?; [ $$status -ne 3 ] || exit 1; \
+	    echo "lint: govulncheck did not end well, most likely because https://vuln.go.dev cannot be reached: known vulnerabilities were NOT looked for" >&2; }
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)

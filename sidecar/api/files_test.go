@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // TestFilesNameWhatIsExported: each metric, and each value of a label, that the
@@ -120,9 +121,9 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 // TestPromtool has Prometheus's own tool read the rules and the dashboard's
 // queries, and see that the rules fire when they must and only then.
 func TestPromtool(t *testing.T) {
-	promtool, err := exec.LookPath("promtool")
+	promtool, err := programs.Promtool()
 	if err != nil {
-		t.Skip("promtool is not on PATH; on Debian: apt-get install prometheus (96 MB)")
+		t.Skip(err)
 	}
 	dir := t.TempDir()
 	write := func(name, text string) {

@@ -33,6 +33,9 @@ func PgBouncer() (string, error) {
 	return find("pgbouncer", "apt-get install pgbouncer", []string{"/usr/sbin"})
 }
 
+// Promtool returns the path of Prometheus's tool, found like consul.
+func Promtool() (string, error) { return find("promtool", "make programs", cacheDirs()) }
+
 // PostgresBin returns the directory of PostgreSQL's server programs, of the
 // newest version that Debian's packages have installed.
 func PostgresBin() (string, error) {
