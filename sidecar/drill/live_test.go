@@ -1,0 +1,88 @@
+package drill_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// whole returns the state of a lab's cluster, as one outside of it sees it.
+func whole(l *lab.Lab) func(ctx context.Context) (drill.Initial, error) {
+	return func(ctx context.Context) (drill.Initial, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		if err := l.WaitReady(ctx); err != nil {
+			return drill.Initial{}, err
+		}
+		s, err := l.Status(ctx)
+		if err != nil {
+			return drill.Initial{}, err
+		}
+		before := drill.Initial{Mode: "quorum", Standbys: 1, Replicas: []string{}}
+		for _, h := range s.Hosts {
+			switch {
+			case slices.Contains(h.Tags, "primary"):
+				before.Primary = h.Name
+			case slices.Contains(h.Tags, "replica"):
+				before.Replicas = append(before.Replicas, h.Name)
+			}
+		}
+		return before, nil
+	}
+}
+
+// TestLive does each drill of a live cluster once: by the members' API and an
+// application's connection string, with nothing that only a lab has.
+func TestLive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a cluster")
+	}
+	l := cluster(t, lab.Options{})
+	password, err := os.ReadFile(l.Plan().PasswordFile(lab.SuperuserRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGPASSWORD", strings.TrimSpace(string(password)))
+	app := l.Plan().App()
+	route, err := drill.Application(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=disable", app.Address, app.Ports.Primary, lab.SuperuserRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []struct{ name, path, body string }{
+		{"switchover", "/switchover", `{"leader": "LEADER"}`},
+		{"postgres-killed", "/drill", `{"fault": "postgres-killed"}`},
+		{"sidecar-stopped", "/drill", `{"fault": "sidecar-stopped", "seconds": 7}`},
+	} {
+		live := drill.Live{Scenario: s.name, Why: s.path, Route: route, Check: whole(l), Progress: func(what string) { t.Log(what) },
+			Inject: func(ctx context.Context, before drill.Initial) error {
+				return l.Change(ctx, before.Primary, s.path, []byte(strings.ReplaceAll(s.body, "LEADER", before.Primary)))
+			},
+			Account: func(context.Context) (*drill.Account, error) {
+				return &drill.Account{Term: 9, Leader: "n9", Announced: time.Now()}, nil
+			}}
+		report, err := live.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !report.Passed() || !report.Moved || report.Returned == nil || report.Rows.Acked < 200 || report.Rows.Lost != 0 || report.StaleReads() != 0 {
+			t.Errorf("%s: %+v", s.name, report)
+		}
+		if faults := describedBySchema(t, drill.NewResults("test", []*drill.Report{report})); len(faults) > 0 {
+			t.Errorf("%s: not as the schema says: %q", s.name, faults)
+		}
+	}
+	planted := errors.New("a planted fault")
+	_, err = drill.Live{Route: route, Check: func(context.Context) (drill.Initial, error) { return drill.Initial{}, planted },
+		Inject: func(context.Context, drill.Initial) error { t.Error("a sick cluster was broken"); return nil }}.Run(t.Context())
+	if !errors.Is(err, drill.ErrNotPossible) || !errors.Is(err, planted) {
+		t.Errorf("a sick cluster: %v", err)
+	}
+}
