@@ -30,22 +30,34 @@ func TestCluster(t *testing.T) {
 	w.must("var", "put", "-force", "nomad/jobs/pg", "superuser="+superuserPassword, "replication="+replicationPassword, "api="+apiToken)
 	c := &cluster{world: w, byNode: map[string]alloc{}}
 	t.Cleanup(func() { c.purge("pg", "pg-haproxy", "pg-app") })
-	t.Run("jobs validate and plan", c.testPlan)
-	if !t.Run("run to the first write", c.testRun) {
-		t.Fatal(c.words())
+	step := func(name string, test func(*testing.T)) bool {
+		return t.Run(name, func(t *testing.T) {
+			w.t = t
+			defer func() {
+				if t.Failed() {
+					t.Log(c.words())
+				}
+			}()
+			test(t)
+		})
+	}
+	step("jobs validate and plan", c.testPlan)
+	if !step("run to the first write", c.testRun) {
+		t.Fatal("nothing to go on with")
 	}
 	c.startWriters(t)
-	t.Run("plan again changes nothing", c.testPlanAgain)
-	t.Run("kill", c.testKill)
-	t.Run("stop", c.testStop)
-	t.Run("drain", c.testDrain)
-	t.Run("update", c.testUpdate)
-	t.Run("client lost", c.testClientLost)
-	t.Run("application", c.testApplication)
+	step("plan again changes nothing", c.testPlanAgain)
+	step("kill", c.testKill)
+	step("stop", c.testStop)
+	step("drain", c.testDrain)
+	step("update", c.testUpdate)
+	step("client lost", c.testClientLost)
+	step("application", c.testApplication)
 	c.judge(t)
-	t.Run("kill_timeout too small", c.testKillTimeout)
-	t.Run("stop cut short", c.testCutShort)
-	t.Run("no volume", c.testNoVolume)
+	step("kill_timeout too small", c.testKillTimeout)
+	step("stop cut short", c.testCutShort)
+	step("no volume", c.testNoVolume)
+	w.t = t
 }
 
 // cluster is the job pg in a world, and the applications.
@@ -488,16 +500,18 @@ func (c *cluster) purge(jobs ...string) {
 	}
 }
 
-// words is what the members have logged last, for a failure's message.
+// words is what the tasks have logged last, for a failure's message.
 func (c *cluster) words() string {
-	all, err := c.allocs(context.Background(), "pg")
-	if err != nil {
+	var all []alloc
+	if err := c.get(context.Background(), "/v1/allocations", &all); err != nil {
 		return err.Error()
 	}
 	var b strings.Builder
 	for _, a := range all {
-		log := c.log(a.ID, "pgsidecar")
-		fmt.Fprintf(&b, "%s on %s is %s, %+v:\n%s\n", a.Name, a.NodeName, a.ClientStatus, a.TaskStates, log[max(0, len(log)-4000):])
+		for task, state := range a.TaskStates {
+			log := c.log(a.ID, task)
+			fmt.Fprintf(&b, "%s, task %s, on %s is %s, %+v:\n%s\n", a.Name, task, a.NodeName, a.ClientStatus, state, log[max(0, len(log)-3000):])
+		}
 	}
 	return b.String()
 }

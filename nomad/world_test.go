@@ -62,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	if w.consul, err = programs.Consul(); err != nil {
 		t.Fatal(err)
 	}
-	if w.dir, err = os.MkdirTemp("", "nomad"); err != nil {
+	if w.dir, err = os.MkdirTemp("", "n"); err != nil {
 		t.Fatal(err)
 	}
 	// The server's user must reach its volume.
@@ -140,11 +140,15 @@ func (w *world) withConsul() map[string]any {
 	return c
 }
 
+// advertise is what Nomad will not take by itself on a loopback address.
+var advertise = map[string]string{"http": "127.0.0.1", "rpc": "127.0.0.1", "serf": "127.0.0.1"}
+
 func (w *world) startNomadServer(ports []int) {
 	w.http = "http://127.0.0.1:" + strconv.Itoa(ports[0])
 	w.agent("server", map[string]any{
 		"name": "server", "data_dir": filepath.Join(w.dir, "server"), "bind_addr": "127.0.0.1", "disable_update_check": true,
-		"ports": map[string]any{"http": ports[0], "rpc": ports[1], "serf": ports[2]},
+		"ports":     map[string]any{"http": ports[0], "rpc": ports[1], "serf": ports[2]},
+		"advertise": advertise,
 		"server": map[string]any{"enabled": true, "bootstrap_expect": 1, "raft_multiplier": 1,
 			"heartbeat_grace": "2s", "min_heartbeat_ttl": "3s"},
 		"consul": w.withConsul(),
@@ -164,9 +168,10 @@ func (w *world) startNode(i, rpc int) {
 	n.agent = w.agent(n.name, map[string]any{
 		"name": n.name, "data_dir": filepath.Join(w.dir, n.name), "bind_addr": "127.0.0.1", "disable_update_check": true,
 		"leave_on_interrupt": false, "leave_on_terminate": false,
-		"ports": map[string]any{"http": http},
+		"ports": map[string]any{"http": http}, "advertise": advertise,
 		"client": map[string]any{"enabled": true, "servers": []string{"127.0.0.1:" + strconv.Itoa(rpc)}, "network_interface": "lo",
 			"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume},
+			"options":     map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
 			"host_volume": map[string]any{"pgdata": map[string]any{"path": n.volume}}},
 		"plugin": map[string]any{"raw_exec": map[string]any{"config": map[string]any{"enabled": true}}},
 		"consul": w.withConsul(),
@@ -207,9 +212,10 @@ func (w *world) agent(name string, config map[string]any, argv ...string) *exec.
 	return cmd
 }
 
-// remove takes away what the agents have left: the allocations' own file
-// systems first.
+// remove takes away what the agents have left: tasks that could not be stopped,
+// and the allocations' own file systems.
 func (w *world) remove() {
+	killAll(w.dir)
 	if w.t.Failed() && os.Getenv("KEEP") != "" {
 		w.t.Logf("kept: %s", w.dir)
 		return
@@ -228,6 +234,19 @@ func (w *world) remove() {
 	}
 	if err := os.RemoveAll(w.dir); err != nil {
 		w.t.Error(err)
+	}
+}
+
+// killAll ends the processes that have dir in their command line.
+func killAll(dir string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		// One that is gone has none.
+		if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, []byte(dir+"/")) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
 	}
 }
 
@@ -300,7 +319,8 @@ func (w *world) getFrom(ctx context.Context, url string, to any) error {
 // command runs nomad, and returns what it printed and its exit status.
 func (w *world) command(args ...string) (out string, status int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	// Not the test's: its end is not the end of cleaning up.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.nomad, args...)
 	cmd.Env = append(os.Environ(), "NOMAD_ADDR="+w.http, "CONSUL_HTTP_ADDR="+w.consulAPI, "CONSUL_HTTP_TOKEN="+w.token)
@@ -329,6 +349,7 @@ type alloc struct {
 	TaskStates                                             map[string]struct {
 		State    string
 		Restarts int
+		Events   []struct{ DisplayMessage string }
 	}
 }
 

@@ -129,10 +129,10 @@ func (t *task) begin(member string) error {
 	}
 	if was {
 		t.log.Error("the last stop of this member was cut short: raise the task's kill_timeout, and max_kill_timeout of Nomad's clients (30s unless it is set)",
-			"killed_after", after.Round(100*time.Millisecond), "kill_timeout", t.allocation.KillTimeout)
+			"killed_after", after.Round(100*time.Millisecond).String(), "kill_timeout", t.allocation.KillTimeout.String())
 	}
 	t.log.Info("task of Nomad", "job", t.allocation.Job, "group", t.allocation.Group, "index", t.allocation.Index,
-		"allocation", t.allocation.ID, "kill_timeout", t.allocation.KillTimeout)
+		"allocation", t.allocation.ID, "kill_timeout", t.allocation.KillTimeout.String())
 	return nil
 }
 

@@ -106,11 +106,8 @@ job "pg-app" {
       }
 
       env {
-        PGHOST = "primary.${var.service}.${var.domain}"
-        PGPORT = "${var.port}"
-      }
-
-      env {
+        PGHOST               = "primary.${var.service}.${var.domain}"
+        PGPORT               = var.port
         PGUSER               = var.user
         PGDATABASE           = var.database
         PGPASSFILE           = "${NOMAD_SECRETS_DIR}/pgpass"

@@ -81,6 +81,12 @@ variable "standbys" {
   description = "How many replicas hold each commit before it is acknowledged. 0: none, and a failover may lose the newest."
 }
 
+variable "consul" {
+  type        = string
+  default     = "127.0.0.1:8500"
+  description = "Consul's agent as the task reaches it: the node's own. Several, separated by commas, are tried in turn."
+}
+
 variable "cpu" {
   type    = number
   default = 1000
@@ -212,8 +218,8 @@ job "pg" {
       type            = var.volume_type
       source          = var.volume
       per_alloc       = var.volume_type == "csi"
-      access_mode     = var.volume_type == "csi" ? "single-node-writer" : null
-      attachment_mode = var.volume_type == "csi" ? "file-system" : null
+      access_mode     = var.volume_type == "csi" ? "single-node-writer" : ""
+      attachment_mode = var.volume_type == "csi" ? "file-system" : ""
     }
 
     # The members themselves register primary.<job>.service.consul and replica.…:
@@ -284,6 +290,7 @@ job "pg" {
         # A new member is called as its node, whose volume it has; with csi as the
         # allocation. From then on the name stays with the volume.
         PGSIDECAR_NODE = var.volume_type == "host" ? "${node.unique.name}" : ""
+        CONSUL_HTTP_ADDR = var.consul
         # Nomad does not tell it, and pgsidecar says if it is too short.
         PGSIDECAR_KILL_TIMEOUT = var.kill_timeout
       }
@@ -313,7 +320,6 @@ job "pg" {
       # reads them again when they are needed.
       dynamic "template" {
         for_each = { superuser = "superuser.password", replication = "replication.password", api = "api.token" }
-        labels   = []
         content {
           destination = "${NOMAD_SECRETS_DIR}/${template.value}"
           perms       = "0600"

@@ -43,6 +43,11 @@ variable "service" {
   description = "The cluster's service in Consul."
 }
 
+variable "consul" {
+  type    = string
+  default = "127.0.0.1:8500"
+}
+
 variable "command" {
   type    = string
   default = "/usr/local/bin/pgsidecar"
@@ -147,6 +152,9 @@ job "pg-haproxy" {
         args    = ["proxy", "-config", "${NOMAD_TASK_DIR}/proxy.hcl"]
       }
       consul {}
+      env {
+        CONSUL_HTTP_ADDR = var.consul
+      }
 
       template {
         destination = "${NOMAD_TASK_DIR}/proxy.hcl"
@@ -157,7 +165,10 @@ job "pg-haproxy" {
             name = "${var.service}"
           }
           haproxy {
-            socket       = "{{ env "NOMAD_ALLOC_DIR" }}/data/haproxy.sock"
+            # Short: with what HAProxy adds for a while, a socket's path may have 107
+            # bytes, of which an allocation's directory takes most.
+            socket       = "{{ env "NOMAD_ALLOC_DIR" }}/h.sock"
+            agent_socket = "{{ env "NOMAD_ALLOC_DIR" }}/a.sock"
             bind         = "${var.bind}"
             primary_port = ${var.primary_port}
             replica_port = ${var.replica_port}

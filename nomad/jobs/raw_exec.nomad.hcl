@@ -75,6 +75,12 @@ variable "standbys" {
   description = "How many replicas hold each commit before it is acknowledged. 0: none, and a failover may lose the newest."
 }
 
+variable "consul" {
+  type        = string
+  default     = "127.0.0.1:8500"
+  description = "Consul's agent as the task reaches it: the node's own. Several, separated by commas, are tried in turn."
+}
+
 variable "cpu" {
   type    = number
   default = 1000
@@ -267,6 +273,7 @@ job "pg" {
         # A new member is called as its node.
         PGSIDECAR_NODE = "${node.unique.name}"
         PGSIDECAR_DATA_DIR = var.data_dir
+        CONSUL_HTTP_ADDR = var.consul
         # Nomad does not tell it, and pgsidecar says if it is too short.
         PGSIDECAR_KILL_TIMEOUT = var.kill_timeout
       }
@@ -296,7 +303,6 @@ job "pg" {
       # reads them again when they are needed.
       dynamic "template" {
         for_each = { superuser = "superuser.password", replication = "replication.password", api = "api.token" }
-        labels   = []
         content {
           destination = "${NOMAD_SECRETS_DIR}/${template.value}"
           perms       = "0600"

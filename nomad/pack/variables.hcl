@@ -10,6 +10,12 @@ variable "command" {
   description = "pgsidecar on the clients. Give each version a path of its own: a rolling update is then a change of this."
 }
 
+variable "consul" {
+  type        = string
+  default     = "127.0.0.1:8500"
+  description = "Consul's agent as the task reaches it: the node's own. Several, separated by commas, are tried in turn."
+}
+
 variable "count" {
   type        = number
   default     = 3

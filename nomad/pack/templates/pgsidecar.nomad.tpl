@@ -93,6 +93,12 @@ variable "standbys" {
   description = "How many replicas hold each commit before it is acknowledged. 0: none, and a failover may lose the newest."
 }
 
+variable "consul" {
+  type        = string
+  default     = [[ var "consul" . | toJson | replace "${" "$${" ]]
+  description = "Consul's agent as the task reaches it: the node's own. Several, separated by commas, are tried in turn."
+}
+
 variable "cpu" {
   type    = number
   default = [[ var "cpu" . | toJson | replace "${" "$${" ]]
@@ -232,8 +238,8 @@ job "pg" {
       type            = var.volume_type
       source          = var.volume
       per_alloc       = var.volume_type == "csi"
-      access_mode     = var.volume_type == "csi" ? "single-node-writer" : null
-      attachment_mode = var.volume_type == "csi" ? "file-system" : null
+      access_mode     = var.volume_type == "csi" ? "single-node-writer" : ""
+      attachment_mode = var.volume_type == "csi" ? "file-system" : ""
     }
 [[ end ]]
     # The members themselves register primary.<job>.service.consul and replica.…:
@@ -286,7 +292,8 @@ job "pg" {
         args  = ["run", "-config", "${NOMAD_TASK_DIR}/pg.hcl"]
         # A process 1 that buries the dead: PostgreSQL's children may outlive it.
         init = true
-        ports = ["postgres", "api"]
+        # Consul's agent is at 127.0.0.1, and no proxy stands before PostgreSQL.
+        network_mode = "host"
         # Parallel queries share memory here; Docker's default is 64 MB.
         shm_size = 1073741824
         # The guard locks its memory and asks for the real-time class. Without
@@ -326,7 +333,8 @@ job "pg" {
 [[ else ]]        # A new member is called as its node, whose volume it has; with csi as the
         # allocation. From then on the name stays with the volume.
         [[ "PGSIDECAR_NODE" ]] = var.volume_type == "host" ? "${node.unique.name}" : ""
-[[ end ]]        # Nomad does not tell it, and pgsidecar says if it is too short.
+[[ end ]]        CONSUL_HTTP_ADDR = var.consul
+        # Nomad does not tell it, and pgsidecar says if it is too short.
         [[ "PGSIDECAR_KILL_TIMEOUT" ]] = var.kill_timeout
       }
 
@@ -357,7 +365,6 @@ job "pg" {
       # reads them again when they are needed.
       dynamic "template" {
         for_each = { superuser = "superuser.password", replication = "replication.password", api = "api.token" }
-        labels   = []
         content {
           destination = "${NOMAD_SECRETS_DIR}/${template.value}"
           perms       = "0600"
