@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -22,6 +23,7 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	}
 	c := map[string]any{
 		"node_name":            h.Name,
+		"node_id":              l.plan.nodeID(h),
 		"datacenter":           "dc1",
 		"data_dir":             filepath.Join(h.Dir, "consul"),
 		"bind_addr":            h.Address,
@@ -60,6 +62,14 @@ func (l *Lab) writeConsulConfig(h Host) error {
 		return fmt.Errorf("write Consul's configuration: %w", err)
 	}
 	return nil
+}
+
+// nodeID gives each host's agent an identity of its own that outlives its data:
+// the catalog refuses an agent that comes back under the same name with another,
+// and then so does the agent every registration.
+func (p *Plan) nodeID(h Host) string {
+	b := sha256.Sum256([]byte(p.ID + "/" + h.Name))
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
 func (l *Lab) startConsul(h Host) error {
