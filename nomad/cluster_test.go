@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -48,6 +47,7 @@ func TestCluster(t *testing.T) {
 	c.startWriters(t)
 	step("plan again changes nothing", c.testPlanAgain)
 	step("kill", c.testKill)
+	step("kill all", c.testKillAll)
 	step("stop", c.testStop)
 	step("drain", c.testDrain)
 	step("update", c.testUpdate)
@@ -190,16 +190,20 @@ func (c *cluster) whole() {
 
 // ready asks Consul for the check that Nomad's updates wait for.
 func (c *cluster) ready(ctx context.Context, a alloc) error {
-	var checks map[string]struct{ Name, Status, ServiceID string }
-	if err := c.getFrom(ctx, "http://"+c.consulAPI+"/v1/agent/checks", &checks); err != nil {
+	var services []struct {
+		Checks []struct{ Name, Status, ServiceID string }
+	}
+	if err := c.getFrom(ctx, "http://"+c.consulAPI+"/v1/health/service/pg-agent", &services); err != nil {
 		return err
 	}
-	for _, k := range checks {
-		if k.Name == "ready" && strings.Contains(k.ServiceID, a.ID) {
-			if k.Status != "passing" {
-				return fmt.Errorf("%s is not ready", a.NodeName)
+	for _, s := range services {
+		for _, k := range s.Checks {
+			if k.Name == "ready" && strings.Contains(k.ServiceID, a.ID) {
+				if k.Status != "passing" {
+					return fmt.Errorf("%s is not ready", a.NodeName)
+				}
+				return nil
 			}
-			return nil
 		}
 	}
 	return fmt.Errorf("no check of %s", a.NodeName)
@@ -250,12 +254,42 @@ func (c *cluster) testPlanAgain(t *testing.T) {
 	}
 }
 
+// testKill kills pgsidecar alone: the guard and PostgreSQL live on, and Nomad
+// starts another one (restart, delay 2s) within the lease (5s).
 func (c *cluster) testKill(t *testing.T) {
-	c.measured(t, "primary's task killed", func() {
-		a := c.primary(t)
+	a, before := c.primary(t), c.record().Term
+	c.measured(t, "primary's pgsidecar killed", func() {
 		c.must("alloc", "signal", "-s", "SIGKILL", a.ID)
+		c.eventually(time.Minute, "the task is started again", func(ctx context.Context) error {
+			all, err := c.running(ctx, "pg")
+			if err == nil && all[a.NodeName].TaskStates["pgsidecar"].Restarts == 0 {
+				err = errors.New("no restart")
+			}
+			return err
+		})
+	})
+	t.Logf("terms passed: %d", c.record().Term-before)
+}
+
+// testKillAll kills all that the primary's task consists of, at once.
+func (c *cluster) testKillAll(t *testing.T) {
+	a := c.primary(t)
+	c.measured(t, "primary's whole task killed", func() {
+		c.must("alloc", "signal", "-s", "SIGKILL", a.ID)
+		killAll(c.node(a.NodeName).volume)
 		c.handedOver(a)
 	})
+}
+
+// node is the client of that name.
+func (c *cluster) node(name string) *node {
+	for _, n := range c.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	c.t.Fatalf("no node %s", name)
+	return nil
 }
 
 func (c *cluster) testStop(t *testing.T) {
@@ -349,13 +383,7 @@ func (c *cluster) testUpdate(t *testing.T) {
 // unknown. Nothing happens to the member, and no second one is started.
 func (c *cluster) testClientLost(t *testing.T) {
 	a := c.primary(t)
-	var agent *exec.Cmd
-	for _, n := range c.nodes {
-		if n.name == a.NodeName {
-			agent = n.agent
-		}
-	}
-	before := c.record()
+	agent, before := c.node(a.NodeName).agent, c.record()
 	c.measured(t, "primary's client lost and back", func() {
 		if err := agent.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)

@@ -45,6 +45,7 @@ type world struct {
 type node struct {
 	name   string
 	volume string // the host volume's path
+	consul string // its agent, as Nomad's clients each have their own
 	agent  *exec.Cmd
 }
 
@@ -88,7 +89,7 @@ func (w *world) start(acl bool) {
 	w.startConsul(ports[:5], acl)
 	w.startNomadServer(ports[5:8])
 	for i := range 3 {
-		w.startNode(i, ports[6])
+		w.startNode(i, ports[6], ports[2])
 	}
 	w.eventually(time.Minute, "three nodes are ready", func(ctx context.Context) error {
 		var nodes []struct{ Name, Status string }
@@ -129,9 +130,32 @@ func (w *world) startConsul(ports []int, acl bool) {
 	})
 }
 
+// startConsulClient starts a node's own agent. (Two of Nomad's clients with one
+// agent would each remove the other's services from it.)
+func (w *world) startConsulClient(n *node, join int) {
+	ports := freePorts(w.t, 2)
+	n.consul = "127.0.0.1:" + strconv.Itoa(ports[0])
+	c := map[string]any{
+		"node_name": n.name, "data_dir": filepath.Join(w.dir, "consul-"+n.name), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
+		"disable_update_check": true, "retry_join": []string{"127.0.0.1:" + strconv.Itoa(join)}, "retry_interval": "1s",
+		"ports": map[string]any{"http": ports[0], "dns": -1, "serf_lan": ports[1], "grpc": -1, "grpc_tls": -1},
+	}
+	if w.token != "" {
+		c["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{"agent": w.token}}
+	}
+	w.agent("consul-"+n.name, c, w.consul, "agent", "-config-file")
+	w.eventually(time.Minute, "Consul's agent of "+n.name+" knows the leader", func(ctx context.Context) error {
+		var leader string
+		if err := w.getFrom(ctx, "http://"+n.consul+"/v1/status/leader", &leader); err != nil || leader == "" {
+			return fmt.Errorf("leader %q: %w", leader, err)
+		}
+		return nil
+	})
+}
+
 // withConsul is how an agent of Nomad reaches Consul.
-func (w *world) withConsul() map[string]any {
-	c := map[string]any{"address": w.consulAPI, "auto_advertise": false, "server_auto_join": false, "client_auto_join": false}
+func (w *world) withConsul(address string) map[string]any {
+	c := map[string]any{"address": address, "auto_advertise": false, "server_auto_join": false, "client_auto_join": false}
 	if w.token != "" {
 		c["token"] = w.token
 		identity := map[string]any{"aud": []string{"consul.io"}, "ttl": "1h"}
@@ -151,16 +175,17 @@ func (w *world) startNomadServer(ports []int) {
 		"advertise": advertise,
 		"server": map[string]any{"enabled": true, "bootstrap_expect": 1, "raft_multiplier": 1,
 			"heartbeat_grace": "2s", "min_heartbeat_ttl": "3s"},
-		"consul": w.withConsul(),
+		"consul": w.withConsul(w.consulAPI),
 	}, w.nomad, "agent", "-config")
 }
 
-func (w *world) startNode(i, rpc int) {
+func (w *world) startNode(i, rpc, join int) {
 	n := &node{name: "n" + strconv.Itoa(i+1)}
 	n.volume = filepath.Join(w.dir, "volumes", n.name)
 	if err := os.MkdirAll(n.volume, 0o755); err != nil {
 		w.t.Fatal(err)
 	}
+	w.startConsulClient(n, join)
 	http := freePorts(w.t, 1)[0]
 	// Clients know of no port that another one has given away, so each has its
 	// own range.
@@ -170,11 +195,11 @@ func (w *world) startNode(i, rpc int) {
 		"leave_on_interrupt": false, "leave_on_terminate": false,
 		"ports": map[string]any{"http": http}, "advertise": advertise,
 		"client": map[string]any{"enabled": true, "servers": []string{"127.0.0.1:" + strconv.Itoa(rpc)}, "network_interface": "lo",
-			"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume},
+			"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume, "consul": n.consul},
 			"options":     map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
 			"host_volume": map[string]any{"pgdata": map[string]any{"path": n.volume}}},
 		"plugin": map[string]any{"raw_exec": map[string]any{"config": map[string]any{"enabled": true}}},
-		"consul": w.withConsul(),
+		"consul": w.withConsul(n.consul),
 	}, w.nomad, "agent", "-config")
 	w.nodes = append(w.nodes, n)
 }

@@ -191,13 +191,13 @@ func vars(pairs ...string) []string {
 
 // clusterVars are the raw_exec job's variables for this machine.
 func (w *world) clusterVars(more ...string) []string {
-	return vars(append([]string{"command", w.pgsidecar, "consul", w.consulAPI, "bin_dir", w.binDir(), "data_dir", "${meta.pgdata}/pg", "cpu", "100", "memory", "300",
+	return vars(append([]string{"command", w.pgsidecar, "consul", "${meta.consul}", "bin_dir", w.binDir(), "data_dir", "${meta.pgdata}/pg", "cpu", "100", "memory", "300",
 		"hba", `["host all all 127.0.0.1/32 scram-sha-256"]`, "min_healthy_time", "3s",
 		"parameters", `{ shared_buffers = "16MB", dynamic_shared_memory_type = "mmap" }`}, more...)...)
 }
 
 // haproxyVars are the HAProxy job's.
 func (w *world) haproxyVars(more ...string) []string {
-	return vars(append([]string{"command", w.pgsidecar, "consul", w.consulAPI, "bind", "127.0.0.1", "primary_port", strconv.Itoa(w.haproxy[0]),
+	return vars(append([]string{"command", w.pgsidecar, "consul", "${meta.consul}", "bind", "127.0.0.1", "primary_port", strconv.Itoa(w.haproxy[0]),
 		"replica_port", strconv.Itoa(w.haproxy[1])}, more...)...)
 }

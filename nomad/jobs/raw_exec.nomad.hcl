@@ -6,7 +6,7 @@
 # and where Consul has ACLs:
 #   nomad setup consul
 #   pgsidecar files policy -cluster pg | consul acl policy create -name pgsidecar-pg -rules -
-#   consul acl role update -name nomad-tasks-default -policy-name pgsidecar-pg
+#   consul acl role update -id "$(consul acl role read -name nomad-default-tasks -format=json | jq -r .ID)" -policy-name pgsidecar-pg
 # Then:
 #   nomad job run raw_exec.nomad.hcl
 #   dig +short -p 8600 primary.pg.service.consul
