@@ -192,6 +192,35 @@ func TestSchemaIsComplete(t *testing.T) {
 	}
 }
 
+// TestJudge: each thing that must not be fails the drill, and says so.
+func TestJudge(t *testing.T) {
+	objective := drill.Objective{RTO: time.Second, RPO: 1}
+	for want, plant := range map[string]func(*drill.Report){
+		"":                        func(*drill.Report) {},
+		"paused for 1300 ms":      func(r *drill.Report) { r.RTOMs = 1300 },
+		"2 acknowledged rows":     func(r *drill.Report) { r.Rows.Lost = 2 },
+		"1 rows are there twice":  func(r *drill.Report) { r.Rows.Twice = 1 },
+		"1 were never sent":       func(r *drill.Report) { r.Rows.Strange = 1 },
+		"two primaries at once":   func(r *drill.Report) { r.Overlaps = []string{"n1 and n2"} },
+		"DNS named two primaries": func(r *drill.Report) { r.DNS.Doubles = 1 },
+		"stayed with":             func(r *drill.Report) { r.Moved = false },
+		"n1 has":                  func(r *drill.Report) { r.Members[0].Differs = -3 },
+		"their checksum":          func(r *drill.Report) { r.Members[1].ChecksumFailures = 1 },
+		"is damaged":              func(r *drill.Report) { r.Members[2].Damage = []string{"an index"} },
+	} {
+		r := recorded(t).Drills[0]
+		r.Failures = nil
+		plant(r)
+		r.Judge(objective)
+		switch {
+		case r.Good != r.Passed() || r.Passed() != (want == ""):
+			t.Errorf("%q: passed %t, failures %q", want, r.Good, r.Failures)
+		case want != "" && (len(r.Failures) != 1 || !strings.Contains(r.Failures[0], want)):
+			t.Errorf("want %q, failures %q", want, r.Failures)
+		}
+	}
+}
+
 func TestJUnit(t *testing.T) {
 	r := recorded(t)
 	r.Drills[0].Failures[0] += ` <"&'> ]]>`
