@@ -29,7 +29,19 @@ func TestVIPManager(t *testing.T) {
 	leader := func(name string) { l.must(l.put("/v1/kv/pgsidecar/pg/leader", name)) }
 	leader("n2")
 	l.record(1, "n2", ha.PhaseLeading)
-	const address = "127.213.77.1"
+	// Of a network for documentation (RFC 5737), on an interface that leads nowhere:
+	// it refuses the loopback interface.
+	const address, device = "192.0.2.77", "pgsidecarvip"
+	ip := func(args ...string) {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Skipf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	exec.Command("ip", "link", "del", device).Run() //nolint:errcheck // a killed test's
+	ip("link", "add", device, "type", "veth", "peer", "name", device+"2")
+	t.Cleanup(func() { exec.Command("ip", "link", "del", device).Run() }) //nolint:errcheck // the test is over
+	ip("link", "set", device, "up")
+	ip("link", "set", device+"2", "up")
 	present := func() bool {
 		all, err := net.InterfaceAddrs()
 		l.must(err)
@@ -40,12 +52,7 @@ func TestVIPManager(t *testing.T) {
 		}
 		return false
 	}
-	t.Cleanup(func() {
-		if present() {
-			exec.Command("ip", "address", "del", address+"/32", "dev", "lo").Run() //nolint:errcheck // vip-manager was killed first
-		}
-	})
-	l.startProgram(path, "--ip", address, "--netmask", "32", "--interface", "lo", "--interval", "100", "--dcs-type", "consul",
+	l.startProgram(path, "--ip", address, "--netmask", "32", "--interface", device, "--interval", "100", "--dcs-type", "consul",
 		"--dcs-endpoints", l.consul, "--trigger-key", "pgsidecar/pg/leader", "--trigger-value", "n1")
 	for range 2 {
 		leader("n1")
