@@ -12,6 +12,12 @@
 // the time, whether it takes a write (Direct); acknowledgements of two servers
 // that cannot both have been primary are a second primary (Primaries).
 //
+// Readers ask by each route, to the primary and to replicas, for the newest row
+// that was acknowledged before they ask (Reader): one that a route to the
+// primary does not find was answered by a server that is primary no more. When
+// the cluster is whole again every member is inspected (Inspect): the same rows,
+// no page that fails its checksum, and no index that disagrees with its table.
+//
 // All clocks are this process's monotonic one: the whole lab is on one machine.
 //
 // # A drill
@@ -30,8 +36,18 @@
 // server; after each fault all rows since the beginning are read back. The seed
 // determines the faults, not what they meet (TestChaos, make chaos).
 //
+// Live.Run does the same with a cluster that is no lab, through its members' API
+// and an application's connection string, with fewer faults.
+//
+// # Results
+//
+// Results are written as JSON (Schema describes it), as JUnit's XML, and as one
+// page with pictures; Report.WriteText is the summary for a terminal. What is
+// kept of the last drill (Last) lies in Consul under drill/last, where the
+// members' API finds it.
+//
 // # Goroutines
 //
-// Writer.Start starts a goroutine for each of its workers, DNSPoller.Start one;
-// their Stop methods end them and wait for that.
+// Writer.Start starts a goroutine for each of its workers, Reader.Start and
+// DNSPoller.Start one; their Stop methods end them and wait for that.
 package drill
