@@ -52,6 +52,7 @@ postgres {
 api {
   listen = "{{ GetPrivateIP }}:8008"    # health, status, and the members' streams
   # token_file = "/etc/pgsidecar/api.token"   # without it, or a client's certificate, nothing can be changed
+  # drills = true                       # whoever has the token may kill this server: pgsidecar drill live
   # tls {                               # on all members, or on none; new certificates count at once
   #   cert_file           = "/etc/pgsidecar/api.crt"
   #   key_file            = "/etc/pgsidecar/api.key"

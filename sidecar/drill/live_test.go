@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
@@ -79,10 +81,42 @@ func TestLive(t *testing.T) {
 			t.Errorf("%s: not as the schema says: %q", s.name, faults)
 		}
 	}
+	plantInDrill(t, l)
 	planted := errors.New("a planted fault")
 	_, err = drill.Live{Route: route, Check: func(context.Context) (drill.Initial, error) { return drill.Initial{}, planted },
 		Inject: func(context.Context, drill.Initial) error { t.Error("a sick cluster was broken"); return nil }}.Run(t.Context())
 	if !errors.Is(err, drill.ErrNotPossible) || !errors.Is(err, planted) {
 		t.Errorf("a sick cluster: %v", err)
+	}
+}
+
+// plantInDrill does a whole drill whose fault takes three acknowledged rows away,
+// and lets nobody write for 300 ms: the report has both.
+func plantInDrill(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	report, err := drill.Run(t.Context(), drill.Scenario{Name: "planted", Why: "rows are deleted, and the table is locked", Expect: drill.Stays,
+		Fault: func(ctx context.Context, c drill.Cast) error {
+			config, err := l.ConnConfig(lab.SuperuserRole, c.Primary)
+			if err != nil {
+				return err
+			}
+			conn, err := pgx.ConnectConfig(ctx, config)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(ctx)
+			_, err = conn.Exec(ctx, `BEGIN; LOCK TABLE drill.writes IN EXCLUSIVE MODE;
+				DELETE FROM drill.writes WHERE ctid IN (SELECT ctid FROM drill.writes WHERE seq BETWEEN 5 AND 7 AND worker = (SELECT min(worker) FROM drill.writes));
+				SELECT pg_sleep(0.3); COMMIT`, pgx.QueryExecModeSimpleProtocol)
+			return err
+		}}, drill.Options{Lab: l, Routes: []string{"haproxy"}, Objective: drill.Objective{RTO: 299 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Rows.Lost < 3 || report.RTOMs < 300 || len(report.Failures) < 2 {
+		t.Errorf("three rows and 300 ms were planted: lost %d, pause %.0f ms, failures %q", report.Rows.Lost, report.RTOMs, report.Failures)
+	}
+	if faults := describedBySchema(t, drill.NewResults("test", []*drill.Report{report})); len(faults) > 0 {
+		t.Errorf("not as the schema says: %q", faults)
 	}
 }
