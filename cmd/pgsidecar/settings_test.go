@@ -303,3 +303,33 @@ func TestOwnWords(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSettings: no patch of the settings makes a panic, or becomes something that
+// cannot be read again.
+func FuzzSettings(f *testing.F) {
+	f.Add(`{"durability":{"standbys":1}}`, `{"durability":{"standbys":null},"parameters":{"work_mem":"8MB"}}`)
+	f.Add(`{}`, `{"pause":true,"postgresql":{"parameters":{"a":1,"b":true},"pg_hba":["host all all 10.0.0.0/8 md5"]}}`)
+	f.Add(``, `{"hba":["local all all peer"],"ident":["a b c"],"slots":{"x":{"type":"physical"}}}`)
+	f.Add(`{"slots":{"x":null}}`, `{"slots":{"x":{"type":"logical"}},"failover_slots":true,"paused":{"until":"2100-01-01T00:00:00Z"}}`)
+	f.Fuzz(func(t *testing.T, stored, patch string) {
+		own, err := ownWords([]byte(patch))
+		if err != nil {
+			return
+		}
+		next, err := mergePatch([]byte(stored), own)
+		if err != nil {
+			return
+		}
+		if _, err := object(next); err != nil {
+			t.Fatalf("%q and %q became %q: %v", stored, patch, next, err)
+		}
+		_ = changedKeys([]byte(stored), next)
+		if set, err := checkSettings(next, 150000); err == nil {
+			for _, line := range set.HBA {
+				if strings.ContainsAny(line, "\n\r") {
+					t.Fatalf("a line break got through: %q", line)
+				}
+			}
+		}
+	})
+}

@@ -90,12 +90,19 @@ func writeStatus(b *strings.Builder, st *api.Status) {
 	if st.Reason != "" {
 		fmt.Fprintf(b, "this term began because: %s\n", st.Reason)
 	}
-	if st.Paused {
+	if st.Paused || len(st.PausedMembers) > 0 {
 		until := "until pgsidecar resume"
 		if !st.PausedUntil.IsZero() {
 			until = "until " + st.PausedUntil.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(b, "PAUSED %s: nobody fails over\n", until)
+		who := "nobody fails over"
+		if len(st.PausedMembers) > 0 {
+			who = "only " + strings.Join(st.PausedMembers, ", ") + "; the others fail over without"
+		}
+		if st.PausedReason != "" {
+			who += " (" + st.PausedReason + ")"
+		}
+		fmt.Fprintf(b, "PAUSED %s: %s\n", until, who)
 	}
 	if st.Scheduled != nil {
 		fmt.Fprintf(b, "switchover to %s at %s\n", orDefault(st.Scheduled.To, "the best"), st.Scheduled.At.Local().Format(time.DateTime))

@@ -63,8 +63,8 @@ func (m *member) view() *api.View {
 		v.Config = raw
 		if set, err := sidecar.ParseSettings(raw); err == nil {
 			v.Slots = m.server.slotsAt()
-			if set.Paused != nil {
-				v.PausedUntil = set.Paused.Until
+			if p := set.Paused; p != nil && (p.Until.IsZero() || time.Now().Before(p.Until)) {
+				v.PausedUntil, v.PausedMembers, v.PausedReason = p.Until, p.Members, p.Reason
 			}
 			if p := set.Switchover; p != nil {
 				v.Scheduled = &api.Schedule{At: p.At, From: p.From, To: p.To}

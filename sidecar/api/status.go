@@ -288,6 +288,9 @@ type Status struct {
 	VotesNeeded int           `json:"votes_needed"`
 	Paused      bool          `json:"paused"`
 	PausedUntil time.Time     `json:"paused_until,omitzero"`
+	// PausedMembers are those in maintenance while the others are not.
+	PausedMembers []string `json:"paused_members,omitempty"`
+	PausedReason  string   `json:"paused_reason,omitempty"`
 
 	LeaseLeft  float64 `json:"lease_left_seconds"` // 0: none
 	DecidedAge float64 `json:"decided_seconds_ago"`
@@ -368,7 +371,7 @@ func (s *Server) status(f facts) Status {
 		Cluster: s.cluster, Member: s.member, Version: s.version,
 		Role: f.State.Role, Primary: f.primary(), Server: f.serverState(), Problem: o.Server.Problem,
 		Term: rec.Term, Leader: rec.Leader, Phase: rec.Phase, Reason: rec.Reason, Durability: rec.Durability,
-		VotesNeeded: rec.Durability.VotesNeeded(), Paused: f.paused(), PausedUntil: f.PausedUntil,
+		VotesNeeded: rec.Durability.VotesNeeded(), Paused: f.paused(), PausedUntil: f.PausedUntil, PausedMembers: f.PausedMembers, PausedReason: f.PausedReason,
 		DecidedAge: f.age(o.Now), Refused: f.State.Refused, Scheduled: f.Scheduled,
 		Consul: ConsulStatus{Reachable: o.Consul.Reachable.String(), SeenAge: f.age(o.Consul.SeenAt), Session: o.Consul.Session,
 			LockHolder: o.Consul.Lock.Holder, Problem: f.View.Problem},

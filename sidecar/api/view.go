@@ -27,7 +27,10 @@ type View struct {
 
 	Tags        map[string]string // the member's tags; "noloadbalance": "true" takes it from the replicas
 	PausedUntil time.Time         // when a pause ends by itself; zero: not known, or never
-	Config      json.RawMessage   // the cluster-wide settings as stored; nil: there are none
+	// PausedMembers are those that a pause is of; empty: all, if there is one.
+	PausedMembers []string
+	PausedReason  string
+	Config        json.RawMessage // the cluster-wide settings as stored; nil: there are none
 	// ConfigVersion changes with each change of Config; zero: there is none.
 	ConfigVersion uint64
 	Changes       []json.RawMessage // of Config, oldest first, each with its time and difference

@@ -174,3 +174,26 @@ func TestOptions(t *testing.T) {
 		t.Errorf("%s is too long", long)
 	}
 }
+
+// TestTLSRequired: between members only TLS, and the server's certificate is ours.
+func TestTLSRequired(t *testing.T) {
+	s := &Server{o: Options{Listen: "127.0.0.1:5432", DataDir: t.TempDir(), StateDir: t.TempDir(), SuperuserName: "postgres", ReplicationName: "replicator",
+		TLS: TLS{CertFile: "/c", KeyFile: "/k", CAFile: "/ca", Require: true}}}
+	conf := s.render(Settings{})
+	for _, want := range []string{"ssl = 'on'", "ssl_cert_file = '/c'", "ssl_key_file = '/k'", "ssl_ca_file = '/ca'"} {
+		if !strings.Contains(conf, want) {
+			t.Errorf("no %s in\n%s", want, conf)
+		}
+	}
+	hba, err := s.renderHBA(Settings{HBA: []string{"host all all 0.0.0.0/0 scram-sha-256"}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused, users := strings.Index(hba, `hostnossl all "replicator" all reject`), strings.Index(hba, "host all all")
+	if refused < 0 || users < refused || strings.Contains(hba, `host  replication`) {
+		t.Errorf("pg_hba.conf is\n%s", hba)
+	}
+	if info := s.conninfo(Source{Host: "n2.example", Port: 5432}, ""); !strings.Contains(info, "sslmode='verify-full' sslrootcert='/ca'") {
+		t.Errorf("conninfo %s", info)
+	}
+}
