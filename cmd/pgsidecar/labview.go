@@ -163,11 +163,11 @@ func (v *labView) draw() {
 }
 
 func (v *labView) keys() string {
-	line := " " + key("k") + " kill PostgreSQL " + key("m") + " kill the member " + key("f") + " freeze PostgreSQL "
+	line := " " + key("k") + " kill PostgreSQL " + key("m") + " kill the member " + key("f") + " freeze it "
 	if v.lab.Plan().Isolated {
 		line += key("c") + " cut off "
 	}
-	return line + key("s") + " switch over " + key("h") + " heal and start all " + key("q") + " quit\n"
+	return line + key("s") + " switch over " + key("h") + " heal all " + key("q") + " quit\n"
 }
 
 func key(k string) string { return "\x1b[7m " + k + " \x1b[0m" }
