@@ -24,8 +24,8 @@ import (
 
 var realNomad = flag.Bool("nomad", false, "run the tests that need a Nomad (make test-nomad)")
 
-// world is Consul and Nomad on this machine: an agent of Consul, a server of
-// Nomad and three clients, each with a host volume of its own. All of it listens
+// world is Consul and Nomad on this machine: a server of each, and four nodes
+// with a client of each; three nodes have a host volume, one is for applications. All of it listens
 // on 127.0.0.1, at ports that were free.
 type world struct {
 	t         *testing.T
@@ -88,10 +88,10 @@ func (w *world) start(acl bool) {
 	w.haproxy = [2]int{ports[8], ports[9]}
 	w.startConsul(ports[:5], acl)
 	w.startNomadServer(ports[5:8])
-	for i := range 3 {
+	for i := range 4 {
 		w.startNode(i, ports[6], ports[2])
 	}
-	w.eventually(time.Minute, "three nodes are ready", func(ctx context.Context) error {
+	w.eventually(time.Minute, "all nodes are ready", func(ctx context.Context) error {
 		var nodes []struct{ Name, Status string }
 		if err := w.get(ctx, "/v1/nodes", &nodes); err != nil {
 			return err
@@ -179,7 +179,13 @@ func (w *world) startNomadServer(ports []int) {
 	}, w.nomad, "agent", "-config")
 }
 
+// startNode starts a client. The fourth has no volume, and is of the node pool
+// apps: what runs there is not drained with a member.
 func (w *world) startNode(i, rpc, join int) {
+	pool := "default"
+	if i == 3 {
+		pool = "apps"
+	}
 	n := &node{name: "n" + strconv.Itoa(i+1)}
 	n.volume = filepath.Join(w.dir, "volumes", n.name)
 	if err := os.MkdirAll(n.volume, 0o755); err != nil {
@@ -190,14 +196,18 @@ func (w *world) startNode(i, rpc, join int) {
 	// Clients know of no port that another one has given away, so each has its
 	// own range.
 	from := 21000 + 300*i + 1000*(os.Getpid()%8)
+	volumes := map[string]any{"pgdata": map[string]any{"path": n.volume}}
+	if pool == "apps" {
+		volumes = nil
+	}
 	n.agent = w.agent(n.name, map[string]any{
 		"name": n.name, "data_dir": filepath.Join(w.dir, n.name), "bind_addr": "127.0.0.1", "disable_update_check": true,
 		"leave_on_interrupt": false, "leave_on_terminate": false,
 		"ports": map[string]any{"http": http}, "advertise": advertise,
 		"client": map[string]any{"enabled": true, "servers": []string{"127.0.0.1:" + strconv.Itoa(rpc)}, "network_interface": "lo",
 			"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume, "consul": n.consul},
-			"options":     map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
-			"host_volume": map[string]any{"pgdata": map[string]any{"path": n.volume}}},
+			"options":   map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
+			"node_pool": pool, "host_volume": volumes},
 		"plugin": map[string]any{"raw_exec": map[string]any{"config": map[string]any{"enabled": true}}},
 		"consul": w.withConsul(n.consul),
 	}, w.nomad, "agent", "-config")

@@ -198,6 +198,6 @@ func (w *world) clusterVars(more ...string) []string {
 
 // haproxyVars are the HAProxy job's.
 func (w *world) haproxyVars(more ...string) []string {
-	return vars(append([]string{"command", w.pgsidecar, "consul", "${meta.consul}", "bind", "127.0.0.1", "primary_port", strconv.Itoa(w.haproxy[0]),
+	return vars(append([]string{"command", w.pgsidecar, "consul", "${meta.consul}", "node_pool", "apps", "bind", "127.0.0.1", "primary_port", strconv.Itoa(w.haproxy[0]),
 		"replica_port", strconv.Itoa(w.haproxy[1])}, more...)...)
 }
