@@ -18,7 +18,7 @@ import (
 )
 
 // consulTemplate finds the real program, which nothing here needs but this
-// test: `GOBIN=$PWD/.cache/bin go install github.com/hashicorp/consul-template@v0.41.1`.
+// test: `make programs` builds it (.tools/consul-template).
 func consulTemplate(t *testing.T) string {
 	t.Helper()
 	path, err := filepath.Abs("../../.cache/bin/consul-template")
@@ -81,7 +81,7 @@ func TestConsulTemplate(t *testing.T) {
 
 	haproxy, err := programs.HAProxy()
 	l.must(err)
-	l.startProgram(haproxy, "-W", "-f", filepath.Join(l.dir, "haproxy.cfg"))
+	l.startProgram(haproxy, "-W", "-f", filepath.Join(l.dir, "haproxy.cfg"), "-p", filepath.Join(l.dir, "pid"))
 	l.until(10*time.Second, "haproxy", func() bool { return strings.Contains(l.cli("show info"), "Pid") })
 	first := make(chan error, 1)
 	go func() { // waits while there is no primary
@@ -114,4 +114,43 @@ func TestConsulTemplate(t *testing.T) {
 		return name == "n3"
 	})
 	t.Logf("switched by checks within %v", time.Since(start))
+	l.followWithConsulTemplate(program)
+}
+
+// followWithConsulTemplate runs it with its configuration file: a member that
+// comes is in HAProxy after a reload, and PgBouncer's file names who is
+// registered as primary.
+func (l *proxyLab) followWithConsulTemplate(program string) {
+	l.t.Helper()
+	text, err := templates.ForConsulTemplateText("consul-template.hcl")
+	l.must(err)
+	reload := fmt.Sprintf("sh -c 'kill -USR2 $(cat %s/pid)'", l.dir)
+	text = strings.NewReplacer("/etc/pgsidecar/", l.dir+"/", "/run/haproxy/", l.dir+"/", "/etc/haproxy/", l.dir+"/",
+		"/etc/pgbouncer/pgsidecar.ini", l.dir+"/pgbouncer.ini", "systemctl reload haproxy", reload,
+		"systemctl reload pgbouncer", "touch "+l.dir+"/reloaded").Replace(text)
+	path := filepath.Join(l.dir, "consul-template.hcl")
+	l.must(os.WriteFile(path, []byte(text), 0o600))
+	pid := l.worker()
+	l.startProgram(program, "-consul-addr", strings.TrimPrefix(l.consul, "http://"), "-config", path)
+
+	l.servers["n4"] = nameServer(l.t, "n4")
+	l.registerAPI("n4", "replica", 1, l.servers["n4"].Addr().String())
+	l.contains(filepath.Join(l.dir, "haproxy.cfg"), "server n4 "+l.servers["n4"].Addr().String())
+	l.until(10*time.Second, "HAProxy's reload", func() bool { now := l.worker(); return now != "" && now != pid })
+	l.reaches("n3")
+	api := l.servers["n2"].Addr().String()
+	l.registerAPI("n1", "replica", 2, api)
+	l.registerAPI("n2", "primary", 2, api)
+	l.contains(filepath.Join(l.dir, "pgbouncer.ini"), "port="+strings.TrimPrefix(l.servers["n2"].Addr().String(), "127.0.0.1:")+"\n")
+	l.until(10*time.Second, "PgBouncer's reload", func() bool { _, err := os.Stat(filepath.Join(l.dir, "reloaded")); return err == nil })
+}
+
+// worker is the process id of HAProxy's worker; nothing if it does not answer.
+func (l *proxyLab) worker() string {
+	for line := range strings.Lines(l.cli("show info")) {
+		if pid, found := strings.CutPrefix(line, "Pid: "); found {
+			return strings.TrimSpace(pid)
+		}
+	}
+	return ""
 }
