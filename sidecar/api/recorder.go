@@ -13,16 +13,15 @@ import (
 type Recorder struct {
 	all []prometheus.Collector
 
-	requests  *prometheus.CounterVec
-	refusals  *prometheus.CounterVec
-	closed    prometheus.Counter
-	consul    *prometheus.HistogramVec
-	failed    *prometheus.CounterVec
-	phases    *prometheus.HistogramVec
-	turns     *prometheus.CounterVec
-	actions   *prometheus.HistogramVec
-	checks    *prometheus.CounterVec
-	templates *prometheus.CounterVec
+	requests *prometheus.CounterVec
+	refusals *prometheus.CounterVec
+	closed   prometheus.Counter
+	consul   *prometheus.HistogramVec
+	failed   *prometheus.CounterVec
+	phases   *prometheus.HistogramVec
+	turns    *prometheus.CounterVec
+	actions  *prometheus.HistogramVec
+	checks   *prometheus.CounterVec
 }
 
 // NewRecorder returns a Recorder with nothing recorded.
@@ -52,7 +51,6 @@ func NewRecorder() *Recorder {
 	r.actions = histogram("pgsidecar_action_seconds", "Time of actions on the server and on Consul, by kind and result.",
 		[]float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 60, 600}, "kind", "result")
 	r.checks = counter("pgsidecar_checks_total", "Results of checks, by check.", "check", "result")
-	r.templates = counter("pgsidecar_templates_total", "Results of templates, by template.", "template", "result")
 	return r
 }
 
@@ -96,11 +94,6 @@ func (r *Recorder) Action(kind string, took time.Duration, err error) {
 
 // Check records the result of one check.
 func (r *Recorder) Check(check string, err error) { r.checks.WithLabelValues(check, result(err)).Inc() }
-
-// Template records one rendering of a template.
-func (r *Recorder) Template(template string, err error) {
-	r.templates.WithLabelValues(template, result(err)).Inc()
-}
 
 func result(err error) string {
 	if err != nil {
