@@ -36,8 +36,8 @@ func (r *Report) WriteText(w io.Writer) error {
 		line("rows", "%d acknowledged, %d lost (%d bytes); %d of unknown outcome are there", r.Rows.Acked, r.Rows.Lost, r.Rows.LostBytes, r.Rows.Unknown)
 	}
 	dns := fmt.Sprintf("asked %d times, %d unanswered, %d answers with two primaries", r.DNS.Asked, r.DNS.Failed, r.DNS.Doubles)
-	if r.Moved && r.DNS.LateMs >= 0 {
-		dns += fmt.Sprintf("; names %s %s after its first write", r.Primary, msWords(r.DNS.LateMs))
+	if r.Moved {
+		dns += fmt.Sprintf("; named %s %s", r.Primary, r.DNS.LateWords())
 	}
 	if r.DNS.Asked > 0 {
 		line("DNS", "%s", dns)
@@ -54,6 +54,17 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// LateWords says when DNS first named the new primary.
+func (d DNSReport) LateWords() string {
+	switch {
+	case d.LateMs < 0:
+		return "never"
+	case d.LateMs == 0:
+		return "before its first write was acknowledged"
+	}
+	return msWords(d.LateMs) + " after its first write"
 }
 
 // durability says what a commit waits for.
