@@ -42,6 +42,16 @@
 // does not look at the queue, setting maxconn does (letIn); a refused connection
 // is tried again only after min(1 s, timeout connect).
 //
+// # A planned switchover
+//
+// The primary makes its checkpoint, withdraws its tag in the catalog, and waits
+// for the transactions that began before that, or within 30 ms after it: the time
+// in which proxies hold their clients. HAProxy's new connections wait in its
+// queue, PgBouncer's clients in PAUSE. Then it is stopped, and the new record lets
+// all of them go on. If a transaction does not end within 500 ms the tag comes
+// back, which lets them go on too. Each pause has an expiry of its own, HAProxy's
+// is the queue's time-out.
+//
 // # Files
 //
 // A file is replaced by rename, after its checker has accepted the new one
@@ -58,5 +68,6 @@
 //
 // Update and Release only leave word for these; Apply does its work in the
 // caller's goroutine. Outside this process, each pause of a PgBouncer is
-// watched by a rescue process, which resumes if we die.
+// watched by a rescue process, which resumes if we die. It is started before it
+// is needed: to start one takes longer than the pause should.
 package templates

@@ -72,8 +72,10 @@ func execute(t *testing.T, text string, c templates.Catalog) (string, error) {
 	}
 	out, err := tmpl.Render(t.Context(), testPage(t), templates.Env{
 		Catalog: c,
-		Getenv:  func(name string) string { return map[string]string{"HOME": "/root", "VIP": "10.0.0.100/24", "VIP_INTERFACE": "lo"}[name] },
-		Now:     func() time.Time { return time.Unix(1700000000, 0) },
+		Getenv: func(name string) string {
+			return map[string]string{"HOME": "/root", "VIP": "10.0.0.100/24", "VIP_INTERFACE": "lo"}[name]
+		},
+		Now: func() time.Time { return time.Unix(1700000000, 0) },
 	})
 	return string(out), err
 }

@@ -30,7 +30,12 @@ func newProxyCommand(a *app) *cobra.Command {
 		Short: "Follow the cluster: switch HAProxy, write configuration files",
 		Long: `Follow the cluster: switch HAProxy by its stats socket at each change of roles, and
 write the configured files when what they say has changed. It never takes part in
-elections, and while it is away HAProxy goes by its own checks.
+elections, and while it is away HAProxy goes by its own checks. In a planned
+switchover it makes new clients of HAProxy and all of PgBouncer wait.
+
+With api.listen in its configuration it serves /status, /metrics, /readiness and
+/liveness. Its Consul token needs only to read: key_prefix "pgsidecar/CLUSTER/",
+service "SERVICE", node_prefix "", and whatever else its templates ask for.
 
 SIGTERM and SIGINT end it; files and HAProxy stay as they are.`,
 		Args: noArgs,
