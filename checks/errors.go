@@ -19,6 +19,8 @@ var (
 	ErrReadOnly = errors.New("server is read only")
 	// ErrDiskFull: the server has no space to write.
 	ErrDiskFull = errors.New("server has no space left")
+	// ErrIO: a file cannot be read or written, or is damaged.
+	ErrIO = errors.New("server has an I/O error")
 	// ErrDenied: the server refuses this user.
 	ErrDenied = errors.New("server refuses the local superuser")
 	// ErrNotStandby: the operation is for a server in recovery.
@@ -36,16 +38,20 @@ var (
 
 // PostgreSQL's SQLSTATE codes that are told apart.
 const (
-	codeReadOnly      = "25006"
-	codeDiskFull      = "53100"
-	codeCannotConnect = "57P03"
-	codeShutdown      = "57P01"
-	codeCrash         = "57P02"
-	codeBadAuth       = "28000"
-	codeBadPassword   = "28P01"
-	codeDuplicate     = "42710"
-	codeUnsupported   = "0A000"
-	codeRecovery      = "55000" // object not in prerequisite state
+	codeReadOnly       = "25006"
+	codeDiskFull       = "53100"
+	codeCannotConnect  = "57P03"
+	codeIO             = "58030"
+	codeUndefinedFile  = "58P01"
+	codeDataCorrupted  = "XX001"
+	codeIndexCorrupted = "XX002"
+	codeShutdown       = "57P01"
+	codeCrash          = "57P02"
+	codeBadAuth        = "28000"
+	codeBadPassword    = "28P01"
+	codeDuplicate      = "42710"
+	codeUnsupported    = "0A000"
+	codeRecovery       = "55000" // object not in prerequisite state
 )
 
 // kind adds the sentinel to an error of the server or of the connection.
@@ -60,6 +66,8 @@ func kind(err error) error {
 			return fmt.Errorf("%w: %w", ErrReadOnly, err)
 		case codeDiskFull:
 			return fmt.Errorf("%w: %w", ErrDiskFull, err)
+		case codeIO, codeUndefinedFile, codeDataCorrupted, codeIndexCorrupted:
+			return fmt.Errorf("%w: %w", ErrIO, err)
 		case codeCannotConnect, codeShutdown, codeCrash:
 			return fmt.Errorf("%w: %w", ErrNotReady, err)
 		case codeBadAuth, codeBadPassword:

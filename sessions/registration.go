@@ -127,14 +127,31 @@ func (c *Client) keepRegistered(ctx context.Context) {
 		if c.takeTurn(ctx) != nil {
 			return
 		}
-		err := errors.Join(c.evictRivals(ctx), c.mend(ctx))
+		rivals, mending := c.evictRivals(ctx), c.mend(ctx)
 		c.endTurn()
+		c.atHomeSince(mending)
+		err := errors.Join(rivals, mending)
 		c.fault(areaRegistration, err)
 		if err != nil {
 			failures++
 		} else {
 			failures = 0
 		}
+	}
+}
+
+// atHomeSince notes since when the local agent has not answered while others
+// may: what DNS says of this node is then beyond this member's reach.
+func (c *Client) atHomeSince(err error) {
+	c.mu.Lock()
+	lost := c.view.Consul.AgentLostAt != 0
+	c.mu.Unlock()
+	now := c.opts.Now()
+	switch gone := errors.Is(err, ErrUnreachable); {
+	case gone && !lost:
+		c.update(func() { c.view.Consul.AgentLostAt = now })
+	case err == nil && lost:
+		c.update(func() { c.view.Consul.AgentLostAt = 0 })
 	}
 }
 

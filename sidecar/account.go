@@ -62,20 +62,31 @@ func (s *Sidecar) note(o ha.Observation) {
 		}
 		before := snap.Observation.Consul.Record
 		if r := o.Consul.Record; r.Term != before.Term || r.Phase != before.Phase {
-			s.noteRecord(r)
+			s.noteRecord(before, r)
 		}
 	} else {
 		s.log.Info("member started", "member", o.Self, "process", o.Server.Process == ha.ProcessRunning)
 	}
 	s.noteBlocks()
-	if problem := errText(s.opts.Cluster.View().Err); problem != s.problem {
-		s.problem = problem
-		if problem != "" {
-			s.log.Warn("consul does not do as asked", "error", problem)
-		} else {
-			s.log.Info("consul does as asked again")
-		}
+	s.noteProblem(errText(s.opts.Cluster.View().Err))
+}
+
+// problemPause is how often, at most, another trouble of Consul is logged while
+// there is one: without Consul each address in turn gives an error of its own.
+const problemPause = 30 * time.Second
+
+func (s *Sidecar) noteProblem(problem string) {
+	now := s.opts.Now()
+	switch {
+	case problem == "" && s.problem != "":
+		s.log.Info("consul does as asked again")
+	case problem == s.problem || s.problem != "" && now.Sub(s.problemAt) < problemPause:
+		return
+	default:
+		s.log.Warn("consul does not do as asked", "error", problem)
+		s.problemAt = now
 	}
+	s.problem = problem
 }
 
 func (s *Sidecar) noteRole(before ha.Role, o ha.Observation) {
@@ -91,7 +102,7 @@ func (s *Sidecar) noteRole(before ha.Role, o ha.Observation) {
 	}
 }
 
-func (s *Sidecar) noteRecord(r ha.Record) {
+func (s *Sidecar) noteRecord(before, r ha.Record) {
 	s.log.Info("the cluster has changed", "term", r.Term, "leader", r.Leader, "phase", r.Phase, "reason", r.Reason)
 	if r.Leader != s.opts.Member {
 		return
@@ -104,6 +115,9 @@ func (s *Sidecar) noteRecord(r ha.Record) {
 		}
 		if c.Detected.IsZero() {
 			c.Detected = c.Elected
+		}
+		if c.Writable.IsZero() && r.Phase == ha.PhaseLeading && before.Term == r.Term {
+			c.Writable = time.Now() // the first primary of all was not promoted
 		}
 	})
 }
@@ -129,12 +143,15 @@ func (s *Sidecar) noteBlocks() {
 // historyTimeout bounds the storing of an account.
 const historyTimeout = 5 * time.Second
 
-// storeAccount writes the account of a term that is complete into Consul.
+// storeAccount writes the account of a term that is complete into Consul, once.
+// A sidecar that finds its server leading knows no account: the one before it
+// stored that.
 func (s *Sidecar) storeAccount(ctx context.Context, term uint64) {
 	s.mu.Lock()
-	a := s.account
+	a, stored := s.account, s.accounted
+	s.accounted = max(stored, term)
 	s.mu.Unlock()
-	if a.Term != term || a.Leader != s.opts.Member {
+	if a.Term != term || a.Leader != s.opts.Member || a.Writable.IsZero() || stored >= term {
 		return
 	}
 	text, err := json.Marshal(a)

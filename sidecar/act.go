@@ -12,6 +12,7 @@ import (
 const (
 	commitTimeout     = 2 * time.Second // a Consul transaction takes a millisecond or two
 	announceTimeout   = 2 * time.Second
+	announcePause     = 100 * time.Millisecond // after a failed one, lest it is tried with every event
 	guardTimeout      = time.Second
 	fenceTimeout      = 5 * time.Second
 	promoteTimeout    = time.Minute
@@ -118,8 +119,8 @@ func (s *Sidecar) lease(ctx context.Context, f func(context.Context) error) {
 // announced only after its predecessors' tags are gone.
 func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
 	s.mu.Lock()
-	busy := s.announcing
-	s.announcing = true
+	busy := s.announcing || s.announceFailedAt != 0 && s.announceFailedAt.Within(announcePause, s.opts.Now())
+	s.announcing = s.announcing || !busy
 	s.mu.Unlock()
 	if busy {
 		return
@@ -133,14 +134,19 @@ func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
 			err = s.opts.Cluster.Register(ctx, s.registration(a))
 		}
 		s.mu.Lock()
-		s.announcing = false
+		first := s.announceFailedAt == 0
+		s.announcing, s.announceFailedAt = false, 0
 		if err == nil {
 			s.announced = ha.Announced{Known: true, Tag: a.Tag, Term: a.Term}
+		} else {
+			s.announceFailedAt = s.opts.Now()
 		}
 		s.mu.Unlock()
 		if err != nil {
-			s.log.Warn("cannot announce the role", "tag", a.Tag, "error", err)
-			return // tried again with the next decision, a second later at most
+			if first {
+				s.log.Warn("cannot announce the role; tried again", "tag", a.Tag, "error", err)
+			}
+			return // with the next decision, a second later at most
 		}
 		s.log.Info("announced", "tag", a.Tag, "term", a.Term)
 		s.notify()

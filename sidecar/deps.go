@@ -15,6 +15,9 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrNotReady: the server is starting up or shutting down, and said so.
 	ErrNotReady = errors.New("server is not ready")
+	// ErrMachine: a write failed by the fault of this machine, so another might do
+	// better: its disk is full, or fails.
+	ErrMachine = errors.New("machine is at fault")
 	// ErrTransactions: the server was not stopped, as transactions did not end in
 	// time; it goes on.
 	ErrTransactions = errors.New("the server goes on")
@@ -152,8 +155,11 @@ type Server interface {
 	// Look fills in what SQL says, in one round trip, on a connection of its
 	// own. It returns ErrNotReady if the server answers that it is starting.
 	Look(ctx context.Context, v *ha.Server) error
-	// Probe writes, and so finds a full or hung disk.
+	// Probe writes, and so finds a full (ErrMachine) or hung disk.
 	Probe(ctx context.Context) error
+	// Starved reports whether a server that takes no connections yet waits for
+	// log that it has not got.
+	Starved() bool
 	// SyncInEffect returns the primary's flush position read after every
 	// walsender was seen to use the last setting (S4); zero while one does not.
 	SyncInEffect(ctx context.Context) (ha.LSN, error)

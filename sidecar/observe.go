@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -102,6 +103,7 @@ func forgetSQL(v *ha.Server) {
 	v.Upstream, v.Position, v.Settled, v.Hidden = "", ha.Position{}, false, false
 	v.Walsenders, v.SyncAt, v.RecoveryEnd, v.Checkpointed = nil, 0, 0, false
 	v.SyncUnsure = true
+	v.FaultyAt, v.WriteProblem, v.Starved = 0, "", false
 }
 
 // inspectTimeout bounds a look at the data directory's files.
@@ -234,13 +236,11 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	defer cancel()
 	err := s.opts.Server.Look(ctx, &v)
 	s.opts.Recorder.Check("look", err)
-	writable := v.Writable
+	starved := err != nil && v.SeenAt == 0 && s.opts.Server.Starved()
 	if err == nil && v.InRecovery == ha.No {
 		if v.Writable != ha.Yes || !probed.Within(probeEvery, now) {
 			probed = now
-			err := s.opts.Server.Probe(ctx)
-			s.opts.Recorder.Check("write", err)
-			writable = ha.Known(err == nil)
+			s.probe(ctx, &v)
 		}
 		if v.SyncAt == 0 {
 			if at, err := s.opts.Server.SyncInEffect(ctx); err == nil {
@@ -254,7 +254,16 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	if w.Process != ha.ProcessRunning || w.StartedAt != started || s.operations != operations || s.busy.Server != ha.NoAction {
 		return probed // it looked at another life of the server, or an operation has changed it
 	}
+	if !starved {
+		s.starvedAt, w.Starved = 0, false
+	} else if s.starvedAt == 0 {
+		s.starvedAt = now
+	}
 	if err != nil {
+		if starved && !w.Starved && now.Sub(s.starvedAt) >= starvedTime {
+			w.Starved = true
+			s.log.Error("the server waits for log that it has not got: its own is damaged or missing")
+		}
 		if w.FailingSince == 0 && w.SeenAt != 0 {
 			w.FailingSince = now
 			s.log.Warn("the server does not answer", "error", err)
@@ -275,13 +284,48 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	w.Checkpointed = w.Checkpointed || v.Checkpointed
 	w.Walsenders, w.SyncAt, w.RecoveryEnd = v.Walsenders, v.SyncAt, v.RecoveryEnd
 	if v.InRecovery == ha.No {
-		w.Writable = writable
+		w.Writable, w.FaultyAt, w.WriteProblem = v.Writable, v.FaultyAt, v.WriteProblem
 	}
 	if v.SystemID != "" {
 		w.SystemID = v.SystemID
 	}
 	s.notify()
 	return probed
+}
+
+const (
+	// hungTime is how long writes may take too long before the disk counts as
+	// hung: a slow server is not a dead one.
+	hungTime = 10 * time.Second
+	// starvedTime is how long a starting server may wait for log: between two
+	// segments it does so for a moment.
+	starvedTime = 5 * time.Second
+)
+
+// probe writes, and notes in v how that went.
+func (s *Sidecar) probe(ctx context.Context, v *ha.Server) {
+	err := s.opts.Server.Probe(ctx)
+	s.opts.Recorder.Check("write", err)
+	now := s.opts.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		if s.unwritableAt != 0 && v.Writable == ha.No {
+			s.log.Info("the server takes writes again")
+		}
+		s.unwritableAt = 0
+		v.Writable, v.FaultyAt, v.WriteProblem = ha.Yes, 0, ""
+		return
+	}
+	if s.unwritableAt == 0 {
+		s.unwritableAt = now
+		s.log.Error("the server takes no writes", "error", err)
+	}
+	hung := errors.Is(err, context.DeadlineExceeded) && now.Sub(s.unwritableAt) >= hungTime
+	v.Writable, v.FaultyAt, v.WriteProblem = ha.No, 0, err.Error()
+	if hung || errors.Is(err, ErrMachine) {
+		v.FaultyAt = s.unwritableAt
+	}
 }
 
 // peersChanged looks at the server at once when another member has begun or

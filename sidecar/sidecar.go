@@ -24,11 +24,12 @@ type Sidecar struct {
 	upkeep chan struct{} // capacity 1: roles and slots have work
 
 	// Owned by the loop.
-	state   ha.State
-	blocks  string
-	members []Instance
-	problem string // Consul's, as last logged
-	kept    string // what the upkeep was last woken for
+	state     ha.State
+	blocks    string
+	members   []Instance
+	problem   string // Consul's, as last logged, at problemAt
+	problemAt ha.Instant
+	kept      string // what the upkeep was last woken for
 
 	mu     sync.Mutex // guards what follows
 	server ha.Server
@@ -39,14 +40,16 @@ type Sidecar struct {
 	intent     ha.Intent
 	asked      uint64 // the term in which the switchover was asked for
 	// announced is what the registration says; announcing that it is being changed.
-	announced     ha.Announced
-	announcing    bool
-	leasing       bool
-	checkpointing bool
-	policy        ha.Policy
-	exit          *ExitError
-	ready         bool
-	account       Account
+	announced        ha.Announced
+	announcing       bool
+	announceFailedAt ha.Instant // the last announcement failed then; zero: it did not
+	leasing          bool
+	checkpointing    bool
+	policy           ha.Policy
+	exit             *ExitError
+	ready            bool
+	account          Account
+	accounted        uint64 // the newest term whose account was stored
 	// settings are the cluster-wide ones that the server took up last; configured is
 	// false before, and after the configuration file has changed.
 	settings   Settings
@@ -54,6 +57,10 @@ type Sidecar struct {
 	lostAt     time.Time // the leader was lost then, by this member's wall clock
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant
+	// unwritableAt is the first of the write probes in a row that failed, starvedAt
+	// of the looks in a row that found a starting server without log; zero: the
+	// last was well.
+	unwritableAt, starvedAt ha.Instant
 
 	serverLock sync.Mutex // held by the operation on the server
 	snapshot   atomic.Pointer[Snapshot]

@@ -397,6 +397,8 @@ func (s fakeServer) Look(_ context.Context, v *ha.Server) error {
 
 func (s fakeServer) Probe(context.Context) error { return nil }
 
+func (s fakeServer) Starved() bool { return false }
+
 func (s fakeServer) SyncInEffect(context.Context) (ha.LSN, error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()

@@ -142,6 +142,7 @@ func (m *member) policy() ha.Policy {
 	p.Mode, p.Standbys, p.Strict, p.MaxVoters = c.Durability.Mode, c.Durability.Standbys, c.Durability.Strict, c.Durability.MaxVoters
 	p.Automatic, p.FailureTimeout, p.Lease = c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.Lease
 	p.HandoverTimeout, p.StopTimeout = c.Failover.HandoverTimeout, c.Postgres.StopTimeout
+	p.AgentTimeout, p.ReplicateFrom = c.Failover.AgentTimeout, c.Tags.ReplicateFrom
 	p.NoFailover, p.NoSync, p.Priority = c.Tags.NoFailover, c.Tags.NoSync, m.task.priority(c.Tags.Priority)
 	return p
 }

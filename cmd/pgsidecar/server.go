@@ -152,8 +152,15 @@ func (s *localServer) Probe(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.sql.WriteProbe(ctx)
+	err := s.sql.WriteProbe(ctx)
+	if errors.Is(err, checks.ErrDiskFull) || errors.Is(err, checks.ErrIO) {
+		return fmt.Errorf("%w: %w", sidecar.ErrMachine, err)
+	}
+	return err
 }
+
+// Starved looks at the startup process.
+func (s *localServer) Starved() bool { return s.files.Starved() }
 
 // ensureRoles makes the role that replicates, with its present password.
 func (s *localServer) ensureRoles(ctx context.Context) error {

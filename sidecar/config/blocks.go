@@ -155,6 +155,7 @@ func (r *reader) failover(b *hclsyntax.Body, path string, f *Failover) {
 		duration("failure_timeout", &f.FailureTimeout),
 		duration("lease", &f.Lease),
 		duration("handover_timeout", &f.HandoverTimeout),
+		duration("agent_timeout", &f.AgentTimeout),
 	}, nil)
 }
 

@@ -212,6 +212,8 @@ func (r *reader) checkTimers(c *Config) {
 		"lease %s is longer than consul session_ttl %s; expected at most that, so that a primary whose session has expired has stopped", f.Lease, c.Consul.SessionTTL)
 	r.require(f.HandoverTimeout >= time.Second, "failover.handover_timeout",
 		"handover_timeout %s: expected 1s or more; the old primary's shutdown checkpoint must fit in", f.HandoverTimeout)
+	r.require(f.AgentTimeout == 0 || f.AgentTimeout >= 5*time.Second, "failover.agent_timeout",
+		"agent_timeout %s: expected 5s or more, or 0s for never; an agent that restarts is not lost", f.AgentTimeout)
 }
 
 func (r *reader) checkDurability(d *Durability) {

@@ -171,6 +171,10 @@ type Failover struct {
 	// HandoverTimeout is a switchover's deadline, after which the old primary
 	// takes the lock back.
 	HandoverTimeout time.Duration
+	// AgentTimeout is how long a primary's own Consul agent may be gone, while
+	// other addresses of Consul answer, before the primary hands over: DNS hides a
+	// node without an agent. Zero: for ever.
+	AgentTimeout time.Duration
 }
 
 // Tags are one member's peculiarities.

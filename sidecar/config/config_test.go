@@ -112,7 +112,7 @@ func TestFull(t *testing.T) {
 		Peers:      config.Peers{Key: config.NewSecret("hunter5")},
 		Durability: config.Durability{Mode: ha.ModeQuorum, Standbys: 2, Strict: true, MaxVoters: 4},
 		Failover: config.Failover{FailureTimeout: 1500 * time.Millisecond, Lease: 4 * time.Second,
-			HandoverTimeout: 20 * time.Second},
+			HandoverTimeout: 20 * time.Second, AgentTimeout: time.Minute},
 		Tags: config.Tags{Priority: 10, NoSync: true, NoLoadBalance: true, CloneFrom: true, ReplicateFrom: "n2"},
 		Templates: []config.Template{
 			{Name: "haproxy", Builtin: "haproxy", Destination: "/etc/haproxy/haproxy.cfg", Check: []string{"haproxy", "-c", "-f", "{}"},
@@ -151,7 +151,7 @@ func TestDefaults(t *testing.T) {
 		{"postgres advertise", c.Postgres.Advertise, "10.0.0.7:5432"},
 		{"api", c.API.Listen, "10.0.0.7:8008"},
 		{"durability", fmt.Sprint(c.Durability), "{quorum 1 true 0}"},
-		{"failover", fmt.Sprint(c.Failover), "{true 2s 5s 10s}"},
+		{"failover", fmt.Sprint(c.Failover), "{true 2s 5s 10s 30s}"},
 		{"log", fmt.Sprint(c.Log), "{info text}"},
 	} {
 		if field.got != field.want {

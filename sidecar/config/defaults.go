@@ -118,6 +118,8 @@ func generalDefaults(env Environment) Config {
 			// A handover takes a quarter of a second; a busy server's shutdown
 			// checkpoint may take seconds. Clients wait this long at most.
 			HandoverTimeout: 10 * time.Second,
+			// An agent that is restarted or upgraded is back sooner.
+			AgentTimeout: 30 * time.Second,
 		},
 		HAProxy: HAProxy{
 			// Applications run beside it; who serves others says so.

@@ -25,6 +25,7 @@ type Reloadable struct {
 	Automatic       bool
 	FailureTimeout  time.Duration
 	HandoverTimeout time.Duration
+	AgentTimeout    time.Duration
 
 	Tags      Tags
 	Templates []Template
@@ -38,7 +39,7 @@ func (c *Config) Reloadable() Reloadable {
 	return Reloadable{
 		ServiceTags: c.Service.Tags, ServiceMeta: c.Service.Meta,
 		Parameters: c.Postgres.Parameters, HBA: c.Postgres.HBA, Ident: c.Postgres.Ident, StopTimeout: c.Postgres.StopTimeout,
-		Automatic: c.Failover.Automatic, FailureTimeout: c.Failover.FailureTimeout, HandoverTimeout: c.Failover.HandoverTimeout,
+		Automatic: c.Failover.Automatic, FailureTimeout: c.Failover.FailureTimeout, HandoverTimeout: c.Failover.HandoverTimeout, AgentTimeout: c.Failover.AgentTimeout,
 		Tags: c.Tags, Templates: c.Templates, HAProxy: c.HAProxy, PgBouncer: c.PgBouncer, Log: c.Log,
 	}
 }
@@ -48,6 +49,7 @@ func (c Config) with(l Reloadable) Config {
 	c.Service.Tags, c.Service.Meta = l.ServiceTags, l.ServiceMeta
 	c.Postgres.Parameters, c.Postgres.HBA, c.Postgres.Ident, c.Postgres.StopTimeout = l.Parameters, l.HBA, l.Ident, l.StopTimeout
 	c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.HandoverTimeout = l.Automatic, l.FailureTimeout, l.HandoverTimeout
+	c.Failover.AgentTimeout = l.AgentTimeout
 	c.Tags, c.Templates, c.HAProxy, c.PgBouncer, c.Log = l.Tags, l.Templates, l.HAProxy, l.PgBouncer, l.Log
 	return c
 }

@@ -120,6 +120,7 @@ func (w *writer) member(c *Config) {
 	f.set("failure_timeout", c.Failover.FailureTimeout)
 	f.set("lease", c.Failover.Lease)
 	f.set("handover_timeout", c.Failover.HandoverTimeout)
+	f.set("agent_timeout", c.Failover.AgentTimeout)
 
 	tags := w.block("tags")
 	tags.set("nofailover", c.Tags.NoFailover)

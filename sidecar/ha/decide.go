@@ -297,9 +297,10 @@ func MakeReport(s State, o Observation) Report {
 		Voted: d.votedIn(v.Promise), Streaming: v.Receiving == Yes && v.Process == ProcessRunning,
 		Serving:      v.Process == ProcessRunning && v.InRecovery == No,
 		Down:         v.Process == ProcessStopped,
-		Checkpointed: v.Checkpointed, Eligible: d.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Intent.Reinit,
+		Checkpointed: v.Checkpointed, Eligible: d.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: newestSeen(&o), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
+	r.Agentless = o.Consul.AgentLostAt != 0
 	r.Restarting = !r.Serving && o.Intent.Restart && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {

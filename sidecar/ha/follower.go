@@ -37,9 +37,23 @@ func (d *decision) follow() {
 		d.do(Action{Kind: Stop, Immediate: true, Why: "it may have been told to promote in a term that is over"})
 	case v.InRecovery == Yes:
 		d.attend()
+	case v.Starved && v.Rewound == "":
+		d.restore()
 	case v.Rewound != "" && d.leaderPeer() != nil && d.seen.Leader != v.Rewound:
 		d.clone("another member leads since the rewind")
 	}
+}
+
+// restore replaces a standby whose own log is damaged or missing, so that it never
+// comes so far as to take connections and be told whom to follow.
+func (d *decision) restore() {
+	if d.rec.Durability.Has(d.o.Self) && d.leaderPeer() != nil {
+		d.block(Block{What: "the data directory, whose log is damaged, is not cloned anew",
+			Missing:  d.seen.Leader + " to do without this member's copy of the last commits",
+			Override: "pgsidecar config set durability.strict=false", Cost: "until the clone is done only the primary has the newest commits"})
+		return
+	}
+	d.clone("the server waits for log that it has not got")
 }
 
 // settleTime is how long after a new leader took writes the others have to
@@ -164,7 +178,7 @@ func (d *decision) attend() {
 		}
 		d.clone("a new clone was asked for")
 		return
-	case v.Upstream != "" && v.Upstream == d.seen.Leader:
+	case v.Upstream != "" && v.Upstream == d.upstream(d.peer(d.seen.Leader)).Member:
 		if v.Receiving == Yes {
 			d.tag = "replica"
 		} else {
@@ -177,9 +191,19 @@ func (d *decision) attend() {
 	d.stand()
 }
 
-// stallTime is how long a standby may fail to receive from a leader that it
-// hears before its history is compared again.
-const stallTime = 5 * time.Second
+// upstream is whom this standby streams from: the leader, or the replica that
+// its tag names, while that one streams from the leader itself (so there are
+// neither rings nor chains).
+func (d *decision) upstream(leader *Peer) Peer {
+	p := d.peer(d.o.Policy.ReplicateFrom)
+	if p != nil && d.fresh(p) && p.Link == LinkUp && p.Report.Term == d.seen.Term && p.Report.Streaming && p.Report.Leader == d.seen.Leader {
+		return *p
+	}
+	if leader == nil {
+		return Peer{Member: d.seen.Leader}
+	}
+	return *leader
+}
 
 // checkUpstream looks again at a standby that follows the leader but receives
 // nothing from it.
@@ -213,7 +237,11 @@ func (d *decision) join() {
 	theirs := p.Report.Position
 	switch {
 	case theirs.Contains(v.Position):
-		d.do(Action{Kind: Follow, Term: d.seen.Term, From: p.Member, Address: p.Report.Postgres, Why: "follow the leader of the term"})
+		up, why := d.upstream(p), "follow the leader of the term"
+		if up.Member != p.Member {
+			why = "follow a replica of the leader, as replicatefrom asks"
+		}
+		d.do(Action{Kind: Follow, Term: d.seen.Term, From: up.Member, Address: up.Report.Postgres, Why: why})
 	case d.seen.Phase != PhaseLeading || !p.Report.Serving:
 		// A candidate that lacks what we have will not promote; wait.
 	case theirs.TLI == v.Position.TLI:

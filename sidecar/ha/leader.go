@@ -170,6 +170,9 @@ func (d *decision) handOver() bool {
 		return false
 	}
 	why := "the server of " + d.o.Self + " is down"
+	if d.stranded() {
+		why = "the Consul agent of " + d.o.Self + " does not answer"
+	}
 	if d.o.Intent.Switchover || d.o.Intent.Shutdown {
 		why = d.o.Self + " hands over as asked"
 	}
@@ -262,6 +265,9 @@ func (d *decision) serve(inTime bool) {
 	if v.Writable != No && !v.Hidden {
 		d.tag, d.evict = "primary", d.others()
 	}
+	if v.Writable == No && d.faulty() {
+		return
+	}
 	if d.depart() {
 		return
 	}
@@ -279,6 +285,25 @@ func (d *decision) wedged() bool {
 	v := &d.o.Server
 	return v.SeenAt != 0 && v.FailingSince != 0 && d.o.Policy.Automatic && !d.o.Policy.Paused &&
 		d.after(v.FailingSince, d.o.Policy.FailureTimeout) && d.successor(false) != nil
+}
+
+// faulty says that the server takes no writes, and stops one whose machine is at
+// fault, if another can take over. It reports whether it does so.
+func (d *decision) faulty() bool {
+	v := &d.o.Server
+	d.block(Block{What: "the primary takes no writes", Missing: cmpOr(v.WriteProblem, "a write that succeeds")})
+	if v.FaultyAt == 0 || !d.o.Policy.Automatic || d.o.Policy.Paused || !d.after(v.FaultyAt, d.o.Policy.FailureTimeout) || d.successor(false) == nil {
+		return false
+	}
+	d.do(Action{Kind: Stop, Why: "it takes no writes, and another member can: " + v.WriteProblem})
+	return true
+}
+
+// stranded reports whether this primary's own agent has been gone so long that
+// another member, which DNS does not hide, is to lead.
+func (d *decision) stranded() bool {
+	at, policy := d.o.Consul.AgentLostAt, &d.o.Policy
+	return at != 0 && policy.AgentTimeout > 0 && policy.Automatic && !policy.Paused && d.after(at, policy.AgentTimeout)
 }
 
 // recoverySafe reports whether the voters have flushed all that this server
@@ -309,8 +334,14 @@ func (d *decision) recoverySafe() bool {
 // back. It reports whether the primary is leaving.
 func (d *decision) depart() bool {
 	intent, b := &d.o.Intent, &d.o.Busy
-	if !intent.Switchover && !intent.Shutdown && !intent.Restart {
+	stranded := d.stranded()
+	if !intent.Switchover && !intent.Shutdown && !intent.Restart && !stranded {
 		return false
+	}
+	if stranded && !intent.Switchover && !intent.Shutdown && !intent.Restart {
+		if d.unready() != "" || d.successor(true).Report.Agentless {
+			return false // nobody would be better off
+		}
 	}
 	yield := intent.Switchover && !intent.Shutdown
 	if yield && b.FailedKind == Stop && b.FailedAt > intent.Since {
@@ -323,15 +354,21 @@ func (d *decision) depart() bool {
 			return false
 		}
 	}
-	if d.o.Server.CheckpointAt <= intent.Since && !d.after(intent.Since, checkpointPatience) {
+	since := max(intent.Since, d.o.Consul.AgentLostAt)
+	if d.o.Server.CheckpointAt < since && !d.after(since, checkpointPatience) {
 		d.do(Action{Kind: Checkpoint, Why: "the stop that follows is to be short"})
 		return false
 	}
 	d.tag, d.evict = "", nil
-	if !d.o.Announced.Known || d.o.Announced.Tag == "primary" {
-		return true
+	if (!d.o.Announced.Known || d.o.Announced.Tag == "primary") && d.o.Consul.AgentLostAt == 0 &&
+		!d.after(max(since, d.o.Server.CheckpointAt), d.o.Policy.FailureTimeout) {
+		return true // the successor evicts what an agent does not withdraw
 	}
-	d.do(Action{Kind: Stop, Planned: true, Yield: yield, Why: "hand over as asked"})
+	why := "hand over as asked"
+	if stranded {
+		why = "hand over: this member's Consul agent does not answer, and DNS hides the node"
+	}
+	d.do(Action{Kind: Stop, Planned: true, Yield: yield, Why: why})
 	return true
 }
 

@@ -42,6 +42,13 @@ type Policy struct {
 	NoFailover bool
 	NoSync     bool
 	Priority   int
+	// ReplicateFrom names the member to stream from while that one streams from
+	// the leader; else, and if empty, the leader itself.
+	ReplicateFrom string
+
+	// AgentTimeout is how long a primary's own Consul agent may be gone (DNS then
+	// hides the node) before the primary hands over; zero: for ever.
+	AgentTimeout time.Duration
 
 	Paused bool // maintenance: decide nothing about roles, keep the lease
 }
@@ -64,6 +71,9 @@ type Consul struct {
 	HeldTerm uint64
 
 	Reachable Tri // did the last call succeed
+	// AgentLostAt is since when this member's own agent, which alone can change
+	// its registration, has not answered; zero: it does.
+	AgentLostAt Instant
 }
 
 // Process is what is known of the local postmaster by the guard, its parent.
@@ -101,10 +111,18 @@ type Server struct {
 	SeenAt       Instant // when the last answered look was sent; zero: none since the start
 	FailingSince Instant // first of the unanswered looks in a row; zero: the last was answered
 	InRecovery   Tri
-	Writable     Tri    // the write probe (with synchronous_commit local) succeeded
-	Hidden       bool   // clients are kept out (S9)
-	Receiving    Tri    // pg_stat_wal_receiver has a row that is streaming
-	Upstream     string // member that primary_conninfo names; empty: cleared
+	Writable     Tri  // the write probe (with synchronous_commit local) succeeded
+	Hidden       bool // clients are kept out (S9)
+	// FaultyAt is the first of the write probes in a row that failed by the fault
+	// of this machine (a full or hung disk), which another would not suffer; zero:
+	// the last was well. WriteProblem says, for people, why a probe failed.
+	FaultyAt     Instant
+	WriteProblem string
+	// Starved: a starting standby waits for log that it has not got, so it will
+	// not take connections by itself.
+	Starved   bool
+	Receiving Tri    // pg_stat_wal_receiver has a row that is streaming
+	Upstream  string // member that primary_conninfo names; empty: cleared
 
 	// Position: a standby's flushed receive (or replay) position; a primary's
 	// flushed insert position; a stopped server's from its control file when

@@ -45,10 +45,12 @@ type Report struct {
 	// pg_rewind from it is right only then.
 	Checkpointed bool `json:"checkpointed,omitempty"`
 
-	Eligible bool   `json:"eligible,omitempty"` // it may lead
-	Priority int    `json:"priority,omitempty"` // among equals the higher leads
-	NoSync   bool   `json:"nosync,omitempty"`
-	Session  string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
+	Eligible bool `json:"eligible,omitempty"` // it may lead
+	Priority int  `json:"priority,omitempty"` // among equals the higher leads
+	// Agentless: its own Consul agent does not answer, so DNS hides it.
+	Agentless bool   `json:"agentless,omitempty"`
+	NoSync    bool   `json:"nosync,omitempty"`
+	Session   string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
 
 	// The newest record this member knows, so that the others learn of a
 	// ballot before Consul tells them.

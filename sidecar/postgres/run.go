@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -153,4 +155,29 @@ func sameFile(a, b string) bool {
 	}
 	y, err := os.Stat(b)
 	return err == nil && os.SameFile(x, y)
+}
+
+// Starved reports whether the server's startup process waits for a log segment
+// that it finds nowhere. It says so in its title (update_process_title is on by
+// default); also, for a moment, between two segments.
+func (s *Server) Starved() bool {
+	b, err := os.ReadFile(filepath.Join(s.o.DataDir, "postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	first, _, _ := bytes.Cut(b, []byte("\n"))
+	lists, _ := filepath.Glob("/proc/" + string(bytes.TrimSpace(first)) + "/task/*/children") // the pattern is well formed
+	for _, list := range lists {
+		children, err := os.ReadFile(list)
+		if err != nil {
+			continue // the process has ended
+		}
+		for _, pid := range bytes.Fields(children) {
+			title, err := os.ReadFile("/proc/" + string(pid) + "/cmdline")
+			if err == nil && bytes.Contains(title, []byte("startup waiting for ")) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -57,6 +57,7 @@ failover {
   failure_timeout  = "1500ms"
   lease            = "4s"
   handover_timeout = "20s"
+  agent_timeout    = "1m"
 }
 tags {
   priority      = 10

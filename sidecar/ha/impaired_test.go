@@ -1,0 +1,173 @@
+package ha_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// The moment of every observation here; its facts were seen just then.
+const now = ha.Instant(1000 * time.Second)
+
+// leading is what n1 observes, which leads term 3 of three members, all well.
+func leading() ha.Observation {
+	at := func(lsn ha.LSN) ha.Position { return ha.Position{TLI: 3, LSN: lsn} }
+	rec := ha.Record{Version: ha.RecordVersion, Index: 7, SystemID: "1", Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Timeline: 3,
+		Members: []string{"n1", "n2", "n3"}, Durability: ha.Durability{Mode: ha.ModeQuorum, K: 1, Voters: []string{"n2", "n3"}}}
+	sync := ha.SyncSetting{K: 1, Names: []string{"n2", "n3"}}
+	o := ha.Observation{
+		Now: now, Self: "n1",
+		Policy: ha.Policy{Mode: ha.ModeQuorum, Standbys: 1, Strict: true, Automatic: true, FailureTimeout: 2 * time.Second,
+			Lease: 5 * time.Second, StopTimeout: 10 * time.Second, HandoverTimeout: 10 * time.Second, AgentTimeout: 30 * time.Second},
+		Consul: ha.Consul{SeenAt: now, Record: rec, Lock: ha.Lock{Session: "s1", Holder: "n1"}, Session: "s1", HeldAt: now, HeldTerm: 3, Reachable: ha.Yes},
+		Server: ha.Server{DataDir: ha.DataPresent, SystemID: "1", Process: ha.ProcessRunning, StartedAt: now - 1, SeenAt: now, InRecovery: ha.No,
+			Writable: ha.Yes, Position: at(100), Checkpointed: true, Sync: sync, SyncAt: 100, Promise: 3, Armed: true,
+			LeaseUntil: now.Add(5 * time.Second), WasPrimary: true},
+		Announced: ha.Announced{Known: true, Tag: "primary", Term: 3},
+	}
+	for _, m := range []string{"n2", "n3"} {
+		o.Peers = append(o.Peers, ha.Peer{Member: m, Link: ha.LinkUp, ReceivedAt: now, EchoSentAt: now, Report: ha.Report{
+			Member: m, Term: 3, Role: ha.RoleReplica, Leader: "n1", Position: at(100), Hears: true, Streaming: true, Eligible: true,
+			Session: "session of " + m, Record: ha.RecordSeen{Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Index: 7}, Postgres: m + ":5432",
+			ServerID: "1"}})
+		o.Server.Walsenders = append(o.Server.Walsenders, ha.Walsender{Member: m, Streaming: true, Sync: true, Flush: 100, Fresh: true})
+	}
+	return o
+}
+
+// following is what n2 observes in the same cluster.
+func following() ha.Observation {
+	o := leading()
+	o.Self, o.Consul.Session, o.Announced = "n2", "session of n2", ha.Announced{Known: true, Tag: "replica", Term: 3}
+	o.Server = ha.Server{DataDir: ha.DataPresent, SystemID: "1", Process: ha.ProcessRunning, StartedAt: now - 1, SeenAt: now, InRecovery: ha.Yes,
+		Receiving: ha.Yes, Upstream: "n1", Position: ha.Position{TLI: 3, LSN: 100}, Promise: 3}
+	o.Peers[0] = ha.Peer{Member: "n1", Link: ha.LinkUp, ReceivedAt: now, EchoSentAt: now, Report: ha.Report{Member: "n1", Term: 3,
+		Role: ha.RolePrimary, Serving: true, Writable: true, Position: ha.Position{TLI: 3, LSN: 100}, Checkpointed: true,
+		Record: ha.RecordSeen{Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Index: 7}, Postgres: "n1:5432", ServerID: "1"}}
+	return o
+}
+
+// asked returns the first action of the kind that is decided on.
+func asked(o ha.Observation, kind ha.ActionKind) (*ha.Action, ha.State) {
+	s, actions := ha.Decide(ha.State{}, o)
+	for i := range actions {
+		if actions[i].Kind == kind {
+			return &actions[i], s
+		}
+	}
+	return nil, s
+}
+
+func TestWellIsLeftAlone(t *testing.T) {
+	for name, o := range map[string]ha.Observation{"leader": leading(), "follower": following()} {
+		if s, actions := ha.Decide(ha.State{}, o); len(actions) != 0 || len(s.Blocks) != 0 {
+			t.Errorf("%s: asked for %v, blocked by %v", name, actions, s.Blocks)
+		}
+	}
+}
+
+// A primary whose disk is full hands over after the failure time-out, if
+// somebody can take over; one that is read only by its settings does not, as the
+// next would be too. Both say so (S11).
+func TestPrimaryTakesNoWrites(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*ha.Observation)
+		stops  bool
+	}{
+		{"disk full", func(*ha.Observation) {}, true},
+		{"disk full just now", func(o *ha.Observation) { o.Server.FaultyAt = now.Add(-time.Second) }, false},
+		{"read only", func(o *ha.Observation) { o.Server.FaultyAt = 0 }, false},
+		{"paused", func(o *ha.Observation) { o.Policy.Paused = true }, false},
+		{"nobody else", func(o *ha.Observation) { o.Peers = nil }, false},
+	} {
+		o := leading()
+		o.Server.Writable, o.Server.FaultyAt, o.Server.WriteProblem = ha.No, now.Add(-3*time.Second), "no space left"
+		o.Announced.Tag = ""
+		c.change(&o)
+		stop, s := asked(o, ha.Stop)
+		if (stop != nil) != c.stops {
+			t.Errorf("%s: asked for %v", c.name, stop)
+		}
+		if len(s.Blocks) == 0 || s.Blocks[0].Missing != "no space left" {
+			t.Errorf("%s: nothing says why no writes are taken: %v", c.name, s.Blocks)
+		}
+	}
+}
+
+// A primary whose own agent is gone hands over after a while, to a member whose
+// agent is there; it does not wait for a withdrawal that the agent cannot make.
+func TestAgentGone(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*ha.Observation)
+		stops  bool
+	}{
+		{"for a minute", func(*ha.Observation) {}, true},
+		{"for a second", func(o *ha.Observation) { o.Consul.AgentLostAt = now.Add(-time.Second) }, false},
+		{"for ever, if asked so", func(o *ha.Observation) { o.Policy.AgentTimeout = 0 }, false},
+		{"for all", func(o *ha.Observation) { o.Peers[0].Report.Agentless, o.Peers[1].Report.Agentless = true, true }, false},
+		{"and nobody streams", func(o *ha.Observation) { o.Server.Walsenders = nil }, false},
+	} {
+		o := leading()
+		o.Consul.AgentLostAt, o.Server.CheckpointAt = now.Add(-time.Minute), now.Add(-time.Second)
+		c.change(&o)
+		stop, _ := asked(o, ha.Stop)
+		if (stop != nil) != c.stops {
+			t.Errorf("agent gone %s: asked for %v", c.name, stop)
+		}
+		if stop != nil && (!stop.Planned || !strings.Contains(stop.Why, "agent")) {
+			t.Errorf("agent gone %s: asked for %+v", c.name, *stop)
+		}
+	}
+}
+
+// A standby that starts with damaged log is cloned anew, but not while its copy
+// of the last commits counts.
+func TestStarved(t *testing.T) {
+	o := following()
+	o.Server.InRecovery, o.Server.Receiving, o.Server.SeenAt, o.Server.Starved = ha.Unknown, ha.Unknown, 0, true
+	if clone, s := asked(o, ha.Clone); clone != nil || len(s.Blocks) == 0 || s.Blocks[0].Override == "" {
+		t.Errorf("a voter: asked for %v, blocked by %v", clone, s.Blocks)
+	}
+	o.Consul.Record.Durability.Voters = []string{"n3"}
+	if clone, _ := asked(o, ha.Clone); clone == nil || clone.From != "n1" {
+		t.Errorf("no voter: asked for %v", clone)
+	}
+	o.Server.Starved = false
+	if clone, _ := asked(o, ha.Clone); clone != nil {
+		t.Errorf("one that only starts: asked for %v", clone)
+	}
+}
+
+// replicatefrom is followed while that member streams from the leader.
+func TestReplicateFrom(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*ha.Peer)
+		from   string
+	}{
+		{"streams from the leader", func(*ha.Peer) {}, "n3"},
+		{"streams from another", func(p *ha.Peer) { p.Report.Leader = "n2" }, ""},
+		{"does not stream", func(p *ha.Peer) { p.Report.Streaming = false }, ""},
+		{"is of an earlier term", func(p *ha.Peer) { p.Report.Term = 2 }, ""},
+		{"is not heard", func(p *ha.Peer) { p.Link = ha.LinkSilent }, ""},
+	} {
+		o := following()
+		o.Policy.ReplicateFrom, o.Server.Settled = "n3", true
+		c.change(&o.Peers[1])
+		follow, _ := asked(o, ha.Follow)
+		from := ""
+		if follow != nil {
+			from = follow.From
+		}
+		if from != c.from {
+			t.Errorf("n3 %s: follows %q, want %q", c.name, from, c.from)
+		}
+		if !ha.MakeReport(ha.State{}, o).NoSync {
+			t.Error("a cascaded replica may become a voter")
+		}
+	}
+}
