@@ -64,6 +64,9 @@ before it is stored. KEY= removes a setting: pg.hcl holds again. The keys:
 
   ` + strings.Join(settingNames(), "\n  "),
 		Example: `  pgsidecar config set durability.standbys=2
+  pgsidecar config set parameters.work_mem=64MB
+  pgsidecar config set 'hba=["host all app 10.0.0.0/8 scram-sha-256"]'      # before those of pg.hcl
+  pgsidecar config set 'slots.backup={"type":"physical"}'                  # on every member
   pgsidecar config set failover.automatic=false
   pgsidecar config set failover.failure_timeout=`,
 		Args: func(cmd *cobra.Command, args []string) error {
