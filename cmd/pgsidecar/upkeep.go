@@ -161,11 +161,11 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 	at := map[string]ha.LSN{}
 	if len(permanent) > 0 && known.leader != "" {
 		// Only the leader knows how far their consumers are.
-		st, err := known.ask(ctx, known.leader)
-		if err != nil {
-			return fmt.Errorf("ask the leader for its slots: %w", err)
+		if st, err := known.ask(ctx, known.leader); err == nil {
+			at = st.Slots
+		} else { // they stay where they are until it answers
+			s.log.Warn("cannot ask the leader how far other programs' slots are", "leader", known.leader, "error", err)
 		}
-		at = st.Slots
 	}
 	for _, name := range slices.Sorted(maps.Keys(permanent)) {
 		want = append(want, checks.Slot{Name: name, Has: at[name]})
