@@ -25,7 +25,7 @@ import (
 var realNomad = flag.Bool("nomad", false, "run the tests that need a Nomad (make test-nomad)")
 
 // world is Consul and Nomad on this machine: a server of each, and four nodes
-// with a client of each; three nodes have a host volume, one is for applications. All of it listens
+// with a client of each; three nodes have a host volume, for members, one is for applications. All of it listens
 // on 127.0.0.1, at ports that were free.
 type world struct {
 	t         *testing.T
@@ -196,9 +196,9 @@ func (w *world) startNode(i, rpc, join int) {
 	// Clients know of no port that another one has given away, so each has its
 	// own range.
 	from := 21000 + 300*i + 1000*(os.Getpid()%8)
-	volumes := map[string]any{"pgdata": map[string]any{"path": n.volume}}
+	volume := "pgdata"
 	if pool == "apps" {
-		volumes = nil
+		volume = "scratch"
 	}
 	n.agent = w.agent(n.name, map[string]any{
 		"name": n.name, "data_dir": filepath.Join(w.dir, n.name), "bind_addr": "127.0.0.1", "disable_update_check": true,
@@ -207,7 +207,7 @@ func (w *world) startNode(i, rpc, join int) {
 		"client": map[string]any{"enabled": true, "servers": []string{"127.0.0.1:" + strconv.Itoa(rpc)}, "network_interface": "lo",
 			"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume, "consul": n.consul},
 			"options":   map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
-			"node_pool": pool, "host_volume": volumes},
+			"node_pool": pool, "host_volume": map[string]any{volume: map[string]any{"path": n.volume}}},
 		"plugin": map[string]any{"raw_exec": map[string]any{"config": map[string]any{"enabled": true}}},
 		"consul": w.withConsul(n.consul),
 	}, w.nomad, "agent", "-config")

@@ -167,8 +167,10 @@ job "pg" {
 
     # One member at a time, and the next only when the last one streams and has
     # caught up (the check "ready" below). Nomad goes by the allocations' index
-    # and knows no primary: that hands over when its turn comes, to a member that
-    # has been updated already if there is one. canary is 0: there is no data
+    # and knows no primary: that hands over when its turn comes, among equals to the
+    # member that has started last, which has been updated already. A primary that
+    # comes first may cost a second handover; to avoid it, look at the indexes and
+    # run pgsidecar switchover to the last one's member before. canary is 0: there is no data
     # directory for one more member. Nothing is reverted by itself, because going
     # back is one more round of the same, which a person should ask for.
     update {
