@@ -290,7 +290,7 @@ func (s *localServer) Diagnose() (words string, damaged bool) {
 // HAProxy's and PgBouncer's command); what begins later is of clients that
 // nobody holds. transactionsEnd is how long what began before may go on.
 const (
-	holdSettles     = 30 * time.Millisecond
+	holdSettles     = 50 * time.Millisecond
 	transactionsEnd = 500 * time.Millisecond
 )
 
