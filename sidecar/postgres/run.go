@@ -157,13 +157,38 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
+// logEndsWith reports whether a text is in the newest 16 KiB of the server's log:
+// a second's worth of clients that are turned away lies between two lines of the
+// startup process.
+func (s *Server) logEndsWith(text string) bool {
+	f, err := os.Open(s.logFile())
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	tail := make([]byte, min(info.Size(), 16<<10))
+	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+		return false
+	}
+	return bytes.Contains(tail, []byte(text))
+}
+
 // Starved reports whether the server's startup process waits for a log segment
 // that it finds nowhere. It says so in its title (update_process_title is on by
-// default); also, for a moment, between two segments.
+// default); also, for a moment, between two segments. Where the segment is there
+// but cannot be read the title still names it, and the log tells (PostgreSQL 15
+// and newer), ten times a second.
 func (s *Server) Starved() bool {
 	b, err := os.ReadFile(filepath.Join(s.o.DataDir, "postmaster.pid"))
 	if err != nil {
 		return false
+	}
+	if s.logEndsWith("waiting for WAL to become available at") {
+		return true
 	}
 	first, _, _ := bytes.Cut(b, []byte("\n"))
 	lists, _ := filepath.Glob("/proc/" + string(bytes.TrimSpace(first)) + "/task/*/children") // the pattern is well formed
