@@ -192,7 +192,7 @@ job "pg-haproxy" {
           # The first haproxy.cfg comes when the cluster has a member.
           cd "$NOMAD_ALLOC_DIR/data"
           until [ -s haproxy.cfg ]; do sleep 0.2; done
-          exec ${var.haproxy} -W -db -f haproxy.cfg -p haproxy.pid
+          exec ${var.haproxy} -W -db -f "$PWD/haproxy.cfg" -p "$PWD/haproxy.pid"
         SH
       }
       resources {
