@@ -385,10 +385,14 @@ func (s *Sidecar) configure(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
 	defer cancel()
 	if err := s.opts.Server.Configure(ctx, set); err != nil {
-		s.log.Error("cannot take up the cluster's settings of the server; the ones before hold", "error", err)
-	} else {
-		s.log.Info("settings of the server taken up", "parameters", len(set.Parameters), "hba", len(set.HBA), "ident", len(set.Ident), "slots", len(set.Slots))
+		if !s.configureFailed { // tried again with every upkeep
+			s.log.Error("cannot take up the cluster's settings of the server; the ones before hold", "error", err)
+		}
+		s.configureFailed = true
+		return
 	}
+	s.configureFailed = false
+	s.log.Info("settings of the server taken up", "parameters", len(set.Parameters), "hba", len(set.HBA), "ident", len(set.Ident), "slots", len(set.Slots))
 	s.mu.Lock()
 	s.configured, s.settings = true, set
 	s.mu.Unlock()

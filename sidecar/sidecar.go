@@ -54,7 +54,10 @@ type Sidecar struct {
 	// false before, and after the configuration file has changed.
 	settings   Settings
 	configured bool
-	lostAt     time.Time // the leader was lost then, by this member's wall clock
+	// configureFailed belongs to the upkeep: it has said that the settings cannot
+	// be taken up.
+	configureFailed bool
+	lostAt          time.Time // the leader was lost then, by this member's wall clock
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant
 	// unwritableAt is the first of the write probes in a row that failed, starvedAt

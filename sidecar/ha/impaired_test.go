@@ -171,3 +171,20 @@ func TestReplicateFrom(t *testing.T) {
 		}
 	}
 }
+
+// A primary that hands over as planned goes by the members' priority among those
+// that are nearly there, and not by a few bytes of log.
+func TestPlannedHeir(t *testing.T) {
+	o := leading()
+	o.Intent, o.Announced.Tag = ha.Intent{Shutdown: true, Since: now.Add(-time.Second)}, ""
+	o.Server.Process, o.Server.CleanStop, o.Server.ExitedAt, o.Server.InRecovery = ha.ProcessStopped, true, now, ha.Unknown
+	o.Peers[0].Report.Position.LSN, o.Peers[1].Report.Priority = 101, 5
+	if pass, _ := asked(o, ha.Commit); pass == nil || pass.Change.Record.Leader != "n3" {
+		t.Errorf("handed over by %+v", pass)
+	}
+	o.Server.Position.LSN += 1 << 30
+	o.Peers[0].Report.Position.LSN += 1 << 30
+	if pass, _ := asked(o, ha.Commit); pass == nil || pass.Change.Record.Leader != "n2" {
+		t.Errorf("handed over to one that is far behind: %+v", pass)
+	}
+}

@@ -70,15 +70,22 @@ func (d *decision) leadElection() {
 }
 
 // heir is the best member that can be passed the candidacy.
+//
+// In a planned handover the priority counts first among those that are nearly
+// there: what they lack they are sent while the server shuts down.
 func (d *decision) heir() *Peer {
 	var heir *Peer
 	best := candidate{}
+	planned := d.o.Intent.Shutdown || d.o.Intent.Switchover || d.stranded()
 	for i := range d.o.Peers {
 		p := &d.o.Peers[i]
 		if !d.fresh(p) || p.Link != LinkUp || !p.Report.Eligible || p.Report.Session == "" || p.Report.Role == RoleStopped {
 			continue
 		}
 		c := candidate{member: p.Member, position: p.Report.Position, priority: p.Report.Priority}
+		if own := &d.o.Server.Position; planned && own.Known() && c.position.TLI == own.TLI && c.position.LSN+maxHandoverLag >= own.LSN {
+			c.position = *own
+		}
 		if heir == nil || c.better(best) {
 			heir, best = p, c
 		}

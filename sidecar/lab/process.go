@@ -115,7 +115,21 @@ func (l *Lab) belongs(pid int, h Host) bool {
 	if h.Namespace != "" && inNamespace(pid, h.Namespace) {
 		return true
 	}
+	if guardOf(pid, h) {
+		return true
+	}
 	return postgresOf(pid, h, l.plan.PostgresBin)
+}
+
+// guardOf reports whether a process is a guard of the member: its environment has
+// no mark, as it inherits next to nothing, but it is told its folder.
+func guardOf(pid int, h Host) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	words := bytes.Split(line, []byte{0})
+	if err != nil || len(words) < 2 || string(words[1]) != "guard" {
+		return false
+	}
+	return slices.ContainsFunc(words[2:], func(word []byte) bool { return bytes.Contains(word, []byte(h.Dir+"/")) })
 }
 
 // postgresOf reports whether a process is of the PostgreSQL server in a
