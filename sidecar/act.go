@@ -240,8 +240,16 @@ func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 		s.log.Info(a.Kind.String()+" done", "took", took)
 	}
 	s.notify()
+	if err == nil && (a.Kind == ha.Fence || a.Kind == ha.Promote || a.Kind == ha.Follow) {
+		time.AfterFunc(lookAfter, s.lookNow)
+		return
+	}
 	s.lookNow()
 }
+
+// lookAfter is when the server is looked at after a step of an election: what
+// counts is known by the step's success, and the next step wants the processor.
+const lookAfter = 50 * time.Millisecond
 
 // onServer does the operation and takes over what is known by its success, so
 // that the next decision need not wait for a look.

@@ -135,6 +135,7 @@ func (s *Sidecar) inspect(ctx context.Context) {
 const (
 	lookEvery   = time.Second            // a settled server
 	lookSoon    = 100 * time.Millisecond // something is under way
+	lookGap     = 25 * time.Millisecond  // at least, between two looks that other members' news ask for
 	lookStart   = 10 * time.Millisecond  // the server is starting, or the leader's sidecar has just gone
 	probeEvery  = 5 * time.Second        // the write probe
 	upkeepEvery = 5 * time.Second
@@ -158,6 +159,9 @@ func (s *Sidecar) lookLoop(ctx context.Context) error {
 		idle := s.busy.Server == ha.NoAction
 		s.mu.Unlock()
 		switch {
+		case !idle && process == ha.ProcessRunning:
+			// It would be forgotten: the operation's end says what there is to see,
+			// and asks for a look. An election wants the processor for itself.
 		case process == ha.ProcessRunning:
 			probed = s.look(ctx, probed)
 		case idle && (process == ha.ProcessStopped || dir == ha.DataUnknown):
@@ -335,6 +339,7 @@ func (s *Sidecar) peersChanged() {
 	s.mu.Lock()
 	v := &s.server
 	waiting := v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden) || v.InRecovery == ha.Yes && v.Receiving != ha.Yes
+	waiting = waiting && !v.SeenAt.Within(lookGap, s.opts.Now())
 	s.mu.Unlock()
 	if waiting {
 		s.lookNow()

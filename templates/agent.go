@@ -159,6 +159,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.changed:
+			a.settle(ctx)
 		case <-retry.C:
 		}
 		if a.pass(ctx) {
@@ -166,6 +167,22 @@ func (a *Agent) Run(ctx context.Context) error {
 		} else {
 			retry.Reset(a.options.Retry)
 		}
+	}
+}
+
+// filePause is how long files wait for what else changes, where HAProxy is told
+// of it at once by its socket: a failover changes the topology several times.
+const filePause = 100 * time.Millisecond
+
+func (a *Agent) settle(ctx context.Context) {
+	if len(a.options.Proxies) == 0 || len(a.options.Bouncers) > 0 {
+		return
+	}
+	timer := time.NewTimer(filePause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 

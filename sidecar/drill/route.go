@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -83,8 +84,28 @@ func to(base *pgx.ConnConfig, host string, port int) func(context.Context) (*pgx
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		config := base.Copy()
 		config.Host, config.Port = host, uint16(port)
-		return pgx.ConnectConfig(ctx, config)
+		return connectOnce(ctx, config)
 	}
+}
+
+// errNoCancel keeps pgx from what no other driver does: to send a cancel request,
+// by a connection of its own, after a connection that broke. Through a balancer
+// it only reaches the next primary, which has to fork for it, just when it is to
+// let clients in.
+var errNoCancel = errors.New("nothing is cancelled on a broken connection")
+
+func connectOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
+	var connected atomic.Bool
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if connected.Load() {
+			return nil, errNoCancel
+		}
+		return dial(ctx, network, address)
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	connected.Store(err == nil)
+	return conn, err
 }
 
 // multiHost connects as libpq does with host=a,b,c target_session_attrs=read-write.

@@ -131,10 +131,17 @@ func (d *decision) leadCluster() {
 	}
 }
 
+// withdrawPause is how long a primary whose server is down leaves its tag as it
+// is: a successor takes it away sooner, and does not wait for this one's agent.
+const withdrawPause = 250 * time.Millisecond
+
 // revive decides, for a primary whose server is down, between handing over and
 // starting it again.
 func (d *decision) revive() {
 	v, intent := &d.o.Server, &d.o.Intent
+	if v.ExitedAt != 0 && !d.after(v.ExitedAt, withdrawPause) {
+		d.keepTag = true
+	}
 	if d.o.Busy.Server != NoAction {
 		return
 	}
@@ -281,10 +288,14 @@ func (d *decision) serve(inTime bool) {
 	d.admit()
 	d.dismiss()
 	d.keepDurability()
-	if !v.Checkpointed {
+	if !v.Checkpointed && d.after(d.s.PhaseAt, checkpointPause) {
 		d.do(Action{Kind: Checkpoint, Why: "pg_rewind from this server needs one on the new timeline"})
 	}
 }
+
+// checkpointPause is how long a new primary leaves disk and processor to the
+// clients that come back, before it makes the checkpoint for pg_rewind.
+const checkpointPause = 500 * time.Millisecond
 
 // wedged reports whether a server that did answer has been silent so long that
 // another should take over, and one can.
