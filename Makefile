@@ -10,6 +10,8 @@ TESTFLAGS ?= -p 1 -timeout 30m
 BENCHFLAGS ?= -p 1 -timeout 60m
 # How often each failover is played by make bench.
 BENCHRUNS ?= 20
+# How long the steady state is looked at by make bench, idle and under writes.
+STEADY    ?= 5m
 FUZZTIME  ?= 20s
 # How long make chaos injects faults, and where it writes chaos.md, chaos.json
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.
@@ -48,6 +50,7 @@ test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minu
 .PHONY: bench
 bench: programs ## measure failover, and whatever else has a number in the README
 	go test -run '^$$' -bench Failovers -benchtime $(BENCHRUNS)x -v $(BENCHFLAGS) ./sidecar/drill
+	STEADY=$(STEADY) go test -run '^$$' -bench SteadyState -benchtime 1x -v $(BENCHFLAGS) ./sidecar/drill
 	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
 
 .PHONY: chaos

@@ -35,6 +35,7 @@ type localServer struct {
 	// the physical ones have come here.
 	slots map[string]sidecar.Slot
 	at    []checks.SlotAt
+	weak  []string // settings by which commits are answered too soon, as last found
 	// rewound: the server still needs what its rewind's source has.
 	rewound bool
 

@@ -177,6 +177,24 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 	s.mu.Lock()
 	s.at = now
 	s.mu.Unlock()
+	return s.warnOfWeakCommits(ctx)
+}
+
+// warnOfWeakCommits says in the log, when that changes, which roles and databases
+// give up what quorum mode promises.
+func (s *localServer) warnOfWeakCommits(ctx context.Context) error {
+	weak, err := s.sql.WeakCommits(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	same := slices.Equal(weak, s.weak)
+	s.weak = weak
+	mode := s.config.Durability.Mode
+	s.mu.Unlock()
+	if !same && len(weak) > 0 && mode == ha.ModeQuorum {
+		s.log.Warn("commits of these are acknowledged before a standby has flushed them, and a failover may lose them", "settings", weak)
+	}
 	return nil
 }
 
@@ -209,6 +227,15 @@ func checkSettings(raw []byte, version int) (sidecar.Settings, error) {
 	}
 	if err := postgres.Check(postgres.Settings{Parameters: set.Parameters, HBA: set.HBA, Ident: set.Ident}); err != nil {
 		return set, err
+	}
+	mode := ha.ModeQuorum
+	if set.Durability != nil && set.Durability.Mode != "" {
+		mode = set.Durability.Mode
+	}
+	for _, key := range slices.Sorted(maps.Keys(set.Parameters)) {
+		if err := config.CheckParameter(key, set.Parameters[key], mode); err != nil {
+			return set, err
+		}
 	}
 	for _, line := range set.HBA {
 		if err := config.CheckHBA(line); err != nil {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -55,10 +56,19 @@ func refusedParameter(key, value string, mode ha.Mode) string {
 		return `replicas need more; expected "replica" or "logical"`
 	case key == "max_wal_senders" && value == "0":
 		return "replicas need some; expected 2 for each member"
-	case key == "synchronous_commit" && (off || value == "local") && mode == ha.ModeQuorum:
-		return `mode "quorum" promises that standbys hold each acknowledged commit; expected on, or mode = "async"`
+	case key == "synchronous_commit" && (off || value == "local" || value == "remote_write") && mode == ha.ModeQuorum:
+		return `mode "quorum" promises that standbys have flushed each acknowledged commit; expected on, or mode = "async"`
 	}
 	return ""
+}
+
+// CheckParameter returns why a parameter must not have a value in the mode; the
+// cluster-wide settings are held to it as the file is.
+func CheckParameter(key, value string, mode ha.Mode) error {
+	if why := refusedParameter(strings.ToLower(key), strings.ToLower(value), mode); why != "" {
+		return fmt.Errorf("parameter %s: %s", key, why)
+	}
+	return nil
 }
 
 // sortedKeys returns a map's keys in order, so that diagnostics are.

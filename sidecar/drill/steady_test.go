@@ -90,10 +90,12 @@ func wait(b *testing.B, d time.Duration) {
 }
 
 // usage returns the processor time and the resident memory, in bytes, of a
-// member's sidecar and guard together.
+// member's sidecar and guard together. They run the same program, whose pages
+// are in memory once: the larger's count.
 func usage(b *testing.B, l *lab.Lab, member string) (cpu time.Duration, memory int) {
-	for _, program := range []lab.Program{lab.Sidecar, lab.Guard} {
-		pid, err := l.PID(member, program)
+	program := 0
+	for _, p := range []lab.Program{lab.Sidecar, lab.Guard} {
+		pid, err := l.PID(member, p)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -102,20 +104,39 @@ func usage(b *testing.B, l *lab.Lab, member string) (cpu time.Duration, memory i
 			b.Fatal(err)
 		}
 		// Behind the name, which may hold anything: state is the first field,
-		// utime and stime the 12th and 13th in hundredths of a second, rss the
-		// 22nd in pages (proc(5)).
+		// utime and stime the 12th and 13th in hundredths of a second (proc(5)).
 		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		number := func(i int) int {
-			n, err := strconv.Atoi(fields[i])
+		for _, text := range fields[11:13] {
+			ticks, err := strconv.Atoi(text)
+			if err != nil {
+				b.Fatal(err)
+			}
+			cpu += time.Duration(ticks) * 10 * time.Millisecond
+		}
+		resident, anonymous := kilobytes(b, pid, "Rss:"), kilobytes(b, pid, "Anonymous:")
+		memory += anonymous << 10
+		program = max(program, (resident-anonymous)<<10)
+	}
+	return cpu, memory + program
+}
+
+// kilobytes reads a line of what a process has in memory.
+func kilobytes(b *testing.B, pid int, name string) int {
+	all, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(all)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == name {
+			n, err := strconv.Atoi(fields[1])
 			if err != nil {
 				b.Fatal(err)
 			}
 			return n
 		}
-		cpu += time.Duration(number(11)+number(12)) * 10 * time.Millisecond
-		memory += number(21) * os.Getpagesize()
 	}
-	return cpu, memory
+	b.Fatalf("process %d: smaps_rollup has no %s", pid, name)
+	return 0
 }
 
 // indexes are those of what pgsidecar writes in Consul: each write to Raft that
