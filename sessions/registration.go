@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -266,7 +267,7 @@ func (c *Client) announce(ctx context.Context, r Registration) error {
 			Status:  check.Status,
 		})
 	}
-	return c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
+	err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
 		return consul.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 			ID:      c.service,
 			Name:    c.opts.Service,
@@ -279,6 +280,13 @@ func (c *Client) announce(ctx context.Context, r Registration) error {
 			EnableTagOverride: true,
 		}, api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(ctx))
 	})
+	if errors.Is(err, io.EOF) {
+		// Tried with Consul 1.22: the catalog refuses the new id of a node whose name
+		// it knows, and the agent then answers registrations with nothing at all.
+		err = fmt.Errorf("%w (an agent whose data directory was lost answers so: it has a new node id, and Consul knows its node by the old one; "+
+			"set node_id in the agent's configuration, or: consul force-leave NODE, with the agent stopped)", err)
+	}
+	return err
 }
 
 // mustHold returns ErrConflict unless this member's session holds the lock.
