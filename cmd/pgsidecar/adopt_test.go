@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// asPostgres runs a program of PostgreSQL's as the user postgres.
+func (r *rig) asPostgres(input, program string, args ...string) string {
+	r.t.Helper()
+	bin, err := programs.PostgresBin()
+	if err != nil {
+		r.t.Skip(err)
+	}
+	cmd := exec.Command(filepath.Join(bin, program), args...)
+	cmd.Dir, cmd.Stdin = "/", strings.NewReader(input)
+	cmd.Env = append(os.Environ(), "PGPASSWORD=secret of superuser")
+	if os.Geteuid() == 0 {
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			r.t.Skip(err)
+		}
+		uid, _ := strconv.Atoi(u.Uid) // numbers, on every system with this user
+		gid, _ := strconv.Atoi(u.Gid)
+		if err := os.MkdirAll(filepath.Dir(r.data()), 0o755); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := os.Chown(filepath.Dir(r.data()), uid, gid); err != nil {
+			r.t.Fatal(err)
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("%s: %v: %s", program, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// TestAdopts: a data directory that was made by hand is led as it is, with its
+// rows, and is not made anew.
+func TestAdopts(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	r.asPostgres("", "initdb", "-D", r.data(), "-U", "postgres", "--auth=trust")
+	r.asPostgres("create table kept as select 42 as n;\n", "postgres", "--single", "-D", r.data(), "postgres")
+	before, err := os.Stat(filepath.Join(r.data(), "PG_VERSION"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.logged(long, "announced", "tag=primary", "term=1")
+	rows := r.asPostgres("", "psql", "-XAt", "-h", r.data()+".pgsidecar/sock", "-p", fmt.Sprint(r.pg), "-U", "postgres", "-c", "select n from kept", "postgres")
+	if rows != "42" {
+		t.Errorf("the adopted server answers %q", rows)
+	}
+	r.stop()
+	after, err := os.Stat(filepath.Join(r.data(), "PG_VERSION"))
+	if err != nil || !os.SameFile(before, after) || strings.Contains(r.log.String(), "init:") {
+		t.Errorf("the data directory was made anew: %v", err)
+	}
+}
+
+// TestNewerPostgres: a data directory of a newer PostgreSQL is refused, by name
+// of both versions, and left untouched.
+func TestNewerPostgres(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	r.asPostgres("", "initdb", "-D", r.data(), "-U", "postgres", "--auth=trust")
+	version := filepath.Join(r.data(), "PG_VERSION")
+	if err := os.WriteFile(version, []byte("99\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	if code := r.exits(long); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+	r.logged(long, "the member ends", "99")
+	if b, err := os.ReadFile(version); err != nil || string(b) != "99\n" {
+		t.Errorf("the directory was touched: %q, %v", b, err)
+	}
+}
