@@ -139,7 +139,8 @@ func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
 		if err == nil {
 			s.announced = ha.Announced{Known: true, Tag: a.Tag, Term: a.Term}
 		} else {
-			s.announceFailedAt = s.opts.Now()
+			// The cluster may yet be told, by itself, when it can be.
+			s.announceFailedAt, s.announced.Known = s.opts.Now(), false
 		}
 		s.mu.Unlock()
 		if err != nil {

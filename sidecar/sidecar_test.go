@@ -93,6 +93,27 @@ func TestSwitchover(t *testing.T) {
 	})
 }
 
+// TestRegistrationRefused: what Consul was to be told while it refused is told
+// later by the cluster itself, so the sidecar must not take its last success for
+// what is registered.
+func TestRegistrationRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n2 := w.members["n2"]
+		w.mu.Lock()
+		n2.refused, n2.owed = true, "nothing yet"
+		w.mu.Unlock()
+		n2.sidecar.Restart()
+		w.until("n2 withdraws its tag", 10*time.Second, func() bool { return n2.owed == "" })
+		w.until("n2 streams again", 30*time.Second, func() bool { return n2.report.Streaming })
+		w.mu.Lock()
+		n2.refused, n2.tag = false, n2.owed
+		w.mu.Unlock()
+		w.until("n2 is announced again", 10*time.Second, func() bool { return n2.tag == "replica" })
+	})
+}
+
 func TestShutdownHandsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)

@@ -37,6 +37,8 @@ type member struct {
 	ended   chan error
 	notify  [3]func() // cluster, peers, guard
 	tag     string
+	refused bool   // registrations fail, and are made up for later
+	owed    string // the tag of the last of those
 	report  ha.Report
 	seq     uint64
 	sentAt  []ha.Instant
@@ -226,6 +228,10 @@ func (c fakeCluster) SetHolding(bool) {}
 func (c fakeCluster) Register(_ context.Context, r sidecar.Registration) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	if c.refused {
+		c.owed = r.Tag
+		return errors.New("permission denied")
+	}
 	c.tag = r.Tag
 	for _, m := range c.w.members {
 		if m.member() != c.member && m.tag == "primary" && r.Tag == "primary" {

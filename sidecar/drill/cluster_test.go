@@ -21,10 +21,15 @@ func binary(t testing.TB) string {
 	if path := os.Getenv("PGSIDECAR_BINARY"); path != "" {
 		return path
 	}
-	path := filepath.Join(t.TempDir(), "pgsidecar")
-	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
+	dir, err := os.MkdirTemp("", "pgsidecar") // open to every user, unlike t.TempDir
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "pgsidecar")
 	build := exec.Command("go", "build", "-o", path, "github.com/pgsidecar/pgsidecar/cmd/pgsidecar")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
