@@ -57,6 +57,7 @@ func New(o Options) (*Conn, error) {
 	for _, s := range []*session{&c.look, &c.work, &c.slow} {
 		s.connect, s.turn = c.connect, make(chan struct{}, 1)
 	}
+	c.work.connect = c.connectWork
 	c.sync.turn = make(chan struct{}, 1)
 	return c, nil
 }
@@ -69,6 +70,67 @@ func (c *Conn) Close() {
 	c.look.close(ctx)
 	c.work.close(ctx)
 	c.slow.close(ctx)
+}
+
+// workName is the application_name of the sessions that change settings.
+const workName = "pgsidecar work"
+
+// connectWork opens the connection that changes settings, after it has ended
+// those that did so before: a sidecar that was killed, or gave up waiting, may
+// have left a command that its server still works on. What such a command has
+// written is reloaded, so that the next look sees it.
+func (c *Conn) connectWork(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := succeed(ctx, conn); err != nil {
+		_ = conn.Close(ctx) // the server ends the session either way
+		return nil, fmt.Errorf("end an earlier session: %w", kind(err))
+	}
+	return conn, nil
+}
+
+// pending tells whether postgresql.auto.conf says something that is not in
+// effect: an ALTER SYSTEM without its reload.
+const pending = `select exists (select from pg_file_settings where sourcefile like '%/postgresql.auto.conf' and error is null
+	and setting is distinct from current_setting(name, true)
+	and name in ('synchronous_standby_names', 'primary_conninfo', 'primary_slot_name', 'restore_command'))`
+
+// reloadTime bounds the wait for a reload: what the command line sets never
+// comes to agree with the file.
+const reloadTime = 200 * time.Millisecond
+
+func succeed(ctx context.Context, conn *pgx.Conn) error {
+	err := until(ctx, func() (bool, error) {
+		var left int
+		err := conn.QueryRow(ctx, `select count(pg_terminate_backend(pid)) from pg_stat_get_activity(null)
+			where application_name = $1 and pid <> pg_backend_pid()`, workName).Scan(&left)
+		return left == 0, err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "select set_config('application_name', $1, false)", workName); err != nil {
+		return err
+	}
+	var wrong bool
+	if err := conn.QueryRow(ctx, pending).Scan(&wrong); err != nil || !wrong {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "select pg_reload_conf()"); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, reloadTime)
+	defer cancel()
+	err = until(wait, func() (bool, error) {
+		err := conn.QueryRow(ctx, pending).Scan(&wrong)
+		return !wrong, err
+	})
+	if wait.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // connect opens one connection. Nothing is taken from the environment, and
@@ -141,21 +203,24 @@ func (s *session) once(ctx context.Context, f func(*pgx.Conn) error) error {
 
 // warm connects if nobody uses the session, and rehearses on the new connection
 // what may have to be done on it, so that the next operation need not.
-func (s *session) warm(ctx context.Context, rehearse func(context.Context, *pgx.Conn)) {
+func (s *session) warm(ctx context.Context, rehearse func(context.Context, *pgx.Conn)) error {
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 		if s.conn == nil || s.conn.IsClosed() {
-			if conn, err := s.connect(ctx); err == nil {
-				s.conn, s.rehearsed = conn, false
-			} // else the next operation reports it
+			conn, err := s.connect(ctx)
+			if err != nil {
+				return err
+			}
+			s.conn, s.rehearsed = conn, false
 		}
-		if s.conn != nil && !s.rehearsed {
+		if !s.rehearsed {
 			s.rehearsed = true
 			rehearse(ctx, s.conn)
 		}
 	default:
 	}
+	return nil
 }
 
 func (s *session) close(ctx context.Context) {

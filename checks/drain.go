@@ -19,7 +19,7 @@ const openTransactions = `
 select clock_timestamp() < $1::timestamptz, count(*) over (), pid, coalesce(usename, ''), application_name, state,
   extract(epoch from clock_timestamp() - xact_start)::float8
 from pg_stat_activity
-where backend_type = 'client backend' and pid <> pg_backend_pid() and xact_start < $1::timestamptz and application_name <> 'pgsidecar'
+where backend_type = 'client backend' and pid <> pg_backend_pid() and xact_start < $1::timestamptz and application_name not in ('pgsidecar', 'pgsidecar work')
 union all select clock_timestamp() < $1::timestamptz, 0, 0, '', '', '', 0
 order by 7 desc limit 1`
 

@@ -124,6 +124,10 @@ func (r receiving) readAll(received ha.LSN) bool {
 // Look sees all that SQL says, in one round trip.
 func (c *Conn) Look(ctx context.Context) (Sight, error) {
 	var s Sight
+	// First, so that what an earlier session began is over, and is seen.
+	if err := c.work.warm(ctx, c.rehearse); err != nil {
+		return Sight{}, fmt.Errorf("look at the server: %w", err)
+	}
 	err := c.look.do(ctx, func(conn *pgx.Conn) error {
 		s = Sight{SeenAt: c.o.Now()}
 		shut := c.o.Shut != nil && c.o.Shut() // before anything is asked
@@ -140,7 +144,6 @@ func (c *Conn) Look(ctx context.Context) (Sight, error) {
 		s.RecoveryEnd = c.recoveryEnd
 	}
 	c.mu.Unlock()
-	c.work.warm(ctx, c.rehearse)
 	return s, nil
 }
 

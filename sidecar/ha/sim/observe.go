@@ -77,6 +77,7 @@ func (w *World) lookNow(m int) {
 		}
 		return
 	}
+	w.endLate(m)
 	if kind := b.op.busy(s.epoch); kind == ha.NoAction || kind == ha.Unhide {
 		s.syncUnsure = false
 	}

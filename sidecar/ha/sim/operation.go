@@ -49,7 +49,7 @@ func (w *World) abandon(m int) {
 	b := &w.members[m]
 	o := &b.op
 	if o.id != 0 && o.issued && (o.action.Kind == ha.Start || o.action.Kind == ha.Stop || w.odd.chance(600)) {
-		b.late = o.action
+		b.late, b.lateIn = o.action, o.running
 		w.push(w.slow(m, w.odd.between(milli, 400*milli)), event{kind: evLate, m: int8(m), epoch: o.running})
 	}
 	o.id = 0
@@ -310,6 +310,19 @@ func (w *World) proceed(m int) {
 	case a.Kind == ha.Promote && s.run == up && s.inRecovery:
 		w.promoted(m, a)
 	}
+}
+
+// endLate ends a change of the synchronous standbys that was left at work: a new
+// session does so before it looks, and sees whether it had come into effect.
+func (w *World) endLate(m int) {
+	b := &w.members[m]
+	if b.late.Kind != ha.SetSync {
+		return
+	}
+	if w.odd.chance(500) {
+		w.lateEffect(m, b.lateIn)
+	}
+	b.late = ha.Action{}
 }
 
 // lateEffect is an operation that its sidecar did not live to see.

@@ -109,6 +109,7 @@ type member struct {
 	guard      guard
 	op         operation
 	late       ha.Action // what evLate does
+	lateIn     uint32    // the life of the server that it was asked of
 	supervised uint32    // epoch of the pending evSidecar
 }
 
