@@ -74,8 +74,11 @@ func (d *decision) gone(p *Peer) bool {
 	case d.fresh(p):
 		// It says itself that its server is down, so it is passing the lock on.
 		return d.after(d.s.LostAt, resignPause)
+	case p.Report.Term == d.seen.Term && (p.Report.Serving || p.Report.Down):
+		return true
 	}
-	return true
+	// It was last heard before it led: what it has become since nobody has said.
+	return d.after(max(d.s.LostAt, d.s.PhaseAt), d.o.Policy.FailureTimeout)
 }
 
 // resignPause is how long a primary whose server is down has to pass the lock
@@ -132,7 +135,10 @@ func (d *decision) lost(member string) bool {
 		return true
 	}
 	p := d.peer(member)
-	return p != nil && d.fresh(p) && !p.Report.Hears && !p.Report.Serving && p.Report.Role != RoleStopped
+	if p == nil || !d.fresh(p) || p.Report.Record.Term != d.seen.Term || p.Report.Record.Phase != d.seen.Phase {
+		return false // it spoke of an earlier phase, in which there was nobody to hear
+	}
+	return !p.Report.Hears && !p.Report.Serving && p.Report.Role != RoleStopped
 }
 
 // preVotesAsync asks for more than half of the living replicas: in async mode

@@ -188,3 +188,33 @@ func TestPlannedHeir(t *testing.T) {
 		t.Errorf("handed over to one that is far behind: %+v", pass)
 	}
 }
+
+// A voter's word that it hears nobody counts only for the phase that it spoke of
+// (S8; found by the simulation, seed 9057530 of three members): before the leader
+// led there was nobody to hear.
+func TestPreVoteOfAnEarlierPhase(t *testing.T) {
+	o := following()
+	o.Consul.Record.Durability.Mode, o.Consul.Record.Durability.K, o.Consul.Record.Durability.Voters = ha.ModeAsync, 0, nil
+	o.Policy.Mode = ha.ModeAsync
+	o.Server.Receiving = ha.No
+	o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkSilent, now.Add(-3*time.Second)
+	n3 := &o.Peers[1].Report
+	n3.Hears, n3.Record.Phase = false, ha.PhasePromoting
+	s := ha.State{PhaseTerm: 3, Phase: ha.PhaseLeading, PhaseAt: now.Add(-time.Minute), LostAt: now.Add(-time.Minute), LostTerm: 3}
+	ballot := func() bool {
+		_, actions := ha.Decide(s, o)
+		for _, a := range actions {
+			if a.Kind == ha.Commit && a.Change.What == "ballot" {
+				return true
+			}
+		}
+		return false
+	}
+	if ballot() {
+		t.Error("an election was begun by the word of an earlier phase")
+	}
+	n3.Record.Phase = ha.PhaseLeading
+	if !ballot() {
+		t.Error("no election was begun although both have lost the leader")
+	}
+}
