@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ type rig struct {
 
 // builtOnce is the binary, built once for all tests of the package.
 var builtOnce = sync.OnceValues(func() (string, error) {
+	built.Store(true)
 	dir, err := os.MkdirTemp("", "pgsidecar-run")
 	if err != nil {
 		return "", err
@@ -49,6 +51,20 @@ var builtOnce = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// TestMain removes what builtOnce has built.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built.Load() {
+		if path, err := builtOnce(); err == nil {
+			os.RemoveAll(filepath.Dir(path))
+		}
+	}
+	os.Exit(code)
+}
+
+// built tells whether any test has asked for the binary.
+var built atomic.Bool
 
 // syncBuffer is what a process writes, to be read while it does.
 type syncBuffer struct {
