@@ -13,6 +13,9 @@ import (
 // event for their end.
 const drainTick = 5 * time.Millisecond
 
+// drainTimeout bounds each drain, whatever its context allows: clients wait.
+const drainTimeout = time.Second
+
 // openTransactions counts clients' transactions that began before a time, and
 // names the oldest.
 const openTransactions = `
@@ -29,9 +32,10 @@ order by 7 desc limit 1`
 // they have not ended when the context ends.
 func (c *Conn) Drain(ctx context.Context, settle time.Duration) error {
 	var last error
-	err := c.work.do(context.WithoutCancel(ctx), func(conn *pgx.Conn) error {
-		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
+	// The end of ctx is an answer, not a reason to break the session off.
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	err := c.work.do(ask, func(conn *pgx.Conn) error {
 		var until time.Time
 		if err := conn.QueryRow(ask, "select clock_timestamp() + $1", settle).Scan(&until); err != nil {
 			return err

@@ -36,7 +36,7 @@ func alter(ctx context.Context, conn *pgx.Conn, want []setting) error {
 const (
 	readCurrent = `select array(select current_setting(n) from unnest($1::text[]) with ordinality as w(n, i) order by i),
 		coalesce(pg_read_file('postgresql.auto.conf', 0, 1000000, true), '')`
-	readEffect = `select bool_and(current_setting(w.name) = w.value) from unnest($1::text[], $2::text[]) as w(name, value)`
+	readEffect = `select coalesce(bool_and(current_setting(w.name) = w.value), true) from unnest($1::text[], $2::text[]) as w(name, value)`
 )
 
 func columns(want []setting) (names, values []string) {

@@ -214,7 +214,7 @@ func (c *Conn) thaw(conn *pgx.Conn, want []setting) error {
 	if !conn.IsClosed() {
 		return alter(ctx, conn, want)
 	}
-	fresh, err := c.connect(ctx)
+	fresh, err := c.connectWork(ctx) // the session that broke may still be at work
 	if err != nil {
 		return err
 	}
