@@ -14,10 +14,12 @@ import (
 
 // Sight is what one look saw.
 type Sight struct {
-	SeenAt    ha.Instant // when it was sent
-	StartedAt time.Time  // of the postmaster, by the server's clock
-	SystemID  string
-	Version   int // server_version_num
+	// SyncUnsure: an earlier session may still be changing Sync.
+	SyncUnsure bool
+	SeenAt     ha.Instant // when it was sent
+	StartedAt  time.Time  // of the postmaster, by the server's clock
+	SystemID   string
+	Version    int // server_version_num
 
 	InRecovery bool
 	// Receiving: pg_stat_wal_receiver has a row that is streaming.
@@ -121,15 +123,19 @@ func (r receiving) readAll(received ha.LSN) bool {
 	return received != 0 || r.waits == "RecoveryRetrieveRetryInterval"
 }
 
+// warmTime bounds how long a look waits for the session that changes settings.
+const warmTime = 200 * time.Millisecond
+
 // Look sees all that SQL says, in one round trip.
 func (c *Conn) Look(ctx context.Context) (Sight, error) {
 	var s Sight
-	// First, so that what an earlier session began is over, and is seen.
-	if err := c.work.warm(ctx, c.rehearse); err != nil {
-		return Sight{}, fmt.Errorf("look at the server: %w", err)
-	}
+	// First, so that what an earlier session began is over, and is seen. One that
+	// does not end hangs; the server need not.
+	warming, cancel := context.WithTimeout(ctx, warmTime)
+	unsure := c.work.warm(warming, c.rehearse) != nil
+	cancel()
 	err := c.look.do(ctx, func(conn *pgx.Conn) error {
-		s = Sight{SeenAt: c.o.Now()}
+		s = Sight{SeenAt: c.o.Now(), SyncUnsure: unsure}
 		shut := c.o.Shut != nil && c.o.Shut() // before anything is asked
 		return c.lookOn(ctx, conn, shut, &s)
 	})

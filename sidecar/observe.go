@@ -234,6 +234,7 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	now := s.opts.Now()
 	s.mu.Lock()
 	v, started, operations := s.server, s.server.StartedAt, s.operations
+	v.SyncUnsure = false
 	timeout := s.policy.FailureTimeout / 2
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, max(timeout, 500*time.Millisecond))
@@ -284,7 +285,7 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	}
 	w.InRecovery, w.Receiving, w.Upstream, w.Position = v.InRecovery, v.Receiving, v.Upstream, v.Position
 	w.Settled = v.Settled
-	w.Hidden, w.Sync, w.SyncUnsure, w.PendingRestart = v.Hidden, v.Sync, false, v.PendingRestart
+	w.Hidden, w.Sync, w.SyncUnsure, w.PendingRestart = v.Hidden, v.Sync, v.SyncUnsure, v.PendingRestart
 	w.Checkpointed = w.Checkpointed || v.Checkpointed
 	w.Walsenders, w.SyncAt, w.RecoveryEnd = v.Walsenders, v.SyncAt, v.RecoveryEnd
 	if v.InRecovery == ha.No {

@@ -128,7 +128,7 @@ func (s *localServer) Look(ctx context.Context, v *ha.Server) error {
 	}
 	v.InRecovery, v.Receiving, v.Upstream = ha.Known(sight.InRecovery), ha.Known(sight.Receiving), sight.Upstream
 	v.Position, v.Checkpointed, v.Sync, v.PendingRestart = sight.Position, sight.Checkpointed, sight.Sync, sight.PendingRestart
-	v.Settled = sight.Settled && s.files.IsShut()
+	v.Settled, v.SyncUnsure = sight.Settled && s.files.IsShut(), sight.SyncUnsure
 	v.RecoveryEnd, v.SystemID, v.Walsenders = sight.RecoveryEnd, sight.SystemID, sight.Walsenders
 	s.mu.Lock()
 	v.Hidden = s.hidden && !sight.InRecovery
