@@ -3,6 +3,7 @@ module github.com/pgsidecar/pgsidecar
 go 1.26.7
 
 require (
+	github.com/anishathalye/porcupine v1.1.0
 	github.com/hashicorp/consul/api v1.34.5
 	github.com/hashicorp/go-hclog v1.6.3
 	github.com/hashicorp/go-sockaddr v1.0.7

@@ -25,7 +25,8 @@ type ChaosOptions struct {
 }
 
 // Chaos injects one random fault after the other, and now and then two at once,
-// while writers go on through HAProxy and on every member's own host. After each
+// while writers go on through HAProxy and on every member's own host, and others
+// read, and overwrite registers. After each
 // it waits until the cluster is whole, and reads back every row that was
 // acknowledged since the beginning. It ends at the first fault after which the
 // cluster is not as it should be, with all faults undone, so that it can be
@@ -41,7 +42,9 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("chaos: %w", err)
 	}
-	r.readers = nil
+	for _, reader := range r.readers {
+		reader.Interval = 50 * time.Millisecond
+	}
 	for _, w := range r.routes {
 		w.Interval, w.Traced = 10*time.Millisecond, false // hours of rows are read back
 	}
@@ -54,9 +57,16 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 		r.stop()
 		return nil, fmt.Errorf("chaos: %w", err)
 	}
+	registers := &Registers{Route: r.routes[0].Route, Run: r.run, Interval: 20 * time.Millisecond}
+	registers.Start()
 	err := (&chaos{ChaosOptions: o, rehearsal: r, report: report, draw: rand.New(rand.NewPCG(o.Seed, 0))}).run(ctx)
+	registers.Stop()
 	r.stop()
-	report.Seconds = time.Since(report.Started).Seconds()
+	report.Seconds, report.Operations = time.Since(report.Started).Seconds(), registers.Operations()
+	report.Registers = Count(report.Operations)
+	for _, reader := range r.readers {
+		report.Reads = append(report.Reads, reader.Report(report.Started))
+	}
 	if err == nil && ctx.Err() == nil && len(report.Failures) == 0 {
 		err = report.verify(ctx, r)
 	}
@@ -80,6 +90,9 @@ func (r *rehearsal) begin(ctx context.Context) error {
 	}
 	for _, w := range slices.Concat(r.routes, r.direct) {
 		w.Start()
+	}
+	for _, reader := range r.readers {
+		reader.Start()
 	}
 	return r.warmUp(ctx)
 }

@@ -25,8 +25,38 @@ type ChaosReport struct {
 	// with two addresses.
 	Overlaps []string `json:"overlaps,omitempty"`
 	Doubles  int      `json:"dns_doubles"`
+	// Operations is what was done to registers, for a checker; Registers is how
+	// many those were, and what the checker said.
+	Operations []Operation   `json:"-"`
+	Registers  RegisterCount `json:"registers"`
+	Reads      []ReadReport  `json:"reads,omitempty"`
 	// Failures is what was not as it must be, in words; none: the run passed.
 	Failures []string `json:"failures,omitempty"`
+}
+
+// RegisterCount sums up what was done to registers. Checked operations have an
+// order in which all of them can have happened one at a time, each between its
+// call and its answer: they are linearizable.
+type RegisterCount struct {
+	Keys       int `json:"keys"`
+	Operations int `json:"operations"`
+	Unknown    int `json:"unknown"`
+	Checked    int `json:"checked"`
+}
+
+// Count returns how many operations on how many registers there were, none of
+// them checked.
+func Count(operations []Operation) RegisterCount {
+	c := RegisterCount{Operations: len(operations)}
+	keys := map[int64]bool{}
+	for _, o := range operations {
+		keys[o.Key] = true
+		if o.Unknown {
+			c.Unknown++
+		}
+	}
+	c.Keys = len(keys)
+	return c
 }
 
 // ChaosFault is one fault, or two at once.
@@ -98,12 +128,21 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 	var seconds float64
 	var faults, overlaps, doubles int
 	var rows Verdict
+	var registers RegisterCount
+	var reads, stale int
+	var behind float64
 	var seeds, failures []string
 	for _, r := range runs {
 		seconds += r.Seconds
 		faults += len(r.Faults)
 		rows.Sent, rows.Acked, rows.Lost = rows.Sent+r.Rows.Sent, rows.Acked+r.Rows.Acked, rows.Lost+r.Rows.Lost
 		overlaps, doubles = overlaps+len(r.Overlaps), doubles+r.Doubles
+		registers.add(r.Registers)
+		for _, read := range r.Reads {
+			if !read.Replica {
+				reads, stale, behind = reads+read.Reads, stale+read.Stale, max(behind, read.BehindMs)
+			}
+		}
 		seeds = append(seeds, fmt.Sprint(r.Seed))
 		for _, f := range r.Failures {
 			failures = append(failures, fmt.Sprintf("seed %d: %s", r.Seed, f))
@@ -124,6 +163,9 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 	fmt.Fprintf(b, "## Mode %s: %d faults in %.0f minutes\n\n", mode, faults, seconds/60)
 	fmt.Fprintf(b, "%d rows sent, %d acknowledged, **%d acknowledged and lost**; %d times two primaries at once; %d answers of DNS with two primaries.\n",
 		rows.Sent, rows.Acked, rows.Lost, overlaps, doubles)
+	fmt.Fprintf(b, "%d operations on %d registers, %d of unknown outcome; an order was found for all of %d.\n",
+		registers.Operations, registers.Keys, registers.Unknown, registers.Checked)
+	fmt.Fprintf(b, "%d reads by the route to the primary, %d of them without a row that had been acknowledged before (at most %.0f ms before).\n", reads, stale, behind)
 	fmt.Fprintf(b, "Seeds: %s.\n\n", strings.Join(seeds, ", "))
 	fmt.Fprintf(b, "| fault | times | primary moved | pause, median | pause, longest | whole again within |\n|---|--:|--:|--:|--:|--:|\n")
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
@@ -138,6 +180,11 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 	if len(failures) > 0 {
 		b.WriteString("\n")
 	}
+}
+
+func (c *RegisterCount) add(other RegisterCount) {
+	c.Keys, c.Operations = c.Keys+other.Keys, c.Operations+other.Operations
+	c.Unknown, c.Checked = c.Unknown+other.Unknown, c.Checked+other.Checked
 }
 
 func (k *kindSum) add(f ChaosFault) {

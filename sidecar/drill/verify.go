@@ -18,10 +18,13 @@ CREATE TABLE IF NOT EXISTS drill.writes (
     run bigint NOT NULL, worker int NOT NULL, seq bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX IF NOT EXISTS writes_by_number ON drill.writes (run, worker, seq);
+CREATE TABLE IF NOT EXISTS drill.registers (
+    run bigint NOT NULL, key bigint NOT NULL, value bigint NOT NULL, PRIMARY KEY (run, key));
 GRANT USAGE ON SCHEMA drill TO %[1]s;
-GRANT SELECT, INSERT ON drill.writes TO %[1]s;`
+GRANT SELECT, INSERT ON drill.writes TO %[1]s;
+GRANT SELECT, INSERT, UPDATE ON drill.registers TO %[1]s;`
 
-// Prepare makes, on the primary and as superuser, the role and the table that
+// Prepare makes, on the primary and as superuser, the role and the tables that
 // the writers use. It may be called again.
 func Prepare(ctx context.Context, conn *pgx.Conn, role, password string) error {
 	name := pgx.Identifier{role}.Sanitize()
