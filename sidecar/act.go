@@ -106,9 +106,13 @@ func (s *Sidecar) lease(ctx context.Context, f func(context.Context) error) {
 		err := f(ctx)
 		s.mu.Lock()
 		s.leasing = false
+		again := s.leaseRefused
+		s.leaseRefused = err != nil
 		s.mu.Unlock()
 		if err != nil {
-			s.log.Error("the guard did not take the lease", "error", err)
+			if !again { // tried again with every event
+				s.log.Error("the guard did not take the lease", "error", err)
+			}
 			return
 		}
 		s.guardChanged()

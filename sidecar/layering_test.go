@@ -32,6 +32,7 @@ const (
 	hcl        = "github.com/hashicorp/hcl/v2"
 	cty        = "github.com/zclconf/go-cty"
 	hclog      = "github.com/hashicorp/go-hclog"
+	porcupine  = "github.com/anishathalye/porcupine"
 	pgx        = "github.com/jackc/pgx/v5"
 	prometheus = "github.com/prometheus"
 	sockaddr   = "github.com/hashicorp/go-sockaddr"
@@ -57,7 +58,7 @@ var graph = map[string]arrows{
 	"sidecar/config":       {ours: []string{"sidecar/ha"}, vendors: []string{hcl, cty, sockaddr}},
 	"sidecar/lab":          {ours: []string{"*"}, vendors: []string{consulAPI, pgx, dns}},
 	"sidecar/lab/programs": {},
-	"sidecar/drill":        {ours: []string{"*"}, vendors: []string{consulAPI, pgx, dns}},
+	"sidecar/drill":        {ours: []string{"*"}, vendors: []string{consulAPI, pgx, dns}, tests: []string{porcupine}},
 	"checks":               {ours: []string{"sidecar/ha"}, vendors: []string{pgx}},
 	"sessions":             {ours: []string{"sidecar/ha"}, vendors: []string{consulAPI}, tests: []string{dns}},
 	// PgBouncer's console speaks PostgreSQL's protocol.

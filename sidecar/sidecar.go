@@ -44,6 +44,7 @@ type Sidecar struct {
 	announcing       bool
 	announceFailedAt ha.Instant // the last announcement failed then; zero: it did not
 	leasing          bool
+	leaseRefused     bool // by the guard, the last time
 	checkpointing    bool
 	policy           ha.Policy
 	exit             *ExitError

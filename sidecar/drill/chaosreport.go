@@ -2,6 +2,7 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -71,6 +72,10 @@ type ChaosFault struct {
 
 func (f ChaosFault) name() string { return strings.Join(f.Scenarios, " + ") }
 
+// errUnread is returned when the rows could not be read back now, which says
+// nothing of them: the cluster may have moved on meanwhile.
+var errUnread = errors.New("the rows cannot be read back")
+
 // verify reads all rows back and keeps what became of them. A lost one is an
 // error in quorum mode.
 func (r *ChaosReport) verify(ctx context.Context, of *rehearsal) error {
@@ -78,12 +83,14 @@ func (r *ChaosReport) verify(ctx context.Context, of *rehearsal) error {
 	defer cancel()
 	conn, err := of.primary(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	defer closeNow(conn)
-	if r.Rows, err = Verify(ctx, conn, slices.Concat(of.routes, of.direct)...); err != nil {
-		return err
+	rows, err := Verify(ctx, conn, slices.Concat(of.routes, of.direct)...)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnread, err)
 	}
+	r.Rows = rows
 	if r.Mode == "quorum" && r.Rows.Lost > 0 {
 		return fmt.Errorf("%d acknowledged rows are lost: %s", r.Rows.Lost, strings.Join(r.Rows.Samples, "; "))
 	}
