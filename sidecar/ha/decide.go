@@ -37,7 +37,8 @@ func (d *decision) dispatch() {
 	o := d.o
 	switch {
 	case o.Consul.Broken != "":
-		d.do(Action{Kind: Exit, Code: 1, Why: "the cluster record in Consul cannot be used: " + o.Consul.Broken})
+		d.do(Action{Kind: Exit, Code: 1, Why: o.Consul.Broken +
+			"; nothing was changed: put the state key in Consul back as it was, and start the member again"})
 	case o.Consul.SeenAt == 0 && o.Intent.Shutdown && o.Server.Process != ProcessUnknown:
 		d.leave() // as nothing is known, nothing can be handed over
 	case o.Consul.SeenAt == 0:
