@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a job file may set in a task's environment besides what Nomad does.
@@ -43,6 +46,7 @@ type Allocation struct {
 	KillTimeout time.Duration
 
 	getenv func(string) string
+	seen   time.Time
 }
 
 // FromEnvironment returns the allocation that this process is a task of; false
@@ -52,7 +56,7 @@ func FromEnvironment(getenv func(string) string) (Allocation, bool, error) {
 		ID: getenv("NOMAD_ALLOC_ID"), Job: getenv("NOMAD_JOB_NAME"), Group: getenv("NOMAD_GROUP_NAME"),
 		Index: getenv("NOMAD_ALLOC_INDEX"), Node: getenv(EnvNode),
 		AllocDir: getenv("NOMAD_ALLOC_DIR"), TaskDir: getenv("NOMAD_TASK_DIR"), SecretsDir: getenv("NOMAD_SECRETS_DIR"),
-		getenv: getenv,
+		getenv: getenv, seen: time.Now(),
 	}
 	if a.ID == "" {
 		return Allocation{}, false, nil
@@ -65,6 +69,38 @@ func FromEnvironment(getenv func(string) string) (Allocation, bool, error) {
 		a.KillTimeout = d
 	}
 	return a, true, nil
+}
+
+// Rank orders a job's allocations for a planned handover: the one with the
+// highest is to lead. That is the one placed last; of those placed within the
+// same second, the one with the highest index.
+//
+// Nomad replaces the allocations of an update in the order of their index,
+// lowest first (scheduler/reconciler, computeDestructiveUpdates), one after the
+// other. So while an update is under way those placed last are the ones that are
+// updated already, and a primary that hands over to one of them need not move a
+// second time. Before it begins, the one with the highest index is updated last.
+//
+// A restart in place changes nothing: it is the directory's age that counts.
+func (a Allocation) Rank() int {
+	index, err := strconv.Atoi(a.Index)
+	if err != nil || index < 0 || index >= maxIndex {
+		index = 0
+	}
+	return int(a.placed().Unix())*maxIndex + index
+}
+
+// maxIndex bounds what an index counts in a Rank. A time and it fit into 42 bits.
+const maxIndex = 1 << 10
+
+// placed is when Nomad made the allocation's directory; where the file system
+// does not tell, when this process was started, or nearly.
+func (a Allocation) placed() time.Time {
+	var s unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, a.AllocDir, 0, unix.STATX_BTIME, &s); err != nil || s.Mask&unix.STATX_BTIME == 0 || s.Btime.Sec <= 0 {
+		return a.seen
+	}
+	return time.Unix(s.Btime.Sec, int64(s.Btime.Nsec))
 }
 
 // Cluster is the cluster's name: the job's.

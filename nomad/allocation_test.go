@@ -180,3 +180,38 @@ func TestCutShort(t *testing.T) {
 		t.Errorf("told already: %t, %v", was, err)
 	}
 }
+
+// TestRank: later placed before earlier, whatever the index; the higher index
+// before the lower; and it fits into 42 bits.
+func TestRank(t *testing.T) {
+	dir := t.TempDir()
+	rank := func(dir, index string) int {
+		a, _, err := nomad.FromEnvironment(getenv("NOMAD_ALLOC_ID", "0d9f", "NOMAD_ALLOC_DIR", dir, "NOMAD_ALLOC_INDEX", index))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Rank()
+	}
+	if a, b := rank(dir, "1"), rank(dir, "2"); a >= b {
+		t.Errorf("index 1 has %d, index 2 has %d", a, b)
+	}
+	// A process that is started again ranks as before.
+	old, young := rank(dir, "2"), 0
+	for tick := time.NewTicker(100 * time.Millisecond); young>>10 <= old>>10; <-tick.C {
+		young = rank(t.TempDir(), "0")
+	}
+	if again := rank(dir, "2"); again != old {
+		t.Errorf("started again: %d, was %d", again, old)
+	}
+	for _, index := range []string{"", "-1", "1024", "x"} {
+		if a, b := rank(dir, index), rank(dir, "0"); a != b {
+			t.Errorf("index %q has %d, want %d", index, a, b)
+		}
+	}
+	if r := rank(dir, "1023"); r >= 1<<42 || r <= 0 {
+		t.Errorf("%d does not fit", r)
+	}
+	if r := rank(filepath.Join(dir, "none"), "1"); r>>10 < int(time.Now().Unix())-5 {
+		t.Errorf("without an age it is %d", r)
+	}
+}

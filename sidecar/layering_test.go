@@ -63,7 +63,7 @@ var graph = map[string]arrows{
 	"sessions":             {ours: []string{"sidecar/ha"}, vendors: []string{consulAPI}, tests: []string{dns}},
 	// PgBouncer's console speaks PostgreSQL's protocol.
 	"templates": {ours: []string{"sidecar/ha"}, vendors: []string{pgx}},
-	"nomad":     {ours: []string{"sidecar/ha"}, tests: []string{hcl, cty, pgx}},
+	"nomad":     {ours: []string{"sidecar/ha"}, vendors: []string{xsys}, tests: []string{hcl, cty, pgx}},
 }
 
 // everywhere may be imported by every package but the core.

@@ -88,7 +88,6 @@ func environment() config.Environment {
 type task struct {
 	allocation nomad.Allocation
 	stateDir   string
-	started    time.Time
 	log        hclog.Logger
 }
 
@@ -111,7 +110,7 @@ func newTask(cfg *config.Config, log hclog.Logger) (*task, error) {
 	case err != nil:
 		log.Warn("a busy server's stop may be cut short", "error", err)
 	}
-	return &task{allocation: a, stateDir: cfg.Postgres.StateDir, started: time.Now(), log: log}, nil
+	return &task{allocation: a, stateDir: cfg.Postgres.StateDir, log: log}, nil
 }
 
 // begin is called when the state directory is there: it keeps the member's
@@ -165,12 +164,18 @@ func (t *task) watchStop(asked context.Context) func() {
 	}
 }
 
-// priority makes the member that has started last the first choice among equal
-// successors of the same configured priority: in a rolling update that is one
-// which has been updated already, so that it need not hand over again.
+// priority makes the allocation's rank the choice among equal successors of the
+// same configured priority: a rolling update then moves the primary once, unless
+// it is the first to be updated.
 func (t *task) priority(configured int) int {
 	if t == nil {
 		return configured
 	}
-	return configured<<32 + int(t.started.Unix())
+	return min(configured, maxPriority)<<rankBits + t.allocation.Rank()
 }
+
+// rankBits is what a rank has; maxPriority is what an int has left.
+const (
+	rankBits    = 42
+	maxPriority = 1<<20 - 1
+)
