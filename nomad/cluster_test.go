@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,13 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
+
+// pauseGoal is the longest pause in acknowledged writes that is wanted; of a
+// longer one the members' logs are shown.
+const pauseGoal = time.Second
+
+// logTime is how a time is in the logs.
+const logTime = "2006-01-02T15:04:05.000000Z07:00"
 
 // pauseLimit is the longest pause in acknowledged writes that is accepted. CI's
 // machines stand still for longer now and then, so it is more than the 1 s that
@@ -158,8 +166,12 @@ func (c *cluster) measured(t *testing.T, what string, do func()) {
 	do()
 	c.whole()
 	for _, w := range c.writers {
-		pause := w.longest()
+		pause, over := w.longest()
 		t.Logf("%s: writer by %s: longest pause %s", what, w.name, pause.Round(time.Millisecond))
+		if pause > pauseGoal {
+			t.Logf("more than %s; the members' logs from %s to %s:\n%s", pauseGoal, over.Add(-pause).Format(logTime), over.Format(logTime),
+				c.between(over.Add(-pause-time.Second), over.Add(time.Second)))
+		}
 		if pause > pauseLimit {
 			t.Errorf("%s: writer by %s: longest pause %s (%v)", what, w.name, pause, w.failed)
 		}
@@ -526,6 +538,27 @@ func (c *cluster) testCutShort(t *testing.T) {
 	}
 	c.says("pg", "cut short")
 	c.whole()
+}
+
+// between is what all members have logged between two times, in order.
+func (c *cluster) between(from, to time.Time) string {
+	var lines []string
+	var all []alloc
+	if err := c.get(context.Background(), "/v1/allocations", &all); err != nil {
+		return err.Error()
+	}
+	for _, a := range all {
+		for line := range strings.Lines(c.log(a.ID, "pgsidecar")) {
+			var entry struct {
+				Timestamp time.Time `json:"@timestamp"`
+			}
+			if json.Unmarshal([]byte(line), &entry) == nil && entry.Timestamp.After(from) && entry.Timestamp.Before(to) {
+				lines = append(lines, entry.Timestamp.Format(logTime)+" "+a.NodeName+" "+line)
+			}
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
 // purge stops jobs and forgets them.

@@ -24,6 +24,7 @@ type writer struct {
 	acked  []int
 	last   time.Time     // of an acknowledgement
 	pause  time.Duration // the longest between two, since forget
+	over   time.Time     // when that one ended
 	failed error         // the last failure
 }
 
@@ -93,7 +94,9 @@ func (w *writer) note(id int, err error) {
 		return
 	}
 	now := time.Now()
-	w.pause = max(w.pause, now.Sub(w.last))
+	if pause := now.Sub(w.last); pause > w.pause {
+		w.pause, w.over = pause, now
+	}
 	w.last, w.acked = now, append(w.acked, id)
 }
 
@@ -101,15 +104,18 @@ func (w *writer) note(id int, err error) {
 func (w *writer) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pause = 0
+	w.pause, w.over = 0, time.Time{}
 }
 
 // longest is the longest pause between two acknowledgements since forget, one
-// that is not over included.
-func (w *writer) longest() time.Duration {
+// that is not over included, and when it ended.
+func (w *writer) longest() (pause time.Duration, over time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return max(w.pause, time.Since(w.last))
+	if since := time.Since(w.last); since > w.pause {
+		return since, time.Now()
+	}
+	return w.pause, w.over
 }
 
 // lost returns the acknowledged rows that are not there.

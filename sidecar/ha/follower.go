@@ -17,7 +17,9 @@ func (d *decision) follow() {
 		return
 	}
 	if d.o.Intent.Shutdown {
-		d.leave()
+		if !d.handingOver() {
+			d.leave()
+		}
 		return
 	}
 	switch {
@@ -59,6 +61,15 @@ func (d *decision) restore() {
 // settleTime is how long after a new leader took writes the others have to
 // follow it before a server that was stopped is started beside them.
 const settleTime = 250 * time.Millisecond
+
+// handingOver reports whether this member led the term before, has stopped cleanly,
+// and its successor takes no writes yet. A supervisor starts a member again when
+// its process has ended, on the same machine and at once: until the successor
+// serves, that would only take processor and disk from it.
+func (d *decision) handingOver() bool {
+	v, from := &d.o.Server, &d.rec.Origin
+	return from.Leader == d.o.Self && from.Term+1 == d.rec.Term && v.Process == ProcessStopped && v.CleanStop && !d.leaderSettled()
+}
 
 // leaderSettled reports whether the newest term has its primary; it is not waited
 // for longer than the failure time-out, as this member's vote may be needed.

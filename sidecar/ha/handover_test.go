@@ -1,0 +1,56 @@
+package ha_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// TestHandedOver: a primary that was asked to stop, and has passed the lock on,
+// ends when its successor serves; or soon, if that does not come to it.
+func TestHandedOver(t *testing.T) {
+	passed := func(phase ha.Phase) ha.Observation {
+		o := leading()
+		o.Intent = ha.Intent{Shutdown: true, Since: now - 1}
+		r := &o.Consul.Record
+		r.Term, r.Leader, r.Phase, r.Index, r.Origin = 4, "n2", phase, 9, ha.Origin{Term: 3, Leader: "n1"}
+		o.Consul.Lock = ha.Lock{Session: "session of n2", Holder: "n2"}
+		o.Server.Process, o.Server.InRecovery, o.Server.Writable, o.Server.CleanStop, o.Server.ExitedAt = ha.ProcessStopped, ha.Unknown, ha.Unknown, true, now-1
+		return o
+	}
+	for name, c := range map[string]struct {
+		phase ha.Phase
+		after time.Duration
+		but   func(o *ha.Observation)
+		ends  bool
+	}{
+		"just passed":                {phase: ha.PhaseElecting},
+		"the successor is promoting": {phase: ha.PhasePromoting, after: 500 * time.Millisecond},
+		"it serves since now":        {phase: ha.PhaseLeading},
+		"it serves for a while":      {phase: ha.PhaseLeading, after: 300 * time.Millisecond, ends: true},
+		"it does not come to it":     {phase: ha.PhasePromoting, after: time.Second, ends: true},
+		"a stop that was not clean": {phase: ha.PhaseElecting, ends: true,
+			but: func(o *ha.Observation) { o.Server.CleanStop = false }},
+		"another led before": {phase: ha.PhaseElecting, ends: true,
+			but: func(o *ha.Observation) { o.Consul.Record.Origin.Leader = "n3" }},
+	} {
+		o := passed(c.phase)
+		if c.but != nil {
+			c.but(&o)
+		}
+		s, actions := ha.Decide(ha.State{}, o)
+		o.Now = now.Add(c.after)
+		o.Consul.SeenAt = o.Now
+		if c.after > 0 {
+			_, actions = ha.Decide(s, o)
+		}
+		ends := false
+		for _, a := range actions {
+			ends = ends || a.Kind == ha.Exit
+		}
+		if ends != c.ends {
+			t.Errorf("%s: ends: %t, want %t (%v)", name, ends, c.ends, actions)
+		}
+	}
+}
