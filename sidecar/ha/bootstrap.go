@@ -2,7 +2,7 @@ package ha
 
 // bootstrap is what a member does while Consul has no record of the cluster.
 func (d *decision) bootstrap() {
-	v, o := &d.o.Server, d.o
+	v, o := &d.o.Server, &d.o
 	switch {
 	case o.Intent.Shutdown:
 		d.leave()
@@ -40,7 +40,7 @@ func (d *decision) foundCluster() {
 	case v.Process == ProcessRunning && v.InRecovery == No && v.Writable == Yes && inTime:
 		// Clients are let in only when the record is there: until then another
 		// may found the cluster in this member's place.
-		r := *d.rec
+		r := d.rec
 		r.SystemID, r.Phase, r.Timeline = v.SystemID, PhaseLeading, v.Position.TLI
 		d.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the server takes writes")
 	}
@@ -58,7 +58,7 @@ func (d *decision) abandon() {
 // takeOverBootstrap founds the cluster in the place of a founder that is gone:
 // its session has ended, and it is not heard. It has nothing to lose.
 func (d *decision) takeOverBootstrap() {
-	v, o := &d.o.Server, d.o
+	v, o := &d.o.Server, &d.o
 	if p := d.peer(d.rec.Leader); o.Consul.Lock.Session != "" || d.fresh(p) || !d.after(d.s.PhaseAt, o.Policy.FailureTimeout) {
 		d.block(Block{What: "the server is not started", Missing: d.rec.Leader + " to found the cluster"})
 		return
@@ -71,7 +71,7 @@ func (d *decision) takeOverBootstrap() {
 			d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
 		}
 	case DataAbsent:
-		r := *d.rec
+		r := d.rec
 		r.Term++
 		r.Leader, r.Members, r.Reason = o.Self, []string{o.Self}, d.rec.Leader+" did not found the cluster"
 		d.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)

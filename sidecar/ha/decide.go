@@ -7,10 +7,10 @@ import "time"
 // trouble is a value in it. It must be called again after every change of the
 // observation, and no later than State.WakeAt.
 func Decide(s State, o Observation) (State, []Action) {
-	d := decision{s: s, o: &o, rec: &o.Consul.Record}
+	d := decision{s: s, o: o, rec: o.Consul.Record}
 	blocks := s.Blocks
 	d.s.WakeAt, d.s.Blocks, d.s.Refused, d.s.LeaseUntil = 0, nil, "", 0
-	d.seen = newestSeen(&o)
+	d.seen = d.o.newestSeen()
 	d.s.Hears = d.hears()
 	d.remember()
 	d.dispatch()
@@ -24,8 +24,8 @@ func Decide(s State, o Observation) (State, []Action) {
 // so far.
 type decision struct {
 	s       State
-	o       *Observation
-	rec     *Record
+	o       Observation
+	rec     Record
 	seen    RecordSeen // the newest record heard of, from Consul or a peer
 	tag     string     // what the service registration should say
 	evict   []string   // whose primary tag must be gone first
@@ -34,7 +34,7 @@ type decision struct {
 }
 
 func (d *decision) dispatch() {
-	o := d.o
+	o := &d.o
 	switch {
 	case o.Consul.Broken != "":
 		d.do(Action{Kind: Exit, Code: 1, Why: o.Consul.Broken +
@@ -74,7 +74,7 @@ func (d *decision) mayLead() bool {
 }
 
 // newestSeen is the newest record that this member or a peer knows.
-func newestSeen(o *Observation) RecordSeen {
+func (o *Observation) newestSeen() RecordSeen {
 	r := &o.Consul.Record
 	newest := RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index}
 	for i := range o.Peers {
@@ -97,7 +97,7 @@ func (d *decision) remember() {
 	case s.LostAt == 0 || s.LostTerm != d.seen.Term:
 		s.LostAt, s.LostTerm = now, d.seen.Term
 	}
-	if d.votedIn(d.seen.Term) && s.VotedTerm != d.seen.Term {
+	if d.o.Server.votedIn(d.seen.Term) && s.VotedTerm != d.seen.Term {
 		s.VotedAt, s.VotedTerm = now, d.seen.Term
 	}
 	if d.rec.Exists() || d.o.Consul.SeenAt == 0 {
@@ -111,8 +111,7 @@ func (d *decision) remember() {
 // disk, receiving nothing, position final (S2). A server whose guard holds a
 // lease may have been told to promote, and a promotion that was asked for cannot
 // be called back: it does not vote before it was stopped once.
-func (d *decision) votedIn(term uint64) bool {
-	v := &d.o.Server
+func (v *Server) votedIn(term uint64) bool {
 	return v.Process == ProcessRunning && v.DataDir == DataPresent && v.Promise == term && v.Fenced &&
 		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed
 }
@@ -236,7 +235,7 @@ func (d *decision) fresh(p *Peer) bool {
 // hears reports whether this member hears the primary of the newest term: by
 // that primary's own report, or by the log it streams (S8).
 func (d *decision) hears() bool {
-	o := d.o
+	o := &d.o
 	if d.seen.Phase != PhaseLeading || d.seen.Leader == "" {
 		return false
 	}
@@ -291,15 +290,14 @@ func (d *decision) announce() {
 // MakeReport writes what this member tells the others. Seq, Echo and the
 // addresses are the shell's to fill.
 func MakeReport(s State, o Observation) Report {
-	d := decision{s: s, o: &o, rec: &o.Consul.Record}
 	v := &o.Server
 	r := Report{
 		Member: o.Self, Term: v.Promise, Role: s.Role, Leader: v.Upstream, Position: v.Position, Hears: s.Hears,
-		Voted: d.votedIn(v.Promise), Streaming: v.Receiving == Yes && v.Process == ProcessRunning,
+		Voted: v.votedIn(v.Promise), Streaming: v.Receiving == Yes && v.Process == ProcessRunning,
 		Serving:      v.Process == ProcessRunning && v.InRecovery == No,
 		Down:         v.Process == ProcessStopped,
-		Checkpointed: v.Checkpointed, Eligible: d.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
-		Session: o.Consul.Session, Record: newestSeen(&o), ServerID: v.SystemID, Pending: v.PendingRestart,
+		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
+		Session: o.Consul.Session, Record: o.newestSeen(), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
 	r.Agentless = o.Consul.AgentLostAt != 0
 	r.Restarting = !r.Serving && o.Intent.Restart && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading

@@ -10,8 +10,7 @@ import (
 const rankPause = 250 * time.Millisecond
 
 // eligible reports whether this member may lead at all.
-func (d *decision) eligible() bool {
-	o := d.o
+func (o *Observation) eligible() bool {
 	return !o.Policy.NoFailover && !o.Intent.Shutdown && !o.Intent.Reinit && o.Server.DataDir == DataPresent &&
 		o.Server.Process == ProcessRunning && o.Server.InRecovery == Yes && o.Consul.Session != ""
 }
@@ -19,8 +18,8 @@ func (d *decision) eligible() bool {
 // stand begins an election if the newest term has no leader that is heard, the
 // others that are needed agree, and this member is the best to begin.
 func (d *decision) stand() {
-	o := d.o
-	if !d.eligible() || d.seen.Leader == o.Self || d.rec.Term != d.seen.Term || d.rec.Phase == PhaseBootstrap {
+	o := &d.o
+	if !o.eligible() || d.seen.Leader == o.Self || d.rec.Term != d.seen.Term || d.rec.Phase == PhaseBootstrap {
 		return
 	}
 	if !slices.Contains(d.rec.Members, o.Self) {
@@ -200,7 +199,7 @@ func (c candidate) better(than candidate) bool {
 
 // next is the record of the term after this one.
 func (d *decision) next(leader, reason string) Record {
-	r := *d.rec
+	r := d.rec
 	if r.Phase == PhaseLeading || r.Phase == PhasePromoting {
 		r.Origin = Origin{Term: r.Term, Leader: r.Leader}
 		r.Fenced = false
@@ -258,7 +257,7 @@ func (d *decision) elect() {
 // claim asks for the transaction after which this member may be primary. It is
 // also the last look at lock and term before the promotion (S3).
 func (d *decision) claim() {
-	r := *d.rec
+	r := d.rec
 	r.Phase, r.Final = PhasePromoting, nil
 	r.Timeline = max(r.Timeline, d.o.Server.Position.TLI)
 	for i := range d.o.Peers {
@@ -362,7 +361,7 @@ func (d *decision) votesMissing() string {
 // leaseMissing says, in async mode, why the old primary may still be writing
 // (S6), or whose position is still awaited; or nothing.
 func (d *decision) leaseMissing() string {
-	o := d.o
+	o := &d.o
 	if !d.provenDead() {
 		lease := o.Policy.Lease + o.Policy.Lease/clockDrift
 		if d.s.VotedTerm != d.rec.Term || !d.after(max(d.s.VotedAt, d.s.PhaseAt), lease) {

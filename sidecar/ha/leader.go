@@ -40,7 +40,7 @@ func (d *decision) reacquire() {
 		d.block(Block{What: "the leader lock is not taken", Missing: "it is held by " + c.Lock.Holder + " although the record names " + d.o.Self})
 		return
 	}
-	d.commit(Change{What: "reacquire", Record: *d.rec, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
+	d.commit(Change{What: "reacquire", Record: d.rec, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
 }
 
 // leadElection is the leader's part between the ballot and the claim.
@@ -226,7 +226,7 @@ func (d *decision) successor(final bool) *Peer {
 // over to, and releases the lock.
 func (d *decision) rest() {
 	v := &d.o.Server
-	r := *d.rec
+	r := d.rec
 	r.Final = nil
 	if v.CleanStop && v.Position.Known() {
 		r.Final = &Final{Member: d.o.Self, Position: v.Position}
@@ -242,7 +242,7 @@ func (d *decision) startPrimary(why string) {
 		return
 	}
 	if d.rec.Final != nil {
-		r := *d.rec
+		r := d.rec
 		r.Final = nil
 		d.commit(Change{What: "resume", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the stopped primary starts again")
 		return
@@ -270,7 +270,7 @@ func (d *decision) serve(inTime bool) {
 	if d.rec.Phase == PhasePromoting {
 		if v.Writable == Yes {
 			d.tag, d.evict = "primary", d.others()
-			r := *d.rec
+			r := d.rec
 			r.Phase = PhaseLeading
 			d.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the server takes writes")
 		}

@@ -103,7 +103,7 @@ func (d *decision) widened(set SyncSetting, mode Mode) Durability {
 }
 
 func (d *decision) record(what string, dur Durability, why string) {
-	r := *d.rec
+	r := d.rec
 	r.Durability = dur
 	d.commit(Change{What: what, Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, why)
 }
@@ -239,7 +239,7 @@ func (d *decision) admit() {
 	if len(members) == len(d.rec.Members) {
 		return
 	}
-	r := *d.rec
+	r := d.rec
 	r.Members = members
 	d.commit(Change{What: "admit", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "a new member streams")
 }
@@ -257,7 +257,7 @@ func (d *decision) dismiss() {
 	if d.s.Refused = d.indispensable(m); d.s.Refused != "" || !d.lockMine() {
 		return
 	}
-	r := *d.rec
+	r := d.rec
 	r.Members = slices.DeleteFunc(slices.Clone(r.Members), func(name string) bool { return name == m })
 	d.commit(Change{What: "dismiss", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "asked to remove "+m)
 }

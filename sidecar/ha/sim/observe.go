@@ -3,32 +3,30 @@ package sim
 import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 
 // observe is all that m's sidecar knows now.
-func (w *World) observe(m int) ha.Observation {
+func (w *World) observe(m int) (o ha.Observation) {
 	b := &w.members[m]
 	s := &b.sidecar
-	o := ha.Observation{
-		Now: b.read(w.now), Self: b.name, Policy: w.policies[s.policy],
-		Consul: s.consul, Peers: s.peers, Intent: s.intent,
-		Busy: ha.Busy{
-			Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
-			Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
-		},
+	o.Now, o.Self, o.Policy = b.read(w.now), b.name, w.policies[s.policy]
+	o.Consul, o.Peers, o.Intent = s.consul, s.peers, s.intent
+	o.Busy = ha.Busy{
+		Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
+		Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
 	}
 	if v := &b.server; v.founding && s.consul.Record.SystemID == v.systemID && s.consul.Record.Phase != ha.PhaseBootstrap {
 		v.founding = false
 	}
 	o.Policy.NoFailover, o.Policy.NoSync, o.Policy.Priority = s.tags.NoFailover, s.tags.NoSync, s.tags.Priority
 	o.Announced = s.announcedNow
-	o.Server = w.seen(m)
+	w.seen(m, &o.Server)
 	return o
 }
 
 // seen joins the last look with the facts that the guard and the files give at
 // any time.
-func (w *World) seen(m int) ha.Server {
+func (w *World) seen(m int, f *ha.Server) {
 	b := &w.members[m]
 	v, s := &b.server, &b.sidecar
-	f := s.seen.facts
+	*f = s.seen.facts
 	f.DataDir, f.SystemID = v.data, v.systemID
 	f.StartedAt, f.ExitedAt = v.startedAt, v.exitedAt
 	f.Promise, f.Fenced = v.promise, v.fenced
@@ -42,7 +40,7 @@ func (w *World) seen(m int) ha.Server {
 	}
 	if v.run != stopped {
 		f.Process = ha.ProcessRunning
-		return f
+		return
 	}
 	f.Process = ha.ProcessStopped
 	f.Upstream = ""
@@ -51,7 +49,7 @@ func (w *World) seen(m int) ha.Server {
 	}
 	f.Sync = v.config
 	if v.data != ha.DataPresent {
-		return f
+		return
 	}
 	f.WasPrimary = !v.standby
 	f.CleanStop = v.clean
@@ -59,7 +57,6 @@ func (w *World) seen(m int) ha.Server {
 		f.Position = w.position(v, v.flushed)
 		f.Settled = true
 	}
-	return f
 }
 
 // lookNow asks the server over SQL. A server that does not answer is noted.

@@ -63,16 +63,21 @@ func (e *event) before(f *event) bool {
 
 // queue is a binary heap of events, ordered by time and then by sequence.
 type queue struct {
-	heap []event
+	heap heap
 	seq  uint64
 }
+
+type heap []event
 
 func (q *queue) push(e event) {
 	q.seq++
 	e.seq = q.seq
 	q.heap = append(q.heap, e)
-	h := q.heap
-	i := len(h) - 1
+	q.heap.rise(len(q.heap)-1, e)
+}
+
+// rise puts e into the hole at i, or above it.
+func (h heap) rise(i int, e event) {
 	for i > 0 {
 		up := (i - 1) / 2
 		if !e.before(&h[up]) {
@@ -94,21 +99,16 @@ func (q *queue) pop() event {
 	if n == 0 {
 		return top
 	}
+	// The last event is late as a rule: the hole goes down to a leaf, and the
+	// event then rises from there, which takes half the comparisons.
 	i := 0
-	for {
-		c := 2*i + 1
-		if c >= n {
-			break
-		}
+	for c := 1; c < n; c = 2*i + 1 {
 		if c+1 < n && h[c+1].before(&h[c]) {
 			c++
-		}
-		if !h[c].before(&last) {
-			break
 		}
 		h[i] = h[c]
 		i = c
 	}
-	h[i] = last
+	h.rise(i, last)
 	return top
 }

@@ -11,6 +11,7 @@ type sentReport struct {
 	seq    uint64
 	at     ha.Instant
 	report ha.Report
+	echo   [MaxMembers]ha.Echo // what report.Echo is a part of
 }
 
 const heartbeat = 500 * milli
@@ -43,7 +44,7 @@ func (w *World) sendReport(m int, r *ha.Report) {
 	s := &b.sidecar
 	s.seq++
 	x := &s.sent[s.seq%reportRing]
-	echo := x.report.Echo[:0]
+	echo := x.echo[:0]
 	x.seq, x.at, x.report = s.seq, b.read(w.now), *r
 	x.report.Seq, x.report.Postgres = s.seq, b.name
 	for i := range s.peers {

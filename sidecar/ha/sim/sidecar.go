@@ -46,7 +46,7 @@ type sidecar struct {
 	wakeAt    ha.Instant
 	wakeEvent uint32
 	peers     []ha.Peer
-	sent      [reportRing]sentReport
+	sent      []sentReport // a ring
 	seq       uint64
 	blocked   string
 }
@@ -78,9 +78,13 @@ func (b *member) reset(i int, drift int64) {
 }
 
 func (s *sidecar) reset() {
-	peers := s.peers[:0]
-	tags := s.tags
-	*s = sidecar{peers: peers, tags: tags}
+	if s.sent == nil {
+		s.sent = make([]sentReport, reportRing)
+	}
+	for i := range s.sent {
+		s.sent[i].seq = 0
+	}
+	*s = sidecar{peers: s.peers[:0], tags: s.tags, sent: s.sent}
 }
 
 // startSidecar starts a sidecar process, which knows nothing.
