@@ -50,7 +50,10 @@ func cluster(t testing.TB, o lab.Options) *lab.Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	o.Dir, o.Binary = filepath.Join(dir, "lab"), binary(t)
+	o.Dir = filepath.Join(dir, "lab")
+	if o.Agent == nil {
+		o.Binary = binary(t)
+	}
 	o.Isolated = o.Isolated && os.Geteuid() == 0
 	l, err := lab.New(o)
 	if errors.Is(err, programs.ErrMissing) {

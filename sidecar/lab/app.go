@@ -127,6 +127,11 @@ func (l *Lab) writeAppConfig(h Host) error {
 			return fmt.Errorf("write %s: %w", f.name, err)
 		}
 	}
+	if l.agent != nil {
+		if err := l.writeAgentHAProxy(h); err != nil {
+			return err
+		}
+	}
 	if l.plan.PgBouncer == "" {
 		return nil
 	}

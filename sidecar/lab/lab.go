@@ -27,8 +27,9 @@ type Options struct {
 	// through.
 	Dir string
 	// Binary is pgsidecar. Empty: only Consul and HAProxy are started, for
-	// tests of the lab and to put something else in the members' place.
+	// tests of the lab, or the members are run by Agent.
 	Binary string
+	Agent  Agent // runs the members in pgsidecar's place; nil: none does
 	// Consul is the path of consul; empty: found (package programs).
 	Consul string
 
@@ -65,6 +66,7 @@ var (
 type Lab struct {
 	plan     *Plan
 	detached bool
+	agent    Agent // nil: pgsidecar runs the members
 	log      hclog.Logger
 	reap     sync.WaitGroup // one goroutine for each process started here
 
@@ -87,6 +89,8 @@ func New(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("%w: %d members; 1 to 9", ErrOption, members)
 	case p.Mode != "quorum" && p.Mode != "async":
 		return nil, fmt.Errorf("%w: durability mode %q; quorum or async", ErrOption, p.Mode)
+	case o.Binary != "" && o.Agent != nil:
+		return nil, fmt.Errorf("%w: members run by two programs", ErrOption)
 	case o.Breakable && os.Geteuid() != 0:
 		return nil, fmt.Errorf("%w: disks that can be filled need root", ErrOption)
 	case o.Breakable && o.Binary == "":
@@ -112,7 +116,7 @@ func New(o Options) (*Lab, error) {
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
-	return &Lab{plan: p, detached: o.Detached, log: o.Log, relays: map[string]*relay{}}, nil
+	return &Lab{plan: p, detached: o.Detached, agent: o.Agent, log: o.Log, relays: map[string]*relay{}}, nil
 }
 
 // findPrograms fills in the programs' paths; PostgreSQL never runs as root.
@@ -208,7 +212,7 @@ func (l *Lab) Up(ctx context.Context, progress func(string)) error {
 			return err
 		}
 	}
-	if l.plan.Binary == "" {
+	if !l.hasMembers() {
 		return nil
 	}
 	progress("starting the members")

@@ -150,7 +150,7 @@ func (p *Plan) consulAddresses(h Host) []string {
 	return addresses
 }
 
-// writeMemberConfig writes pg.hcl, and makes the folder in which PostgreSQL's
+// writeMemberConfig writes pg.hcl (or what an Agent needs), and makes the folder in which PostgreSQL's
 // user makes its data directory.
 func (l *Lab) writeMemberConfig(h Host) error {
 	parent := filepath.Dir(h.DataDir())
@@ -166,6 +166,9 @@ func (l *Lab) writeMemberConfig(h Host) error {
 	}
 	if err := l.own(parent); err != nil {
 		return err
+	}
+	if l.agent != nil {
+		return l.writeAgentFiles(h)
 	}
 	var b strings.Builder
 	err := memberTemplate.Execute(&b, map[string]any{"Plan": l.plan, "Host": h, "HBA": l.plan.hba(),

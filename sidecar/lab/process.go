@@ -28,7 +28,7 @@ type Program string
 // The programs of a lab.
 const (
 	Consul    Program = "consul"
-	Sidecar   Program = "sidecar" // pgsidecar run
+	Sidecar   Program = "sidecar" // pgsidecar run, or an Agent's program in its place
 	Guard     Program = "guard"   // started by the sidecar
 	Postgres  Program = "postgres"
 	HAProxy   Program = "haproxy"

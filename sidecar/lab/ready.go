@@ -26,6 +26,9 @@ import (
 func (l *Lab) WaitReady(ctx context.Context) error {
 	ctx, stop := l.whileSidecarsRun(ctx)
 	defer stop()
+	if l.agent != nil {
+		return l.waitAgentWhole(ctx)
+	}
 	for {
 		primary, err := l.waitRegistered(ctx)
 		if err != nil {

@@ -18,6 +18,9 @@ func (l *Lab) Start(ctx context.Context, host string, program Program) error {
 	case Consul:
 		return l.startConsul(h)
 	case Sidecar:
+		if l.agent != nil {
+			return l.start(h, Sidecar, l.agent.Command(l.plan, h)...)
+		}
 		return l.start(h, Sidecar, l.plan.Binary, "run", "-config", filepath.Join(h.Dir, "pg.hcl"))
 	case HAProxy:
 		return l.startHAProxy(ctx, h)
@@ -40,7 +43,7 @@ func (l *Lab) StartHost(ctx context.Context, host string) error {
 	switch {
 	case h.Kind == KindApp:
 		runs = append(runs, l.appRuns()...)
-	case h.Kind == KindMember && l.plan.Binary != "":
+	case h.Kind == KindMember && l.hasMembers():
 		runs = append(runs, Sidecar)
 	}
 	for _, program := range runs {
