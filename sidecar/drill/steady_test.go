@@ -14,8 +14,8 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
-// steadyTime is how long each half of BenchmarkSteadyState lasts;
-// STEADY=5m is what the README's figure stands for.
+// steadyTime is how long each half of BenchmarkSteadyState lasts: STEADY, or a
+// minute.
 func steadyTime(b *testing.B) time.Duration {
 	text := os.Getenv("STEADY")
 	if text == "" {
@@ -28,28 +28,40 @@ func steadyTime(b *testing.B) time.Duration {
 	return d
 }
 
-// BenchmarkSteadyState reports, of a cluster to which nothing happens: the
-// memory and the processor time of a sidecar and its guard while it idles (the
-// greatest of the members), and how often Consul's key-value store and catalog
-// changed while rows were written all the time.
+// BenchmarkSteadyState reports, of a cluster to which nothing happens, first while
+// it idles and then while rows are written all the time: the memory and the
+// processor time of what runs a member (a sidecar and its guard, or Patroni; of
+// the member that needs most), and how much is written to Consul. What Consul
+// writes to itself is measured without members. With BENCHREPORT the figures go
+// into the table (see benchReport).
 func BenchmarkSteadyState(b *testing.B) {
-	l := cluster(b, lab.Options{})
-	length := steadyTime(b)
-	members := l.Plan().Members()
-	wait(b, 20*time.Second) // checkpoints and first looks
+	b.Run(consulAlone, func(b *testing.B) {
+		l := up(b, lab.Options{})
+		s := steady{Origin: system{name: consulAlone}.origin(b, "SteadyState"), Seconds: steadyTime(b).Seconds()}
+		wait(b, 20*time.Second)
+		s.IdleRaft = raftPerMinute(b, l, func() { wait(b, steadyTime(b)) })
+		b.ReportMetric(s.IdleRaft, "raft/min-idle")
+		b.ReportMetric(0, "ns/op")
+		record(b, func(r *benchReport) { r.setSteady(s) })
+	})
+	for _, s := range systems() {
+		b.Run(s.name, func(b *testing.B) { s.steadyState(b, cluster(b, s.options(b, lab.Options{}))) })
+	}
+}
 
-	before := make([]time.Duration, len(members))
-	for i, m := range members {
-		before[i], _ = usage(b, l, m.Name)
+func (s system) steadyState(b *testing.B, l *lab.Lab) {
+	figures := steady{Origin: s.origin(b, "SteadyState"), Seconds: steadyTime(b).Seconds()}
+	wait(b, 20*time.Second) // checkpoints and first looks
+	half := func() (cpu float64) {
+		before := s.usages(b, l)
+		wait(b, steadyTime(b))
+		for i, now := range s.usages(b, l) {
+			cpu = max(cpu, 100*(now.cpu-before[i].cpu).Seconds()/steadyTime(b).Seconds())
+			figures.RSS, figures.PSS = max(figures.RSS, now.rss), max(figures.PSS, now.pss)
+		}
+		return cpu
 	}
-	wait(b, length)
-	cpu, memory := 0.0, 0
-	for i, m := range members {
-		used, resident := usage(b, l, m.Name)
-		cpu, memory = max(cpu, 100*float64(used-before[i])/float64(length)), max(memory, resident)
-	}
-	b.ReportMetric(cpu, "%cpu-idle")
-	b.ReportMetric(float64(memory)/(1<<20), "MB-resident")
+	figures.IdleRaft = raftPerMinute(b, l, func() { figures.IdleCPU = half() })
 
 	client, err := l.ConsulClient(l.Plan().App().Name)
 	if err != nil {
@@ -62,20 +74,54 @@ func BenchmarkSteadyState(b *testing.B) {
 	wait(b, 5*time.Second)
 	heart.Beat(time.Now())
 	first := indexes(b, client)
-	wait(b, length)
+	figures.BusyRaft = raftPerMinute(b, l, func() { figures.BusyCPU = half() })
+	figures.RowsASec = heart.Beat(time.Now()).Writes
 	last := indexes(b, client)
-	rows := heart.Beat(time.Now()).Writes
 	heart.Stop()
-	changed := 0
 	for name, index := range last {
-		if index != first[name] {
-			changed++
+		if index == first[name] {
+			continue
+		}
+		figures.ChangesIn++
+		if s.patroni == nil {
 			b.Errorf("%s changed while nothing happened: index %d, then %d", name, first[name], index)
 		}
 	}
-	b.ReportMetric(float64(changed), "consul-changes")
-	b.ReportMetric(float64(rows), "rows/s")
+	b.ReportMetric(figures.IdleCPU, "%cpu-idle")
+	b.ReportMetric(figures.BusyCPU, "%cpu-writing")
+	b.ReportMetric(figures.RSS, "MB-rss")
+	b.ReportMetric(figures.PSS, "MB-pss")
+	b.ReportMetric(figures.IdleRaft, "raft/min-idle")
+	b.ReportMetric(figures.BusyRaft, "raft/min-writing")
+	b.ReportMetric(float64(figures.ChangesIn), "consul-changes")
+	b.ReportMetric(float64(figures.RowsASec), "rows/s")
 	b.ReportMetric(0, "ns/op")
+	record(b, func(r *benchReport) { r.setSteady(figures) })
+}
+
+// raftPerMinute returns how many entries a minute Consul's servers append to their
+// log while f runs: every write to Consul is one, whatever it concerns.
+func raftPerMinute(b *testing.B, l *lab.Lab, f func()) float64 {
+	client, err := l.ConsulClient(l.Plan().Servers()[0].Name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	index := func() float64 {
+		self, err := client.Agent().Self()
+		if err != nil {
+			b.Fatal(err)
+		}
+		raft, _ := self["Stats"]["raft"].(map[string]any)
+		text, _ := raft["applied_index"].(string)
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			b.Fatalf("read Consul's applied_index: %v", err)
+		}
+		return float64(n)
+	}
+	before, began := index(), time.Now()
+	f()
+	return (index() - before) / time.Since(began).Minutes()
 }
 
 // wait lets time pass: it is what is measured here.
@@ -89,35 +135,51 @@ func wait(b *testing.B, d time.Duration) {
 	}
 }
 
-// usage returns the processor time and the resident memory, in bytes, of a
-// member's sidecar and guard together. They run the same program, whose pages
-// are in memory once: the larger's count.
-func usage(b *testing.B, l *lab.Lab, member string) (cpu time.Duration, memory int) {
-	program := 0
-	for _, p := range []lab.Program{lab.Sidecar, lab.Guard} {
-		pid, err := l.PID(member, p)
-		if err != nil {
-			b.Fatal(err)
-		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			b.Fatal(err)
-		}
-		// Behind the name, which may hold anything: state is the first field,
-		// utime and stime the 12th and 13th in hundredths of a second (proc(5)).
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		for _, text := range fields[11:13] {
-			ticks, err := strconv.Atoi(text)
+// usage is what processes have used and hold.
+type usage struct {
+	cpu      time.Duration
+	rss, pss float64 // in MB; pss shares what several processes map among them
+}
+
+// usages returns, of each member, what runs it: all processes but PostgreSQL's.
+func (s system) usages(b *testing.B, l *lab.Lab) (all []usage) {
+	own := []lab.Program{lab.Sidecar, lab.Guard}
+	if s.patroni != nil {
+		own = own[:1]
+	}
+	for _, m := range l.Plan().Members() {
+		var sum usage
+		for _, program := range own {
+			pid, err := l.PID(m.Name, program)
 			if err != nil {
 				b.Fatal(err)
 			}
-			cpu += time.Duration(ticks) * 10 * time.Millisecond
+			sum.cpu += processorTime(b, pid)
+			sum.rss += float64(kilobytes(b, pid, "Rss:")) / 1024
+			sum.pss += float64(kilobytes(b, pid, "Pss:")) / 1024
 		}
-		resident, anonymous := kilobytes(b, pid, "Rss:"), kilobytes(b, pid, "Anonymous:")
-		memory += anonymous << 10
-		program = max(program, (resident-anonymous)<<10)
+		all = append(all, sum)
 	}
-	return cpu, memory + program
+	return all
+}
+
+// processorTime returns how long a process has computed.
+func processorTime(b *testing.B, pid int) (cpu time.Duration) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	// Behind the name, which may hold anything: state is the first field, utime
+	// and stime the 12th and 13th in hundredths of a second (proc(5)).
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	for _, text := range fields[11:13] {
+		ticks, err := strconv.Atoi(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		cpu += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return cpu
 }
 
 // kilobytes reads a line of what a process has in memory.
