@@ -8,10 +8,15 @@ SHELL := /bin/bash
 # make each other's timing look bad on two cores.
 TESTFLAGS ?= -p 1 -timeout 30m
 BENCHFLAGS ?= -p 1 -timeout 60m
-# How often each failover is played by make bench.
-BENCHRUNS ?= 20
-# How long the steady state is looked at by make bench, idle and under writes.
-STEADY    ?= 5m
+# How often each failover is played by make bench; how often those that take
+# long, and all of Patroni's; and how long the steady state is looked at, idle and
+# under writes.
+BENCHRUNS ?= 10
+FEWRUNS   ?= 2
+STEADY    ?= 30s
+# What make bench-failovers measures: all of it, or a slice, which it puts into
+# the table: Failovers/pgsidecar, Failovers/patroni-fastest/host-lost, SteadyState.
+BENCH     ?= Failovers|SteadyState
 FUZZTIME  ?= 20s
 # How long make chaos injects faults, and where it writes chaos.md, chaos.json
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.
@@ -48,10 +53,14 @@ test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minu
 	go test $(TESTFLAGS) -v ./nomad -nomad
 
 .PHONY: bench
-bench: programs ## measure failover, and whatever else has a number in the README
-	go test -run '^$$' -bench Failovers -benchtime $(BENCHRUNS)x -v $(BENCHFLAGS) ./sidecar/drill
-	STEADY=$(STEADY) go test -run '^$$' -bench SteadyState -benchtime 1x -v $(BENCHFLAGS) ./sidecar/drill
+bench: bench-failovers ## measure whatever has a number in the README
 	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
+
+.PHONY: bench-failovers
+bench-failovers: programs ## measure failovers and the steady state beside Patroni (BENCH=SLICE: a part) into sidecar/drill/bench.md; as root, isolated
+	@.tools/patroni
+	BENCHRUNS=$(BENCHRUNS) FEWRUNS=$(FEWRUNS) STEADY=$(STEADY) BENCHREPORT=$(CURDIR)/sidecar/drill/bench \
+	    go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -v -timeout 3h ./sidecar/drill
 
 .PHONY: chaos
 chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows; as root, isolated

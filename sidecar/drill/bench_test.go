@@ -105,14 +105,14 @@ func (s system) scenario(name string) (drill.Scenario, error) {
 	return found, nil
 }
 
-// runs is how often a fault is played: BENCHRUNS times (20), but a few (FEWRUNS,
-// 3) if it lasts long by itself, if it is not compared, or with Patroni, whose
+// runs is how often a fault is played: BENCHRUNS times (10), but a few (FEWRUNS,
+// 2) if it lasts long by itself, if it is not compared, or with Patroni, whose
 // timers hardly vary and take up to a minute.
 func (s system) runs(b *testing.B, name string) int {
 	if s.patroni != nil || name == "agent-lost" || name == "consul-away" || slices.Contains(alone, name) {
-		return number(b, "FEWRUNS", 3)
+		return number(b, "FEWRUNS", 2)
 	}
-	return number(b, "BENCHRUNS", 20)
+	return number(b, "BENCHRUNS", 10)
 }
 
 // number reads a number from the environment.
@@ -202,7 +202,11 @@ func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, error)
 	if async {
 		o.Objective.RPO = math.MaxInt64
 	}
-	f := failover{Origin: s.origin(b, "Failovers"), Fault: name, Mode: l.Plan().Mode}
+	benchmark := "Failovers"
+	if async {
+		benchmark = "FailoversAsync"
+	}
+	f := failover{Origin: s.origin(b, benchmark), Fault: name, Mode: l.Plan().Mode}
 	for range s.runs(b, name) {
 		r, err := drill.Run(b.Context(), scenario, o)
 		if err != nil {

@@ -2,10 +2,9 @@ package drill_test
 
 import (
 	"bytes"
+	_ "embed" // the table's text
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -17,12 +16,15 @@ import (
 	"text/template"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // benchReport is what `make bench` has measured of failovers and of the steady
-// state: bench.json, of which bench.md is the table. A slice that is measured
+// state: bench.json, of which bench.md is the
+// table (testdata/bench.md.tmpl). A slice that is measured
 // again takes the place of what was there of it, so that slices add up.
 type benchReport struct {
 	Failovers []failover `json:"failovers"`
@@ -35,6 +37,7 @@ type origin struct {
 	Measured time.Time         `json:"measured"`
 	Machine  string            `json:"machine"`
 	Programs map[string]string `json:"programs"` // versions
+	Load     float64           `json:"load"`     // of one minute, before it began: what else the machine did
 	Command  string            `json:"command"`
 }
 
@@ -51,6 +54,9 @@ type failover struct {
 	Lost   int64     `json:"rows_lost"` // in all runs
 	// Doubled is in how many runs two servers took writes at once.
 	Doubled int `json:"two_primaries"`
+	// Stuck is in how many runs writes had not gone on when the drill gave up: then
+	// their pauses were longer than what was measured.
+	Stuck int `json:"stuck"`
 }
 
 // steady is what was measured of a cluster to which nothing happens.
@@ -77,6 +83,9 @@ func (f *failover) add(r *drill.Report) {
 	f.Lost += r.Rows.Lost
 	if len(r.Overlaps) > 0 {
 		f.Doubled++
+	}
+	if r.Routes[0].Pause.Open {
+		f.Stuck++
 	}
 }
 
@@ -111,7 +120,10 @@ func (r *benchReport) setSteady(s steady) {
 // origin describes the system, the machine, and how to measure again.
 func (s system) origin(b testing.TB, benchmark string) origin {
 	o := origin{System: s.name, Measured: time.Now().UTC().Truncate(time.Second), Machine: machine(), Programs: map[string]string{"Go": runtime.Version()},
-		Command: fmt.Sprintf("make bench BENCH='%s/%s'", benchmark, s.name)}
+		Command: fmt.Sprintf("make bench-failovers BENCH='%s/%s'%s", benchmark, s.name, counts())}
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(text), &o.Load)
+	}
 	note := func(name string, words int, argv ...string) {
 		out, err := exec.Command(argv[0], argv[1:]...).Output()
 		if err != nil {
@@ -141,9 +153,33 @@ func (s system) origin(b testing.TB, benchmark string) origin {
 		version, _ := patroniVersion()
 		o.Programs["Patroni"] = version
 	case s.name == ownSystem:
-		note("pgsidecar", 0, "git", "describe", "--tags", "--always", "--dirty")
+		o.Programs["pgsidecar"] = revision(b)
 	}
 	return o
+}
+
+// counts are the settings of make bench-failovers that are not the usual ones.
+func counts() (text string) {
+	for _, name := range []string{"BENCHRUNS", "FEWRUNS", "STEADY"} {
+		if value := os.Getenv(name); value != "" {
+			text += " " + name + "=" + value
+		}
+	}
+	return text
+}
+
+// revision is the commit that is measured. The report itself may have changed
+// since.
+func revision(b testing.TB) string {
+	out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	commit := strings.TrimSpace(string(out))
+	if exec.Command("git", "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)sidecar/drill/bench.*").Run() != nil {
+		commit += " with changes"
+	}
+	return commit
 }
 
 // machine says on what the figures were measured.
@@ -171,37 +207,44 @@ func machine() string {
 }
 
 // record changes the report that BENCHREPORT names (a path without an ending:
-// PATH.json and PATH.md); without it nothing is kept.
-func record(b testing.TB, change func(*benchReport)) {
+// PATH.json and PATH.md); without it nothing is kept. Two slices may be measured at
+// once.
+func record(t testing.TB, change func(*benchReport)) {
+	t.Helper()
 	path := os.Getenv("BENCHREPORT")
 	if path == "" {
 		return
 	}
+	f, err := os.OpenFile(path+".json", os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() // and with it the lock
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
 	r, err := loadBenchReport(path + ".json")
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	change(r)
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(path+".json", append(text, '\n'), 0o644); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	if err := os.WriteFile(path+".md", r.table(b), 0o644); err != nil {
-		b.Fatal(err)
+	if err := os.WriteFile(path+".md", r.table(t), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
 func loadBenchReport(path string) (*benchReport, error) {
 	r := new(benchReport)
 	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
-	}
-	if err != nil {
-		return nil, err
+	if err != nil || len(text) == 0 {
+		return r, err
 	}
 	if err := json.Unmarshal(text, r); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
@@ -223,9 +266,12 @@ func (r *benchReport) cell(system, fault, mode string) string {
 		return f.Origin.System == system && f.Fault == fault && f.Mode == mode
 	})
 	if i < 0 {
-		return "not measured"
+		return notMeasured
 	}
 	f := r.Failovers[i]
+	if f.Stuck > 0 {
+		return fmt.Sprintf("no writes for more than %s in %d of %d", duration(f.worst()), f.Stuck, len(f.Pauses))
+	}
 	text := fmt.Sprintf("%s / %s (%d)", duration(f.median()), duration(f.worst()), len(f.Pauses))
 	if f.Lost > 0 {
 		text += fmt.Sprintf("; %d rows lost", f.Lost)
@@ -240,7 +286,7 @@ func (r *benchReport) cell(system, fault, mode string) string {
 func (r *benchReport) steadyCell(system, format string, figure func(steady) float64) string {
 	i := slices.IndexFunc(r.Steady, func(s steady) bool { return s.Origin.System == system })
 	if i < 0 {
-		return "not measured"
+		return notMeasured
 	}
 	return fmt.Sprintf(format, figure(r.Steady[i]))
 }
@@ -271,70 +317,38 @@ func (r *benchReport) origins(system string) []string {
 	return lines
 }
 
-// quietest is the longest pause before any fault with a system.
+// quietest is the median and the longest pause before the faults with a system.
 func (r *benchReport) quietest(system string) string {
+	var f failover
+	for _, other := range r.Failovers {
+		if other.Origin.System == system {
+			f.Pauses = append(f.Pauses, other.Quiet...)
+		}
+	}
+	if len(f.Pauses) == 0 {
+		return notMeasured
+	}
+	return fmt.Sprintf("%s / %s", duration(f.median()), duration(f.worst()))
+}
+
+// loads is what else the machine did while a system was measured.
+func (r *benchReport) loads(system string) string {
 	var all []float64
 	for _, f := range r.Failovers {
 		if f.Origin.System == system {
-			all = append(all, f.Quiet...)
+			all = append(all, f.Origin.Load)
 		}
 	}
 	if len(all) == 0 {
-		return "not measured"
+		return notMeasured
 	}
-	slices.Sort(all)
-	return fmt.Sprintf("%s / %s", duration(all[len(all)/2]), duration(all[len(all)-1]))
+	return fmt.Sprintf("%.1f to %.1f", slices.Min(all), slices.Max(all))
 }
 
-var benchTemplate = template.Must(template.New("bench.md").Parse(`# Failovers and the steady state, beside Patroni
+const notMeasured = "not measured"
 
-Written by ` + "`make bench`" + `, with every single figure in bench.json.
-
-Three members, one Consul server with an agent on each host, HAProxy, and four connections that write rows as fast as they are
-acknowledged, on one machine, each host in a network namespace of its own. A pause is the longest time in which no row was
-acknowledged through HAProxy: median / worst (runs). Nothing was lost and no two servers took writes at once, but where it is said.
-
-| fault | {{range .Columns}}{{.Title}} | {{end}}
-|---|{{range .Columns}}--:|{{end}}
-{{range $fault := .Beside}}| {{$fault}} | {{range $.Columns}}{{$.Report.Cell .System $fault "quorum"}} | {{end}}
-{{end}}| sidecar-stopped, async | {{range .Columns}}{{$.Report.Cell .System "sidecar-stopped" "async"}} | {{end}}
-| the second before a fault | {{range .Columns}}{{$.Report.Quietest .System}} | {{end}}
-
-{{range .Why}}- {{.}}
-{{end}}
-The other faults in which the role of primary moves, with pgsidecar alone (some are of what Patroni does not have):
-
-| fault | pgsidecar |
-|---|--:|
-{{range $fault := .Alone}}| {{$fault}} | {{$.Report.Cell "pgsidecar" $fault "quorum"}} |
-{{end}}
-## The steady state
-
-Of the member that needs most, without PostgreSQL itself. Raft: entries in the log of Consul's servers, less those of the same
-Consul with no members ({{.Alone1}} a minute).
-
-| | {{range .Columns}}{{.Title}} | {{end}}
-|---|{{range .Columns}}--:|{{end}}
-{{range $row := .Steady}}| {{$row.Title}} | {{range $row.Cells}}{{.}} | {{end}}
-{{end}}
-## What was measured, and how
-
-- pgsidecar: quorum mode, one of two standbys holds each commit; its defaults. Processes: sidecar and guard.
-- Patroni, fastest: ttl 20 (half of it is the session's TTL, of which Consul accepts 10 s as the least), loop_wait 1 and
-  retry_timeout 3 (the least that its documentation accepts), primary_start_timeout 0, HAProxy ` + "`inter 1s fall 1 rise 1`" + `.
-- Patroni, defaults: ttl 30, loop_wait 10, retry_timeout 10, primary_start_timeout 300, HAProxy ` + "`inter 3s fall 3 rise 2`" + ` as in
-  the example of its package.
-- Both of Patroni: synchronous_mode with one synchronous standby (this version has no quorum commit), use_pg_rewind, checksums, the
-  PostgreSQL parameters that pgsidecar sets for a fast failover, no watchdog; HAProxy asks ` + "`OPTIONS /primary`" + ` and ends the
-  sessions of a server that is down. member-killed is Patroni and PostgreSQL there, sidecar-stopped is Patroni stopped (SIGSTOP).
-- In async mode (Patroni: synchronous_mode off) one more client writes beside each server all the time, past HAProxy.
-{{range .Columns}}{{$title := .Title}}{{range $.Report.Origins .System}}- {{$title}}: {{.}}
-{{end}}{{end}}`))
-
-// Cell, Quietest and Origins are for the template.
-func (r *benchReport) Cell(system, fault, mode string) string { return r.cell(system, fault, mode) }
-func (r *benchReport) Quietest(system string) string          { return r.quietest(system) }
-func (r *benchReport) Origins(system string) []string         { return r.origins(system) }
+//go:embed testdata/bench.md.tmpl
+var benchText string
 
 // table is bench.md.
 func (r *benchReport) table(t testing.TB) []byte {
@@ -374,11 +388,63 @@ func (r *benchReport) table(t testing.TB) []byte {
 		}
 		why = append(why, fmt.Sprintf("%s: %s", s.Name, s.Why))
 	}
+	page := template.Must(template.New("bench.md").Funcs(template.FuncMap{"cell": r.cell, "quiet": r.quietest, "load": r.loads, "origins": r.origins}).Parse(benchText))
 	var b bytes.Buffer
-	err := benchTemplate.Execute(&b, map[string]any{"Report": r, "Columns": columns, "Beside": beside, "Alone": alone, "Steady": rows,
-		"Alone1": fmt.Sprintf("%.0f", background), "Why": why})
+	err := page.Execute(&b, map[string]any{"Columns": columns, "Beside": beside, "Alone": alone, "Steady": rows,
+		"Background": fmt.Sprintf("%.0f", background), "Why": why})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// TestBenchReport holds bench.md to what bench.json says. With BENCHREPORT=bench it
+// writes it anew.
+func TestBenchReport(t *testing.T) {
+	record(t, func(*benchReport) {})
+	r, err := loadBenchReport("bench.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("bench.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := r.table(t); !bytes.Equal(text, want) {
+		t.Errorf("bench.md is not the table of bench.json; BENCHREPORT=bench go test -run TestBenchReport writes it:\n%s", want)
+	}
+}
+
+// TestBenchReportAddsUp measures twice, by hand: a slice takes the place of what
+// was there of it and of nothing else, and what is bad is in the table.
+func TestBenchReportAddsUp(t *testing.T) {
+	t.Setenv("BENCHREPORT", filepath.Join(t.TempDir(), "bench"))
+	set := func(system, fault string, lost int64, pauses ...float64) {
+		record(t, func(r *benchReport) {
+			r.setFailover(failover{Origin: origin{System: system}, Fault: fault, Mode: "quorum", Pauses: pauses, Lost: lost, Doubled: min(1, int(lost))})
+		})
+	}
+	set(ownSystem, "cut-off", 0, 100)
+	set("patroni-fastest", "cut-off", 7, 30_000, 20_000, 22_340)
+	set(ownSystem, "switchover", 0, 50)
+	set(ownSystem, "cut-off", 0, 2100, 2300)
+	record(t, func(r *benchReport) { r.setSteady(steady{Origin: origin{System: consulAlone}, IdleRaft: 10}) })
+	record(t, func(r *benchReport) {
+		r.setSteady(steady{Origin: origin{System: ownSystem}, IdleRaft: 12, BusyRaft: 9, RSS: 43})
+	})
+	text, err := os.ReadFile(os.Getenv("BENCHREPORT") + ".md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| switchover | 50 ms / 50 ms (1) | not measured | not measured |",
+		"| cut-off | 2.2 s / 2.3 s (2) | 22.3 s / 30.0 s (3); 7 rows lost; two primaries in 1 of 3 | not measured |",
+		"| Raft writes a minute, idle | 2 | not measured | not measured |",
+		"| Raft writes a minute, rows being written | 0 | not measured | not measured |",
+		"| memory, RSS | 43 MB |",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the table lacks %q:\n%s", want, text)
+		}
+	}
 }
