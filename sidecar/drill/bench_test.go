@@ -197,6 +197,9 @@ func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, error)
 	if err != nil {
 		return failover{}, err
 	}
+	if err := scenario.Possible(l.Plan()); err != nil {
+		b.Skip(err)
+	}
 	async := l.Plan().Mode == "async"
 	o := drill.Options{Lab: l, Routes: []string{"haproxy"}, PauseOnly: !async, Deadline: 3 * time.Minute}
 	if async {
