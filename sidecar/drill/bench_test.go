@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -177,13 +176,10 @@ func (s system) benchmark(b *testing.B, l *lab.Lab, names ...string) {
 			b.ReportMetric(f.worst(), "ms-worst")
 			b.ReportMetric(float64(f.Lost), "rows-lost")
 			b.ReportMetric(0, "ns/op") // says nothing: most of it is waiting for the cluster to be whole
-			if i := slices.IndexFunc(goals, func(g struct {
-				scenario string
-				median   time.Duration
-			}) bool {
-				return g.scenario == name
-			}); i >= 0 && s.patroni == nil {
-				b.ReportMetric(float64(goals[i].median.Milliseconds()), "ms-goal")
+			for _, g := range goals {
+				if g.scenario == name && s.patroni == nil {
+					b.ReportMetric(float64(g.median.Milliseconds()), "ms-goal")
+				}
 			}
 			record(b, func(r *benchReport) { r.setFailover(f) })
 		})
@@ -215,11 +211,7 @@ func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, error)
 		if err != nil {
 			return failover{}, err
 		}
-		var text strings.Builder
-		if err := r.WriteText(&text); err != nil {
-			return failover{}, err
-		}
-		b.Log(text.String())
+		show(b, r)
 		f.add(r)
 		for _, failure := range r.Failures {
 			if s.patroni == nil {

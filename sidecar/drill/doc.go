@@ -46,6 +46,14 @@
 // kept of the last drill (Last) lies in Consul under drill/last, where the
 // members' API finds it.
 //
+// # Beside Patroni
+//
+// The benchmarks (make bench) play the faults with pgsidecar and, where it is
+// installed, with Patroni, in the same lab and with the same writers, and measure
+// what each needs while nothing happens. What they found last is in bench.md, each
+// figure of it in bench.json; a slice that is measured again takes the place of
+// the old one. Patroni is run by the tests alone (patroni_test.go).
+//
 // # Goroutines
 //
 // Writer.Start starts a goroutine for each of its workers, Reader.Start and

@@ -14,7 +14,6 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
@@ -282,22 +281,7 @@ func TestPatroni(t *testing.T) {
 		t.Skip(missing)
 	}
 	l := cluster(t, lab.Options{Isolated: true, Agent: patroniFastest()})
-	s, err := drill.Find("switchover")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := drill.Run(t.Context(), s, drill.Options{Lab: l, Routes: []string{"haproxy"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var text strings.Builder
-	if err := r.WriteText(&text); err != nil {
-		t.Fatal(err)
-	}
-	t.Log(text.String())
-	for _, f := range r.Failures {
-		t.Error(f)
-	}
+	r := play(t, l, "switchover")
 	if r.Rows.Acked < 1000 {
 		t.Errorf("%d rows acknowledged", r.Rows.Acked)
 	}

@@ -19,6 +19,8 @@
 // that can be full; its WAL is archived, unless that is blocked; and Consul's
 // ACLs are on, with a token for the members that can be revoked.
 //
+// Another program may run the members (Agent), to be measured on the same hosts.
+//
 // # Nothing left behind
 //
 // Everything a lab makes is in its folder, or is named in the journal in that
