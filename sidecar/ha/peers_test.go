@@ -1,0 +1,189 @@
+package ha_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+var forked = []ha.Fork{{TLI: 2, End: 90}}
+
+// electing is what n2 observes that has won the ballot of term 4 after n1, which
+// is silent: its own vote stands, and n3's, which has just as much.
+func electing() ha.Observation {
+	o := following()
+	r := &o.Consul.Record
+	r.Term, r.Leader, r.Phase, r.Index, r.Origin = 4, "n2", ha.PhaseElecting, 8, ha.Origin{Term: 3, Leader: "n1"}
+	o.Consul.Lock = ha.Lock{Holder: "n2", Session: "session of n2", Index: 8}
+	o.Consul.HeldAt, o.Consul.HeldTerm = now, 4
+	v := &o.Server
+	v.Receiving, v.Upstream, v.Promise, v.Fenced, v.Settled = ha.No, "", 4, true, true
+	v.Sync = ha.SyncSetting{K: 1, Names: []string{"n3"}}
+	o.Peers[0].Link, o.Peers[0].ReceivedAt, o.Peers[0].EchoSentAt = ha.LinkSilent, now.Add(-time.Minute), 0
+	voter := &o.Peers[1].Report
+	voter.Term, voter.Voted, voter.Hears, voter.Streaming, voter.Leader = 4, true, false, false, ""
+	voter.Record = ha.RecordSeen{Term: 4, Leader: "n2", Phase: ha.PhaseElecting, Index: 8}
+	return o
+}
+
+// promoting is the same member once it has claimed timeline 4.
+func promoting() ha.Observation {
+	o := electing()
+	o.Consul.Record.Phase, o.Consul.Record.Timeline, o.Consul.Record.Index = ha.PhasePromoting, 4, 9
+	o.Server.Armed, o.Server.LeaseUntil = true, now.Add(5*time.Second)
+	return o
+}
+
+// vote sets what a peer's vote says.
+func vote(o *ha.Observation, peer int, p ha.Position) { o.Peers[peer].Report.Position = p }
+
+// lonely is n2 that hears n1 no more.
+func lonely() ha.Observation {
+	o := following()
+	o.Server.Receiving = ha.No
+	o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkSilent, now.Add(-time.Minute)
+	o.Peers[1].Report.Hears = false
+	return o
+}
+
+// step is what is decided: the first transaction's name and whose the record is
+// then, or the first action on the server, or the first block.
+func step(o ha.Observation) string {
+	state, actions := ha.Decide(ha.State{LostAt: now.Add(-time.Minute), LostTerm: o.Consul.Record.Term,
+		PhaseAt: now.Add(-time.Minute), PhaseTerm: o.Consul.Record.Term, Phase: o.Consul.Record.Phase}, o)
+	for i := range actions {
+		switch a := &actions[i]; {
+		case a.Kind == ha.Commit && a.Change.What == "claim":
+			return fmt.Sprintf("claim timeline %d", a.Change.Record.Timeline)
+		case a.Kind == ha.Commit:
+			return a.Change.What + " to " + a.Change.Record.Leader
+		case a.Kind.OnServer():
+			return strings.TrimSpace(a.Kind.String() + " " + a.From)
+		}
+	}
+	if len(state.Blocks) > 0 {
+		return "blocked: " + state.Blocks[0].Missing
+	}
+	return "nothing"
+}
+
+// TestPeersBugs holds the core to what other programs for this task were found
+// to do wrong, in the moment in which they did it.
+func TestPeersBugs(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		from   func() ha.Observation
+		change func(*ha.Observation)
+		want   string
+	}{
+		{"the plain case, against which the others are seen", electing, func(*ha.Observation) {}, "claim timeline 4"},
+
+		// Who is the best.
+		{"stolon sorts the wrong way and elects the least advanced standby", electing,
+			func(o *ha.Observation) { vote(o, 1, at(3, 180)) }, "pass to n3"},
+		{"LiteFS: the first to get the lock leads, whatever it lacks", electing,
+			func(o *ha.Observation) { vote(o, 1, at(3, 101)) }, "pass to n3"},
+		{"Patroni without check_timeline: more bytes of an older timeline win", electing,
+			func(o *ha.Observation) { o.Server.Position = at(3, 100, forked...); vote(o, 1, at(2, 5000)) }, "claim timeline 4"},
+		{"Patroni #2779: the member on the older timeline stands, with more bytes", electing,
+			func(o *ha.Observation) { o.Server.Position = at(2, 5000); vote(o, 1, at(3, 100, forked...)) }, "pass to n3"},
+		{"Patroni #1251: two histories under one timeline number", electing,
+			func(o *ha.Observation) {
+				o.Peers[0].Report.Position = at(6, 70, ha.Fork{TLI: 2, End: 60})
+			}, "claim timeline 7"},
+		{"pg_auto_failover: a preferred member is promoted only with what the best has", electing,
+			func(o *ha.Observation) {
+				vote(o, 1, at(3, 180))
+				o.Peers[1].Report.Eligible, o.Peers[1].Report.Session = false, ""
+			}, "follow n3"},
+
+		// What a vote is.
+		{"Patroni counts positions of members that still receive", electing,
+			func(o *ha.Observation) { o.Peers[1].Report.Voted = false }, "blocked: 2 votes of the voters; not yet from: n3"},
+		{"Patroni's winner receives until it is promoted", electing,
+			func(o *ha.Observation) { o.Server.Fenced = false }, "fence"},
+		{"repmgr goes ahead although the walreceiver is still there", electing,
+			func(o *ha.Observation) { o.Server.Settled = false }, "nothing"},
+		{"Patroni: the vote of a voter that may not lead is not counted", electing,
+			func(o *ha.Observation) { o.Peers[1].Report.Eligible = false }, "claim timeline 4"},
+		{"a vote of an earlier term is none", electing,
+			func(o *ha.Observation) { o.Peers[1].Report.Term = 3 }, "blocked: 2 votes of the voters; not yet from: n3"},
+
+		// When it is decided.
+		{"CloudNativePG does not ask for the quorum again in its second phase", electing,
+			func(o *ha.Observation) { o.Peers[1].Report.Voted, o.Peers[1].Link = false, ha.LinkSilent }, "blocked: 2 votes of the voters; not yet from: n3"},
+		{"the plain promotion", promoting, func(*ha.Observation) {}, "promote"},
+		{"a promotion begun when the lock was already lost", promoting,
+			func(o *ha.Observation) { o.Consul.Lock = ha.Lock{Holder: "n3", Session: "session of n3", Index: 9} }, "blocked: it is held by n3 although the record names n2"},
+		{"a promotion begun when a peer knows of a later term", promoting,
+			func(o *ha.Observation) {
+				o.Peers[1].Report.Record = ha.RecordSeen{Term: 5, Leader: "n3", Phase: ha.PhaseElecting, Index: 10}
+			}, "stop"},
+		{"pgconsul: the primary came back while the others elected", lonely,
+			func(o *ha.Observation) { o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkUp, now }, "nothing"},
+		{"Patroni #3367: a rewind before the new primary's checkpoint", following,
+			func(o *ha.Observation) {
+				o.Server.Receiving, o.Server.Upstream, o.Server.Settled, o.Server.Position = ha.No, "", true, at(2, 99)
+				o.Peers[0].Report.Position, o.Peers[0].Report.Checkpointed = at(3, 100, forked...), false
+			}, "blocked: a checkpoint of n1 after its promotion"},
+
+		// Deadlocks.
+		{"Patroni #3662: a member that is no voter hangs, and nobody leads", electing,
+			func(o *ha.Observation) {
+				o.Consul.Record.Members = []string{"n1", "n2", "n3", "n4"}
+				o.Peers = append(o.Peers, ha.Peer{Member: "n4", Link: ha.LinkSilent, Report: ha.Report{Member: "n4", Term: 3, NoSync: true}})
+			}, "claim timeline 4"},
+		{"Patroni #3703: what the old primary wrote and nobody confirmed bars the others", electing,
+			func(o *ha.Observation) { o.Peers[0].Report.Position = at(3, 900) }, "claim timeline 4"},
+		{"Patroni #251: a demoted primary that is ahead leaves the cluster without a leader", electing,
+			func(o *ha.Observation) {
+				o.Peers[0] = o.Peers[1]
+				o.Peers[0].Member, o.Peers[0].Report.Member, o.Peers[0].Report.Session = "n1", "n1", "session of n1"
+				vote(o, 0, at(3, 900))
+			}, "pass to n1"},
+
+		// Who is dead.
+		{"multigres suppresses it: one that is cut off deposes a primary that others hear", lonely,
+			func(o *ha.Observation) { o.Peers[1].Report.Hears = true }, "blocked: 2 of the voters that have lost the primary and can be reached; not so: n3"},
+		{"the plain ballot", lonely, func(*ha.Observation) {}, "ballot to n2"},
+		{"Patroni: after a degradation to nobody, a standby is promoted without the last commits", electing,
+			func(o *ha.Observation) {
+				o.Consul.Record.Durability = ha.Durability{Mode: ha.ModeQuorum, Voters: []string{}}
+			},
+			"blocked: the vote of n1: no standby held each commit, so only it surely has them all"},
+		{"Patroni #522: a lost session alone deposes the primary", leading,
+			func(o *ha.Observation) {
+				o.Consul.Lock, o.Consul.Session = ha.Lock{Index: 9}, "a new one"
+			}, "reacquire to n1"},
+		{"Patroni #1003: Consul away means read only, although the members are all there", leading,
+			func(o *ha.Observation) { o.Consul.HeldAt, o.Consul.Reachable = now.Add(-time.Minute), ha.No }, "nothing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := c.from()
+			c.change(&o)
+			if got := step(o); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestLeaseIsDatedFromTheRequest: LiteFS dates its lease after the call that
+// renews it, and so believes in it for a round trip too long.
+func TestLeaseIsDatedFromTheRequest(t *testing.T) {
+	o := leading()
+	o.Consul.HeldAt, o.Consul.SeenAt = now.Add(-3*time.Second), now
+	for i := range o.Peers {
+		o.Peers[i].EchoSentAt = now.Add(-4 * time.Second)
+	}
+	if s, _ := ha.Decide(ha.State{}, o); s.LeaseUntil != now.Add(2*time.Second) {
+		t.Errorf("the lease ends in %v", s.LeaseUntil.Sub(now))
+	}
+	o.Consul.HeldTerm-- // held in an earlier term only: what the members confirmed counts
+	if s, _ := ha.Decide(ha.State{}, o); s.LeaseUntil != now.Add(time.Second) {
+		t.Errorf("by the members' word the lease ends in %v", s.LeaseUntil.Sub(now))
+	}
+}
