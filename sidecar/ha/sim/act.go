@@ -52,7 +52,7 @@ func (w *World) announce(m int, a *ha.Action) {
 
 func (w *World) announced(m int) {
 	s := &w.members[m].sidecar
-	if !w.consulOpen(m) {
+	if !w.consulOpen(m) || w.members[m].agentLost > 0 {
 		w.push(400*milli, event{kind: evAnnounced, m: int8(m), epoch: s.epoch})
 		return
 	}

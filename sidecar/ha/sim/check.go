@@ -115,7 +115,8 @@ func (w *World) acknowledge(m, n int) {
 
 // holds checks S4 for one acknowledged commit: no election can gather the votes
 // it needs from voters that lack it. A voter whose data directory is being
-// replaced does not hold the commit, but it does not vote either (S10).
+// replaced does not hold the commit, but it does not vote either (S10), nor does
+// one that was rewound and has not received what it needs.
 func (w *World) holds(a *ackedUpTo) {
 	d := &w.consul.record.Durability
 	if d.Mode != ha.ModeQuorum || d.K == 0 {
@@ -124,12 +125,49 @@ func (w *World) holds(a *ackedUpTo) {
 	lack := 0
 	for _, v := range d.Voters {
 		s := &w.members[w.index(v)].server
-		if s.data == ha.DataPresent && !s.half && (s.flushed < a.n || s.log[a.n-1] != a.id) {
+		if s.data == ha.DataPresent && !s.half && s.rewound < 0 && (s.flushed < a.n || s.log[a.n-1] != a.id) {
 			lack++
 		}
 	}
 	if lack >= d.VotesNeeded() {
 		w.fail("S4", a.server, "commit %d, acknowledged by %s in term %d: %d of the recorded voters %v lack it, and %d votes elect", a.n, names[a.server], a.term, lack, d.Voters, d.VotesNeeded())
+	}
+}
+
+// checkSetting is S4 before any commit shows it: whatever the primary may
+// acknowledge by its walsenders' present views of the setting, or by the setting
+// that new ones will have, K of the recorded voters hold.
+func (w *World) checkSetting() {
+	r := &w.consul.record
+	d, l := &r.Durability, w.index(r.Leader)
+	if l < 0 || d.Mode != ha.ModeQuorum || d.K == 0 {
+		return
+	}
+	s := &w.members[l].server
+	if s.run != up || s.inRecovery || s.hidden || s.stopping || s.term != r.Term {
+		return
+	}
+	k, outside := s.config.K, 0
+	if !s.defined {
+		k = 0 // commits do not wait at all
+	}
+	for j := range w.n {
+		x := &s.senders[j]
+		counts := x.active && x.sync
+		if counts {
+			k = min(k, x.viewK)
+		}
+		if (counts || hasName(&s.config, names[j])) && !d.Has(names[j]) {
+			outside++
+		}
+	}
+	held := max(0, k-outside)
+	if d.Has(names[l]) {
+		held++
+	}
+	if held < d.K {
+		w.fail("S4", l, "%s may acknowledge what only %d of the recorded voters %v hold, and %d are to: its setting is %d of %v",
+			names[l], held, d.Voters, d.K, s.config.K, s.config.Names)
 	}
 }
 
@@ -253,6 +291,7 @@ func (w *World) checkRecord(m int, old *ha.Record) {
 		w.checkSticky(m, old)
 	}
 	w.checkHeld()
+	w.checkSetting()
 	if r.Durability.Mode != old.Durability.Mode {
 		for i := range w.n {
 			w.checkWriters(i)

@@ -181,8 +181,12 @@ func (w *World) saw(m int, c *call) {
 func (w *World) held(m int, c *call) {
 	v := &w.members[m].sidecar.consul
 	if v.Session != "" && c.lock.Session == v.Session && c.record.Leader == w.members[m].name {
-		if c.record.Term > v.HeldTerm || c.sentAt > v.HeldAt {
-			v.HeldAt, v.HeldTerm = c.sentAt, c.record.Term
+		at := c.sentAt
+		if w.opt.Mutation == MutateS5Sent {
+			at = w.members[m].read(w.now)
+		}
+		if c.record.Term > v.HeldTerm || at > v.HeldAt {
+			v.HeldAt, v.HeldTerm = at, c.record.Term
 		}
 	}
 }
@@ -227,6 +231,9 @@ func (w *World) confirm(m int) {
 	}
 	w.push(gap, event{kind: evConfirm, m: int8(m), epoch: s.epoch})
 	w.readNow(m)
+	if s.consul.Record.Leader == w.members[m].name {
+		w.poke(pointRead, m)
+	}
 }
 
 func (w *World) readNow(m int) {

@@ -24,8 +24,8 @@ func TestDigests(t *testing.T) {
 	}
 	var text strings.Builder
 	w := sim.NewWorld()
-	for _, members := range []int{3, 5} {
-		for i := range *runs / 2 {
+	for _, members := range sizes {
+		for i := range *runs {
 			r := w.Run(sim.Options{Seed: *first + uint64(i), Members: members, Story: true})
 			h := fnv.New64a()
 			for _, s := range append(r.Story, r.FaultNames...) {

@@ -14,27 +14,31 @@
 //     (consul.go is the server, client.go a member's connection to it);
 //   - PostgreSQL: write-ahead log as records with an owner timeline, receive
 //     and flush apart, walsenders with each its own view of
-//     synchronous_standby_names, crash recovery, promotion (server.go, wal.go,
-//     stream.go, sync.go);
+//     synchronous_standby_names, standbys of standbys, crash recovery,
+//     promotion, pg_rewind, after which a server takes no connections before it
+//     has received what it needs (server.go, wal.go, stream.go, files.go);
 //   - the guard: ends the server at the end of its lease, whatever became of
 //     the sidecar (guard.go);
 //   - the sidecar's shell: observe, decide, act, report (sidecar.go, observe.go,
 //     act.go, operation.go), and the streams between members (reports.go);
 //   - writers beside every server, so that a deposed primary is written to as
-//     well: that is what finds lost commits (writer.go);
-//   - faults: crashes, pauses, partitions, lost sessions, operators (faults.go).
+//     well: that is what finds lost commits (wal.go);
+//   - faults: crashes, pauses, partitions, lost sessions, full disks, operators,
+//     at any time or at the very step that they may spoil (draw.go, faults.go,
+//     operator.go).
 //
 // # What is checked
 //
 // See check.go: acknowledged commits survive every later promotion, S4 holds at
-// every acknowledgement and every change of the record, async mode has one
-// writer at a time, one leader per term, one history per timeline, nothing
-// half-made serves, nothing unsafe becomes visible, a healthy primary is left
-// alone, and when faults cease the cluster comes back in bounded time.
+// every acknowledgement and every change of the record or of the setting as any
+// walsender sees it, async mode has one writer at a time, one leader per term,
+// one history per timeline, nothing half-made serves, nothing unsafe becomes
+// visible, a healthy primary is left alone, and when faults cease the cluster
+// comes back in bounded time.
 //
 // # A failing seed
 //
-// Run it again with Options.Story to get the last events in words; Shrink drops
-// faults and shortens the run while it still fails. Mutations (mutation.go)
-// break one rule each, and the tests demand that the simulation notices.
+// The tests print its story, shrunk: Shrink drops faults and shortens the run
+// while it still fails. Mutations (mutation.go) break one rule each, and the
+// tests demand that the simulation notices.
 package sim

@@ -25,6 +25,8 @@ const (
 	consulLeader
 	consulAway
 	lossyNetwork
+	loseAgent // the member's own Consul agent: its registration cannot change, DNS hides it
+	fullDisk  // nothing new can be written
 	switchover
 	pausePolicy
 	changeMode
@@ -34,15 +36,16 @@ const (
 	reinit
 	restart
 	shutdown
+	removeMember
 	faultKinds
 )
 
 var faultNames = [...]string{"crash server", "crash sidecar", "crash host", "pause sidecar", "pause server", "pause host", "slow host",
 	"cut Consul", "cut pair", "isolate", "partition", "lose session", "Consul leader change", "Consul away", "lossy network",
-	"switchover", "pause policy", "change mode", "change k", "change strict", "tag", "reinit", "restart", "shutdown"}
+	"lose agent", "full disk", "switchover", "pause policy", "change mode", "change k", "change strict", "tag", "reinit", "restart", "shutdown", "remove"}
 
 // weights say how often a kind is drawn.
-var weights = [faultKinds]int{10, 8, 8, 6, 5, 6, 3, 6, 6, 7, 7, 4, 2, 3, 2, 5, 1, 3, 2, 2, 2, 1, 2, 2}
+var weights = [faultKinds]int{10, 8, 8, 6, 5, 6, 3, 6, 6, 7, 7, 4, 2, 3, 2, 2, 3, 5, 1, 3, 2, 2, 3, 1, 2, 2, 1}
 
 // point is a moment worth breaking: a fault may wait for one.
 type point uint8
@@ -59,10 +62,13 @@ const (
 	pointSetSync
 	pointStart
 	pointStop
+	pointFiles // a data directory is made, or removed
+	pointUnhide
+	pointRead // who may hold the lock asks Consul whether it does
 	points
 )
 
-var pointNames = [...]string{"", "a ballot", "a transaction", "a fence", "a follow", "a promotion", "a rewind", "a clone", "a set-sync", "a start", "a stop"}
+var pointNames = [...]string{"", "a ballot", "a transaction", "a fence", "a follow", "a promotion", "a rewind", "a clone", "a set-sync", "a start", "a stop", "an init or a discard", "an unhide", "a read"}
 
 func pointOf(k ha.ActionKind) point {
 	switch k {
@@ -82,6 +88,10 @@ func pointOf(k ha.ActionKind) point {
 		return pointStart
 	case ha.Stop:
 		return pointStop
+	case ha.Init, ha.Discard:
+		return pointFiles
+	case ha.Unhide:
+		return pointUnhide
 	}
 	return atOnce
 }
@@ -114,92 +124,6 @@ func (f *fault) String() string {
 		when += " until " + pointNames[f.until]
 	}
 	return fmt.Sprintf("%.3f %s%s target=%d other=%d how=%d for %.3f", float64(f.at)/1e9, faultNames[f.kind], when, f.target, f.other, f.how, float64(f.lasts)/1e9)
-}
-
-func (w *World) drawFaults() {
-	w.faults = w.faults[:0]
-	if w.opt.Calm {
-		w.push(w.shape.length, event{kind: evCalm})
-		return
-	}
-	r := &w.rnd
-	gap := [...]int64{400 * milli, 1200 * milli, 3 * second}[r.below(3)]
-	total := 0
-	for _, x := range weights {
-		total += x
-	}
-	for t := r.between(300*milli, 2*second); t < w.shape.length; t += r.between(gap/8, 2*gap) {
-		f := fault{at: t, kind: drawKind(r.below(total)), lasts: w.drawLength(), target: int8(r.below(w.n)), other: int8(r.below(w.n)), how: uint8(r.below(256))}
-		if r.chance(450) {
-			f.target = theLeader
-		}
-		if r.chance(450) {
-			f.point, f.delay = point(1+r.below(int(points)-1)), 0
-			if r.chance(700) {
-				f.delay = r.between(0, 60*milli)
-			}
-			if r.chance(600) {
-				f.target = theActor
-			}
-		}
-		if f.kind >= cutConsul && f.kind <= partition && r.chance(500) {
-			f.until = [...]point{pointBallot, pointFence, pointFence, pointPromote}[r.below(4)]
-			f.lasts = max(f.lasts, 4*second)
-			if r.chance(500) {
-				f.delay = r.between(0, 60*milli)
-			}
-		}
-		if r.chance(110) {
-			w.drawCoup(t)
-			continue
-		}
-		w.faults = append(w.faults, f)
-	}
-	for i := range w.faults {
-		dropped := i < len(w.opt.Drop) && w.opt.Drop[i]
-		if !dropped {
-			w.push(w.faults[i].at, event{kind: evFault, n: int32(i)})
-		}
-	}
-	w.push(w.shape.length, event{kind: evCalm})
-}
-
-// drawCoup draws faults that together depose a primary which does not notice:
-// its sidecar stands still, its streams break for just so long that the others
-// elect, and then its server can be reached again. Perhaps a voter restarts.
-func (w *World) drawCoup(t int64) {
-	r := &w.rnd
-	end := [...]point{pointFence, pointFence, pointPromote}[r.below(3)]
-	w.faults = append(w.faults,
-		fault{at: t + r.between(0, 500*milli), kind: pauseSidecar, lasts: r.between(4*second, 8*second), target: theLeader},
-		fault{at: t, kind: isolate, lasts: 6 * second, target: theLeader, until: end, delay: r.between(0, 20*milli)})
-	if v := int8(r.below(w.n)); r.chance(700) {
-		w.faults = append(w.faults, fault{at: t, kind: crashServer, lasts: second, point: pointFence, delay: r.between(10*milli, 60*milli), target: v},
-			fault{at: t, kind: pauseSidecar, lasts: r.between(500*milli, 3*second), point: pointStart, delay: r.between(0, 15*milli), target: v})
-	}
-	if r.chance(600) {
-		w.faults = append(w.faults, fault{at: t, kind: pauseSidecar, lasts: r.between(200*milli, 2*second), point: pointPromote, delay: r.between(0, 2*milli), target: int8(r.below(w.n))})
-	}
-}
-
-func drawKind(x int) faultKind {
-	for k := range faultKinds {
-		if x -= weights[k]; x < 0 {
-			return k
-		}
-	}
-	return crashServer
-}
-
-func (w *World) drawLength() int64 {
-	r := &w.rnd
-	switch r.below(3) {
-	case 0:
-		return r.between(10*milli, 800*milli)
-	case 1:
-		return r.between(800*milli, 5*second)
-	}
-	return r.between(4*second, 20*second)
 }
 
 // poke lets faults happen that wait for this point.
@@ -291,6 +215,12 @@ func (w *World) strike(f *fault, m int) {
 		b.hostPaused = max(b.hostPaused, w.now+f.lasts)
 	case slowHost:
 		b.slowUntil = max(b.slowUntil, w.now+f.lasts)
+	case loseAgent:
+		if b.agentLost++; b.agentLost == 1 {
+			b.agentLostAt = b.read(w.now)
+		}
+	case fullDisk:
+		b.server.full++
 	case loseSession:
 		w.loseSession(m)
 	case consulLeader:
@@ -387,6 +317,9 @@ func (w *World) bootHost(m int) {
 	}
 	b.hostUp, b.hostPaused = true, 0
 	b.bootedAt = w.now
+	if b.agentLost > 0 {
+		b.agentLostAt = b.read(w.now)
+	}
 	b.server.exitedAt, b.server.startedAt = 0, 0
 	w.tell(m, "host boots")
 	w.supervise(m, w.odd.between(50*milli, 800*milli))
@@ -411,6 +344,12 @@ func (w *World) faultGoes(i int) {
 		w.resume(m)
 	case cutConsul, cutPair, isolate, partition, consulAway, lossyNetwork:
 		w.cut(f, m, -1)
+	case loseAgent:
+		if w.members[m].agentLost--; w.members[m].agentLost == 0 {
+			w.members[m].agentLostAt = 0
+		}
+	case fullDisk:
+		w.members[m].server.full--
 	default:
 		w.operatorDone(f, m)
 	}

@@ -46,7 +46,7 @@ func (w *World) opFiles(m int) {
 		if !u.onTLI {
 			break // it finds nothing to rewind, and changes nothing
 		}
-		w.copyLog(s, u, common(s, u))
+		w.rewind(m, from)
 	}
 	s.flushed = len(s.log)
 	s.data, s.half = ha.DataPresent, false
@@ -86,7 +86,7 @@ func (w *World) opFilesBegin(m int) {
 // wipe removes what a data directory holds; the promise is kept beside it.
 func (w *World) wipe(s *server) {
 	s.log, s.flushed = s.log[:0], 0
-	s.clean, s.upstream, s.systemID = false, -1, ""
+	s.clean, s.upstream, s.systemID, s.rewound = false, -1, "", -1
 	s.config = ha.SyncSetting{}
 }
 
@@ -99,8 +99,22 @@ func (w *World) source(m, from int) bool {
 func (w *World) copyLog(s, u *server, n int) {
 	s.log = append(s.log[:n], u.log[n:u.flushed]...)
 	s.systemID = u.systemID
-	s.standby, s.clean, s.upstream, s.onTLI = true, false, -1, true
+	s.standby, s.clean, s.upstream, s.onTLI, s.rewound = true, false, -1, true, -1
 	s.config = ha.SyncSetting{}
+}
+
+// rewind makes m's log a prefix of the other's. Its data files are as new as the
+// other's are now, so it needs the log up to there; how much of that was copied
+// with them is a matter of luck.
+func (w *World) rewind(m, from int) {
+	s, u := &w.members[m].server, &w.members[from].server
+	n := common(s, u)
+	diverged := n < len(s.log)
+	w.copyLog(s, u, n)
+	if diverged {
+		s.log = s.log[:n+w.odd.below(u.flushed-n+1)]
+		s.rewound, s.needs = int8(from), u.flushed
+	}
 }
 
 // common is how many records two logs agree on. An id stands for one record at

@@ -144,7 +144,7 @@ func (w *World) toServer(e *event) {
 	case evWrite:
 		w.write(m)
 	case evFlush:
-		if s.epoch == e.epoch && s.run == up {
+		if s.epoch == e.epoch && (s.run == up || s.receives()) {
 			w.flush(m, int(e.n))
 		}
 	case evConnect:

@@ -9,31 +9,38 @@ type Mutation uint8
 
 // The mutations, named after the rule of DESIGN.md that they break.
 const (
-	NoMutation    Mutation = iota
-	MutateS1               // the ballot is not a compare-and-swap: two members win one term
-	MutateS2               // a fence leaves the walreceiver as it is
-	MutateS2Disk           // a fence does not outlive a restart of the server
-	MutateS3               // one vote fewer is taken for enough
-	MutateS3Ahead          // votes that are ahead look as if they were not
-	MutateS4               // a reload is taken for an effect, nobody has to catch up
-	MutateS4Order          // the record is narrowed before anybody has caught up
-	MutateS5               // the guard does not stop anything
-	MutateS6               // a silent member is taken for a dead one
-	MutateS7               // histories are not compared, every log seems to contain every other
-	MutateS8               // nobody refuses a pre-vote
-	MutateS9               // a restarted primary shows everything at once
-	MutateS10              // no marker stands while a data directory is half-made
+	NoMutation        Mutation = iota
+	MutateS1                   // the ballot is not a compare-and-swap: two members win one term
+	MutateS2                   // a fence leaves the walreceiver as it is
+	MutateS2Disk               // a fence does not outlive a restart of the server
+	MutateS3                   // one vote fewer is taken for enough
+	MutateS3Ahead              // votes that are ahead look as if they were not
+	MutateS4                   // a reload is taken for an effect, nobody has to catch up
+	MutateS4CatchUp            // the record is narrowed before anybody has caught up
+	MutateS4Widen              // the setting asks for new voters before the record has them
+	MutateS4Narrow             // the record drops voters that the setting still asks for
+	MutateS4Promotion          // the record names the new primary's voters as soon as it is elected
+	MutateS5                   // the guard does not stop anything
+	MutateS5Sent               // a lease counts from when it was confirmed, not from when that was asked for
+	MutateS6                   // a silent member is taken for a dead one
+	MutateS7                   // histories are not compared, every log seems to contain every other
+	MutateS8                   // nobody refuses a pre-vote
+	MutateS9                   // a restarted primary shows everything at once
+	MutateS10                  // no marker stands while a data directory is half-made
 	mutations
 )
 
-var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-order", "S5", "S6", "S7", "S8", "S9", "S10"}
+var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion",
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
 
 var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a fence leaves the walreceiver as it is", "a fence does not outlive a restart of the server",
 	"one vote fewer is taken for enough", "votes that are ahead look as if they were not", "a reload is taken for an effect",
-	"the record is narrowed before anybody has caught up", "the guard does not stop anything", "a silent member is taken for a dead one",
+	"the record is narrowed before anybody has caught up", "the setting asks for new voters before the record has them",
+	"the record drops voters that the setting still asks for", "the record names the new voters as soon as a primary is elected",
+	"the guard does not stop anything", "a lease counts from its confirmation, not from the request", "a silent member is taken for a dead one",
 	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made"}
 
 // What says in words what is broken.
@@ -64,7 +71,7 @@ func (w *World) mutate(o *ha.Observation) {
 				p.Position = o.Server.Position
 			}
 		}
-	case MutateS4Order:
+	case MutateS4CatchUp:
 		for i := range o.Server.Walsenders {
 			o.Server.Walsenders[i].Flush = o.Server.Position.LSN
 		}
@@ -85,6 +92,34 @@ func (w *World) mutate(o *ha.Observation) {
 			o.Peers[i].Report.Serving = false
 		}
 	}
+}
+
+// distort corrupts what the core has asked for.
+func (w *World) distort(m int, a *ha.Action) {
+	s := &w.members[m].sidecar
+	r := &a.Change.Record
+	switch {
+	case w.opt.Mutation == MutateS4Widen && a.Kind == ha.Commit && a.Change.What == "widen" && w.members[m].server.run == up:
+		w.setSync(m, ha.SyncSetting{K: r.Durability.K, Names: without(r.Durability.Voters, names[m])})
+	case w.opt.Mutation == MutateS4Narrow && a.Kind == ha.SetSync && s.consul.Record.Phase == ha.PhaseLeading && !s.committing:
+		set := a.Sync
+		*a = ha.Action{Kind: ha.Commit, Change: ha.Change{What: "narrow", Record: s.consul.Record, Lock: ha.LockKeep, Session: s.consul.Session}}
+		r.Durability.K, r.Durability.Voters = min(r.Durability.K, set.K), set.Names
+	case w.opt.Mutation == MutateS4Promotion && a.Kind == ha.Commit && a.Change.What == "claim" && r.Durability.Has(names[m]):
+		r.Durability.Voters = without(r.Durability.Voters, names[m])
+		r.Durability.K = min(r.Durability.K, len(r.Durability.Voters))
+	}
+}
+
+// without is a copy of the list that lacks the name.
+func without(list []string, name string) []string {
+	rest := make([]string, 0, len(list))
+	for _, n := range list {
+		if n != name {
+			rest = append(rest, n)
+		}
+	}
+	return rest
 }
 
 // peersCopy keeps a mutation from changing what the shell remembers.

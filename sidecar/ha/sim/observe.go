@@ -8,6 +8,7 @@ func (w *World) observe(m int) (o ha.Observation) {
 	s := &b.sidecar
 	o.Now, o.Self, o.Policy = b.read(w.now), b.name, w.policies[s.policy]
 	o.Consul, o.Peers, o.Intent = s.consul, s.peers, s.intent
+	o.Consul.AgentLostAt = b.agentLostAt
 	o.Busy = ha.Busy{
 		Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
 		Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
@@ -16,6 +17,7 @@ func (w *World) observe(m int) (o ha.Observation) {
 		v.founding = false
 	}
 	o.Policy.NoFailover, o.Policy.NoSync, o.Policy.Priority = s.tags.NoFailover, s.tags.NoSync, s.tags.Priority
+	o.Policy.ReplicateFrom = s.tags.ReplicateFrom
 	o.Announced = s.announcedNow
 	w.seen(m, &o.Server)
 	return o
@@ -33,6 +35,9 @@ func (w *World) seen(m int, f *ha.Server) {
 	f.SyncUnsure = s.syncUnsure
 	f.CheckpointAt = s.checkpointAt
 	f.Founding = v.founding
+	if v.rewound >= 0 {
+		f.Rewound = names[v.rewound]
+	}
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
 	if f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10 {
@@ -99,7 +104,15 @@ func (w *World) lookNow(m int) {
 		f.Writable = ha.No
 		return
 	}
-	f.Writable = ha.Known(!v.stopping)
+	f.Writable = ha.Known(!v.stopping && v.full == 0)
+	if v.full == 0 {
+		k.faulty = 0
+	} else if k.faulty == 0 {
+		k.faulty = now
+	}
+	if f.FaultyAt = k.faulty; v.full > 0 {
+		f.WriteProblem = "the disk is full"
+	}
 	f.RecoveryEnd = lsn(v.recoveryEnd)
 	w.lookSenders(m)
 	if v.syncAt == 0 && w.inEffect(v) {

@@ -89,6 +89,10 @@ func (w *World) opStage(m int) {
 		w.done(m, true)
 		return
 	}
+	if b.server.full > 0 && o.action.Kind != ha.Stop && o.action.Kind != ha.Start {
+		w.done(m, true) // each of them writes something first
+		return
+	}
 	o.stage++
 	switch o.action.Kind {
 	case ha.Init, ha.Clone, ha.Rewind, ha.Discard:
@@ -122,6 +126,9 @@ func (w *World) opStart(m int) {
 		if a.Primary && a.Sync.K > 0 {
 			s.config = a.Sync
 		}
+		if a.From != "" {
+			s.promise, s.fenced, s.upstream = max(s.promise, a.Term), false, int8(w.index(a.From))
+		}
 		w.launch(m)
 		b.op.issued, b.op.running = true, s.epoch
 		long := w.odd.between(20*milli, 300*milli)
@@ -134,7 +141,7 @@ func (w *World) opStart(m int) {
 	case s.epoch != b.op.running || s.run != starting:
 		w.done(m, true)
 	default:
-		w.ready(m, a.Primary, a.Hidden)
+		w.recovered(m, a)
 		w.done(m, false)
 	}
 }
@@ -278,6 +285,7 @@ func (w *World) takesEffect(m int, a *ha.Action) bool {
 		if s.hidden {
 			s.hidden = false
 			w.visible(m)
+			w.checkSetting()
 			w.checkWriters(m)
 		}
 	}
@@ -306,7 +314,7 @@ func (w *World) proceed(m int) {
 	}
 	switch {
 	case a.Kind == ha.Start && s.run == starting:
-		w.ready(m, a.Primary, a.Hidden)
+		w.recovered(m, a)
 	case a.Kind == ha.Promote && s.run == up && s.inRecovery:
 		w.promoted(m, a)
 	}
@@ -336,7 +344,7 @@ func (w *World) lateEffect(m int, running uint32) {
 	switch a.Kind {
 	case ha.Start:
 		if s.run == starting {
-			w.ready(m, a.Primary, a.Hidden)
+			w.recovered(m, a)
 		}
 	case ha.Stop:
 		w.crash(m)

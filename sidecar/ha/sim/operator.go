@@ -1,6 +1,10 @@
 package sim
 
-import "github.com/pgsidecar/pgsidecar/sidecar/ha"
+import (
+	"slices"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
 
 // operator is what people ask for while things go wrong.
 func (w *World) operator(f *fault, m int) {
@@ -22,6 +26,11 @@ func (w *World) operator(f *fault, m int) {
 		s.intent = ha.Intent{Shutdown: true, Since: now}
 	case tagMember:
 		s.tags.NoFailover, s.tags.NoSync, s.tags.Priority = f.how&1 != 0, f.how&2 != 0, int(f.how>>4)
+		if f.how&12 == 12 {
+			s.tags.ReplicateFrom = names[f.other]
+		}
+	case removeMember:
+		s.intent = ha.Intent{Remove: names[w.lostMember(int(f.other))], Since: now}
 	case pausePolicy:
 		p.Paused = true
 		w.setPolicy(p)
@@ -46,7 +55,7 @@ func (w *World) operatorDone(f *fault, m int) {
 	b := &w.members[m]
 	s := &b.sidecar
 	switch f.kind {
-	case switchover, restart, reinit:
+	case switchover, restart, reinit, removeMember:
 		s.intent = ha.Intent{}
 	case shutdown:
 		s.intent = ha.Intent{}
@@ -60,6 +69,17 @@ func (w *World) operatorDone(f *fault, m int) {
 		p.Paused = false
 		w.setPolicy(p)
 	}
+}
+
+// lostMember is a member whose host is down, or else the one proposed: people
+// remove what they believe to be gone, and are wrong at times.
+func (w *World) lostMember(proposed int) int {
+	for i := range w.n {
+		if !w.members[i].hostUp {
+			return i
+		}
+	}
+	return proposed
 }
 
 // setPolicy changes the cluster's settings; each member hears of it in its own
@@ -81,7 +101,8 @@ func (w *World) intents(m int) {
 	switch {
 	case in.Switchover && (s.consul.Record.Leader != "" && s.consul.Record.Leader != names[m]),
 		in.Restart && v.run == up && v.startedAt > in.Since,
-		in.Reinit && v.run == up && v.startedAt > in.Since:
+		in.Reinit && v.run == up && v.startedAt > in.Since,
+		in.Remove != "" && !slices.Contains(s.consul.Record.Members, in.Remove):
 		s.intent = ha.Intent{}
 	}
 }

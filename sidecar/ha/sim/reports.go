@@ -95,6 +95,9 @@ func (w *World) arriveReport(m, p int, seq uint64, epoch uint32) {
 		if k := &x.report.Echo[i]; k.Member == w.members[m].name {
 			if mine := &s.sent[k.Seq%reportRing]; mine.seq == k.Seq {
 				e.EchoSentAt = max(before, mine.at)
+				if w.opt.Mutation == MutateS5Sent {
+					e.EchoSentAt = e.ReceivedAt
+				}
 			}
 		}
 	}

@@ -30,6 +30,9 @@ type server struct {
 	fenced   bool
 	config   ha.SyncSetting // synchronous_standby_names as written
 	onTLI    bool           // the last checkpoint is on the current timeline
+	full     int8           // by how many faults nothing new can be written
+	rewound  int8           // the member it was rewound to and has to receive from before it takes connections; -1: none
+	needs    int            // how many records that takes
 
 	// Process.
 	run         running
@@ -81,7 +84,7 @@ type receiver struct {
 
 // reset is an empty host.
 func (s *server) reset() {
-	*s = server{data: ha.DataAbsent, upstream: -1, acked: -1, log: s.log[:0], waiting: s.waiting[:0]}
+	*s = server{data: ha.DataAbsent, upstream: -1, rewound: -1, acked: -1, log: s.log[:0], waiting: s.waiting[:0]}
 }
 
 // lsn turns a count of records into a position; zero stays invalid.
@@ -122,6 +125,12 @@ func (w *World) serverRuns(m int) bool {
 	return w.members[m].server.pausedUntil <= w.now && w.hostRuns(m)
 }
 
+// receives says whether the server is so far that its walreceiver may run: one
+// that was rewound has to receive before it is up.
+func (s *server) receives() bool {
+	return s.run == up && s.inRecovery || s.run == starting && s.rewound >= 0
+}
+
 // launch starts the postmaster.
 func (w *World) launch(m int) {
 	b := &w.members[m]
@@ -134,11 +143,24 @@ func (w *World) launch(m int) {
 	b.sidecar.forget()
 }
 
+// recovered is the end of crash recovery: the server takes connections, but
+// for one that was rewound, which begins to receive what it needs first.
+func (w *World) recovered(m int, a *ha.Action) {
+	if s := &w.members[m].server; s.rewound < 0 {
+		w.ready(m, a.Primary, a.Hidden)
+	} else if s.flushed >= s.needs {
+		w.ready(m, false, false)
+	} else {
+		s.inRecovery = true
+		w.connectSoon(m)
+	}
+}
+
 // ready ends the start: the server takes connections.
 func (w *World) ready(m int, primary, hidden bool) {
 	b := &w.members[m]
 	s := &b.server
-	s.run = up
+	s.run, s.rewound = up, -1
 	s.inRecovery = !primary
 	s.hidden = hidden && w.opt.Mutation != MutateS9
 	s.standby = !primary
@@ -267,5 +289,6 @@ func (w *World) promoted(m int, a *ha.Action) {
 	w.res.Promotions++
 	w.tell(m, "is promoted: term %d timeline %d at %d records, setting %d of %v", a.Term, a.Timeline, s.flushed, s.config.K, s.config.Names)
 	w.checkWriters(m)
+	w.checkSetting()
 	w.at(w.slow(m, w.delay()), evLook, m)
 }

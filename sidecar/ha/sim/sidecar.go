@@ -55,7 +55,8 @@ type sidecar struct {
 type look struct {
 	at      ha.Instant
 	failing ha.Instant
-	life    uint32 // of the server process
+	faulty  ha.Instant // the first of the write probes in a row that failed
+	life    uint32     // of the server process
 	facts   ha.Server
 	senders [MaxMembers]ha.Walsender
 }
@@ -70,6 +71,7 @@ func (b *member) reset(i int, drift int64) {
 	b.i, b.name = i, names[i]
 	b.clock = clock{drift: drift}
 	b.hostUp, b.hostPaused, b.slowUntil = true, 0, 0
+	b.agentLost, b.agentLostAt = 0, 0
 	b.guard = guard{}
 	b.op = operation{}
 	b.supervised = 0
@@ -157,6 +159,7 @@ func (w *World) turn(m int, confirmed ha.ActionKind) {
 		w.tellBlocks(m)
 	}
 	for i := range actions {
+		w.distort(m, &actions[i])
 		w.act(m, &actions[i], confirmed)
 		if !s.alive {
 			return

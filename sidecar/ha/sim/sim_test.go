@@ -3,7 +3,6 @@ package sim_test
 import (
 	"flag"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -16,13 +15,11 @@ import (
 )
 
 var (
-	runs   = flag.Int("sim.runs", 1000, "how many runs each test of the simulation makes")
+	runs   = flag.Int("sim.runs", 20_000, "how many runs of each size the tests make")
 	seed   = flag.Uint64("sim.seed", 0, "the only seed to run, with its story")
 	shape  = flag.Int("sim.members", 3, "how many members -sim.seed has")
-	first  = flag.Uint64("sim.from", 1, "the first seed of TestLong")
 	shrink = flag.Bool("sim.shrink", false, "shrink the run of -sim.seed before its story is told")
 	only   = flag.String("sim.mutation", "", "the only mutation to make")
-	report = flag.String("sim.report", "", "where TestLong writes its report")
 )
 
 // sweep makes runs in parallel, and returns the sums and the failures.
@@ -76,11 +73,14 @@ func TestSimulation(t *testing.T) {
 		tell(t, sim.Options{Seed: *seed, Members: *shape, Story: true})
 		return
 	}
-	fresh := uint64(time.Now().UnixNano())
-	for _, members := range []int{3, 5} {
+	fresh, n := uint64(time.Now().UnixNano()), *runs
+	if testing.Short() {
+		n = min(n, 1000)
+	}
+	for _, members := range sizes {
 		t.Run(fmt.Sprintf("members=%d", members), func(t *testing.T) {
-			judge(t, 1, *runs/2, members)
-			judge(t, fresh, *runs-*runs/2, members)
+			judge(t, 1, n/2, members)
+			judge(t, fresh, n-n/2, members)
 		})
 	}
 }
@@ -97,49 +97,15 @@ func judge(t *testing.T, from uint64, n, members int) {
 		t.Errorf("-sim.members %d -sim.seed %d (new cluster: %v): %s", members, r.Seed, r.Fresh, r.Violation)
 	}
 	if len(failed) > 0 {
-		t.Errorf("%d of %d runs failed", len(failed), n)
+		t.Errorf("%d of %d runs failed; the first, shrunk:", len(failed), n)
+		o := sim.Shrink(sim.Options{Seed: failed[0].Seed, Members: members})
+		r := sim.Run(o)
+		t.Log(told(&r))
 	}
 }
 
 // maxShown is how many failed seeds a test prints.
 const maxShown = 60
-
-// TestLong makes -sim.runs runs and writes what came of them to -sim.report,
-// while it goes on, so that a run that is cut short has its report as well:
-//
-//	go test -timeout 24h -run Long -sim.runs 1000000 -sim.report simulation.txt
-func TestLong(t *testing.T) {
-	if *report == "" {
-		t.Skip("-sim.report names no file")
-	}
-	const slice = 20_000
-	begun := time.Now()
-	var sums [2]sim.Result
-	var failed []sim.Result
-	for done := 0; done < *runs; done += slice {
-		n := min(slice, *runs-done)
-		for i, members := range []int{3, 5} {
-			total, bad := sweep(*first+uint64(done/2), n/2, sim.Options{Members: members})
-			add(&sums[i], &total)
-			failed = append(failed, bad...)
-		}
-		text := fmt.Sprintf("Simulation of sidecar/ha: the product's decisions in a world of faults.\n\nseeds %d to %d, of %d and of %d members each; %.0f minutes\n",
-			*first, *first+uint64(done/2+n/2)-1, 3, 5, time.Since(begun).Minutes())
-		for i, members := range []int{3, 5} {
-			text += fmt.Sprintf("%d members: %s\n", members, line(&sums[i]))
-		}
-		text += fmt.Sprintf("broken promises: %d\n", len(failed))
-		for _, r := range failed[:min(len(failed), maxShown)] {
-			text += fmt.Sprintf("  -sim.members %d -sim.seed %d: %s\n", r.Members, r.Seed, r.Violation)
-		}
-		if err := os.WriteFile(*report, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(failed) > 0 {
-		t.Errorf("%d broken promises, see %s", len(failed), *report)
-	}
-}
 
 // tell prints the story of a run; with -sim.shrink that of the shortest that
 // breaks the same promise.
@@ -148,9 +114,40 @@ func tell(t *testing.T, o sim.Options) {
 		o = sim.Shrink(o)
 	}
 	r := sim.Run(o)
-	t.Logf("%s\nfaults:\n  %s\n%s\n%s", strings.Join(r.Story, "\n"), strings.Join(r.FaultNames, "\n  "), line(&r), r.Violation)
+	t.Log(told(&r))
 	if r.Violation != "" {
 		t.Fail()
+	}
+}
+
+// told is a run in words.
+func told(r *sim.Result) string {
+	return fmt.Sprintf("%s\nfaults:\n  %s\n%s\n%s", strings.Join(r.Story, "\n"), strings.Join(r.FaultNames, "\n  "), line(r), r.Violation)
+}
+
+// TestShrink: what is left of a run that fails still breaks the same promise,
+// with fewer faults, and tells a story of it.
+func TestShrink(t *testing.T) {
+	w := sim.NewWorld()
+	failed, before, after := 0, 0, 0
+	for seed := uint64(1); failed < 5 && seed < mutationBudget; seed++ {
+		o := sim.Options{Seed: seed, Members: 3, Mutation: sim.MutateS3}
+		long := w.Run(o)
+		if long.Violation == "" {
+			continue
+		}
+		failed++
+		o.Story = true
+		all := w.Run(o)
+		short := w.Run(sim.Shrink(o))
+		if short.Rule != long.Rule || len(short.FaultNames) > len(all.FaultNames) || !strings.Contains(told(&short), "VIOLATION "+short.Violation) {
+			t.Errorf("seed %d: %s became:\n%s", seed, long.Violation, told(&short))
+		}
+		before += len(all.FaultNames)
+		after += len(short.FaultNames)
+	}
+	if t.Logf("%d runs that fail had %d faults, and have %d", failed, before, after); 2*after > before {
+		t.Error("shrinking leaves more than half of the faults")
 	}
 }
 
@@ -173,19 +170,18 @@ func TestIdleCore(t *testing.T) {
 		Decide: func(s ha.State, _ ha.Observation) (ha.State, []ha.Action) { return s, nil },
 		Report: func(_ ha.State, o ha.Observation) ha.Report { return ha.Report{Member: o.Self} },
 	}
-	r := sim.Run(sim.Options{Seed: 8, Members: 3, Calm: true, Core: idle, Story: true})
+	r := sim.Run(sim.Options{Seed: 8, Members: 3, Length: 10e9, Calm: true, Core: idle, Story: true})
 	if r.Rule != "recovery" || r.Commits == 0 || r.Promotions != 0 {
 		t.Errorf("violation %q after %d commits\n%s", r.Violation, r.Commits, strings.Join(r.Story, "\n"))
 	}
 }
 
+// BenchmarkRun is how many runs a second two processors make.
 func BenchmarkRun(b *testing.B) {
 	for _, members := range []int{3, 5} {
 		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
-			w := sim.NewWorld()
-			for i := range b.N {
-				w.Run(sim.Options{Seed: uint64(i), Members: members})
-			}
+			sweep(1, b.N, sim.Options{Members: members})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "runs/s")
 		})
 	}
 }
@@ -193,7 +189,8 @@ func BenchmarkRun(b *testing.B) {
 // caughtBy says which promise must be seen broken when a rule is.
 var caughtBy = [...]string{
 	sim.MutateS1: "S1", sim.MutateS2: "lost", sim.MutateS2Disk: "lost", sim.MutateS3: "lost", sim.MutateS3Ahead: "lost",
-	sim.MutateS4: "S4", sim.MutateS4Order: "S4", sim.MutateS5: "two writers", sim.MutateS6: "two writers", sim.MutateS7: "recovery",
+	sim.MutateS4: "S4", sim.MutateS4CatchUp: "S4", sim.MutateS4Widen: "S4", sim.MutateS4Narrow: "S4", sim.MutateS4Promotion: "S4",
+	sim.MutateS5: "two writers", sim.MutateS5Sent: "two writers", sim.MutateS6: "two writers", sim.MutateS7: "recovery",
 	sim.MutateS8: "S8", sim.MutateS9: "S9", sim.MutateS10: "S10",
 }
 

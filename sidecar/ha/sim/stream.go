@@ -20,7 +20,7 @@ func (w *World) connect(m int) {
 		return
 	}
 	s.receiver.connecting = false
-	if s.run != up || !s.inRecovery || s.upstream < 0 || s.receiver.active {
+	if !s.receives() || s.upstream < 0 || s.receiver.active {
 		return
 	}
 	p := int(s.upstream)
@@ -75,7 +75,7 @@ func (w *World) tickGap() int64 { return w.odd.between(300*milli, 600*milli) }
 func (w *World) tick(m, p int, stream uint32) {
 	s, u := &w.members[m].server, &w.members[p].server
 	r, x := &s.receiver, &u.senders[m]
-	here := r.active && r.stream == stream && s.run == up
+	here := r.active && r.stream == stream && s.receives()
 	there := x.active && x.stream == stream && u.run == up
 	if !here && !there {
 		return

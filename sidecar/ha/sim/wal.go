@@ -6,7 +6,7 @@ import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 func (w *World) write(m int) {
 	w.at(w.odd.between(w.shape.writeGap/2, w.shape.writeGap*3/2), evWrite, m)
 	s := &w.members[m].server
-	if !w.accepts(m) || len(s.waiting) > 8 {
+	if !w.accepts(m) || len(s.waiting) > 8 || s.full > 0 {
 		return
 	}
 	w.appendRecord(m, timelineOf(s.log[len(s.log)-1]))
@@ -39,6 +39,10 @@ func (w *World) flush(m, n int) {
 		if s.senders[j].active {
 			w.pump(m, j)
 		}
+	}
+	if s.run == starting && s.flushed >= s.needs {
+		w.ready(m, false, false)
+		w.checkHeld() // from now on it may vote
 	}
 	if s.inRecovery {
 		w.replyFlush(m)
@@ -90,12 +94,17 @@ func (w *World) pump(m, p int) {
 func (w *World) data(m, p, n int, stream uint32) {
 	s := &w.members[m].server
 	r := &s.receiver
-	if !r.active || r.stream != stream || s.run != up {
+	if !r.active || r.stream != stream || !s.receives() {
 		return
 	}
 	r.heardAt = w.now
 	from := &w.members[p].server
 	if n <= len(s.log) || n > from.flushed {
+		return
+	}
+	if s.full > 0 {
+		w.stopReceiving(m) // the walreceiver gives up, and another tries again
+		w.connectSoon(m)
 		return
 	}
 	s.log = append(s.log, from.log[len(s.log):n]...)
@@ -170,6 +179,7 @@ func (w *World) setSync(m int, set ha.SyncSetting) {
 	s.config = set
 	s.configGen++
 	s.syncAt = 0
+	w.checkSetting()
 	if s.run != up || s.inRecovery {
 		s.adopted, s.defined = s.configGen, set.K > 0
 		return
@@ -203,6 +213,7 @@ func (w *World) adopt(m, p int, epoch uint32) {
 	}
 	s.adopted = s.configGen
 	s.defined = s.config.K > 0
+	w.checkSetting()
 	if !s.defined && !s.inRecovery {
 		w.release(m, s.flushed)
 		w.checkWriters(m)
@@ -214,4 +225,5 @@ func (w *World) takeUp(m, p int) {
 	s := &w.members[m].server
 	x := &s.senders[p]
 	x.viewK, x.sync = s.config.K, s.config.K > 0 && hasName(&s.config, names[p])
+	w.checkSetting()
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -93,6 +94,7 @@ type shape struct {
 	lookGap  int64
 	walTime  int64 // wal_receiver_timeout and wal_sender_timeout
 	lease    int64
+	agent    time.Duration // Policy.AgentTimeout
 	length   int64
 }
 
@@ -101,16 +103,19 @@ type member struct {
 	i    int
 	name string
 	clock
-	hostUp     bool
-	hostPaused int64 // until then nothing on the host runs
-	slowUntil  int64
-	sidecar    sidecar
-	server     server
-	guard      guard
-	op         operation
-	late       ha.Action // what evLate does
-	lateIn     uint32    // the life of the server that it was asked of
-	supervised uint32    // epoch of the pending evSidecar
+	hostUp bool
+	// The member's own Consul agent; calls go to others meanwhile.
+	agentLost   int8 // by how many faults
+	agentLostAt ha.Instant
+	hostPaused  int64 // until then nothing on the host runs
+	slowUntil   int64
+	sidecar     sidecar
+	server      server
+	guard       guard
+	op          operation
+	late        ha.Action // what evLate does
+	lateIn      uint32    // the life of the server that it was asked of
+	supervised  uint32    // epoch of the pending evSidecar
 }
 
 // NewWorld makes a world; nothing happens in it before Run.
@@ -185,6 +190,7 @@ func (w *World) draw() shape {
 	s.lookGap = [...]int64{150, 400, 900}[r.below(3)] * milli
 	s.walTime = r.between(1500*milli, 6*second)
 	s.lease = 5 * second
+	s.agent = [...]time.Duration{0, 2 * time.Second, 6 * time.Second}[r.below(3)]
 	s.length = [...]int64{r.between(3*second, 9*second), r.between(8*second, 16*second), r.between(16*second, 30*second)}[[...]int{0, 0, 0, 0, 0, 0, 1, 1, 1, 2}[r.below(10)]]
 	if w.opt.Length != 0 {
 		s.length = w.opt.Length
@@ -198,7 +204,7 @@ func (w *World) draw() shape {
 func (w *World) firstPolicy() ha.Policy {
 	return ha.Policy{
 		Mode: w.shape.mode, Standbys: w.shape.k, Strict: w.shape.strict, Automatic: true,
-		FailureTimeout: 2e9, Lease: 5e9, StopTimeout: 3e9, HandoverTimeout: 8e9,
+		FailureTimeout: 2e9, Lease: 5e9, StopTimeout: 3e9, HandoverTimeout: 8e9, AgentTimeout: w.shape.agent,
 	}
 }
 
