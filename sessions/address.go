@@ -28,9 +28,9 @@ const (
 )
 
 func newAddress(name string, o Options, wrap func(http.RoundTripper) http.RoundTripper) (*address, error) {
-	tls, err := api.SetupTLSConfig(&api.TLSConfig{CAFile: o.CAFile, CertFile: o.CertFile, KeyFile: o.KeyFile})
+	tls, err := newTLS(o)
 	if err != nil {
-		return nil, fmt.Errorf("read TLS files: %w", err)
+		return nil, err
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	transport := &http.Transport{
@@ -41,18 +41,23 @@ func newAddress(name string, o Options, wrap func(http.RoundTripper) http.RoundT
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
-	host := name
+	scheme, host := o.Scheme, name
+	for _, s := range []string{"http", "https"} {
+		if rest, named := strings.CutPrefix(name, s+"://"); named {
+			scheme, host = s, strings.TrimSuffix(rest, "/")
+		}
+	}
 	if path, ok := strings.CutPrefix(name, "unix://"); ok {
-		host = "localhost"
+		scheme, host = "http", "localhost"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		}
-	} else if _, _, err := net.SplitHostPort(name); err != nil {
-		return nil, fmt.Errorf("it is neither host:port nor unix:///path: %w", err)
+	} else if _, _, err := net.SplitHostPort(host); err != nil {
+		return nil, fmt.Errorf("it is none of host:port, http://host:port, https://host:port and unix:///path: %w", err)
 	}
 	client, err := api.NewClient(&api.Config{
 		Address:    host,
-		Scheme:     o.Scheme,
+		Scheme:     scheme,
 		Datacenter: o.Datacenter,
 		HttpClient: &http.Client{Transport: wrap(transport)},
 	})

@@ -315,6 +315,8 @@ func TestOptions(t *testing.T) {
 		"short TTL":        func(o *sessions.Options) { o.TTL = time.Second },
 		"no token file":    func(o *sessions.Options) { o.TokenFile = "/nowhere/token" },
 		"no CA file":       func(o *sessions.Options) { o.CAFile = "/nowhere/ca.pem" },
+		"no certificate":   func(o *sessions.Options) { o.CertFile, o.KeyFile = "/nowhere/pem", "/nowhere/key" },
+		"no port":          func(o *sessions.Options) { o.Addresses = []string{"https://localhost"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options("n1", "127.0.0.1:8500")

@@ -18,11 +18,14 @@ import (
 type Options struct {
 	// Addresses are Consul's HTTP addresses, host:port or unix:///path, tried
 	// in turn. The first is the local agent: it alone registers the service.
+	// An address may begin with http:// or https://, which goes before Scheme.
 	Addresses []string
-	Scheme    string // http (default) or https, for all of them
+	Scheme    string // http (default) or https
 	CAFile    string
 	CertFile  string
 	KeyFile   string
+	// ServerName is what the certificates must name; empty: the address's host.
+	ServerName string
 
 	Datacenter string // empty: the agent's own
 

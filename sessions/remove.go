@@ -58,6 +58,10 @@ func (c *Client) Remains(ctx context.Context) (Remains, error) {
 	return r, nil
 }
 
+// Members reads the cluster's members from Consul's catalog, once, by name. It
+// needs no Run.
+func (c *Client) Members(ctx context.Context) ([]Member, error) { return c.registered(ctx) }
+
 // registered reads the instances of the service that are this cluster's. Those
 // that do not name their cluster are taken for its own.
 func (c *Client) registered(ctx context.Context) ([]Member, error) {

@@ -185,6 +185,10 @@ type Server interface {
 	// those of the configuration file, and reloads the server. On an error nothing
 	// has changed.
 	Configure(ctx context.Context, set Settings) error
+	// Outgrown reports whether the server was configured for what has changed by
+	// now, so that Configure is to be called again: a standby must have what its
+	// primary has, until that has less.
+	Outgrown(ctx context.Context) bool
 	// Diagnose says why the server ended before it was ready: its last severe
 	// words, and whether its data is damaged, so that only a new clone can help.
 	Diagnose() (words string, damaged bool)

@@ -1,8 +1,10 @@
 package sidecar
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"time"
 
@@ -17,6 +19,7 @@ func (s *Sidecar) observe() ha.Observation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.policy = overlay(s.opts.Policy, view.Settings, s.opts.Member, s.log)
+	s.takeTags(view.Settings)
 	s.fulfil(view.Consul.Record)
 	o := ha.Observation{
 		Now: s.opts.Now(), Self: s.opts.Member, Policy: s.policy, Consul: view.Consul, Server: s.server,
@@ -26,9 +29,40 @@ func (s *Sidecar) observe() ha.Observation {
 	return o
 }
 
-// fulfil forgets what was asked for once it has come about.
+// takeTags has the registration made again when the cluster's settings of this
+// member's tags have changed: it tells them.
+func (s *Sidecar) takeTags(settings []byte) {
+	if bytes.Equal(settings, s.tagged) {
+		return
+	}
+	before, after := tagsIn(s.tagged, s.opts.Member), tagsIn(settings, s.opts.Member)
+	s.tagged = settings
+	if !reflect.DeepEqual(before, after) {
+		s.announced.Known = false
+	}
+}
+
+func tagsIn(settings []byte, member string) TagSettings {
+	set, err := ParseSettings(settings)
+	if err != nil {
+		return TagSettings{} // overlay says so
+	}
+	return set.Tags[member]
+}
+
+// switchoverPatience is how long a switchover that was asked for is tried. Later
+// it would surprise whoever has asked. It is longer than the checkpoint before it
+// may take, and as long as the API lets a client wait.
+const switchoverPatience = time.Minute
+
+// fulfil forgets what was asked for once it has come about, and a switchover that
+// did not for so long: a server that was stopped for it starts again.
 func (s *Sidecar) fulfil(r ha.Record) {
-	if s.intent.Switchover && r.Term > s.asked {
+	late := !s.intent.Since.Within(switchoverPatience, s.opts.Now())
+	if s.intent.Switchover && late && r.Term <= s.asked {
+		s.log.Warn("the switchover did not come about, and is given up", "target", s.intent.Target)
+	}
+	if s.intent.Switchover && (late || r.Term > s.asked) {
 		s.intent.Switchover, s.intent.Target = false, ""
 	}
 	if s.intent.Remove != "" && r.Exists() && !slices.Contains(r.Members, s.intent.Remove) {
@@ -101,7 +135,7 @@ func forgetSQL(v *ha.Server) {
 	v.SeenAt, v.FailingSince = 0, 0
 	v.InRecovery, v.Writable, v.Receiving = ha.Unknown, ha.Unknown, ha.Unknown
 	v.Upstream, v.Position, v.Settled, v.Hidden = "", ha.Position{}, false, false
-	v.Walsenders, v.SyncAt, v.RecoveryEnd, v.Checkpointed = nil, 0, 0, false
+	v.Walsenders, v.SyncAt, v.RecoveryEnd, v.Checkpointed, v.Replayed = nil, 0, 0, false, 0
 	v.SyncUnsure = true
 	v.FaultyAt, v.WriteProblem, v.Starved = 0, "", false
 }
@@ -184,10 +218,22 @@ func (s *Sidecar) pace() time.Duration {
 	case v.Process == ha.ProcessRunning && v.InRecovery == ha.Yes && s.leaderSilent():
 		return lookSoon
 	case v.Process == ha.ProcessRunning && (v.InRecovery == ha.Yes && v.Receiving != ha.Yes ||
-		v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || v.Writable != ha.Yes)):
+		v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || v.Writable != ha.Yes || commitsWait(v))):
 		return lookSoon
 	}
 	return lookEvery
+}
+
+// commitsWait reports whether fewer standbys stream than must flush each commit:
+// clients wait until others have their part.
+func commitsWait(v *ha.Server) bool {
+	n := 0
+	for i := range v.Walsenders {
+		if w := &v.Walsenders[i]; w.Streaming && w.Sync {
+			n++
+		}
+	}
+	return n < v.Sync.K
 }
 
 // watchLeader looks at the server at once when the stream to the leader has
@@ -283,7 +329,7 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	if s.busy.FailedKind == ha.Start {
 		s.busy.FailedAt, s.busy.FailedKind, s.busy.Failures = 0, ha.NoAction, 0 // it did come up
 	}
-	w.InRecovery, w.Receiving, w.Upstream, w.Position = v.InRecovery, v.Receiving, v.Upstream, v.Position
+	w.InRecovery, w.Receiving, w.Upstream, w.Position, w.Replayed = v.InRecovery, v.Receiving, v.Upstream, v.Position, v.Replayed
 	w.Settled = v.Settled
 	w.Hidden, w.Sync, w.SyncUnsure, w.PendingRestart = v.Hidden, v.Sync, v.SyncUnsure, v.PendingRestart
 	w.Checkpointed = w.Checkpointed || v.Checkpointed
@@ -339,7 +385,7 @@ func (s *Sidecar) peersChanged() {
 	s.notify()
 	s.mu.Lock()
 	v := &s.server
-	waiting := v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden) || v.InRecovery == ha.Yes && v.Receiving != ha.Yes
+	waiting := v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || commitsWait(v)) || v.InRecovery == ha.Yes && v.Receiving != ha.Yes
 	waiting = waiting && !v.SeenAt.Within(lookGap, s.opts.Now())
 	s.mu.Unlock()
 	if waiting {
@@ -384,12 +430,12 @@ func (s *Sidecar) configure(ctx context.Context) {
 	s.mu.Lock()
 	same := s.configured && set.sameServer(s.settings)
 	s.mu.Unlock()
-	if same || !s.serverLock.TryLock() {
+	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
+	defer cancel()
+	if same && !s.opts.Server.Outgrown(ctx) || !s.serverLock.TryLock() {
 		return
 	}
 	defer s.serverLock.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, settingTimeout)
-	defer cancel()
 	if err := s.opts.Server.Configure(ctx, set); err != nil {
 		if !s.configureFailed { // tried again with every upkeep
 			s.log.Error("cannot take up the cluster's settings of the server; the ones before hold", "error", err)

@@ -33,6 +33,9 @@ type Settings struct {
 	// FailoverSlots lets PostgreSQL 17 and later copy logical slots that were made
 	// with failover = true to the standbys.
 	FailoverSlots bool `json:"failover_slots,omitempty"`
+	// Tags are members' peculiarities, by the member's name, over those of its
+	// configuration file.
+	Tags map[string]TagSettings `json:"tags,omitempty"`
 	// Switchover is planned for a time; the leader does it then.
 	Switchover *PlannedSwitchover `json:"switchover,omitempty"`
 }
@@ -42,6 +45,16 @@ type Settings struct {
 // between; see FailoverSlots.
 type Slot struct {
 	Type string `json:"type"` // physical
+}
+
+// TagSettings are one member's tags; nil: as its configuration file says.
+type TagSettings struct {
+	NoFailover    *bool   `json:"nofailover,omitempty"`
+	Priority      *int    `json:"priority,omitempty"`
+	NoSync        *bool   `json:"nosync,omitempty"`
+	NoLoadBalance *bool   `json:"noloadbalance,omitempty"`
+	CloneFrom     *bool   `json:"clonefrom,omitempty"`
+	ReplicateFrom *string `json:"replicatefrom,omitempty"`
 }
 
 // PlannedSwitchover is a switchover at a time.
@@ -88,6 +101,11 @@ func (set Settings) check() error {
 	if f := set.Failover; f != nil {
 		if d, err := time.ParseDuration(f.FailureTimeout); f.FailureTimeout != "" && (err != nil || d < 100*time.Millisecond) {
 			return fail("failover.failure_timeout %q: it is a duration like \"2s\", of 100ms or more", f.FailureTimeout)
+		}
+	}
+	for member, tags := range set.Tags {
+		if from := tags.ReplicateFrom; from != nil && *from == member {
+			return fail("tags.%s.replicatefrom: a member cannot follow itself", member)
 		}
 	}
 	return set.checkSlots()
@@ -177,6 +195,9 @@ func (set Settings) Apply(p ha.Policy, member string, now time.Time) ha.Policy {
 			p.MaxVoters = *d.MaxVoters
 		}
 	}
+	tags := set.Tags[member]
+	p.NoFailover, p.NoSync = orOwn(tags.NoFailover, p.NoFailover), orOwn(tags.NoSync, p.NoSync)
+	p.Priority, p.ReplicateFrom = orOwn(tags.Priority, p.Priority), orOwn(tags.ReplicateFrom, p.ReplicateFrom)
 	if f := set.Failover; f != nil {
 		if f.Automatic != nil {
 			p.Automatic = *f.Automatic
@@ -186,6 +207,14 @@ func (set Settings) Apply(p ha.Policy, member string, now time.Time) ha.Policy {
 		}
 	}
 	return p
+}
+
+// orOwn is what the cluster's settings say, or else the member's own.
+func orOwn[T any](set *T, own T) T {
+	if set != nil {
+		return *set
+	}
+	return own
 }
 
 func (p *Pause) concerns(member string) bool {

@@ -55,6 +55,7 @@ type Sidecar struct {
 	// false before, and after the configuration file has changed.
 	settings   Settings
 	configured bool
+	tagged     []byte // the cluster-wide settings whose tags the registration has
 	// configureFailed belongs to the upkeep: it has said that the settings cannot
 	// be taken up.
 	configureFailed bool
@@ -67,6 +68,7 @@ type Sidecar struct {
 	unwritableAt, starvedAt ha.Instant
 
 	serverLock sync.Mutex // held by the operation on the server
+	growth     growth     // the loop's own
 	snapshot   atomic.Pointer[Snapshot]
 	decided    chan struct{}  // closed with each decision; guarded by mu
 	tasks      sync.WaitGroup // operations under way
@@ -78,6 +80,9 @@ type Snapshot struct {
 	State       ha.State
 	Report      ha.Report
 	Problem     string // the last error of Consul, for people
+	// Behind is since when each replica lacks log that the leader has, by its name;
+	// one that lacks nothing, or is not known, is not there.
+	Behind map[string]ha.Instant
 }
 
 // ExitError is returned by Run when the member ended by its own decision.
@@ -223,6 +228,7 @@ func (s *Sidecar) ask(change func(*ha.Intent)) {
 func (s *Sidecar) SetPolicy(p ha.Policy) {
 	s.mu.Lock()
 	s.opts.Policy, s.configured = p, false
+	s.announced.Known = false // the registration tells tags
 	s.mu.Unlock()
 	s.notify()
 }
@@ -293,7 +299,7 @@ const endTimeout = 4 * time.Second
 func (s *Sidecar) report(o ha.Observation) {
 	r := ha.MakeReport(s.state, o)
 	r.Postgres, r.API, r.Version = s.opts.Postgres, s.opts.API, s.opts.Version
-	s.show(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err)})
+	s.show(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err), Behind: s.growth.behind(&o, r)})
 	// After every decision, changed or not: what the mesh goes on sending by
 	// itself while the loop stands still must not look alive.
 	s.opts.Peers.Publish(r)

@@ -497,6 +497,7 @@ func (s fakeServer) Unhide(context.Context) error {
 }
 
 func (s fakeServer) Configure(context.Context, sidecar.Settings) error { return nil }
+func (s fakeServer) Outgrown(context.Context) bool                     { return false }
 func (s fakeServer) Diagnose() (string, bool)                          { return "", false }
 func (s fakeServer) Checkpoint(context.Context) error                  { return nil }
 func (s fakeServer) Upkeep(context.Context, []string, bool) error      { return nil }

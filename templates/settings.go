@@ -35,6 +35,25 @@ type HAProxySettings struct {
 	IdleTimeout    time.Duration // of a silent connection; default 24 h (tcp keepalive finds the dead)
 	HardStopAfter  time.Duration // how long a reloaded worker may go on; default 1 h
 	Global         []string      // further lines of the global section: user, group, log, …
+
+	// CheckCAFile signs the certificates of the members' APIs where those have TLS;
+	// empty: HAProxy's checks are plain HTTP. CheckCertFile is the certificate, with
+	// its key, that the checks show; empty: none.
+	CheckCAFile   string
+	CheckCertFile string
+}
+
+// CheckTLS is for the template: what a server needs so that its checks go by TLS;
+// empty: they do not.
+func (s HAProxySettings) CheckTLS() string {
+	if s.CheckCAFile == "" {
+		return ""
+	}
+	words := " check-ssl verify required ca-file " + s.CheckCAFile
+	if s.CheckCertFile != "" {
+		words += " crt " + s.CheckCertFile
+	}
+	return words
 }
 
 // ServerMaxConn is for the template; see serverMaxConn.
@@ -78,7 +97,7 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	}
 	// Two HAProxies on a host must not share it; their sockets differ too.
 	setDefault(&s.HoldName, fmt.Sprintf("pgsidecar-%s-%08x", service, fnv32(s.Socket)))
-	words := []string{s.Bind, s.StatsBind, s.Socket, s.SocketMode, s.AgentBind, s.StateFile, s.HoldName}
+	words := []string{s.Bind, s.StatsBind, s.Socket, s.SocketMode, s.AgentBind, s.StateFile, s.HoldName, s.CheckCAFile, s.CheckCertFile}
 	for _, w := range words {
 		if !oneWord(w) {
 			return s, fmt.Errorf("haproxy setting %q: %w", w, ErrUnsafe)

@@ -44,20 +44,26 @@ type client struct {
 	http      *http.Client
 	scheme    string
 	addresses []string // tried in turn
-	token     string
+	// registry names more of them if none answers; nil: nobody does.
+	registry *registry
+	token    string
 }
 
 // clientFlags are how a command finds a member's API, and who it says it is.
 type clientFlags struct {
 	app                                  *app
 	api, config                          string
+	consul, cluster, service             string
 	tokenFile, caFile, certFile, keyFile string
 }
 
 func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.api, "api", "", "`addresses` of members' APIs, tried in turn: host:port or https://host:port, with commas (default $PGSIDECAR_API, else from --config, else 127.0.0.1:8008)")
-	flags.StringVar(&f.config, "config", "pg.hcl", "a member's configuration `file`, for its API's address and token")
+	flags.StringVar(&f.config, "config", "pg.hcl", "a member's configuration `file`, for its API's address and token, and for Consul, which names the others")
+	flags.StringVar(&f.consul, "consul", "", "`addresses` of Consul, which names the members where no --api or --config does, or none of those answers (default $PGSIDECAR_CONSUL); Consul's own variables, such as CONSUL_HTTP_TOKEN, are read")
+	flags.StringVar(&f.cluster, "consul-cluster", "pg", "the cluster's `name`, with --consul")
+	flags.StringVar(&f.service, "consul-service", "", "the service's `name` in Consul, with --consul (default: the cluster's)")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with the API's token (default $PGSIDECAR_TOKEN_FILE, else $PGSIDECAR_TOKEN, else from --config)")
 	flags.StringVar(&f.caFile, "ca-file", "", "`file` with the authority of the API's certificates (default: from --config)")
 	flags.StringVar(&f.certFile, "cert-file", "", "`file` with a client certificate (default: the member's own, from --config)")
@@ -77,18 +83,22 @@ func (f *clientFlags) client(cmd *cobra.Command) (*client, error) {
 	} else {
 		c.token = f.app.getenv("PGSIDECAR_TOKEN")
 	}
+	c.registry = f.registry()
 	if list == "" {
 		var err error
 		if list, err = f.fromConfig(cmd, c); err != nil {
 			return nil, err
 		}
 	}
-	for address := range strings.SplitSeq(list, ",") {
-		address = strings.TrimSuffix(strings.TrimSpace(address), "/")
+	for _, address := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }) {
+		address = strings.TrimSuffix(address, "/")
 		if rest, secure := strings.CutPrefix(address, "https://"); secure {
 			address, c.scheme = rest, "https"
 		}
 		c.addresses = append(c.addresses, strings.TrimPrefix(address, "http://"))
+	}
+	if f.caFile != "" {
+		c.scheme = "https" // and Consul names no scheme
 	}
 	t, err := f.tls()
 	if err != nil {
@@ -102,6 +112,9 @@ func (f *clientFlags) client(cmd *cobra.Command) (*client, error) {
 // file is not there matters only if it was named.
 func (f *clientFlags) fromConfig(cmd *cobra.Command, c *client) (string, error) {
 	if _, err := os.Stat(f.config); errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("config") {
+		if c.registry != nil {
+			return "", nil
+		}
 		return "127.0.0.1:8008", nil
 	}
 	cfg, err := config.Load(f.config, environment())
@@ -110,6 +123,9 @@ func (f *clientFlags) fromConfig(cmd *cobra.Command, c *client) (string, error) 
 	}
 	if c.token == "" {
 		c.token = cfg.API.Token.Reveal()
+	}
+	if c.registry == nil {
+		c.registry = registryOf(cfg)
 	}
 	if t := cfg.API.TLS; t.CertFile != "" {
 		f.caFile = orDefault(f.caFile, t.Authority())
@@ -154,11 +170,28 @@ func (f *clientFlags) tls() (*tls.Config, error) {
 }
 
 // status returns the status of the cluster as its leader knows it, or as the
-// first member does that answers. It returns errNoMember, with each one's
-// error, if none does.
+// first member does that answers: of those named, then of those that Consul
+// names. It returns errNoMember, with each one's error, if none does.
 func (c *client) status(ctx context.Context) (*api.Status, error) {
+	st, err := c.statusOfAny(ctx, c.addresses)
+	if err == nil || c.registry == nil || ctx.Err() != nil {
+		return st, err
+	}
+	more, unknown := c.registry.members(ctx, c.addresses)
+	if unknown != nil {
+		return nil, errors.Join(err, unknown)
+	}
+	st, second := c.statusOfAny(ctx, more)
+	if second != nil {
+		return nil, errors.Join(err, second)
+	}
+	c.addresses = append(more, c.addresses...)
+	return st, nil
+}
+
+func (c *client) statusOfAny(ctx context.Context, addresses []string) (*api.Status, error) {
 	var failures []error
-	for _, address := range c.addresses {
+	for _, address := range addresses {
 		st, err := c.statusOf(ctx, address)
 		if err != nil {
 			failures = append(failures, err)
@@ -205,6 +238,20 @@ func (c *client) change(ctx context.Context, to io.Writer, address, path string,
 		return fmt.Errorf("write request: %w", err)
 	}
 	answer, err := c.ask(ctx, http.MethodPost, address, path, text)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(to, strings.TrimSpace(string(answer)))
+	return err
+}
+
+// forget asks whoever answered for the end of something planned.
+func (c *client) forget(ctx context.Context, to io.Writer, st *api.Status, path string) error {
+	address, ok := memberAPI(st, st.Member)
+	if !ok {
+		address = c.addresses[0]
+	}
+	answer, err := c.ask(ctx, http.MethodDelete, address, path, nil)
 	if err != nil {
 		return err
 	}

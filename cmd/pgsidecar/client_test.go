@@ -22,6 +22,8 @@ type fakeMember struct {
 	mu     sync.Mutex
 	status api.Status
 	asked  []string // "POST /pause {…}"
+	// onStatus changes the status before it is told; nil: nobody does.
+	onStatus func(*api.Status)
 }
 
 const fakeToken = "hunter2"
@@ -42,6 +44,9 @@ func (m *fakeMember) serve(w http.ResponseWriter, r *http.Request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if r.Method == http.MethodGet && r.URL.Path == "/status" {
+		if m.onStatus != nil {
+			m.onStatus(&m.status)
+		}
 		_ = json.NewEncoder(w).Encode(m.status)
 		return
 	}
@@ -139,7 +144,9 @@ func TestChanges(t *testing.T) {
 		{"resume", "", `POST /resume {"members":[]}`},
 		{"restart n1 -pending", `POST /restart {"restart_pending":true}`, ""},
 		{"reload n2", "", `POST /reload {}`},
-		{"reinit n1 -yes", `POST /reinitialize {}`, ""},
+		{"reinit n1 -yes -detach", `POST /reinitialize {}`, ""},
+		{"reinit n1 -yes -from n2 -detach", `POST /reinitialize {"from":"n2"}`, ""},
+		{"switchover -cancel", "", `DELETE /switchover `},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			n1, n2 := fakeCluster(t)
@@ -174,6 +181,7 @@ func TestChangesRefused(t *testing.T) {
 		{"no candidate", "failover -api " + api, 2, "--to is missing"},
 		{"not confirmed", "failover -to n1 -accept-data-loss -api " + api, 1, "nothing was done"},
 		{"not confirmed", "reinit n1 -api " + api, 1, "nothing was done"},
+		{"two things at once", "switchover -cancel -to n1 -api " + api, 2, "--cancel stands alone"},
 		{"a time without zone", "switchover -at 2036-01-31T04:00:00 -api " + api, 2, "expected a time with its zone"},
 		{"no time", "pause -for 0s -api " + api, 2, "expected a time such as 30m"},
 		{"nobody there", "status -api " + strings.TrimPrefix(gone.URL, "http://"), 1, "no member answers"},
@@ -189,6 +197,118 @@ func TestChangesRefused(t *testing.T) {
 	}
 	if n1.requests()+n2.requests() != "" {
 		t.Errorf("n1 was asked %q, n2 %q", n1.requests(), n2.requests())
+	}
+}
+
+// TestFoundInConsul: where no address is known, or none answers, Consul names the
+// members; with the catalog's own words where it knows none.
+func TestFoundInConsul(t *testing.T) {
+	l := &proxyLab{t: t}
+	l.startConsul()
+	n1, _ := fakeCluster(t)
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	dead := strings.TrimPrefix(gone.URL, "http://")
+	code, stdout, stderr := command(t, "status", "-consul", l.consul, "-consul-cluster", "main", "-consul-service", "db")
+	if code != exitFailed || !strings.Contains(stderr, "no other member of cluster main, under service db") {
+		t.Errorf("an empty catalog: exit status %d, %s%s", code, stdout, stderr)
+	}
+	for id, api := range map[string]string{"db-n1": n1.address(), "db-n9": dead} {
+		l.must(l.put("/v1/agent/service/register", map[string]any{"ID": id, "Name": "db", "Tags": []string{"replica"},
+			"Meta": map[string]string{"member": id[3:], "cluster": "main", "api": api}}))
+	}
+	for _, args := range [][]string{{"status"}, {"status", "-api", dead}} {
+		args = append(args, "-consul", l.consul, "-consul-cluster", "main", "-consul-service", "db")
+		l.until(10*time.Second, "the members", func() bool {
+			code, stdout, stderr = command(t, args...)
+			return code == exitOK && strings.Contains(stdout, "leader n2")
+		})
+		if t.Failed() {
+			t.Errorf("%q: exit status %d, %s%s", args, code, stdout, stderr)
+		}
+	}
+	// A member's own file names Consul as well.
+	t.Setenv("TEST_PASSWORD", "hunter2")
+	path := filepath.Join(t.TempDir(), "pg.hcl")
+	text := `cluster = "main"
+member = "n9"
+consul { address = ["` + strings.TrimPrefix(l.consul, "http://") + `"] }
+service { name = "db" }
+postgres {
+  listen = "127.0.0.1:5432"
+  superuser { password = env("TEST_PASSWORD") }
+  replication { password = env("TEST_PASSWORD") }
+}
+api { listen = "` + dead + `" }
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := command(t, "status", "-config", path); code != exitOK || !strings.Contains(stdout, "leader n2") {
+		t.Errorf("by -config: exit status %d, %s%s", code, stdout, stderr)
+	}
+}
+
+// TestCompletion: a shell gets commands, and the names of members that are not
+// named yet.
+func TestCompletion(t *testing.T) {
+	n1, _ := fakeCluster(t)
+	for _, c := range []struct {
+		words []string
+		want  []string
+		not   string
+	}{
+		{[]string{"swi"}, []string{"switchover\tHand"}, "pause"},
+		{[]string{"restart", "--api", n1.address(), "n1", ""}, []string{"n2\tprimary", "n3\treplica"}, "n1\t"},
+		{[]string{"switchover", "--api", n1.address(), "--to", ""}, []string{"n1\treplica"}, "no such"},
+		{[]string{"reinit", "--api", n1.address(), "--from", ""}, []string{"n2\tprimary"}, "no such"},
+	} {
+		code, stdout, stderr := command(t, append([]string{"__complete"}, c.words...)...)
+		for _, want := range c.want {
+			if code != exitOK || !strings.Contains(stdout, want) || strings.Contains(stdout, c.not) {
+				t.Errorf("%q: exit status %d, stdout %q, stderr %q", c.words, code, stdout, stderr)
+			}
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if code, stdout, _ := command(t, "completion", shell); code != exitOK || !strings.Contains(stdout, "pgsidecar") {
+			t.Errorf("completion %s: exit status %d", shell, code)
+		}
+	}
+}
+
+// TestReinitShown: until the member streams again it is said how far its clone is,
+// and what it waits for.
+func TestReinitShown(t *testing.T) {
+	n1, _ := fakeCluster(t)
+	t.Setenv("PGSIDECAR_TOKEN", fakeToken)
+	steps := []func(st *api.Status){
+		func(st *api.Status) {
+			st.Reinit, st.Blocks = true, []api.BlockStatus{{What: "it is not cloned", Missing: "n2 to do without", Override: "pgsidecar config set x"}}
+		},
+		func(st *api.Status) {
+			st.Blocks, st.Progress = nil, &api.Progress{What: "cloning", From: "n2", Done: 1 << 20, Total: 4 << 20}
+		},
+		func(st *api.Status) { st.Progress, st.Server = nil, "starting"; st.Members[0].Streaming = false },
+		func(st *api.Status) { st.Reinit = false },
+		func(st *api.Status) { st.Members[0].Streaming = true },
+	}
+	n1.status.Members = append([]api.MemberStatus{}, n1.status.Members...)
+	n1.onStatus = func(st *api.Status) {
+		if len(n1.asked) > 0 && len(steps) > 0 { // the clone was asked for
+			steps[0](st)
+			steps = steps[1:]
+		}
+	}
+	code, stdout, stderr := command(t, "reinit", "n1", "-yes", "-api", n1.address())
+	want := `done
+n1: waits: it is not cloned; missing: n2 to do without; to go on without: pgsidecar config set x
+n1: cloning from n2: 1 MB of 4 MB (25 %)
+n1: starting
+n1: streams
+`
+	if code != exitOK || stdout != want || stderr != "" {
+		t.Errorf("exit status %d, stdout\n%s, stderr %q", code, stdout, stderr)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sessions"
 	"github.com/pgsidecar/pgsidecar/sidecar"
-	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/peers"
@@ -21,8 +20,7 @@ import (
 // other.
 type cluster struct {
 	*sessions.Client
-	config *config.Config
-	seen   func() // is called after each change of the view
+	member *member
 }
 
 var _ sidecar.Cluster = (*cluster)(nil)
@@ -31,7 +29,7 @@ var _ sidecar.Cluster = (*cluster)(nil)
 func (c *cluster) Run(ctx context.Context, notify func()) error {
 	return c.Client.Run(ctx, func() {
 		notify()
-		c.seen()
+		c.member.files.wake()
 	})
 }
 
@@ -56,7 +54,8 @@ func (c *cluster) Commit(ctx context.Context, change ha.Change) error {
 
 // Register translates the registration.
 func (c *cluster) Register(ctx context.Context, r sidecar.Registration) error {
-	host, port, err := net.SplitHostPort(c.config.Postgres.Advertise)
+	cfg := c.member.current.Load()
+	host, port, err := net.SplitHostPort(cfg.Postgres.Advertise)
 	if err != nil {
 		return fmt.Errorf("advertised address: %w", err)
 	}
@@ -64,23 +63,24 @@ func (c *cluster) Register(ctx context.Context, r sidecar.Registration) error {
 	if err != nil {
 		return fmt.Errorf("advertised port: %w", err)
 	}
-	meta := maps.Clone(c.config.Service.Meta)
+	tags := c.member.tags()
+	meta := maps.Clone(cfg.Service.Meta)
 	if meta == nil {
 		meta = make(map[string]string)
 	}
-	meta["member"], meta["api"], meta["version"], meta["cluster"] = c.config.Member, c.config.API.Advertise, version, c.config.Cluster
-	for name, value := range tagsOf(c.config.Tags) {
+	meta["member"], meta["api"], meta["version"], meta["cluster"] = cfg.Member, cfg.API.Advertise, version, cfg.Cluster
+	for name, value := range tagsOf(tags) {
 		meta[name] = value
 	}
 	for _, kv := range r.Meta {
 		meta[kv[0]] = kv[1]
 	}
 	tag := r.Tag
-	if tag == "replica" && c.config.Tags.NoLoadBalance {
+	if tag == "replica" && tags.NoLoadBalance {
 		tag = ""
 	}
 	return c.Client.Register(ctx, sessions.Registration{
-		Tag: tag, ExtraTags: c.config.Service.Tags, Address: host, Port: number, Meta: meta,
+		Tag: tag, ExtraTags: cfg.Service.Tags, Address: host, Port: number, Meta: meta,
 		Checks: []sessions.Check{
 			{ID: "server", Name: "PostgreSQL", Status: r.Status, Text: r.Text},
 			{ID: "replication", Name: "replication", Status: r.Replica.Status, Text: r.Replica.Text},

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -51,13 +50,17 @@ func (c control) Switchover(ctx context.Context, req api.Switchover) (string, er
 		return now.Term > r.Term && now.Phase == ha.PhaseLeading || s.State.Refused != ""
 	})
 	if err != nil {
-		return "", api.Refuse(http.StatusServiceUnavailable, "not done yet; see pgsidecar status")
+		return "", api.Refuse(http.StatusServiceUnavailable, "not done in time, and given up if it has not begun; see pgsidecar status")
 	}
 	if after.State.Refused != "" {
 		c.sidecar.Withdraw()
 		return "", api.Refuse(http.StatusPreconditionFailed, "%s", after.State.Refused)
 	}
-	return after.Observation.Consul.Record.Leader, nil
+	now := after.Observation.Consul.Record
+	if now.Leader == r.Leader {
+		return "", api.Refuse(http.StatusServiceUnavailable, "rolled back: %s leads again, in term %d; nothing was lost. Its log, and pgsidecar status, say why", now.Leader, now.Term)
+	}
+	return now.Leader, nil
 }
 
 // plan stores (or, with nil, removes) a planned switchover.
@@ -158,75 +161,8 @@ func (c control) forward(ctx context.Context, member, path string, body any) (st
 	return leader, nil
 }
 
-// Restart restarts the local server, if the conditions hold.
-func (c control) Restart(ctx context.Context, req api.Restart) error {
-	snap := c.sidecar.Snapshot()
-	sight := c.server.lastSight()
-	switch {
-	case snap == nil || snap.Observation.Server.InRecovery == ha.Unknown:
-		return api.Refuse(http.StatusServiceUnavailable, "the server does not run")
-	case req.Role != "" && req.Role != string(snap.State.Role):
-		return api.Refuse(http.StatusServiceUnavailable, "%s is a %s, not a %s", c.config.Member, snap.State.Role, req.Role)
-	case req.Pending && !snap.Observation.Server.PendingRestart:
-		return api.Refuse(http.StatusServiceUnavailable, "no restart is pending")
-	case req.PostgresVersion != "" && !older(sight.Version, req.PostgresVersion):
-		return api.Refuse(http.StatusServiceUnavailable, "the server is not older than %s", req.PostgresVersion)
-	case !req.At.IsZero():
-		c.planRestart(req.At)
-		return nil
-	}
-	before := snap.Observation.Server.StartedAt
-	c.sidecar.Restart()
-	_, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
-		v := &s.Observation.Server
-		return v.StartedAt > before && v.InRecovery != ha.Unknown && !s.Observation.Intent.Restart
-	})
-	if err != nil {
-		return api.Refuse(http.StatusServiceUnavailable, "the restart is not done yet; see pgsidecar status")
-	}
-	return nil
-}
-
-// older reports whether a server_version_num is below a version like 15.2.
-func older(number int, version string) bool {
-	major, minor, _ := strings.Cut(version, ".")
-	a, err := strconv.Atoi(major)
-	if err != nil {
-		return false
-	}
-	b, err := strconv.Atoi(minor)
-	return number < a*10000+b || err != nil && number < a*10000
-}
-
-// planRestart restarts at a time, unless this sidecar ends before.
-func (c control) planRestart(at time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.restart != nil {
-		c.restart.timer.Stop()
-	}
-	c.restart = &plannedRestart{at: at, timer: time.AfterFunc(time.Until(at), func() {
-		c.sidecar.Restart()
-		c.mu.Lock()
-		c.restart = nil
-		c.mu.Unlock()
-	})}
-}
-
-// CancelRestart forgets a planned restart.
-func (c control) CancelRestart(context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.restart == nil {
-		return api.Refuse(http.StatusNotFound, "no restart is planned")
-	}
-	c.restart.timer.Stop()
-	c.restart = nil
-	return nil
-}
-
 // Reinitialize begins a new clone.
-func (c control) Reinitialize(_ context.Context, req api.Reinitialize) error {
+func (c control) Reinitialize(ctx context.Context, req api.Reinitialize) error {
 	snap := c.sidecar.Snapshot()
 	switch {
 	case snap == nil:
@@ -245,6 +181,10 @@ func (c control) Reinitialize(_ context.Context, req api.Reinitialize) error {
 	}
 	c.server.cloneNextFrom(from)
 	c.sidecar.Reinit()
+	// Whoever asks for the status next is to see it.
+	if _, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool { return s.Observation.Intent.Reinit }); err != nil {
+		return api.Refuse(http.StatusServiceUnavailable, "not begun yet; see pgsidecar status")
+	}
 	return nil
 }
 

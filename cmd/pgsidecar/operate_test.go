@@ -34,8 +34,8 @@ type operated struct {
 }
 
 // TestOperate does in one cluster what operators and their tools do: Patroni's
-// clients unchanged, five hundred changes at once, a rolling restart under load;
-// and then looks for secrets where none may be.
+// clients unchanged, plans, pauses, tags, slots, clones, five hundred changes at
+// once, a rolling restart under load; and then looks for secrets where none may be.
 func TestOperate(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -44,6 +44,13 @@ func TestOperate(t *testing.T) {
 	t.Run("haproxy with patroni's configuration", o.haproxy)
 	t.Run("facts that check_patroni reads", o.checkPatroni)
 	t.Run("unauthenticated", o.unauthenticated)
+	t.Run("planned", o.planned)
+	t.Run("a pause ends by itself", o.pauseEnds)
+	t.Run("tags in the settings", o.tags)
+	t.Run("slots", o.slots)
+	t.Run("clone from a member", o.reinit)
+	t.Run("fewer connections", o.fewerConnections)
+	t.Run("consul is away", o.consulAway)
 	t.Run("parallel changes", o.parallel)
 	t.Run("rolling restart", o.rolling)
 	t.Run("no secret anywhere", o.secrets)

@@ -26,6 +26,7 @@ members named. It ends by itself after --for.`,
 	flags.add(cmd)
 	cmd.Flags().DurationVar(&length, "for", 30*time.Minute, "how long at most")
 	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for whoever reads the status")
+	completeMembers(&flags, cmd, "")
 	return cmd
 }
 
@@ -40,6 +41,7 @@ func newResumeCommand(a *app) *cobra.Command {
 		},
 	}
 	flags.add(cmd)
+	completeMembers(&flags, cmd, "")
 	return cmd
 }
 

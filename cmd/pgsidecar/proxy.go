@@ -72,6 +72,9 @@ func loadEither(a *app, path string) (*config.Config, error) {
 
 // runProxy follows the cluster until the context ends.
 func runProxy(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
+	if err := guard.HideMemory(); err != nil {
+		log.Warn("a core file of this process would hold its secrets", "error", err)
+	}
 	client, err := sessions.New(sessionsOptions(cfg, log))
 	if err != nil {
 		return err
@@ -276,6 +279,7 @@ func templateSettings(cfg *config.Config) (templates.Settings, error) {
 		Bind: h.Bind, PrimaryPort: h.PrimaryPort, ReplicaPort: h.ReplicaPort, StatsPort: h.StatsPort,
 		Socket: h.Socket, AgentBind: h.AgentSocket, MaxConn: h.MaxConn, ConnectTimeout: h.ConnectTimeout,
 		QueueTimeout: h.QueueTimeout, IdleTimeout: h.IdleTimeout, Global: h.Global,
+		CheckCAFile: h.CheckCAFile, CheckCertFile: h.CheckCertFile,
 	}
 	// Where the state file is written is where HAProxy is to read it.
 	for _, t := range cfg.Templates {

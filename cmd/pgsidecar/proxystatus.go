@@ -35,7 +35,7 @@ func listenProxy(ctx context.Context, address string, f *follower, log hclog.Log
 		return nil, fmt.Errorf("listen for status and metrics: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(agentCollector{f.agent}); err != nil {
+	if err := registry.Register(agentCollector{func() *templates.Agent { return f.agent }}); err != nil {
 		return nil, errors.Join(fmt.Errorf("register metrics: %w", err), listener.Close())
 	}
 	mux := http.NewServeMux()
@@ -104,8 +104,9 @@ func (f *follower) unready() string {
 	return ""
 }
 
-// agentCollector reads metrics off a templates.Agent when they are asked for.
-type agentCollector struct{ agent *templates.Agent }
+// agentCollector reads metrics off a templates.Agent, if there is one, when they
+// are asked for.
+type agentCollector struct{ agent func() *templates.Agent }
 
 var (
 	_ prometheus.Collector = agentCollector{}
@@ -149,7 +150,11 @@ func (c agentCollector) Collect(to chan<- prometheus.Metric) {
 		return 0
 	}
 	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
-	s := c.agent.Status()
+	agent := c.agent()
+	if agent == nil {
+		return
+	}
+	s := agent.Status()
 	send(agentTerm, gauge, float64(s.Term))
 	send(agentHeld, gauge, truth(s.Held))
 	for _, f := range s.Files {

@@ -53,6 +53,7 @@ The name must be typed again: there is no way around that.`,
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&cluster, "cluster", "", "forget the whole cluster of this `name`")
+	completeMembers(&flags, cmd, "")
 	return cmd
 }
 

@@ -70,6 +70,7 @@ where it is (--role primary), then the replicas: a standby needs what its primar
 	cmd.Flags().BoolVar(&f.pending, "pending", false, "only those of which a parameter waits for a restart")
 	cmd.Flags().StringVar(&f.at, "at", "", "`when`, such as 2026-01-31T04:00:00Z (default: now); for one member")
 	cmd.Flags().BoolVar(&f.cancel, "cancel", false, "forget the planned restart of one member")
+	completeMembers(&flags, cmd, "")
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,6 +48,9 @@ is how pgsidecar is upgraded.`,
 			if err != nil {
 				return err
 			}
+			if err := guard.HideMemory(); err != nil {
+				m.log.Warn("a core file of this process would hold its secrets", "error", err)
+			}
 			return m.run(cmd.Context())
 		},
 	}
@@ -58,9 +62,12 @@ is how pgsidecar is upgraded.`,
 type member struct {
 	app    *app
 	path   string
-	config *config.Config
+	config *config.Config // as the member was started
 	log    hclog.Logger
 	task   *task // nil outside of Nomad
+	// current is the configuration as it was last read: what of it may change while
+	// the member runs (config.Reloadable) is taken from here.
+	current atomic.Pointer[config.Config]
 
 	cluster  *sessions.Client
 	mesh     *peers.Mesh
@@ -68,6 +75,7 @@ type member struct {
 	server   *localServer
 	sidecar  *sidecar.Sidecar
 	recorder *api.Recorder
+	files    followed
 
 	mu      sync.Mutex
 	restart *plannedRestart
@@ -81,6 +89,7 @@ func newMember(a *app, path string) (*member, error) {
 		return nil, reportFaults(a, err)
 	}
 	m := &member{app: a, path: path, config: cfg, log: newLogger(a, cfg.Log), recorder: api.NewRecorder()}
+	m.current.Store(cfg)
 	o := sessionsOptions(cfg, m.log)
 	o.Requested = m.recorder.ConsulRequest
 	if m.task, err = newTask(cfg, m.log); err != nil {
@@ -106,7 +115,7 @@ func newLogger(a *app, cfg config.Log) hclog.Logger {
 func sessionsOptions(cfg *config.Config, log hclog.Logger) sessions.Options {
 	return sessions.Options{
 		Addresses: cfg.Consul.Addresses, CAFile: cfg.Consul.TLS.CAFile, CertFile: cfg.Consul.TLS.CertFile,
-		KeyFile: cfg.Consul.TLS.KeyFile, Datacenter: cfg.Consul.Datacenter,
+		KeyFile: cfg.Consul.TLS.KeyFile, ServerName: cfg.Consul.TLS.ServerName, Datacenter: cfg.Consul.Datacenter,
 		Token: cfg.Consul.Token.Reveal(), TokenFile: cfg.Consul.TokenFile,
 		Prefix: cfg.Consul.Prefix, Cluster: cfg.Cluster, Member: cfg.Member, Service: cfg.Service.Name,
 		TTL: cfg.Consul.SessionTTL, Now: guard.Now, Logger: log.Named("consul"),
@@ -138,7 +147,7 @@ func (m *member) peerKey() ([]byte, error) {
 
 // policy is the member's own part of what decisions depend on.
 func (m *member) policy() ha.Policy {
-	c, p := m.config, sidecar.DefaultPolicy()
+	c, p := m.current.Load(), sidecar.DefaultPolicy()
 	p.Mode, p.Standbys, p.Strict, p.MaxVoters = c.Durability.Mode, c.Durability.Standbys, c.Durability.Strict, c.Durability.MaxVoters
 	p.Automatic, p.FailureTimeout, p.Lease = c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.Lease
 	p.HandoverTimeout, p.StopTimeout = c.Failover.HandoverTimeout, c.Postgres.StopTimeout
@@ -176,13 +185,12 @@ func (m *member) run(asked context.Context) (err error) {
 		return err
 	}
 	m.server.others = m.otherMembers
-	follower, seen, err := m.newFollower()
-	if err != nil {
+	if err := m.follow(m.config); err != nil {
 		return err
 	}
 	m.sidecar, err = sidecar.New(sidecar.Options{
 		Member: m.config.Member, Postgres: m.config.Postgres.Advertise, API: m.config.API.Advertise, Version: m.app.version,
-		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, config: m.config, seen: seen}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},
+		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, member: m}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},
 		Server: m.server, Recorder: m.recorder, Now: guard.Now, Logger: m.log, Ready: notifySystemd,
 	})
 	if err != nil {
@@ -198,9 +206,7 @@ func (m *member) run(asked context.Context) (err error) {
 	var beside errgroup.Group
 	besideCtx, stopBeside := context.WithCancel(ctx)
 	defer stopBeside()
-	if follower != nil {
-		beside.Go(func() error { follower.run(besideCtx); return nil })
-	}
+	beside.Go(func() error { m.files.run(besideCtx); return nil })
 	stopSignals := m.handleSignals(asked, cancel)
 	defer stopSignals()
 	beside.Go(func() error { return server.Run(besideCtx) })
@@ -218,20 +224,6 @@ func (m *member) run(asked context.Context) (err error) {
 	}
 	m.log.Info("the member ends", "why", exit.Why)
 	return m.endGuard(ctx)
-}
-
-// newFollower makes what writes the files and switches the proxies that this
-// member's own configuration names, and what it is to be woken by; nothing if
-// there are none.
-func (m *member) newFollower() (*follower, func(), error) {
-	if !wantsFollower(m.config) {
-		return nil, func() {}, nil
-	}
-	f, err := newFollower(m.config, m.cluster, m.log)
-	if err != nil {
-		return nil, nil, err
-	}
-	return f, f.wake, nil
 }
 
 // endGuard ends the guard of a server that was stopped.
@@ -289,9 +281,15 @@ func (m *member) reload() {
 	if blocks := m.config.NeedsRestart(next); len(blocks) > 0 {
 		m.log.Warn("part of the new configuration needs a restart of the sidecar", "blocks", blocks)
 	}
-	m.config = next
+	before := m.current.Swap(next)
+	m.log.SetLevel(hclog.LevelFromString(next.Log.Level))
 	m.server.reconfigure(next)
 	m.sidecar.SetPolicy(m.policy())
+	if !sameFiles(before, next) {
+		if err := m.follow(next); err != nil {
+			m.log.Error("templates and proxies are followed as before", "error", err)
+		}
+	}
 	m.log.Info("configuration reloaded")
 }
 

@@ -8,12 +8,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/pgsidecar/pgsidecar/checks"
 	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -23,7 +25,7 @@ import (
 // localServer is the member's PostgreSQL server: its files and its process
 // (package postgres, through the guard) and its SQL (package checks).
 type localServer struct {
-	config *config.Config
+	config atomic.Pointer[config.Config] // as it was last read
 	log    hclog.Logger
 	files  *postgres.Server
 	sql    *checks.Conn
@@ -43,6 +45,8 @@ type localServer struct {
 	others func() others
 	// cloneFrom is the member that was asked for as the next clone's source.
 	cloneFrom string // guarded by mu
+	// copying is how far the present clone is; nil: there is none.
+	copying atomic.Pointer[api.Progress]
 }
 
 // lastSight is what was last seen by SQL.
@@ -75,7 +79,9 @@ func newLocalServer(cfg *config.Config, g *guard.Client, log hclog.Logger) (*loc
 	if err != nil {
 		return nil, err
 	}
-	return &localServer{config: cfg, log: log, files: files, sql: sql}, nil
+	s := &localServer{log: log, files: files, sql: sql}
+	s.config.Store(cfg)
+	return s, nil
 }
 
 // walSegmentMB is the size of a new cluster's WAL segments. A promotion copies
@@ -129,7 +135,7 @@ func (s *localServer) Look(ctx context.Context, v *ha.Server) error {
 	v.InRecovery, v.Receiving, v.Upstream = ha.Known(sight.InRecovery), ha.Known(sight.Receiving), sight.Upstream
 	v.Position, v.Checkpointed, v.Sync, v.PendingRestart = sight.Position, sight.Checkpointed, sight.Sync, sight.PendingRestart
 	v.Settled, v.SyncUnsure = sight.Settled && s.files.IsShut(), sight.SyncUnsure
-	v.RecoveryEnd, v.SystemID, v.Walsenders = sight.RecoveryEnd, sight.SystemID, sight.Walsenders
+	v.RecoveryEnd, v.SystemID, v.Walsenders, v.Replayed = sight.RecoveryEnd, sight.SystemID, sight.Walsenders, sight.Replayed
 	s.mu.Lock()
 	v.Hidden = s.hidden && !sight.InRecovery
 	s.sight = sight
@@ -165,7 +171,7 @@ func (s *localServer) Starved() bool { return s.files.Starved() }
 
 // ensureRoles makes the role that replicates, with its present password.
 func (s *localServer) ensureRoles(ctx context.Context) error {
-	account := s.config.Postgres.Replication
+	account := s.config.Load().Postgres.Replication
 	secret, err := password(account)
 	if err != nil {
 		return err
@@ -188,6 +194,7 @@ func (s *localServer) Clone(ctx context.Context, from sidecar.Source) error {
 	if err != nil {
 		return err
 	}
+	defer s.copying.Store(nil)
 	err = s.files.Clone(ctx, source, s.progress("cloning", from.Member))
 	if err == nil {
 		s.cloneNextFrom("")
@@ -198,10 +205,12 @@ func (s *localServer) Clone(ctx context.Context, from sidecar.Source) error {
 // progressEvery is how often a copy that takes long is heard of.
 const progressEvery = 5 * time.Second
 
-// progress returns a function that logs how far a copy has come.
+// progress returns a function that shows and logs how far a copy has come.
 func (s *localServer) progress(what, from string) func(done, total int64) {
 	var last time.Time
+	s.copying.Store(&api.Progress{What: what, From: from})
 	return func(done, total int64) {
+		s.copying.Store(&api.Progress{What: what, From: from, Done: done, Total: total})
 		if time.Since(last) < progressEvery && done < total {
 			return
 		}
@@ -253,7 +262,7 @@ func (s *localServer) Start(ctx context.Context, how sidecar.Start) error {
 		if err := s.files.Promise(how.Term, false); err != nil {
 			return err
 		}
-		options.Upstream = postgres.Upstream{Member: source.Member, ConnInfo: s.conninfo(source), Slot: checks.SlotName(s.config.Member)}
+		options.Upstream = postgres.Upstream{Member: source.Member, ConnInfo: s.conninfo(source), Slot: checks.SlotName(s.config.Load().Member)}
 	}
 	err := s.files.Start(ctx, options)
 	if err == nil {
@@ -272,9 +281,7 @@ var damage = [...]string{
 
 // reconfigure replaces the configuration with one that was read again.
 func (s *localServer) reconfigure(cfg *config.Config) {
-	s.mu.Lock()
-	s.config = cfg
-	s.mu.Unlock()
+	s.config.Store(cfg)
 }
 
 // Diagnose says why the server ended before it was ready.
@@ -334,14 +341,14 @@ func (s *localServer) Follow(ctx context.Context, term uint64, from sidecar.Sour
 	if err := s.files.Admit(from.Member); err != nil {
 		return err
 	}
-	return s.sql.Follow(ctx, s.conninfo(source), checks.SlotName(s.config.Member), "")
+	return s.sql.Follow(ctx, s.conninfo(source), checks.SlotName(s.config.Load().Member), "")
 }
 
 // conninfo is how the server reaches another member's.
 func (s *localServer) conninfo(source postgres.Source) string {
 	return checks.ConnInfo(checks.Upstream{
-		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: s.config.Postgres.Replication.Name,
-		Passfile: s.files.Passfile(), Self: s.config.Member, Timeout: s.config.Failover.FailureTimeout, More: postgres.TLS(s.config.Postgres.TLS).Conninfo(),
+		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: s.config.Load().Postgres.Replication.Name,
+		Passfile: s.files.Passfile(), Self: s.config.Load().Member, Timeout: s.config.Load().Failover.FailureTimeout, More: postgres.TLS(s.config.Load().Postgres.TLS).Conninfo(),
 	})
 }
 

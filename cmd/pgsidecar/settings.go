@@ -67,6 +67,7 @@ before it is stored. KEY= removes a setting: pg.hcl holds again. The keys:
   pgsidecar config set parameters.work_mem=64MB
   pgsidecar config set 'hba=["host all app 10.0.0.0/8 scram-sha-256"]'      # before those of pg.hcl
   pgsidecar config set 'slots.backup={"type":"physical"}'                  # on every member
+  pgsidecar config set tags.n3.nofailover=true tags.n2.priority=10         # of one member, before its pg.hcl
   pgsidecar config set failover.automatic=false
   pgsidecar config set failover.failure_timeout=`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -204,10 +205,19 @@ func settingKeys() map[string]reflect.Type {
 func settingNames() []string {
 	var names []string
 	for key, kind := range settingKeys() {
-		if strings.HasSuffix(key, ".") {
-			key += "NAME"
+		if !strings.HasSuffix(key, ".") {
+			names = append(names, key+"="+kindName(kind))
+			continue
 		}
-		names = append(names, key+"="+kindName(kind))
+		if kind.Kind() != reflect.Struct {
+			names = append(names, key+"NAME="+kindName(kind))
+			continue
+		}
+		for f := range kind.Fields() {
+			field, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			_, _, of := fieldOf(kind, "NAME."+field)
+			names = append(names, key+"NAME."+field+"="+kindName(of))
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -242,6 +252,9 @@ func settingsPatch(words []string) ([]byte, error) {
 				return nil, unknownSetting(key)
 			}
 			path = []string{group, name}
+			if owner, field, of := fieldOf(kind, name); of != nil {
+				path, kind = []string{group, owner, field}, of
+			}
 		}
 		value, err := settingValue(kind, text)
 		if err != nil {
@@ -259,6 +272,25 @@ func settingsPatch(words []string) ([]byte, error) {
 		at[path[len(path)-1]] = value
 	}
 	return json.Marshal(patch)
+}
+
+// fieldOf splits a name like n1.nofailover, whose first part may have dots, where
+// values of the kind have fields; its type is nil where they have not that one.
+func fieldOf(kind reflect.Type, name string) (owner, field string, of reflect.Type) {
+	i := strings.LastIndexByte(name, '.')
+	if kind.Kind() != reflect.Struct || i <= 0 {
+		return "", "", nil
+	}
+	for f := range kind.Fields() {
+		if key, _, _ := strings.Cut(f.Tag.Get("json"), ","); key == name[i+1:] {
+			of = f.Type
+			if of.Kind() == reflect.Pointer {
+				of = of.Elem()
+			}
+			return name[:i], key, of
+		}
+	}
+	return "", "", nil
 }
 
 // unknownSetting says which settings there are, or which command is meant.

@@ -87,6 +87,8 @@ func TestConfigSet(t *testing.T) {
 		{"several of each kind", "config set failover.failure_timeout=3s durability.strict=false parameters.auto_explain.log_min_duration=1s -yes", "",
 			`{"durability":{"strict":false},"failover":{"failure_timeout":"3s"},"parameters":{"auto_explain.log_min_duration":"1s"}}`, ""},
 		{"a parameter's number is text", "config set parameters.max_connections=300 -yes", "", `{"parameters":{"max_connections":"300"}}`, ""},
+		{"a member's tags", "config set tags.n3.example.com.nofailover=true tags.n2.priority=7 slots.backup.type=physical -yes", "",
+			`{"slots":{"backup":{"type":"physical"}},"tags":{"n2":{"priority":7},"n3.example.com":{"nofailover":true}}}`, ""},
 		{"removed", "config set failover.automatic=", "yes\n", `{"failover":{"automatic":null}}`, "-     \"automatic\": true\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -218,7 +220,7 @@ func TestConfigShowCluster(t *testing.T) {
 // kinds are right.
 func TestSettingKeys(t *testing.T) {
 	names := strings.Join(settingNames(), "\n")
-	for _, want := range []string{"durability.standbys=NUMBER", "durability.strict=true|false", "failover.failure_timeout=TEXT", "parameters.NAME=TEXT"} {
+	for _, want := range []string{"durability.standbys=NUMBER", "durability.strict=true|false", "failover.failure_timeout=TEXT", "parameters.NAME=TEXT", "tags.NAME.nosync=true|false"} {
 		if !strings.Contains(names, want) {
 			t.Errorf("no %s in\n%s", want, names)
 		}
@@ -226,8 +228,8 @@ func TestSettingKeys(t *testing.T) {
 	for _, name := range settingNames() {
 		key, kind, _ := strings.Cut(name, "=")
 		value := map[string]string{"NUMBER": "1", "true|false": "true", "TEXT": "2s", "JSON": "[]"}[kind]
-		if key == "slots.NAME" {
-			key, value = "slots.backup", `{"type":"physical"}`
+		if key == "slots.NAME.type" {
+			key, value = "slots.backup.type", "physical"
 		}
 		patch, err := settingsPatch([]string{key + "=" + value})
 		if err != nil {
@@ -272,6 +274,9 @@ func TestCheckSettings(t *testing.T) {
 		`{"failover_slots":true}`:                                              "PostgreSQL 17",
 		`{"hba":["host all all 10.0.0.0 255.0.0.0 md5","local all all peer"]}`: "",
 		`{"slots":{"backup":{"type":"physical"}},"ident":["m alice app"]}`:     "",
+		`{"tags":{"n1":{"nofailover":true,"priority":3}}}`:                     "",
+		`{"tags":{"n1":{"nofailovr":true}}}`:                                   "nofailovr",
+		`{"tags":{"n1":{"replicatefrom":"n1"}}}`:                               "cannot follow itself",
 	} {
 		_, err := checkSettings([]byte(text), 150000)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {

@@ -178,6 +178,8 @@ func memberState(st *api.Status, m api.MemberStatus) string {
 		words = append(words, "writable")
 	case m.Streaming:
 		words = append(words, "streaming")
+	case m.Member == st.Member && st.Progress != nil:
+		words = append(words, progressWords(st.Progress))
 	case m.Member == st.Member:
 		words = append(words, st.Server)
 	default:
@@ -199,7 +201,18 @@ func lagWords(st *api.Status, m api.MemberStatus) string {
 	case m.Lag == nil:
 		return "unknown"
 	}
+	if m.LagTime != nil && *m.LagTime >= 1 {
+		return bytesWords(*m.Lag) + ", " + seconds(*m.LagTime)
+	}
 	return bytesWords(*m.Lag)
+}
+
+// progressWords writes how far a copy has come.
+func progressWords(p *api.Progress) string {
+	if p.Total <= 0 {
+		return p.What + " from " + p.From
+	}
+	return fmt.Sprintf("%s from %s: %s of %s (%d %%)", p.What, p.From, bytesWords(uint64(p.Done)), bytesWords(uint64(p.Total)), 100*p.Done/p.Total)
 }
 
 // bytesWords writes a size with the unit that gives at most four digits.

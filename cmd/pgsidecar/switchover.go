@@ -19,11 +19,23 @@ type handoverBody struct {
 func newSwitchoverCommand(a *app) *cobra.Command {
 	flags := clientFlags{app: a}
 	var to, at string
+	var forget bool
 	cmd := &cobra.Command{
 		Use:   "switchover",
 		Short: "Hand the lead over, without losing anything",
-		Args:  noArgs,
+		Long: `Hand the lead over, without losing anything. If it cannot begin, or the member that
+is to lead dies in the middle, another leads or the old primary goes on: nobody waits
+longer than failover.handover_timeout. One that has not come about in a minute is
+given up.`,
+		Example: `  pgsidecar switchover
+  pgsidecar switchover --to n2
+  pgsidecar switchover --to n2 --at 2026-01-31T04:00:00Z
+  pgsidecar switchover --cancel          # forget the planned one`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if forget && (to != "" || at != "") {
+				return usage("--cancel stands alone: it forgets the planned switchover")
+			}
 			if at != "" {
 				if _, err := time.Parse(time.RFC3339, at); err != nil {
 					return usage("--at %q: expected a time with its zone, such as %s", at, time.RFC3339)
@@ -37,6 +49,9 @@ func newSwitchoverCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if forget {
+				return c.forget(cmd.Context(), a.stdout, st, "/switchover")
+			}
 			leader, ok := memberAPI(st, st.Leader)
 			if !ok {
 				return fmt.Errorf("there is no leader that could hand over; see pgsidecar status")
@@ -48,6 +63,8 @@ func newSwitchoverCommand(a *app) *cobra.Command {
 	flags.add(cmd)
 	cmd.Flags().StringVar(&to, "to", "", "the `member` that is to lead (default: the best)")
 	cmd.Flags().StringVar(&at, "at", "", "`when`, such as 2026-01-31T04:00:00Z (default: now)")
+	cmd.Flags().BoolVar(&forget, "cancel", false, "forget the planned switchover")
+	completeMembers(&flags, cmd, "to")
 	return cmd
 }
 
@@ -89,5 +106,6 @@ func newFailoverCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&to, "to", "", "the `member` that is to lead")
 	cmd.Flags().BoolVar(&lose, "accept-data-loss", false, "go on without enough votes: acknowledged commits may be lost")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	completeMembers(&flags, cmd, "to")
 	return cmd
 }

@@ -113,6 +113,16 @@ func (s *localServer) Configure(ctx context.Context, set sidecar.Settings) error
 	return nil
 }
 
+// Outgrown reports whether a standby had to have more than the settings say, and
+// need not any more.
+func (s *localServer) Outgrown(ctx context.Context) bool {
+	outgrown, err := s.files.Outgrown(ctx)
+	if err != nil {
+		s.log.Debug("cannot tell what a standby needs", "error", err)
+	}
+	return outgrown && err == nil
+}
+
 // try returns what PostgreSQL refuses about the settings.
 func (s *localServer) try(ctx context.Context, set sidecar.Settings) error {
 	return s.files.Try(ctx, s.over(set))
@@ -120,9 +130,7 @@ func (s *localServer) try(ctx context.Context, set sidecar.Settings) error {
 
 // over puts the cluster-wide settings over the configuration file's.
 func (s *localServer) over(set sidecar.Settings) postgres.Settings {
-	s.mu.Lock()
-	pg := s.config.Postgres
-	s.mu.Unlock()
+	pg := s.config.Load().Postgres
 	next := postgres.Settings{Parameters: maps.Clone(pg.Parameters), HBA: pg.HBA, Ident: pg.Ident}
 	if next.Parameters == nil {
 		next.Parameters = make(map[string]string, len(set.Parameters))
@@ -149,8 +157,9 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 		}
 	}
 	s.mu.Lock()
-	permanent, self := s.slots, s.config.Member
+	permanent := s.slots
 	s.mu.Unlock()
+	self := s.config.Load().Member
 	known := s.others()
 	var want []checks.Slot
 	for _, m := range members {
@@ -190,9 +199,8 @@ func (s *localServer) warnOfWeakCommits(ctx context.Context) error {
 	s.mu.Lock()
 	same := slices.Equal(weak, s.weak)
 	s.weak = weak
-	mode := s.config.Durability.Mode
 	s.mu.Unlock()
-	if !same && len(weak) > 0 && mode == ha.ModeQuorum {
+	if !same && len(weak) > 0 && s.config.Load().Durability.Mode == ha.ModeQuorum {
 		s.log.Warn("commits of these are acknowledged before a standby has flushed them, and a failover may lose them", "settings", weak)
 	}
 	return nil

@@ -8,18 +8,14 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
-
-// plannedRestart is a restart of the local server at a time.
-type plannedRestart struct {
-	at    time.Time
-	timer *time.Timer
-}
 
 // token is what a change must show: the configured one, else the peers' key, so
 // that whoever has the cluster's secrets may change it.
@@ -38,7 +34,7 @@ func (m *member) newAPI() (*api.Server, error) {
 		Member: m.config.Member, Cluster: m.config.Cluster, Version: m.app.version, Listen: m.config.API.Listen,
 		TLS:   api.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.ClientCAFile, RequireClient: t.RequireClient},
 		Token: m.token, View: m.view, Now: guard.Now, Control: control{m}, Drills: drills{m}, Peer: m.mesh, Recorder: m.recorder,
-		Logger: m.log,
+		Collectors: []prometheus.Collector{agentCollector{m.files.agent}}, Logger: m.log,
 	})
 }
 
@@ -48,20 +44,23 @@ func (m *member) view() *api.View {
 	if snap == nil {
 		return nil
 	}
-	sight := m.server.lastSight()
+	sight, stored := m.server.lastSight(), m.cluster.View()
+	set, err := sidecar.ParseSettings(stored.Settings)
+	if err != nil {
+		set = sidecar.Settings{} // the sidecar says so
+	}
 	v := &api.View{
 		Cluster: m.config.Cluster, Observation: snap.Observation, State: snap.State, Report: snap.Report, Problem: snap.Problem,
 		PostgresVersion: sight.Version, PostgresStarted: sight.StartedAt, Replay: sight.Replayed, ReplayedAt: sight.ReplayedAt,
-		ReplayPaused: sight.ReplayPaused, Tags: tagsOf(m.config.Tags), PeersRefused: map[string]uint64{},
+		ReplayPaused: sight.ReplayPaused, Tags: tagsOf(m.tagsOver(set)), PeersRefused: map[string]uint64{},
+		Behind: snap.Behind, Templates: m.files.status, Progress: m.server.copying.Load(), ConfigVersion: stored.SettingsIndex,
 	}
 	for _, r := range m.mesh.Refusals() {
 		v.PeersRefused[r.Cause] = r.Count
 	}
-	stored := m.cluster.View()
-	v.ConfigVersion = stored.SettingsIndex
 	if raw := stored.Settings; len(raw) > 0 {
 		v.Config = raw
-		if set, err := sidecar.ParseSettings(raw); err == nil {
+		if err == nil {
 			v.Slots = m.server.slotsAt()
 			if p := set.Paused; p != nil && (p.Until.IsZero() || time.Now().Before(p.Until)) {
 				v.PausedUntil, v.PausedMembers, v.PausedReason = p.Until, p.Members, p.Reason
@@ -78,6 +77,32 @@ func (m *member) view() *api.View {
 		v.Restart = &api.Schedule{At: m.restart.at, From: m.config.Member}
 	}
 	return v
+}
+
+// tags are this member's: the cluster's settings go before its configuration.
+func (m *member) tags() config.Tags {
+	set, err := sidecar.ParseSettings(m.cluster.View().Settings)
+	if err != nil {
+		set = sidecar.Settings{} // the sidecar says so
+	}
+	return m.tagsOver(set)
+}
+
+func (m *member) tagsOver(set sidecar.Settings) config.Tags {
+	tags, over := m.current.Load().Tags, set.Tags[m.config.Member]
+	for _, t := range []struct{ own, over *bool }{{&tags.NoFailover, over.NoFailover}, {&tags.NoSync, over.NoSync},
+		{&tags.NoLoadBalance, over.NoLoadBalance}, {&tags.CloneFrom, over.CloneFrom}} {
+		if t.over != nil {
+			*t.own = *t.over
+		}
+	}
+	if over.Priority != nil {
+		tags.Priority = *over.Priority
+	}
+	if over.ReplicateFrom != nil {
+		tags.ReplicateFrom = *over.ReplicateFrom
+	}
+	return tags
 }
 
 func tagsOf(t config.Tags) map[string]string {

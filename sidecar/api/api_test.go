@@ -356,17 +356,39 @@ func TestStatusSaysWhyItIsStuck(t *testing.T) {
 	}
 }
 
+// TestStatusOfWork: a clone's progress, templates, and how far behind a replica is.
+func TestStatusOfWork(t *testing.T) {
+	v := viewOf("n2")
+	v.Behind = map[string]ha.Instant{"n3": start - 9*second}
+	v.Progress = &api.Progress{What: "cloning", From: "n1", Done: 5, Total: 10}
+	v.Templates = func() json.RawMessage { return json.RawMessage(`{"term":7}`) }
+	v.Observation.Intent.Reinit = true
+	var st api.Status
+	if err := json.Unmarshal(newBench(t, v, nil).ask(http.MethodGet, "/status").Body.Bytes(), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Progress == nil || *st.Progress != *v.Progress || !st.Reinit || string(st.Templates) != `{"term":7}` {
+		t.Errorf("%+v", st)
+	}
+	if lag := st.Members[2].LagTime; lag == nil || *lag != 9.1 {
+		t.Errorf("n3: %+v", st.Members[2])
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	r := api.NewRecorder()
 	r.ConsulRequest("commit", time.Millisecond, errors.New("x"))
 	r.FailoverPhase("promoted", 40*time.Millisecond)
-	b := newBench(t, viewOf("n1"), func(o *api.Options) { o.Recorder = r })
+	v := viewOf("n1")
+	v.Behind = map[string]ha.Instant{"n3": start - 3*second}
+	b := newBench(t, v, func(o *api.Options) { o.Recorder = r })
 	b.ask(http.MethodHead, "/primary")
 	b.ask(http.MethodGet, "/../../etc/passwd")
 	text := b.ask(http.MethodGet, "/metrics").Body.String()
 	for _, line := range []string{
 		`pgsidecar_primary 1`, `pgsidecar_term 7`, `pgsidecar_lease_seconds 4.9`, `pgsidecar_role{role="primary"} 1`,
 		`pgsidecar_peer_link{peer="n2",state="up"} 1`, `pgsidecar_lag_bytes{kind="replayed",replica="n2"} 0`,
+		`pgsidecar_lag_seconds{replica="n2"} 0`, `pgsidecar_lag_seconds{replica="n3"} 3.1`,
 		`pgsidecar_peer_refused_total{cause="forged"} 3`, `pgsidecar_info{cluster="pg",member="n1",version="0.1.0"} 1`,
 		`pgsidecar_consul_errors_total{operation="commit"} 1`, `pgsidecar_failover_phase_seconds_count{phase="promoted"} 1`,
 		`pgsidecar_api_requests_total{path="/primary",status="200"} 1`, `pgsidecar_api_requests_total{path="other",status="404"} 1`,

@@ -218,6 +218,7 @@ func TestErrorsOfControl(t *testing.T) {
 var changes = []struct{ method, path string }{
 	{"POST", "/switchover"}, {"DELETE", "/switchover"}, {"POST", "/failover"}, {"POST", "/restart"}, {"DELETE", "/restart"},
 	{"POST", "/reinitialize"}, {"POST", "/reload"}, {"POST", "/pause"}, {"POST", "/resume"}, {"PATCH", "/config"}, {"PUT", "/config"},
+	{"POST", "/remove"}, {"POST", "/drill"}, {"PUT", "/drill"},
 }
 
 func TestUnauthenticatedChanges(t *testing.T) {
@@ -410,7 +411,11 @@ func FuzzRequest(f *testing.F) {
 	f.Add("HEAD", "/readiness", "lag=1&mode=write", "")
 	f.Add("POST", "/restart", "", `{"schedule":"2100-01-01 00:00Z","role":"replica","postgres_version":"15.2","timeout":"3 min"}`)
 	f.Add("POST", "/pause", "", `{"for":90,"members":["n1"]}`)
-	b := newBench(f, viewOf("n1"), func(o *api.Options) { o.Control = &control{to: "n2"} })
+	f.Add("POST", "/drill", "", `{"fault":"sidecar-stopped","seconds":10}`)
+	f.Add("PUT", "/drill", "", `{"scenario":"x"}`)
+	f.Add("PATCH", "/config", "", `{"parameters":{"work_mem":"8MB"}}`)
+	drills := &rehearsals{}
+	b := newBench(f, viewOf("n1"), func(o *api.Options) { o.Control, o.Drills = &control{to: "n2"}, drills })
 	h := b.Handler()
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		r, err := http.NewRequest(method, "http://x/", strings.NewReader(body))
@@ -420,6 +425,7 @@ func FuzzRequest(f *testing.F) {
 		r.URL.Path, r.URL.RawQuery = path, query
 		r.Header.Set("Authorization", bearer)
 		w := httptest.NewRecorder()
+		drills.asked = nil
 		h.ServeHTTP(w, r)
 		if w.Code < 200 || w.Code > 599 || w.Code == 500 && !strings.Contains(w.Body.String(), "paused") {
 			t.Fatalf("%s %s?%s %q: %d %s", method, path, query, body, w.Code, w.Body)

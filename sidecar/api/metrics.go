@@ -119,6 +119,14 @@ func labelledMetrics(own func(name, help string, labels []string, read func(f fa
 			}
 		}
 	})
+	own("lag_seconds", "Since when a replica has not replayed what the leader's log has; 0: it has all of it.", []string{"replica"}, func(f facts, give func(float64, ...string)) {
+		for _, name := range f.members() {
+			r, _ := f.reportOf(name)
+			if _, known := f.lagOf(r.Position, cmpOr(r.Replay, r.Position.LSN)); known && name != f.leader() {
+				give(f.lagTime(name), name)
+			}
+		}
+	})
 	own("block_seconds", "Since when safety forbids something.", []string{"what"}, func(f facts, give func(float64, ...string)) {
 		var seen []string
 		for _, b := range f.State.Blocks {

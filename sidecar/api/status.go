@@ -306,6 +306,13 @@ type Status struct {
 	Recorded []string `json:"recorded"`
 	// Slots is how far the consumers of the permanent physical slots are here.
 	Slots map[string]ha.LSN `json:"slots,omitempty"`
+	// Reinit: a new clone of this member was asked for, and is not done.
+	Reinit bool `json:"reinit,omitempty"`
+	// Progress is how far this member's clone is, while it makes one.
+	Progress *Progress `json:"progress,omitempty"`
+	// Templates is how the files and proxies fare that this member itself writes
+	// and switches (templates.AgentStatus).
+	Templates json.RawMessage `json:"templates,omitempty"`
 }
 
 // ConsulStatus is what a member knows of Consul.
@@ -323,7 +330,8 @@ type MemberStatus struct {
 	Role      ha.Role     `json:"role"`
 	Term      uint64      `json:"term"`
 	Position  ha.Position `json:"position"`
-	Lag       *uint64     `json:"lag_bytes"` // null: unknown
+	Lag       *uint64     `json:"lag_bytes"`   // of what it has replayed; null: unknown
+	LagTime   *float64    `json:"lag_seconds"` // since when it lacks that; null: unknown
 	Streaming bool        `json:"streaming"`
 	Writable  bool        `json:"writable"`
 	Voter     bool        `json:"voter"`
@@ -376,7 +384,10 @@ func (s *Server) status(f facts) Status {
 		Consul: ConsulStatus{Reachable: o.Consul.Reachable.String(), SeenAge: f.age(o.Consul.SeenAt), Session: o.Consul.Session,
 			LockHolder: o.Consul.Lock.Holder, Problem: f.View.Problem},
 		Members: []MemberStatus{}, Blocks: []BlockStatus{}, History: slices.Concat([]Turn{}, f.History),
-		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots,
+		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots, Progress: f.Progress, Reinit: o.Intent.Reinit,
+	}
+	if f.Templates != nil {
+		st.Templates = f.Templates()
 	}
 	if o.Consul.Broken != "" {
 		st.Consul.Problem = o.Consul.Broken
@@ -404,7 +415,7 @@ func (f facts) memberStatus(name string) MemberStatus {
 		m.Link, m.HeardAge = "self", 0
 	}
 	if lag, known := f.lagOf(r.Position, cmpOr(r.Replay, r.Position.LSN)); known {
-		m.Lag = &lag
+		m.Lag, m.LagTime = &lag, new(f.lagTime(name))
 	}
 	m.Recorded = slices.Contains(f.Observation.Consul.Record.Members, name)
 	for _, p := range f.Observation.Peers {

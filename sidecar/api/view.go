@@ -41,6 +41,23 @@ type View struct {
 	Restart   *Schedule // this member's planned restart
 	// PeersRefused counts what the mesh refused, by cause.
 	PeersRefused map[string]uint64
+	// Behind is since when each replica lacks log that the leader has; one that
+	// lacks nothing, or is not known, is not there.
+	Behind map[string]ha.Instant
+	// Progress is how far the member's present work on its data directory is; nil:
+	// there is none.
+	Progress *Progress
+	// Templates tells, as JSON, how the files and proxies fare that this member
+	// writes and switches itself; nil, or nothing: there are none.
+	Templates func() json.RawMessage
+}
+
+// Progress is how far a copy has come.
+type Progress struct {
+	What  string `json:"what"` // such as "cloning"
+	From  string `json:"from"`
+	Done  int64  `json:"done_bytes"`
+	Total int64  `json:"total_bytes"` // zero: not known
 }
 
 // Turn is one change of leader.
@@ -199,6 +216,15 @@ func (f facts) lagOf(received ha.Position, at ha.LSN) (bytes uint64, known bool)
 // lag is how far this member's replay is behind the cluster's log.
 func (f facts) lag() (bytes uint64, known bool) {
 	return f.lagOf(f.Observation.Server.Position, f.replayed())
+}
+
+// lagTime is since when a replica lacks log that the leader has, in seconds.
+func (f facts) lagTime(member string) float64 {
+	since, behind := f.Behind[member]
+	if !behind {
+		return 0
+	}
+	return max(f.now.Sub(since).Seconds(), 0)
 }
 
 // unlocked: nobody holds the leader lock, as far as is known.

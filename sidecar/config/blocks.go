@@ -198,6 +198,8 @@ func (r *reader) haproxy(b *hclsyntax.Body, path string, h *HAProxy) {
 		duration("queue_timeout", &h.QueueTimeout),
 		duration("idle_timeout", &h.IdleTimeout),
 		list("global", &h.Global),
+		text("check_ca_file", &h.CheckCAFile),
+		text("check_cert_file", &h.CheckCertFile),
 	}, nil)
 }
 

@@ -257,6 +257,10 @@ func (r *reader) checkTemplates(c *Config) {
 		"socket %q: expected the absolute path of HAProxy's stats socket, or host:port", h.Socket)
 	r.require(h.AgentSocket == "" || filepath.IsAbs(h.AgentSocket) || hostPort(h.AgentSocket) == nil, "haproxy.agent_socket",
 		"agent_socket %q: expected an absolute path, or host:port", h.AgentSocket)
+	r.require(h.CheckCAFile == "" || filepath.IsAbs(h.CheckCAFile), "haproxy.check_ca_file", "check_ca_file %q: expected an absolute path", h.CheckCAFile)
+	r.require(h.CheckCertFile == "" || filepath.IsAbs(h.CheckCertFile), "haproxy.check_cert_file", "check_cert_file %q: expected an absolute path", h.CheckCertFile)
+	r.require(h.CheckCertFile == "" || h.CheckCAFile != "", "haproxy.check_cert_file",
+		"check_cert_file: expected check_ca_file beside it: without it the checks do not go by TLS")
 	ports := map[int]string{}
 	for _, p := range []struct {
 		key  string

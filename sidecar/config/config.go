@@ -216,6 +216,11 @@ type HAProxy struct {
 	QueueTimeout      time.Duration // how long a client may wait for a primary
 	IdleTimeout       time.Duration // of a silent connection
 	Global            []string      // further lines of the global section
+	// CheckCAFile signs the certificates of the members' APIs, where those have
+	// TLS; empty: HAProxy's checks are plain HTTP. CheckCertFile is the certificate,
+	// with its key, that the checks show; empty: none.
+	CheckCAFile   string
+	CheckCertFile string
 }
 
 // PgBouncer is a local PgBouncer that is switched by its console.

@@ -12,6 +12,11 @@ consul {
   # token_file  = "/etc/pgsidecar/consul.token"   # or CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN
   # prefix      = "pgsidecar"
   # session_ttl = "10s"
+  # tls {                               # of addresses such as https://127.0.0.1:8501; read at each connection
+  #   ca_file   = "/etc/pgsidecar/consul-ca.crt"
+  #   cert_file = "/etc/pgsidecar/consul.crt"     # where Consul asks for one
+  #   key_file  = "/etc/pgsidecar/consul.key"
+  # }
 }
 
 service {
@@ -59,7 +64,7 @@ api {
   #   client_ca_file      = "/etc/pgsidecar/ca.crt"   # whose certificates may change something
   #   require_client_cert = true        # refuse all others, health checks too
   #   ca_file             = "/etc/pgsidecar/ca.crt"   # of the other members; default client_ca_file
-  # }
+  # }                                   # HAProxy's checks: check_ca_file, check_cert_file in the block haproxy
 }
 
 durability {

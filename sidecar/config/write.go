@@ -145,6 +145,8 @@ func (w *writer) haproxy(h *HAProxy) {
 	b.set("queue_timeout", h.QueueTimeout)
 	b.set("idle_timeout", h.IdleTimeout)
 	b.set("global", h.Global)
+	b.set("check_ca_file", h.CheckCAFile)
+	b.set("check_cert_file", h.CheckCertFile)
 }
 
 func (w *writer) account(name string, a Account) {

@@ -36,6 +36,7 @@ func protect(log hclog.Logger) (serverOOMScore string, err error) {
 	attempt("scheduling class", raisePriority())
 	serverOOMScore, err = lowerOOMScore()
 	attempt("oom score", err)
+	attempt("no core file", HideMemory())
 	return serverOOMScore, nil
 }
 

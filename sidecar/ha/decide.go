@@ -299,7 +299,7 @@ func MakeReport(s State, o Observation) Report {
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: o.newestSeen(), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
-	r.Agentless = o.Consul.AgentLostAt != 0
+	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0, v.Replayed
 	r.Restarting = !r.Serving && o.Intent.Restart && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {

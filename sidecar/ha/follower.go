@@ -72,8 +72,12 @@ func (d *decision) handingOver() bool {
 }
 
 // leaderSettled reports whether the newest term has its primary; it is not waited
-// for longer than the failure time-out, as this member's vote may be needed.
+// for longer than the failure time-out, nor at all if the member that is to be it is
+// gone, as this one's vote, or this one itself, may be needed.
 func (d *decision) leaderSettled() bool {
+	if p := d.peer(d.seen.Leader); p != nil && p.Link == LinkRefused {
+		return true
+	}
 	if d.seen.Phase == PhaseLeading {
 		return d.after(d.s.PhaseAt, settleTime)
 	}

@@ -128,6 +128,8 @@ type Server struct {
 	// flushed insert position; a stopped server's from its control file when
 	// CleanStop, else unknown.
 	Position Position
+	// Replayed is how far a standby has come in replaying; people want to know.
+	Replayed LSN
 	// Settled: nothing is received, and all local WAL was replayed or is known
 	// as received, so that Position is all there is (S2).
 	Settled      bool

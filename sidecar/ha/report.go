@@ -64,10 +64,9 @@ type Report struct {
 	// that report (S5).
 	Echo []Echo `json:"echo,omitempty"`
 
-	Lag      LSN    `json:"-"`
 	Version  string `json:"version,omitempty"`
-	Blocked  string `json:"blocked,omitempty"` // the first block, in words
-	Replay   LSN    `json:"replay,omitempty"`
+	Blocked  string `json:"blocked,omitempty"`   // the first block, in words
+	Replay   LSN    `json:"replay,omitempty"`    // how far a standby has replayed
 	ServerID string `json:"server_id,omitempty"` // PostgreSQL system identifier
 	Pending  bool   `json:"pending_restart,omitempty"`
 }

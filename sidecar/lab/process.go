@@ -115,18 +115,20 @@ func (l *Lab) belongs(pid int, h Host) bool {
 	if h.Namespace != "" && inNamespace(pid, h.Namespace) {
 		return true
 	}
-	if guardOf(pid, h) {
+	if pgsidecarOf(pid, h) {
 		return true
 	}
 	return postgresOf(pid, h, l.plan.PostgresBin)
 }
 
-// guardOf reports whether a process is a guard of the member: its environment has
-// no mark, as it inherits next to nothing, but it is told its folder.
-func guardOf(pid int, h Host) bool {
+// pgsidecarOf reports whether a process is pgsidecar on the host: a guard's
+// environment has no mark, as it inherits next to nothing, and that of the others
+// is not to be read by an ordinary user; but each is told a file or folder of the
+// host's.
+func pgsidecarOf(pid int, h Host) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	words := bytes.Split(line, []byte{0})
-	if err != nil || len(words) < 2 || string(words[1]) != "guard" {
+	if err != nil || len(words) < 2 || !slices.Contains([]string{"guard", "run", "proxy"}, string(words[1])) {
 		return false
 	}
 	return slices.ContainsFunc(words[2:], func(word []byte) bool { return bytes.Contains(word, []byte(h.Dir+"/")) })

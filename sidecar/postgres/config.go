@@ -280,22 +280,59 @@ var standbyLimits = [...]string{"max_connections", "max_worker_processes", "max_
 // forStandby raises settings that are below what the primary had when it wrote
 // what this standby has replayed: the primary must be restarted with less first.
 func (s *Server) forStandby(ctx context.Context, set Settings) (Settings, error) {
-	c, err := s.control(ctx, s.o.DataDir)
+	raised, err := s.raise(ctx, set)
 	if err != nil {
 		return set, err
 	}
-	parameters := maps.Clone(set.Parameters)
+	for name, value := range raised {
+		s.log.Warn("a standby needs what its primary has; restart the primary first to have less",
+			"parameter", name, "wanted", set.Parameters[name], "primary", value)
+	}
+	s.setRaised(raised)
+	set.Parameters = maps.Clone(set.Parameters)
+	maps.Copy(set.Parameters, raised)
+	return set, nil
+}
+
+// raise returns what a standby must have more of than the settings say.
+func (s *Server) raise(ctx context.Context, set Settings) (map[string]string, error) {
+	c, err := s.control(ctx, s.o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	raised := map[string]string{}
 	for name, value := range set.Parameters {
-		key := strings.ToLower(name)
 		n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-		if least, is := c.limits[key]; is && err == nil && n < least {
-			s.log.Warn("a standby needs what its primary has; restart the primary first to have less",
-				"parameter", key, "wanted", value, "primary", least)
-			parameters[name] = strconv.FormatInt(least, 10)
+		if least, is := c.limits[strings.ToLower(name)]; is && err == nil && n < least {
+			raised[name] = strconv.FormatInt(least, 10)
 		}
 	}
-	set.Parameters = parameters
-	return set, nil
+	return raised, nil
+}
+
+func (s *Server) setRaised(raised map[string]string) {
+	s.mu.Lock()
+	s.raised = raised
+	s.mu.Unlock()
+}
+
+// Outgrown reports whether what was raised for a standby is not needed any more:
+// its primary has less by now, or it is a primary itself. Then a Reload makes the
+// server wait for a restart, and say so. Nobody tells when.
+func (s *Server) Outgrown(ctx context.Context) (bool, error) {
+	s.mu.Lock()
+	before, set := s.raised, s.settings
+	s.mu.Unlock()
+	if len(before) == 0 || !s.isStandby() {
+		return len(before) > 0, nil
+	}
+	needed, err := s.raise(ctx, set)
+	return !maps.Equal(needed, before), err
+}
+
+func (s *Server) isStandby() bool {
+	_, err := os.Lstat(s.data("standby.signal"))
+	return err == nil
 }
 
 // Try returns what PostgreSQL itself refuses about the settings: ErrSetting, and
@@ -341,7 +378,10 @@ func (s *Server) current() Settings {
 }
 
 func (s *Server) reload(ctx context.Context, set Settings, hidden bool) error {
-	if _, err := os.Lstat(s.data("standby.signal")); err == nil {
+	if !s.isStandby() {
+		s.setRaised(nil)
+	} else {
+		var err error
 		if set, err = s.forStandby(ctx, set); err != nil {
 			return err
 		}

@@ -420,6 +420,13 @@ func TestReload(t *testing.T) {
 			t.Errorf("of %s became %v", want.asked, set.Parameters)
 		}
 	}
+	if again, err := a.Outgrown(soon(t)); err != nil || again {
+		t.Errorf("nothing is raised, and it is outgrown: %t, %v", again, err)
+	}
+	a.setRaised(map[string]string{"max_connections": "500"}) // as a standby's whose primary had so many; it is a primary itself
+	if again, err := a.Outgrown(soon(t)); err != nil || !again {
+		t.Errorf("a primary with a standby's settings: %t, %v", again, err)
+	}
 	timer := time.NewTimer(50 * time.Millisecond)
 	<-timer.C
 	if got := a.sql("show work_mem"); got != "77MB" {

@@ -56,6 +56,7 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 		return err
 	}
 	set := s.current()
+	s.setRaised(nil)
 	if !o.Primary {
 		var err error
 		if set, err = s.forStandby(ctx, set); err != nil {

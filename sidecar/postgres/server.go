@@ -128,6 +128,7 @@ type Server struct {
 	mu       sync.Mutex // holds hidden and the settings
 	hidden   bool
 	settings Settings
+	raised   map[string]string  // what a standby has more of than the settings say; guarded by mu
 	stepped  func(string) error // only tests set it: called between the steps of a change
 }
 

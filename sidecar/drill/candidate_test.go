@@ -1,0 +1,266 @@
+package drill_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// moments are when the candidate of a switchover dies: what the old primary's log
+// has just said.
+//
+// A later one is not here: a candidate that has claimed its timeline may, by the
+// record, have acknowledged commits that nobody else has, until others have followed
+// it (S4). If it dies within that quarter of a second the members wait for it, and
+// say so (S11), as after any primary's death that comes that soon after another's.
+var moments = []struct {
+	name  string
+	words []string
+}{
+	{"chosen", []string{"checkpoint done"}},
+	{"the old primary stops", []string{" stop: ", "hand over as asked"}},
+	{"the lock was passed", []string{"record changed", "what=pass"}},
+}
+
+// rollbackGoal is how long nobody may write if the candidate dies, on a machine
+// that does nothing else.
+const rollbackGoal = time.Second
+
+// candidateKilled is a switchover whose candidate is killed, sidecar, guard and
+// server, as soon as the words are in the log.
+func candidateKilled(t testing.TB, moment int, candidate func(drill.Cast) string) drill.Scenario {
+	m := moments[moment]
+	return drill.Scenario{
+		Name: "candidate-killed", Why: "the candidate of a switchover is killed: " + m.name, Expect: drill.Either,
+		Fault: func(ctx context.Context, c drill.Cast) error {
+			target := candidate(c)
+			var victims []int
+			for _, program := range []lab.Program{lab.Sidecar, lab.Guard, lab.Postgres} {
+				pid, err := c.Lab.PID(target, program)
+				if err != nil {
+					return err
+				}
+				victims = append(victims, pid)
+			}
+			host, err := c.Lab.Plan().Host(c.Primary)
+			if err != nil {
+				return err
+			}
+			log, err := os.Open(filepath.Join(host.Dir, "sidecar.log"))
+			if err != nil {
+				return err
+			}
+			defer log.Close()
+			if _, err := log.Seek(0, io.SeekEnd); err != nil {
+				return err
+			}
+			answered := make(chan error, 1)
+			go func() {
+				answered <- c.Lab.Change(ctx, c.Primary, "/switchover", fmt.Appendf(nil, `{"leader":%q,"candidate":%q}`, c.Primary, target))
+			}()
+			if err := saidInLog(ctx, log, m.words); err != nil {
+				return fmt.Errorf("wait for %q of %s: %w", m.words, c.Primary, err)
+			}
+			for _, pid := range victims {
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return err
+				}
+			}
+			t.Logf("%s asked to hand over to %s, killed when %s; the answer: %v", c.Primary, target, m.name, <-answered)
+			return nil
+		},
+		Undo: func(ctx context.Context, c drill.Cast) error {
+			for _, h := range c.Lab.Plan().Members() {
+				if _, err := c.Lab.PID(h.Name, lab.Sidecar); errors.Is(err, lab.ErrNotRunning) {
+					if err := c.Lab.Start(ctx, h.Name, lab.Sidecar); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// saidInLog waits until a line that is written from now on has all the words.
+// A log tells nobody, so it is read again and again.
+func saidInLog(ctx context.Context, log io.Reader, words []string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	var seen strings.Builder
+	for {
+		if _, err := io.Copy(&seen, log); err != nil {
+			return err
+		}
+		for line := range strings.Lines(seen.String()) {
+			if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+func firstReplica(c drill.Cast) string { return c.Replicas[0] }
+
+// TestCandidateKilled: if the candidate of a switchover dies, at whatever moment,
+// somebody takes writes again soon, nothing is lost, and no two do. Where the third
+// member may not lead, that is the old primary.
+func TestCandidateKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a cluster")
+	}
+	l := cluster(t, lab.Options{Isolated: true})
+	for i, m := range moments {
+		t.Run(m.name, func(t *testing.T) { killCandidate(t, l, i, firstReplica) })
+	}
+	t.Run("nobody else may lead", func(t *testing.T) {
+		third := l.Plan().Members()[2].Name
+		forbidToLead(t, l, third)
+		for i, m := range moments {
+			t.Run(m.name, func(t *testing.T) {
+				r := killCandidate(t, l, i, func(c drill.Cast) string {
+					return c.Replicas[slices.IndexFunc(c.Replicas, func(name string) bool { return name != third })]
+				})
+				if r.Primary == third {
+					t.Errorf("%s leads although it must not", third)
+				}
+			})
+		}
+	})
+}
+
+// killCandidate plays one such switchover, on a machine that may be busy.
+func killCandidate(t *testing.T, l *lab.Lab, moment int, candidate func(drill.Cast) string) *drill.Report {
+	t.Helper()
+	r, err := drill.Run(t.Context(), candidateKilled(t, moment, candidate), drill.Options{Lab: l, Routes: []string{"haproxy"}, PauseOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("no writes for %.0f ms; %s was the primary, %s is; %d rows acknowledged, %d lost", r.RTOMs, r.Initial.Primary, r.Primary, r.Rows.Acked, r.Rows.Lost)
+	for _, f := range r.Failures {
+		t.Error(f)
+	}
+	if r.RTOMs > 10*float64(rollbackGoal.Milliseconds()) {
+		t.Errorf("no writes for %.0f ms; %v is the goal where nothing else runs (BenchmarkCandidateKilled)", r.RTOMs, rollbackGoal)
+	}
+	return r
+}
+
+// forbidToLead gives a member the tag nofailover, from the end of the cluster's
+// next look at it on.
+func forbidToLead(t *testing.T, l *lab.Lab, member string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	leads := func() string {
+		st, err := statusOf(ctx, l, l.Plan().Members()[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Leader
+	}
+	if leads() == member {
+		if err := l.Change(ctx, member, "/switchover", fmt.Appendf(nil, `{"leader":%q}`, member)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, err := l.Plan().Host(member)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(filepath.Join(h.Dir, "pg.hcl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString("\ntags {\n  nofailover = true\n}\n")
+	if err := errors.Join(err, file.Close(), l.Signal(member, lab.Sidecar, syscall.SIGHUP)); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		primary, err := l.Plan().Host(leads())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := statusOf(ctx, l, primary); err == nil && !slices.ContainsFunc(st.Members, func(m memberStatus) bool { return m.Member == member && m.Eligible }) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s may still lead", member)
+		case <-tick.C:
+		}
+	}
+}
+
+type memberStatus struct {
+	Member   string `json:"member"`
+	Eligible bool   `json:"eligible"`
+}
+
+type clusterStatus struct {
+	Leader  string         `json:"leader"`
+	Members []memberStatus `json:"members"`
+}
+
+func statusOf(ctx context.Context, l *lab.Lab, h lab.Host) (st clusterStatus, err error) {
+	dial, err := l.Dialer(l.Plan().App().Name)
+	if err != nil {
+		return st, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.APIAddress()+"/status", nil)
+	if err != nil {
+		return st, err
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 3 * time.Second}
+	answer, err := client.Do(req)
+	if err != nil {
+		return st, err
+	}
+	defer answer.Body.Close()
+	return st, json.NewDecoder(answer.Body).Decode(&st)
+}
+
+// BenchmarkCandidateKilled plays it b.N times at each moment and reports the
+// pause that writers through HAProxy see, beside the goal.
+func BenchmarkCandidateKilled(b *testing.B) {
+	l := cluster(b, lab.Options{Isolated: true})
+	for i, m := range moments {
+		b.Run(strings.ReplaceAll(m.name, " ", "-"), func(b *testing.B) {
+			reports, err := drill.Repeat(b.Context(), candidateKilled(b, i, firstReplica),
+				drill.Options{Lab: l, Routes: []string{"haproxy"}, PauseOnly: true}, b.N)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, r := range reports {
+				for _, f := range r.Failures {
+					b.Error(f)
+				}
+			}
+			summary := drill.Summarize(reports)
+			b.ReportMetric(float64(summary.Median.Microseconds())/1000, "ms-median")
+			b.ReportMetric(float64(summary.Worst.Microseconds())/1000, "ms-worst")
+			b.ReportMetric(float64(rollbackGoal.Milliseconds()), "ms-goal")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
