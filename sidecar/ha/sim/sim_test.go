@@ -219,7 +219,7 @@ func TestMutations(t *testing.T) {
 				caught = fmt.Sprintf("by run %d: %s", seed, r.Violation)
 			}
 		}
-		t.Logf("%-11s %-56s caught %s", m, m.What(), caught)
+		t.Logf("%-12s %-62s caught %s", m, m.What(), caught)
 		if caught == "" {
 			t.Errorf("%s is not caught in %d runs", m, mutationBudget)
 		}
