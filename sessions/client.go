@@ -36,11 +36,14 @@ type Client struct {
 	notify     func()
 	holding    bool
 	released   bool
-	homeNode   string // the node of the first address, once known
+	confirmAt  ha.Instant // keepConfirming last began then; zero: never, or what it did failed
+	mendAt     ha.Instant // keepRegistered likewise
+	homeNode   string     // the node of the first address, once known
 
 	// guarded by turn
 	wanted *Registration
-	told   string // the token that the agent was last given for the service
+	told   string                // the token that the agent was last given for the service
+	toldAt map[string]ha.Instant // when it was last told of each check, by id
 }
 
 // View is what is known of Consul's data. Its slices and maps are shared and
@@ -128,14 +131,22 @@ func (c *Client) View() View {
 }
 
 // SetHolding says whether this member is primary or about to be. While it is,
-// Run reads the lock about once a second, which is what its lease lives on.
+// Run reads the lock about once a second, which is what its lease lives on. It is
+// said with every decision; what Run is to do soon it does then, so that the
+// process wakes once for both.
 func (c *Client) SetHolding(holding bool) {
+	now := c.opts.Now()
+	due := func(at ha.Instant, every time.Duration) bool { return at != 0 && !at.Within(every*9/10, now) }
 	c.mu.Lock()
-	changed := c.holding != holding
+	confirm := c.holding != holding || holding && due(c.confirmAt, leaseConfirm)
+	mend := due(c.mendAt, mendInterval)
 	c.holding = holding
 	c.mu.Unlock()
-	if changed {
+	if confirm {
 		kick(c.confirmNow)
+	}
+	if mend {
+		kick(c.mendNow)
 	}
 }
 

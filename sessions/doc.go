@@ -90,7 +90,9 @@
 // Nothing is written to Consul's Raft log while nothing changes: a renewal
 // resets a timer in the leader's memory, a confirmation only reads, and an
 // agent does not tell the catalog of a TTL check's update with the same status
-// and text. A test counts the log's entries.
+// and text. A test counts the log's entries. The agent is told of an unchanged
+// check once in a third of its TTL; what SetHolding finds nearly due is done with
+// it.
 //
 // # Permissions
 //

@@ -108,8 +108,8 @@ func (c *Client) atHome(ctx context.Context, run func(context.Context, *api.Clie
 	return nil
 }
 
-// mendInterval is how often the agent is compared and its checks are told that
-// this program lives; well within the least TTL of 10 s.
+// mendInterval is how often the agent is compared. Its checks are told that this
+// program lives with every second comparison, where the TTL is the least, 10 s.
 const mendInterval = 2 * time.Second
 
 // keepRegistered compares the registration with the agent, which loses it when
@@ -123,6 +123,7 @@ func (c *Client) keepRegistered(ctx context.Context) {
 		} else {
 			pause(ctx, mendInterval, c.mendNow)
 		}
+		c.began(&c.mendAt, c.opts.Now())
 		_, tokenErr := c.token.current()
 		c.fault(areaToken, tokenErr)
 		if c.takeTurn(ctx) != nil {
@@ -135,6 +136,7 @@ func (c *Client) keepRegistered(ctx context.Context) {
 		c.fault(areaRegistration, err)
 		if err != nil {
 			failures++
+			c.began(&c.mendAt, 0) // tried again at its own pace
 		} else {
 			failures = 0
 		}
@@ -179,8 +181,13 @@ func (c *Client) mend(ctx context.Context) error {
 			return errors.Join(withheld, err)
 		}
 		c.told = token
+		clear(c.toldAt)
 	}
+	now := c.opts.Now() // of before they are sent
 	for _, check := range r.Checks {
+		if c.knows(info, check) {
+			continue
+		}
 		err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
 			q := (&api.QueryOptions{}).WithContext(ctx)
 			return consul.Agent().UpdateTTLOpts(c.checkID(check), check.Text, check.Status, q)
@@ -188,8 +195,20 @@ func (c *Client) mend(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(withheld, err)
 		}
+		c.toldAt[check.ID] = now
 	}
 	return withheld
+}
+
+// knows reports whether the agent says of a check what is wanted, and was told
+// so lately that its TTL is far from its end.
+func (c *Client) knows(info *api.AgentServiceChecksInfo, check Check) bool {
+	if at := c.toldAt[check.ID]; at == 0 || !at.Within(c.opts.TTL/3, c.opts.Now()) {
+		return false
+	}
+	return info != nil && slices.ContainsFunc(info.Checks, func(have *api.HealthCheck) bool {
+		return have.CheckID == c.checkID(check) && have.Status == check.Status && have.Output == check.Text
+	})
 }
 
 // permitted returns what the agent may be told: what is wanted, but without

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // lockDelay is the smallest that Consul keeps: the Go client drops a zero, and
@@ -155,6 +157,7 @@ func (c *Client) sessionWatch(id string) watch {
 	return watch{
 		area: areaSession,
 		need: `session_prefix "" { policy = "read" }`,
+		wait: longWait,
 		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
 			entry, meta, err := consul.Session().Info(id, q.WithContext(ctx))
 			if err != nil {
@@ -192,7 +195,12 @@ func (c *Client) keepConfirming(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err := c.Confirm(ctx); err != nil && !errors.Is(err, ErrPermission) {
+		c.began(&c.confirmAt, c.opts.Now())
+		err := c.Confirm(ctx)
+		if err != nil {
+			c.began(&c.confirmAt, 0)
+		}
+		if err != nil && !errors.Is(err, ErrPermission) {
 			failures++
 		} else if err != nil {
 			failures = 6 // a policy is not mended in milliseconds
@@ -200,4 +208,11 @@ func (c *Client) keepConfirming(ctx context.Context) {
 			failures = 0
 		}
 	}
+}
+
+// began notes when a goroutine began what it does again and again.
+func (c *Client) began(at *ha.Instant, when ha.Instant) {
+	c.mu.Lock()
+	*at = when
+	c.mu.Unlock()
 }

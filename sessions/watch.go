@@ -18,6 +18,7 @@ import (
 type watch struct {
 	area area
 	need string
+	wait time.Duration // for a change; zero: watchWait
 	// query asks once, and returns the index of the answer and what to do with
 	// it; fresh says that the answer is the first, or a consistent one after
 	// Consul's index went backwards, and replaces what is known whatever its
@@ -25,9 +26,14 @@ type watch struct {
 	query func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (index uint64, apply func(fresh bool), err error)
 }
 
-// watchWait is how long a blocking query waits for a change. Consul adds up to
-// a sixteenth of it.
-const watchWait = 10 * time.Second
+const (
+	// watchWait is how long a blocking query waits for a change, where its end says
+	// that all is as it was. Consul adds up to a sixteenth of it.
+	watchWait = 10 * time.Second
+	// longWait is for those whose end says nothing; that Consul is gone is seen by
+	// the others.
+	longWait = time.Minute
+)
 
 // follow asks again and again. The queries have the default consistency: they
 // wake this program, and Consul's leader answers them without asking the other
@@ -84,13 +90,14 @@ func (c *Client) block(ctx, moved context.Context, a *address, w watch, index ui
 	defer cancel()
 	defer context.AfterFunc(moved, cancel)()
 
+	wait := cmp.Or(w.wait, watchWait)
 	var got uint64
 	var apply func(bool)
 	err := c.ask(ctx, a, request{
 		need:    w.need,
-		timeout: watchWait + watchWait/16 + callTimeout,
+		timeout: wait + wait/16 + callTimeout,
 		run: func(ctx context.Context, consul *api.Client) (err error) {
-			q := &api.QueryOptions{WaitIndex: index, WaitTime: watchWait, RequireConsistent: index == 0}
+			q := &api.QueryOptions{WaitIndex: index, WaitTime: wait, RequireConsistent: index == 0}
 			got, apply, err = w.query(ctx, consul, q.WithContext(ctx))
 			return err
 		},
@@ -142,6 +149,7 @@ func (c *Client) settingsWatch() watch {
 	return watch{
 		area: areaSettings,
 		need: c.needKeys("read"),
+		wait: longWait,
 		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
 			pair, meta, err := consul.KV().Get(c.keys+"config", q)
 			if err != nil {
@@ -185,6 +193,7 @@ func (c *Client) serviceWatch() watch {
 	return watch{
 		area: areaService,
 		need: need,
+		wait: longWait,
 		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
 			entries, meta, err := consul.Health().Service(c.opts.Service, "", false, q)
 			if err != nil {

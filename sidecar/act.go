@@ -31,6 +31,8 @@ func (s *Sidecar) act(ctx context.Context, a ha.Action) {
 		s.checkpoint(ctx)
 	case a.Kind == ha.Commit:
 		s.commit(ctx, a)
+	case a.Kind == ha.Lease && s.leaseSuffices(a.Until):
+		// It is asked for again.
 	case a.Kind == ha.Lease:
 		s.lease(ctx, func(ctx context.Context) error { return s.opts.Guard.Lease(ctx, a.Until) })
 	case a.Kind == ha.Disarm:
@@ -91,6 +93,17 @@ func (s *Sidecar) commit(ctx context.Context, a ha.Action) {
 		}
 		s.notify()
 	})
+}
+
+// leaseSuffices reports whether the guard's lease is long, and would grow by
+// little: the others' heartbeats and Consul's answers come together, and each
+// moves it on.
+func (s *Sidecar) leaseSuffices(until ha.Instant) bool {
+	now := s.opts.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, lease := &s.server, s.policy.Lease
+	return v.Armed && v.LeaseUntil.Sub(now) > lease*3/4 && until.Sub(v.LeaseUntil) < lease*3/20
 }
 
 // lease speaks with the guard, one request at a time.

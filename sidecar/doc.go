@@ -30,6 +30,14 @@
 //
 // Run waits for all of them.
 //
+// # A calm member
+//
+// What an idle process costs is how often it wakes, and what else wakes with it.
+// So what is due soon (the look, the confirmation of the lock, the comparison with
+// the agent) is done with a decision that is made anyway, the lease is extended by
+// seconds and not by every answer, and Options.Calm tells who runs this package
+// when nothing has happened for a while. Each begins again with the first event.
+//
 // # Facts
 //
 // ha.Server is put together from three sources: the guard (is there a process,

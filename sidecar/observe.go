@@ -92,6 +92,8 @@ func (s *Sidecar) guardChanged() {
 	s.mu.Lock()
 	was := s.server.Process
 	v := &s.server
+	// A lease that goes on asks for no decision.
+	extended := v.Process == g.Process && v.StartedAt == g.StartedAt && v.ExitedAt == g.ExitedAt && v.Armed && g.Armed
 	v.Process, v.StartedAt, v.ExitedAt, v.Armed, v.LeaseUntil = g.Process, g.StartedAt, g.ExitedAt, g.Armed, g.LeaseUntil
 	died := was == ha.ProcessRunning && g.Process == ha.ProcessStopped
 	answered := v.SeenAt != 0
@@ -101,6 +103,9 @@ func (s *Sidecar) guardChanged() {
 	}
 	expected := s.busy.Server == ha.Stop || s.busy.Server == ha.Clone || s.busy.Server == ha.Rewind
 	s.mu.Unlock()
+	if extended {
+		return
+	}
 	if died && !expected {
 		s.exited(g, answered)
 	}
@@ -168,6 +173,7 @@ func (s *Sidecar) inspect(ctx context.Context) {
 
 const (
 	lookEvery   = time.Second            // a settled server
+	lookDue     = 900 * time.Millisecond // a look this old is made anew with the next decision, lest it wakes this process once more
 	lookSoon    = 100 * time.Millisecond // something is under way
 	lookGap     = 25 * time.Millisecond  // at least, between two looks that other members' news ask for
 	lookStart   = 10 * time.Millisecond  // the server is starting, or the leader's sidecar has just gone
@@ -191,6 +197,7 @@ func (s *Sidecar) lookLoop(ctx context.Context) error {
 		s.mu.Lock()
 		process, dir := s.server.Process, s.server.DataDir
 		idle := s.busy.Server == ha.NoAction
+		s.lookedAt = s.opts.Now()
 		s.mu.Unlock()
 		switch {
 		case !idle && process == ha.ProcessRunning:
@@ -234,6 +241,17 @@ func commitsWait(v *ha.Server) bool {
 		}
 	}
 	return n < v.Sync.K
+}
+
+// lookBeside begins the look at a settled server that is nearly due, so that the
+// process wakes once for the decision and for the look.
+func (s *Sidecar) lookBeside(now ha.Instant) {
+	s.mu.Lock()
+	due := s.server.Process == ha.ProcessRunning && s.lookedAt != 0 && !s.lookedAt.Within(lookDue, now)
+	s.mu.Unlock()
+	if due && s.pace() == lookEvery {
+		s.lookNow()
+	}
 }
 
 // watchLeader looks at the server at once when the stream to the leader has

@@ -30,6 +30,9 @@ type Options struct {
 	Logger hclog.Logger
 	// Ready is called once, when the member first has a role.
 	Ready func()
+	// Calm is called after each decision; calm: nothing has happened for a while.
+	// It must not block. Nil: nobody wants to know.
+	Calm func(calm bool)
 }
 
 // DefaultPolicy is the policy of a cluster whose configuration says nothing.
@@ -78,6 +81,9 @@ func (o *Options) validate() error {
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
+	}
+	if o.Calm == nil {
+		o.Calm = func(bool) {}
 	}
 	return nil
 }

@@ -29,7 +29,8 @@ type Sidecar struct {
 	members   []Instance
 	problem   string // Consul's, as last logged, at problemAt
 	problemAt ha.Instant
-	kept      string // what the upkeep was last woken for
+	kept      string     // what the upkeep was last woken for
+	stirredAt ha.Instant // something other than calm was last decided on then
 
 	mu     sync.Mutex // guards what follows
 	server ha.Server
@@ -59,7 +60,8 @@ type Sidecar struct {
 	// configureFailed belongs to the upkeep: it has said that the settings cannot
 	// be taken up.
 	configureFailed bool
-	lostAt          time.Time // the leader was lost then, by this member's wall clock
+	lostAt          time.Time  // the leader was lost then, by this member's wall clock
+	lookedAt        ha.Instant // the last look began then
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant
 	// unwritableAt is the first of the write probes in a row that failed, starvedAt
@@ -247,6 +249,8 @@ func (s *Sidecar) loop(ctx context.Context) error {
 		}
 		s.report(o)
 		s.watchLeader(&o)
+		s.lookBeside(o.Now)
+		s.opts.Calm(s.calm(&o, actions))
 		if exit := s.exiting(); exit != nil {
 			return s.end(ctx, exit)
 		}

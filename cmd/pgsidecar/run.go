@@ -191,7 +191,7 @@ func (m *member) run(asked context.Context) (err error) {
 	m.sidecar, err = sidecar.New(sidecar.Options{
 		Member: m.config.Member, Postgres: m.config.Postgres.Advertise, API: m.config.API.Advertise, Version: m.app.version,
 		Policy: m.policy(), Cluster: &cluster{Client: m.cluster, member: m}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard},
-		Server: m.server, Recorder: m.recorder, Now: guard.Now, Logger: m.log, Ready: notifySystemd,
+		Server: m.server, Recorder: m.recorder, Now: guard.Now, Logger: m.log, Ready: m.ready, Calm: newProcessors().calm,
 	})
 	if err != nil {
 		return err
@@ -291,6 +291,14 @@ func (m *member) reload() {
 		}
 	}
 	m.log.Info("configuration reloaded")
+}
+
+// ready is called once, when the member first has a role.
+func (m *member) ready() {
+	notifySystemd()
+	if err := guard.ReleaseProgram(); err != nil {
+		m.log.Debug("memory that only the start needed is not given back", "error", err)
+	}
 }
 
 // notifySystemd tells systemd that the member is ready, if systemd asks

@@ -22,6 +22,7 @@ import (
 // process of the real binary.
 type rig struct {
 	t      *testing.T
+	member string
 	dir    string
 	binary string
 	consul int // port of its API
@@ -113,7 +114,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	r := &rig{t: t, dir: dir, binary: binary, consul: freePort(t), pg: freePort(t), api: freePort(t)}
+	r := &rig{t: t, member: "n1", dir: dir, binary: binary, consul: freePort(t), pg: freePort(t), api: freePort(t)}
 	for _, name := range []string{"superuser", "replication"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("secret of "+name+"\n"), 0o644); err != nil {
 			t.Fatal(err)
@@ -121,6 +122,15 @@ func newRig(t *testing.T) *rig {
 	}
 	r.configure("")
 	return r
+}
+
+// beside makes another member of r's cluster, with the same Consul.
+func (r *rig) beside(member string) *rig {
+	r.t.Helper()
+	other := newRig(r.t)
+	other.member, other.consul = member, r.consul
+	other.configure("")
+	return other
 }
 
 // configure writes the configuration; more are further lines of it.
@@ -132,7 +142,7 @@ func (r *rig) configure(more string) {
 	}
 	text := fmt.Sprintf(`
 cluster = "pg"
-member  = "n1"
+member  = %q
 consul {
   address = ["127.0.0.1:%d"]
 }
@@ -154,7 +164,7 @@ api {
   listen = "127.0.0.1:%d"
 }
 %s
-`, r.consul, bin, r.data(), r.pg, r.pg, filepath.Join(r.dir, "superuser"), filepath.Join(r.dir, "replication"), r.api, more)
+`, r.member, r.consul, bin, r.data(), r.pg, r.pg, filepath.Join(r.dir, "superuser"), filepath.Join(r.dir, "replication"), r.api, more)
 	if err := os.WriteFile(filepath.Join(r.dir, "pg.hcl"), []byte(text), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
@@ -329,23 +339,4 @@ func TestForeignDirectory(t *testing.T) {
 	if got, err := os.ReadFile(diary); err != nil || string(got) != "dear diary" {
 		t.Errorf("the directory was touched: %q, %v", got, err)
 	}
-}
-
-func TestWrongToken(t *testing.T) {
-	r := newRig(t)
-	r.startConsul(`-hcl=acl { enabled = true default_policy = "deny" tokens { initial_management = "11111111-2222-3333-4444-555555555555" } }`)
-	t.Setenv("CONSUL_HTTP_TOKEN", "99999999-2222-3333-4444-555555555555")
-	r.start()
-	r.logged(long, "token")
-	r.logged(long, "nothing is decided")
-}
-
-func TestWrongConfiguration(t *testing.T) {
-	r := newRig(t)
-	r.configure("durabilty {\n  mode = \"quorum\"\n}")
-	r.start()
-	if code := r.exits(long); code != exitUsage {
-		t.Errorf("exit status %d", code)
-	}
-	r.logged(time.Second, "pg.hcl:", "durabilty")
 }

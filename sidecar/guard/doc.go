@@ -37,7 +37,8 @@
 //
 // # How it stays able to act
 //
-// Memory is locked as it is touched, the OOM score is the lowest allowed, and
+// What the start alone needed of the program is released (ReleaseProgram: 8 of 21
+// MB); then memory is locked as it is touched, the OOM score is the lowest allowed, and
 // the scheduling class is SCHED_RR, else nice -20, each if the system lets it.
 // PostgreSQL inherits of the three only the postmaster's OOM score, as its
 // documentation advises. The deadline's path does no disk or

@@ -32,6 +32,7 @@ func protect(log hclog.Logger) (serverOOMScore string, err error) {
 			log.Debug("protection not available", "protection", what, "error", err)
 		}
 	}
+	attempt("small memory", ReleaseProgram()) // before what is left is locked
 	attempt("locked memory", lockMemory())
 	attempt("scheduling class", raisePriority())
 	serverOOMScore, err = lowerOOMScore()

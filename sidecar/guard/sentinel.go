@@ -71,6 +71,7 @@ func (s *sentinels) watch(timer, cpu int, ready chan<- error) {
 		ready <- fmt.Errorf("bind thread to processor %d: %w", cpu, err)
 		return
 	}
+	s.pause(timer, 0) // so that the code is in memory; the keeper does the same for what else killAll needs
 	ready <- nil
 	var count [8]byte
 	for {
@@ -103,9 +104,13 @@ func (s *sentinels) killAll(timer int) {
 		if err == nil && left == 0 {
 			return
 		}
-		// The keeper reaps meanwhile. Ends early if the timer is set again.
-		poll := []unix.PollFd{{Fd: int32(timer), Events: unix.POLLIN}}
-		_, _ = unix.Poll(poll, int(wait/time.Millisecond))
+		s.pause(timer, wait) // the keeper reaps meanwhile
 		wait = min(2*wait, maxKillInterval)
 	}
+}
+
+// pause ends early if the timer is set again.
+func (s *sentinels) pause(timer int, wait time.Duration) {
+	poll := []unix.PollFd{{Fd: int32(timer), Events: unix.POLLIN}}
+	_, _ = unix.Poll(poll, int(wait/time.Millisecond))
 }

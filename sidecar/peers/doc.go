@@ -47,6 +47,12 @@
 // A report's sequence numbers begin at random, so that an echo meant for an
 // earlier process of the same name means nothing to the next.
 //
+// Where nothing has changed for a while, here and there, a heartbeat that comes
+// waits for the next of our own: Run then wakes the loop, and what it publishes is
+// the heartbeat, with echoes of all that came. One that comes when ours is due
+// within half a heartbeat brings ours forward, so that the members beat together,
+// the processes wake once for all of it, and an echo comes back at once.
+//
 // Heartbeats stop when that loop has called neither for Options.Timeout: they
 // are a sign of its life, not of this package's.
 //

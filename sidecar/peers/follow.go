@@ -210,6 +210,11 @@ func (m *Mesh) received(p *peer, r ha.Report) {
 		return
 	}
 	f := &p.facts
+	calm := m.calm(f, &r, now)
+	m.heard = m.heard || calm
+	// The members come to beat together: a process wakes once for all of it, and
+	// its echo is as young as can be. Nobody beats twice for one round.
+	answer := calm && !m.beatAt.Within(m.heartbeat/2, now)
 	f.Report, f.ReceivedAt = r, now
 	for _, e := range r.Echo {
 		if e.Member != m.member {
@@ -225,7 +230,15 @@ func (m *Mesh) received(p *peer, r ha.Report) {
 	if !up {
 		m.logger.Info("peer heard", "peer", p.facts.Member)
 	}
-	m.tell()
+	switch {
+	case !calm:
+		m.tell()
+	case answer:
+		select {
+		case m.answer <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // lost notes that there is no stream, and why.

@@ -33,6 +33,7 @@ type member struct {
 	name   string
 	server *httptest.Server
 	wake   chan struct{}
+	woken  atomic.Int64
 	seen   chan []ha.Peer // newest
 	report atomic.Pointer[ha.Report]
 	stop   func() // like kill -9: every connection ends
@@ -58,7 +59,12 @@ func newMember(t testing.TB, name string, change func(*peers.Options)) *member {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ran, looped := make(chan error, 1), make(chan struct{})
-	go func() { ran <- mesh.Run(ctx, m.poke) }()
+	go func() {
+		ran <- mesh.Run(ctx, func() {
+			m.woken.Add(1)
+			m.poke()
+		})
+	}()
 	go m.loop(ctx, looped)
 	stopped := false
 	m.stop = func() {

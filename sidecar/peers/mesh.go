@@ -74,8 +74,9 @@ type Mesh struct {
 	logger             hclog.Logger
 	resolver           *net.Resolver
 
-	// readdressed tells Run that SetAddresses changed something.
-	readdressed chan struct{}
+	// readdressed tells Run that SetAddresses changed something; answer, that a
+	// heartbeat came and one of our own was due soon.
+	readdressed, answer chan struct{}
 	// handshakes holds a token for each accepted stream that proved nothing yet.
 	handshakes chan struct{}
 	// streams counts the accepted streams; Run waits for them.
@@ -89,11 +90,16 @@ type Mesh struct {
 	refusals [len(causes)]refusalCount
 
 	report  ha.Report  // as published: without Seq and Echo
+	madeAt  ha.Instant // when it last changed
 	aliveAt ha.Instant // last call of Publish or Peers
-	seq     uint64
-	sent    [sentKept]sent // by seq
-	payload []byte         // newest report as sent; nil: none yet
-	newer   chan struct{}  // closed when payload is replaced
+	beatAt  ha.Instant // the last beat
+	// heard: heartbeats came of which notify was not called yet; due: the next
+	// Publish is to be sent, changed or not, because it answers them.
+	heard, due bool
+	seq        uint64
+	sent       [sentKept]sent // by seq
+	payload    []byte         // newest report as sent; nil: none yet
+	newer      chan struct{}  // closed when payload is replaced
 }
 
 // New checks the options and returns a Mesh that does nothing until Run.
@@ -125,6 +131,7 @@ func New(o Options) (*Mesh, error) {
 		logger:      o.Logger.Named("peers"),
 		resolver:    net.DefaultResolver,
 		readdressed: make(chan struct{}, 1),
+		answer:      make(chan struct{}, 1),
 		handshakes:  make(chan struct{}, maxHandshakes),
 		peers:       make(map[string]*peer),
 		accepted:    make(map[string]*accepted),
@@ -136,7 +143,8 @@ func New(o Options) (*Mesh, error) {
 
 // Run keeps the streams until ctx ends, and returns ctx's cause after every
 // goroutine has ended. notify is called after each change of what Peers
-// returns, from several goroutines; it must not block.
+// returns, from several goroutines; it must not block. While nothing changes but
+// the age of the reports, it is called once a heartbeat.
 func (m *Mesh) Run(ctx context.Context, notify func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var followers sync.WaitGroup
@@ -166,6 +174,9 @@ func (m *Mesh) Run(ctx context.Context, notify func()) error {
 			return context.Cause(ctx)
 		case <-m.readdressed:
 			m.startFollowers(ctx, &followers)
+		case <-m.answer:
+			tick.Reset(m.heartbeat)
+			m.beat()
 		case <-tick.C:
 			m.beat()
 		}
@@ -262,25 +273,51 @@ func (m *Mesh) Publish(r ha.Report) {
 		p.decided = p.shown
 	}
 	if m.payload != nil && reflect.DeepEqual(r, m.report) {
+		if m.due {
+			m.stamp()
+		}
 		return
 	}
-	m.report = r
+	m.report, m.madeAt = r, m.aliveAt
 	m.stamp()
 }
 
-// beat repeats the report, if the loop that publishes it is alive.
+// beat repeats the report, if the loop that publishes it is alive. Where
+// heartbeats of others wait for that loop it is woken, and what it publishes is
+// the heartbeat: it has the newest echoes. A loop that has published nothing
+// since the last beat is not waited for again.
 func (m *Mesh) beat() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.payload != nil && m.aliveAt.Within(m.timeout, m.now()) {
+	wake := m.heard
+	m.heard, m.beatAt = false, m.now()
+	switch {
+	case wake && !m.due:
+		m.due = true
+	case m.payload != nil && m.aliveAt.Within(m.timeout, m.now()):
 		m.stamp()
 	}
+	m.mu.Unlock()
+	if wake {
+		m.tell()
+	}
+}
+
+// calm reports whether nothing has happened for a while, here and there: then a
+// report that says nothing new can wait for the next beat. The caller holds mu.
+func (m *Mesh) calm(before *ha.Peer, r *ha.Report, now ha.Instant) bool {
+	if before.Link != ha.LinkUp || m.madeAt.Within(m.timeout, now) {
+		return false
+	}
+	old, next := before.Report, *r
+	old.Seq, next.Seq, old.Echo, next.Echo = 0, 0, nil, nil
+	return reflect.DeepEqual(old, next)
 }
 
 // stamp makes the next payload from the report, and wakes the streams. The time
 // is taken before anything is sent: a lease is counted from it (S5).
 func (m *Mesh) stamp() {
 	m.seq++
+	m.due = false
 	r := m.report
 	r.Seq = m.seq
 	for name, p := range m.peers {

@@ -363,3 +363,27 @@ func TestOptions(t *testing.T) {
 		}
 	}
 }
+
+// While nothing changes but the age of the reports, the loop is woken once a
+// heartbeat and not for each report, and the echoes stay young.
+func TestCalmMembersWakeOnceAHeartbeat(t *testing.T) {
+	members := make([]*member, 5)
+	for i := range members {
+		members[i] = newMember(t, string(rune('a'+i)), nil)
+	}
+	introduce(members...)
+	a := members[0]
+	for _, m := range members[1:] {
+		a.await(t, m.name, "up", up)
+	}
+	settled := now().Add(2 * timeout)
+	a.await(t, "b", "after a while", func(p ha.Peer) bool { return p.ReceivedAt > settled })
+	began, woken := now(), a.woken.Load()
+	for now().Sub(began) < 20*heartbeat {
+		a.await(t, "b", "with a young echo", func(p ha.Peer) bool { return p.EchoSentAt.Within(3*heartbeat, now()) })
+	}
+	beats := float64(now().Sub(began)) / float64(heartbeat)
+	if n := float64(a.woken.Load() - woken); n > 2*beats {
+		t.Errorf("woken %.0f times in %.1f heartbeats", n, beats)
+	}
+}

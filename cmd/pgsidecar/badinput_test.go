@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestWrongConfiguration: what is wrong is named with its place and what was
+// expected, and nothing is begun.
+func TestWrongConfiguration(t *testing.T) {
+	cases := []struct {
+		name  string
+		write func(r *rig) error
+		says  []string // in one line
+	}{
+		{"missing", func(r *rig) error { return os.Remove(r.config()) }, []string{"pg.hcl", "no such file"}},
+		{"unreadable", func(r *rig) error {
+			if err := os.Remove(r.config()); err != nil {
+				return err
+			}
+			return os.Mkdir(r.config(), 0o755) // root may read every file, but no directory as one
+		}, []string{"pg.hcl", "is a directory"}},
+		{"syntax", func(r *rig) error { return r.replace(`cluster = "pg"`, `cluster = "pg`) }, []string{"pg.hcl:2"}},
+		{"key", func(r *rig) error { return r.replace("data_dir ", "datadir  ") }, []string{"pg.hcl:", "datadir", "data_dir"}},
+		{"block", func(r *rig) error { return r.replace("api {", "durabilty {\n}\napi {") }, []string{"pg.hcl:", "durabilty", "durability"}},
+		{"type", func(r *rig) error { return r.replace("api {", "failover {\n  lease = \"soon\"\n}\napi {") }, []string{"pg.hcl:", "soon", "duration"}},
+		{"combination", func(r *rig) error {
+			return r.replace("api {", "failover {\n  lease = \"3s\"\n  failure_timeout = \"2s\"\n}\napi {")
+		}, []string{"pg.hcl:", "lease"}},
+		{"password file", func(r *rig) error { return os.Remove(filepath.Join(r.dir, "superuser")) }, []string{"superuser", "no such file"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			if err := c.write(r); err != nil {
+				t.Fatal(err)
+			}
+			r.start()
+			if code := r.exits(long); code != exitUsage {
+				t.Errorf("exit status %d", code)
+			}
+			r.logged(time.Second, c.says...)
+			t.Log(r.log.String())
+			if _, err := os.Stat(filepath.Dir(r.data())); !os.IsNotExist(err) {
+				t.Errorf("something was made: %v", err)
+			}
+		})
+	}
+}
+
+func (r *rig) config() string { return filepath.Join(r.dir, "pg.hcl") }
+
+// replace changes the configuration file.
+func (r *rig) replace(old, with string) error {
+	text, err := os.ReadFile(r.config())
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(text, []byte(old)) {
+		return fmt.Errorf("the configuration has no %q", old)
+	}
+	return os.WriteFile(r.config(), bytes.Replace(text, []byte(old), []byte(with), 1), 0o644)
+}
+
+// denying are a Consul agent's flags for ACLs that deny by default, with this
+// token to manage them.
+const (
+	managing = "11111111-2222-3333-4444-555555555555"
+	denying  = `-hcl=acl { enabled = true default_policy = "deny" tokens { initial_management = "` + managing + `" agent = "` + managing + `" } }`
+)
+
+// TestWrongToken: a token that Consul does not know is named as the cause, with
+// what a right one must allow; it is not printed.
+func TestWrongToken(t *testing.T) {
+	const wrong = "99999999-2222-3333-4444-555555555555"
+	r := newRig(t)
+	r.startConsul(denying)
+	t.Setenv("CONSUL_HTTP_TOKEN", wrong)
+	r.start()
+	r.logged(long, "does not know this token", "key_prefix")
+	r.logged(long, "nothing is decided")
+	if strings.Contains(r.log.String(), wrong) {
+		t.Error("the token was printed")
+	}
+}
+
+// TestTokenLacksRule: the rule that a token's policy lacks is named; once the
+// policy has it, the member goes on by itself.
+func TestTokenLacksRule(t *testing.T) {
+	r := newRig(t)
+	r.startConsul(denying)
+	enough := `session_prefix "" { policy = "write" } service "pg" { policy = "write" } node_prefix "" { policy = "read" }`
+	r.acl(http.MethodPut, "policy", map[string]any{"Name": "member", "Rules": enough})
+	token := r.acl(http.MethodPut, "token", map[string]any{"Policies": []map[string]string{{"Name": "member"}}})["SecretID"].(string)
+	t.Setenv("CONSUL_HTTP_TOKEN", token)
+	r.start()
+	r.logged(long, "its policy lacks the rule", `key_prefix \"pgsidecar/pg/\"`)
+	policy := r.acl(http.MethodGet, "policy/name/member", nil)
+	r.acl(http.MethodPut, "policy/"+policy["ID"].(string), map[string]any{"Name": "member",
+		"Rules": enough + ` key_prefix "pgsidecar/pg/" { policy = "write" }`})
+	r.logged(long, "announced", "tag=primary")
+	r.stop()
+	if strings.Contains(r.log.String(), token) {
+		t.Error("the token was printed")
+	}
+}
+
+// acl asks Consul's ACL system, as soon as it is ready, and returns the answer.
+func (r *rig) acl(method, path string, body any) map[string]any {
+	r.t.Helper()
+	text, err := json.Marshal(body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	late := time.After(long)
+	for again := time.NewTicker(100 * time.Millisecond); ; {
+		req, err := http.NewRequestWithContext(r.t.Context(), method, fmt.Sprintf("http://127.0.0.1:%d/v1/acl/%s", r.consul, path), bytes.NewReader(text))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		req.Header.Set("X-Consul-Token", managing)
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			answer := map[string]any{}
+			decoded := json.NewDecoder(resp.Body).Decode(&answer)
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK && decoded == nil {
+				again.Stop()
+				return answer
+			}
+			err = fmt.Errorf("%s", resp.Status)
+		}
+		select {
+		case <-again.C:
+		case <-late:
+			r.t.Fatalf("%s %s: %v", method, path, err)
+		}
+	}
+}
+
+// setPassword replaces what a password file says.
+func (r *rig) setPassword(account, password string) {
+	r.t.Helper()
+	if err := os.WriteFile(filepath.Join(r.dir, account), []byte(password+"\n"), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// TestWrongSuperuserPassword: a sidecar that its own server refuses says so, and
+// leads once the file is right.
+func TestWrongSuperuserPassword(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	r.start()
+	r.logged(long, "announced", "tag=primary")
+	r.stop()
+	r.setPassword("superuser", "not the one")
+	r.start()
+	r.logged(long, "password")
+	t.Log(r.log.String())
+	r.setPassword("superuser", "secret of superuser")
+	r.logged(long, "announced", "tag=primary")
+	r.stop()
+	if strings.Contains(r.log.String(), "not the one") {
+		t.Error("the password was printed")
+	}
+}
+
+// TestWrongReplicationPassword: a new member that the primary refuses says so,
+// makes nothing, and clones once its file is right.
+func TestWrongReplicationPassword(t *testing.T) {
+	n1 := newRig(t)
+	n1.startConsul()
+	n1.configure("peers {\n  key = \"of both\"\n}")
+	n1.start()
+	n1.logged(long, "announced", "tag=primary")
+	n2 := n1.beside("n2")
+	n2.configure("peers {\n  key = \"of both\"\n}")
+	n2.setPassword("replication", "not the one")
+	n2.start()
+	n2.logged(long, "clone failed", "password")
+	t.Log(n2.log.String())
+	if _, err := os.Stat(filepath.Join(n2.data(), "PG_VERSION")); !os.IsNotExist(err) {
+		t.Errorf("there is a server: %v", err)
+	}
+	n2.setPassword("replication", "secret of replication")
+	n2.logged(long, "announced", "tag=replica")
+	n2.stop()
+	n1.stop()
+	if strings.Contains(n2.log.String(), "not the one") {
+		t.Error("the password was printed")
+	}
+}
+
+// TestCloneToFullDisk: a new member whose disk is too small says so, leaves
+// nothing half made that could serve, and clones once there is room. The primary
+// goes on.
+func TestCloneToFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system needs root")
+	}
+	n1 := newRig(t)
+	n1.startConsul()
+	n1.start()
+	n1.logged(long, "announced", "tag=primary")
+	n2 := n1.beside("n2")
+	disk := filepath.Dir(n2.data())
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
+	n2.start()
+	n2.logged(long, "clone failed", "no space left on device")
+	n2.logged(long, "discard done") // what was half made
+	t.Log(n2.log.String())
+	if strings.Contains(n2.log.String(), "tag=replica") {
+		t.Error("a half-made clone was announced")
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, "size=400m"); err != nil {
+		t.Fatal(err)
+	}
+	n2.logged(long, "announced", "tag=replica")
+	n2.stop()
+	n1.stop()
+}
