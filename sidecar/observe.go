@@ -92,8 +92,8 @@ func (s *Sidecar) guardChanged() {
 	s.mu.Lock()
 	was := s.server.Process
 	v := &s.server
-	// A lease that goes on asks for no decision.
-	extended := v.Process == g.Process && v.StartedAt == g.StartedAt && v.ExitedAt == g.ExitedAt && v.Armed && g.Armed
+	// A lease that goes on asks for no decision; one that begins anew does.
+	extended := v.Process == g.Process && v.StartedAt == g.StartedAt && v.ExitedAt == g.ExitedAt && v.Armed && g.Armed && v.LeaseUntil > s.opts.Now()
 	v.Process, v.StartedAt, v.ExitedAt, v.Armed, v.LeaseUntil = g.Process, g.StartedAt, g.ExitedAt, g.Armed, g.LeaseUntil
 	died := was == ha.ProcessRunning && g.Process == ha.ProcessStopped
 	answered := v.SeenAt != 0
