@@ -173,28 +173,48 @@ func TestWrongSuperuserPassword(t *testing.T) {
 }
 
 // TestWrongReplicationPassword: a new member that the primary refuses says so,
-// makes nothing, and clones once its file is right.
+// makes nothing, and clones once its file is right. Where the members' common
+// secret is made of that password, as it is unless configured, the other members
+// refuse it first.
 func TestWrongReplicationPassword(t *testing.T) {
-	n1 := newRig(t)
-	n1.startConsul()
-	n1.configure("peers {\n  key = \"of both\"\n}")
-	n1.start()
-	n1.logged(long, "announced", "tag=primary")
-	n2 := n1.beside("n2")
-	n2.configure("peers {\n  key = \"of both\"\n}")
-	n2.setPassword("replication", "not the one")
-	n2.start()
-	n2.logged(long, "clone failed", "password")
-	t.Log(n2.log.String())
-	if _, err := os.Stat(filepath.Join(n2.data(), "PG_VERSION")); !os.IsNotExist(err) {
-		t.Errorf("there is a server: %v", err)
+	cases := []struct {
+		name  string
+		peers string
+		says  []string // in one line
+	}{
+		{"own key", "peers {\n  key_file = %q\n}", []string{"clone failed", "password refused"}},
+		{"key of it", "", []string{"peer refused", "the replication password", "is not the same here and there"}},
 	}
-	n2.setPassword("replication", "secret of replication")
-	n2.logged(long, "announced", "tag=replica")
-	n2.stop()
-	n1.stop()
-	if strings.Contains(n2.log.String(), "not the one") {
-		t.Error("the password was printed")
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			n1 := newRig(t)
+			n1.startConsul()
+			n2 := n1.beside("n2")
+			if c.peers != "" {
+				key := filepath.Join(n1.dir, "key")
+				if err := os.WriteFile(key, []byte("the secret of both"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				n1.configure(fmt.Sprintf(c.peers, key))
+				n2.configure(fmt.Sprintf(c.peers, key))
+			}
+			n1.start()
+			n1.logged(long, "announced", "tag=primary")
+			n2.setPassword("replication", "not the one")
+			n2.start()
+			n2.logged(long, c.says...)
+			t.Log(n2.log.String())
+			if _, err := os.Stat(filepath.Join(n2.data(), "PG_VERSION")); !os.IsNotExist(err) {
+				t.Errorf("there is a server: %v", err)
+			}
+			n2.setPassword("replication", "secret of replication")
+			n2.logged(long, "announced", "tag=replica")
+			n2.stop()
+			n1.stop()
+			if strings.Contains(n2.log.String(), "not the one") {
+				t.Error("the password was printed")
+			}
+		})
 	}
 }
 

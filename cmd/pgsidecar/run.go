@@ -99,7 +99,7 @@ func newMember(a *app, path string) (*member, error) {
 		return nil, err
 	}
 	m.mesh, err = peers.New(peers.Options{
-		Member: cfg.Member, Cluster: cfg.Cluster, Key: m.peerKey, Now: guard.Now,
+		Member: cfg.Member, Cluster: cfg.Cluster, Key: m.peerKey, KeyOf: keyOf(cfg), Now: guard.Now,
 		Timeout: cfg.Failover.FailureTimeout, TLS: clientTLS(cfg.API.TLS), Logger: m.log.Named("peers"),
 	})
 	return m, err
@@ -143,6 +143,17 @@ func (m *member) peerKey() ([]byte, error) {
 	mac := hmac.New(sha256.New, []byte(password))
 	fmt.Fprintf(mac, "pgsidecar peers of %s", m.config.Cluster)
 	return mac.Sum(nil), nil
+}
+
+// keyOf says what peerKey is made of.
+func keyOf(cfg *config.Config) string {
+	switch {
+	case cfg.Peers.KeyFile != "":
+		return "the key in " + cfg.Peers.KeyFile
+	case !cfg.Peers.Key.Empty():
+		return "peers.key"
+	}
+	return "the replication password, of which the members' secret is made,"
 }
 
 // policy is the member's own part of what decisions depend on.

@@ -98,8 +98,8 @@ func (m *Mesh) subscribe(ctx context.Context, p *peer) error {
 		case err != nil && up:
 			return fmt.Errorf("%w: %w", errWasUp, err)
 		case errors.Is(err, io.EOF):
-			return fmt.Errorf("it hung up instead of a first frame (another secret, or two processes named %q): %w",
-				m.member, ErrUnauthenticated)
+			return fmt.Errorf("it hung up instead of a first frame (%s is not the same here and there, or two processes are named %q): %w",
+				m.keyOf, m.member, ErrUnauthenticated)
 		case err != nil:
 			return fmt.Errorf("read first frame: %w", err)
 		}

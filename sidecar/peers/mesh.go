@@ -27,6 +27,9 @@ type Options struct {
 	// Key returns the secret that all members share, at least one byte. It is
 	// called for each new stream, so that a changed file counts from then on.
 	Key func() ([]byte, error)
+	// KeyOf says where the secret comes from, for people: where members disagree,
+	// that is what to compare.
+	KeyOf string
 	// Now reads CLOCK_BOOTTIME; it dates what is received and sent.
 	Now func() ha.Instant
 	// Heartbeat is how often the report is sent without a change. Default
@@ -67,6 +70,7 @@ type sent struct {
 type Mesh struct {
 	member, cluster, process string
 
+	keyOf              string
 	key                func() ([]byte, error)
 	now                func() ha.Instant
 	heartbeat, timeout time.Duration
@@ -127,7 +131,7 @@ func New(o Options) (*Mesh, error) {
 	rand.Read(start[:]) // never fails
 	return &Mesh{
 		member: o.Member, cluster: o.Cluster, process: rand.Text(),
-		key: o.Key, now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
+		keyOf: cmp.Or(o.KeyOf, "the members' common secret"), key: o.Key, now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
 		logger:      o.Logger.Named("peers"),
 		resolver:    net.DefaultResolver,
 		readdressed: make(chan struct{}, 1),
