@@ -14,7 +14,7 @@ BENCHFLAGS ?= -p 1 -timeout 60m
 BENCHRUNS ?= 10
 FEWRUNS   ?= 2
 STEADY    ?= 30s
-# What make bench-failovers measures: all of it, or a slice, which it puts into
+# What make bench-beside measures: all of it, or a slice, which it puts into
 # the table: Failovers/pgsidecar, Failovers/patroni-fastest/host-lost, SteadyState.
 BENCH     ?= Failovers|SteadyState
 FUZZTIME  ?= 20s
@@ -53,11 +53,11 @@ test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minu
 	go test $(TESTFLAGS) -v ./nomad -nomad
 
 .PHONY: bench
-bench: bench-failovers ## measure whatever has a number in the README
+bench: bench-beside ## measure whatever has a number in the README
 	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
 
-.PHONY: bench-failovers
-bench-failovers: programs ## measure failovers and the steady state beside Patroni (BENCH=SLICE: a part) into sidecar/drill/bench.md; as root, isolated
+.PHONY: bench-beside
+bench-beside: programs ## measure failovers and the steady state beside Patroni (BENCH=SLICE: a part) into sidecar/drill/bench.md; as root, isolated
 	@.tools/patroni
 	BENCHRUNS=$(BENCHRUNS) FEWRUNS=$(FEWRUNS) STEADY=$(STEADY) BENCHREPORT=$(CURDIR)/sidecar/drill/bench \
 	    go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -v -timeout 3h ./sidecar/drill

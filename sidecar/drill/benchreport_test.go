@@ -120,7 +120,7 @@ func (r *benchReport) setSteady(s steady) {
 // origin describes the system, the machine, and how to measure again.
 func (s system) origin(b testing.TB, benchmark string) origin {
 	o := origin{System: s.name, Measured: time.Now().UTC().Truncate(time.Second), Machine: machine(), Programs: map[string]string{"Go": runtime.Version()},
-		Command: fmt.Sprintf("make bench-failovers BENCH='%s/%s'%s", benchmark, s.name, s.settings(benchmark))}
+		Command: fmt.Sprintf("make bench-beside BENCH='%s/%s'%s", benchmark, s.name, s.settings(benchmark))}
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		_, _ = fmt.Sscan(string(text), &o.Load)
 	}
@@ -158,7 +158,7 @@ func (s system) origin(b testing.TB, benchmark string) origin {
 	return o
 }
 
-// settings are those of make bench-failovers that were not left to it, as far as
+// settings are those of make bench-beside that were not left to it, as far as
 // they matter.
 func (s system) settings(benchmark string) (text string) {
 	names := []string{"FEWRUNS"}
