@@ -264,7 +264,7 @@ func (d *decision) serve(inTime bool) {
 		d.do(Action{Kind: Stop, Immediate: true, Why: "the server has stopped answering"})
 		return
 	}
-	if v.Hidden && !d.inDoubt() && d.recoverySafe() {
+	if v.Hidden && !d.inDoubt() && d.covered() && d.recoverySafe() {
 		d.do(Action{Kind: Unhide, Why: "what the server recovered is safe"})
 	}
 	if d.rec.Phase == PhasePromoting {
@@ -322,6 +322,14 @@ func (d *decision) faulty() bool {
 func (d *decision) stranded() bool {
 	at, policy := d.o.Consul.AgentLostAt, &d.o.Policy
 	return at != 0 && policy.AgentTimeout > 0 && policy.Automatic && !policy.Paused && d.after(at, policy.AgentTimeout)
+}
+
+// covered reports whether the setting with which the server was started asks for
+// no fewer of the recorded voters than the record: the record may have been
+// narrowed by a transaction whose outcome this member did not know then (S4).
+func (d *decision) covered() bool {
+	dur, v := &d.rec.Durability, &d.o.Server
+	return dur.Mode == ModeAsync || dur.K == 0 || !v.SyncUnsure && Covers(v.Sync, d.o.Self, *dur)
 }
 
 // recoverySafe reports whether the voters have flushed all that this server
