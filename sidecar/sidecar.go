@@ -224,6 +224,7 @@ func (s *Sidecar) ask(change func(*ha.Intent)) {
 	s.asked = s.opts.Cluster.View().Consul.Record.Term
 	s.mu.Unlock()
 	s.notify()
+	s.lookNow() // who streams decides whether a handover can begin
 }
 
 // SetPolicy replaces the member's own part of the policy (a reload).

@@ -376,7 +376,9 @@ func (d *decision) depart() bool {
 	}
 	if !intent.Restart {
 		if why := d.unready(); why != "" && !intent.Shutdown {
-			d.s.Refused = why
+			if v := &d.o.Server; v.SeenAt > intent.Since || v.FailingSince != 0 {
+				d.s.Refused = why // not by what was seen before it was asked for
+			}
 			return false
 		}
 	}
