@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -27,12 +28,14 @@ type drillOptions struct {
 	repeat    int
 	objective drill.Objective
 	files     drillFiles
+	all       bool
 	list      bool
 	schema    bool
 }
 
-// drillFiles are where the results go; empty: nowhere.
-type drillFiles struct{ json, junit, html string }
+// drillFiles are where the results go, and after a drill that failed the logs of
+// the lab's programs; empty: nowhere.
+type drillFiles struct{ json, junit, html, logs string }
 
 // newDrillCommand returns `drill`.
 func newDrillCommand(a *app) *cobra.Command {
@@ -42,8 +45,9 @@ func newDrillCommand(a *app) *cobra.Command {
 		Short: "Inject a fault, measure what an application sees of it, and report",
 		Long: `Inject a fault into a lab, measure what an application sees of it, and report.
 The lab that runs in --dir is used; if none does, one is made and removed again.
-Without a scenario all that the lab can play are done. The exit status is 1 if an
-objective was missed.`,
+Without a scenario all that the lab can play are done; with --all the lab is made so
+that it can play every one (as root; some 35 minutes). A table at the end has one
+line for each. The exit status is 1 if a drill failed or an objective was missed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case o.list:
@@ -68,6 +72,8 @@ objective was missed.`,
 	f.StringVar(&o.files.json, "json", "", "write the results to this `file`, as JSON")
 	f.StringVar(&o.files.junit, "junit", "", "write the results to this `file`, as JUnit's XML, for CI")
 	f.StringVar(&o.files.html, "html", "", "write the results to this `file`, as one page with pictures")
+	f.StringVar(&o.files.logs, "logs", "", "after a drill that failed, copy the logs of all programs to this `folder`")
+	f.BoolVar(&o.all, "all", false, "do every scenario, in a lab with --isolated --breakable --pgbouncer --consul-servers 3 (needs root)")
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
 	f.BoolVar(&o.schema, "schema", false, "print the schema of the JSON")
 	return cmd
@@ -77,83 +83,100 @@ func listScenarios(a *app) error {
 	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	for _, s := range drill.Scenarios() {
 		note := ""
-		if s.Isolated {
-			note = " (isolated lab)"
+		switch {
+		case s.Isolated:
+			note = " (--isolated)"
+		case s.Breakable:
+			note = " (--breakable)"
+		case s.Servers > 1:
+			note = fmt.Sprintf(" (--consul-servers %d)", s.Servers)
 		}
 		fmt.Fprintf(t, "%s\t%s%s\n", s.Name, s.Why, note)
 	}
 	return t.Flush()
 }
 
-// drillAll does the scenarios one after the other.
-func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err error) {
-	var scenarios []drill.Scenario
+// scenarios returns those that the command line names: without a name all, and
+// then with all false those of them that the lab can play.
+func (o drillOptions) scenarios(names []string) ([]drill.Scenario, error) {
+	if o.all && len(names) > 0 {
+		return nil, usage("--all is every scenario; name none")
+	}
+	if len(names) == 0 {
+		return drill.Scenarios(), nil
+	}
+	var found []drill.Scenario
 	for _, name := range names {
 		s, err := drill.Find(name)
 		if err != nil {
-			return usage("%w; see %s --list", err, "pgsidecar drill")
+			return nil, usage("%w; see pgsidecar drill --list", err)
 		}
-		scenarios = append(scenarios, s)
+		found = append(found, s)
+	}
+	return found, nil
+}
+
+// drillAll does the scenarios one after the other.
+func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err error) {
+	scenarios, err := o.scenarios(names)
+	if err != nil {
+		return err
 	}
 	if err := o.check(); err != nil {
 		return err
+	}
+	if o.all {
+		o.lab.Isolated, o.lab.Breakable, o.lab.PgBouncer, o.lab.ConsulServers = true, true, true, 3
 	}
 	l, done, err := drillLab(ctx, a, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	if len(names) == 0 {
-		for _, s := range drill.Scenarios() {
-			if why := s.Possible(l.Plan()); why != nil {
+	if len(names) == 0 && !o.all {
+		scenarios = slices.DeleteFunc(scenarios, func(s drill.Scenario) bool {
+			why := s.Possible(l.Plan())
+			if why != nil {
 				fmt.Fprintf(a.stderr, "left out: %s: %v\n", s.Name, why)
-				continue
 			}
-			scenarios = append(scenarios, s)
+			return why != nil
+		})
+	}
+	reports, err := drill.Sequence(ctx, scenarios, o.repeat, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly,
+		Objective: o.objective, Progress: func(what string) { fmt.Fprintln(a.stderr, what) }}, func(r *drill.Report) error {
+		if !r.Passed() && o.files.logs != "" {
+			into := filepath.Join(o.files.logs, r.Fault.UTC().Format("20060102T150405Z")+"-"+r.Scenario)
+			if err := l.CopyLogs(into); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stderr, "%s: the logs are in %s\n", r.Scenario, into)
+		}
+		return r.WriteText(a.stdout)
+	})
+	if errors.Is(err, drill.ErrNotPossible) {
+		return usage("%w", err)
+	}
+	return errors.Join(err, o.conclude(a, reports))
+}
+
+// conclude shows and writes what all drills have shown.
+func (o drillOptions) conclude(a *app, reports []*drill.Report) error {
+	results := drill.NewResults(a.version, reports)
+	if len(reports) > 1 {
+		if err := results.WriteTable(a.stdout); err != nil {
+			return err
 		}
 	}
-	var all []*drill.Report
-	passed := true
-	for _, s := range scenarios {
-		reports, err := drillOne(ctx, a, l, s, o)
-		all = append(all, reports...)
-		for _, r := range reports {
-			passed = passed && r.Passed()
-		}
-		if err != nil {
-			return errors.Join(err, o.files.write(a, all))
-		}
+	for i := 0; o.repeat > 1 && i < len(reports); i += o.repeat {
+		fmt.Fprintln(a.stdout, drill.Summarize(reports[i:min(i+o.repeat, len(reports))]))
 	}
-	if err := o.files.write(a, all); err != nil {
+	if err := o.files.write(a, results); err != nil {
 		return err
 	}
-	if !passed {
+	if !results.Passed() {
 		return exitStatus(exitFailed)
 	}
 	return nil
-}
-
-// drillOne does one scenario as often as asked.
-func drillOne(ctx context.Context, a *app, l *lab.Lab, s drill.Scenario, o drillOptions) ([]*drill.Report, error) {
-	var reports []*drill.Report
-	for range o.repeat {
-		report, err := drill.Run(ctx, s, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly, Objective: o.objective,
-			Progress: func(what string) { fmt.Fprintf(a.stderr, "%s: %s\n", s.Name, what) }})
-		if errors.Is(err, drill.ErrNotPossible) {
-			return reports, usage("%w", err)
-		}
-		if err != nil {
-			return reports, err
-		}
-		reports = append(reports, report)
-		if err := report.WriteText(a.stdout); err != nil {
-			return reports, err
-		}
-	}
-	if o.repeat > 1 {
-		fmt.Fprintln(a.stdout, drill.Summarize(reports))
-	}
-	return reports, nil
 }
 
 // drillLab returns the lab that runs, or a new one; done removes what was made.
@@ -189,8 +212,7 @@ func drillLab(ctx context.Context, a *app, o drillOptions) (l *lab.Lab, done fun
 }
 
 // write writes the results into the files that were asked for.
-func (f drillFiles) write(a *app, reports []*drill.Report) error {
-	results := drill.NewResults(a.version, reports)
+func (f drillFiles) write(a *app, results *drill.Results) error {
 	var errs []error
 	for _, out := range []struct {
 		path  string
@@ -223,6 +245,11 @@ func (o drillOptions) check() error {
 		return usage("--workers %d: 1 to 50", o.workers)
 	case o.objective.RTO < 0 || o.objective.RPO < 0:
 		return usage("--rto and --rpo are not negative")
+	}
+	if o.files.logs != "" {
+		if info, err := os.Stat(o.files.logs); err == nil && !info.IsDir() {
+			return usage("--logs %s: not a folder", o.files.logs)
+		}
 	}
 	for _, path := range []string{o.files.json, o.files.junit, o.files.html} {
 		if path == "" {

@@ -130,7 +130,7 @@ func drillLive(ctx context.Context, a *app, c *client, o liveOptions, name strin
 	if err := report.WriteText(a.stdout); err != nil {
 		return err
 	}
-	err = errors.Join(c.keepDrill(ctx, report), o.files.write(a, []*drill.Report{report}))
+	err = errors.Join(c.keepDrill(ctx, report), o.files.write(a, drill.NewResults(a.version, []*drill.Report{report})))
 	if err == nil && !report.Passed() {
 		return exitStatus(exitFailed)
 	}

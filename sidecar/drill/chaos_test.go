@@ -139,28 +139,7 @@ func keepLogs(t *testing.T, l *lab.Lab, name string) {
 	if dir == "" {
 		return
 	}
-	for _, h := range l.Plan().Hosts {
-		logs, err := filepath.Glob(filepath.Join(h.Dir, "*.log"))
-		if err != nil {
-			t.Error(err)
-		}
-		more, err := filepath.Glob(filepath.Join(h.Dir, "postgres", "*", "*.log"))
-		if err != nil {
-			t.Error(err)
-		}
-		for _, path := range append(logs, more...) {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				t.Error(err)
-				continue
-			}
-			to := filepath.Join(dir, name, h.Name, filepath.Base(path))
-			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-				t.Error(err)
-			}
-			if err := os.WriteFile(to, b, 0o644); err != nil {
-				t.Error(err)
-			}
-		}
+	if err := l.CopyLogs(filepath.Join(dir, name)); err != nil {
+		t.Error(err)
 	}
 }

@@ -81,7 +81,8 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	return r.report, nil
 }
 
-// Repeat does a drill several times, one after the other.
+// Repeat does a drill several times, one after the other, and stops at the first
+// that could not be done to its end.
 func Repeat(ctx context.Context, s Scenario, o Options, times int) ([]*Report, error) {
 	var reports []*Report
 	for range times {
@@ -100,6 +101,12 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 	defer cancel()
 	if err := r.mend(ctx); err != nil {
 		return err
+	}
+	for _, m := range r.Lab.Plan().Members() {
+		// Nobody starts it again, so it is of no use to wait.
+		if _, err := r.Lab.PID(m.Name, lab.Sidecar); err != nil {
+			return fmt.Errorf("the cluster is not whole: %w", err)
+		}
 	}
 	r.Progress("waiting until the cluster is whole")
 	if err := r.Lab.WaitReady(ctx); err != nil {
@@ -236,10 +243,10 @@ func (r *rehearsal) play(ctx context.Context) error {
 		before[i] = w.Reigned()
 	}
 	r.Progress("injecting the fault: " + r.scenario.Why)
-	r.report.Fault = time.Now()
 	if err := r.Lab.Break(r.scenario.Name); err != nil {
 		return err
 	}
+	r.report.Machine, r.report.Fault = thisMachine(), time.Now()
 	err := r.scenario.Fault(ctx, r.cast)
 	r.report.FaultMs = ms(time.Since(r.report.Fault))
 	if err == nil {

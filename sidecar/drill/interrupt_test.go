@@ -2,14 +2,13 @@ package drill_test
 
 import (
 	"bufio"
-	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
@@ -22,7 +21,7 @@ func TestInterrupted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes three clusters")
 	}
-	scenario, flags := "member-killed", []string{"--members", "2"}
+	scenario, flags := "member-killed", []string{"--members", "2", "--mode", "async"}
 	if os.Geteuid() == 0 {
 		// As much to leave behind as there can be: namespaces, mounts, a stopped host.
 		scenario, flags = "host-paused", append(flags, "--isolated", "--breakable")
@@ -39,23 +38,24 @@ func TestInterrupted(t *testing.T) {
 	d := drillProgram{binary: binary(t), folder: folder, flags: flags}
 	t.Cleanup(func() { d.down(t) })
 
+	before := lookAround(t)
 	first := d.interrupt(t, scenario, syscall.SIGINT)
-	nothingLeft(t, first)
-	if _, err := os.Stat(folder); err == nil {
-		t.Errorf("%s is left after Ctrl-C", folder)
-	}
+	nothingLeft(t, before, first)
 	second := d.interrupt(t, scenario, syscall.SIGKILL)
 	if _, err := os.Stat(folder); err != nil {
 		t.Fatalf("kill -9 left no folder: %v; the test is no test", err)
 	}
-	out, err := d.command("sidecar-restarted").CombinedOutput()
+	if left := leftBehind(t, before, second); len(left) < 10 {
+		t.Fatalf("kill -9 left only %q; the test is no test", left)
+	}
+	out, err := d.command("sidecar-restarted", "switchover").CombinedOutput()
 	if err != nil {
-		t.Fatalf("the next drill: %v\n%s", err, out)
+		t.Fatalf("the next drills: %v\n%s", err, out)
 	}
-	nothingLeft(t, second)
-	if _, err := os.Stat(folder); err == nil {
-		t.Errorf("%s is left after a drill", folder)
+	if !strings.Contains(string(out), "2 passed, 0 failed; 0 of ") {
+		t.Errorf("no table of two drills at the end:\n%s", out)
 	}
+	nothingLeft(t, before, second)
 }
 
 // drillProgram is `pgsidecar drill` in one folder.
@@ -64,14 +64,14 @@ type drillProgram struct {
 	flags          []string
 }
 
-func (d drillProgram) command(scenario string) *exec.Cmd {
+func (d drillProgram) command(scenarios ...string) *exec.Cmd {
 	args := append([]string{"drill", "--dir", d.folder, "--pause-only", "--route", "haproxy"}, d.flags...)
-	return exec.Command(d.binary, append(args, scenario)...)
+	return exec.Command(d.binary, append(args, scenarios...)...)
 }
 
 // interrupt starts a drill, sends the signal as soon as the fault is injected,
-// and waits for the end. It returns the lab's plan.
-func (d drillProgram) interrupt(t *testing.T, scenario string, sig syscall.Signal) *lab.Plan {
+// and waits for the end. It returns the lab.
+func (d drillProgram) interrupt(t *testing.T, scenario string, sig syscall.Signal) made {
 	t.Helper()
 	cmd := d.command(scenario)
 	progress, err := cmd.StderrPipe()
@@ -82,18 +82,11 @@ func (d drillProgram) interrupt(t *testing.T, scenario string, sig syscall.Signa
 		t.Fatal(err)
 	}
 	var said []string
-	var plan *lab.Plan
+	var seen made
 	for lines := bufio.NewScanner(progress); lines.Scan(); {
 		said = append(said, lines.Text())
-		if plan == nil && strings.Contains(lines.Text(), "waiting until writes go on") {
-			b, err := os.ReadFile(filepath.Join(d.folder, "lab.json"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			plan = new(lab.Plan)
-			if err := json.Unmarshal(b, plan); err != nil {
-				t.Fatal(err)
-			}
+		if seen.Plan == nil && strings.Contains(lines.Text(), "waiting until writes go on") {
+			seen = labIn(t, d.folder)
 			if err := cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
@@ -101,10 +94,10 @@ func (d drillProgram) interrupt(t *testing.T, scenario string, sig syscall.Signa
 	}
 	err = cmd.Wait()
 	t.Logf("%v: %v", sig, err)
-	if plan == nil {
+	if seen.Plan == nil {
 		t.Fatalf("no fault was injected: %s", strings.Join(said, "\n"))
 	}
-	return plan
+	return seen
 }
 
 // down removes what a failed test leaves.
@@ -117,53 +110,18 @@ func (d drillProgram) down(t *testing.T) {
 	}
 }
 
-// nothingLeft looks for processes, namespaces and mounts of a lab. A process
-// that was just killed may take a moment to go.
-func nothingLeft(t *testing.T, p *lab.Plan) {
-	t.Helper()
-	if names, err := filepath.Glob("/run/netns/pgl" + p.ID + "*"); err != nil || len(names) > 0 {
-		t.Errorf("namespaces are left: %v %v", names, err)
-	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(mounts), p.Dir+"/") {
-		t.Errorf("something is left mounted in %s", p.Dir)
-	}
-	var left []string
-	for range 50 {
-		if left = processesOf(t, p); len(left) == 0 {
-			return
-		}
-		<-time.After(100 * time.Millisecond)
-	}
-	t.Errorf("processes are left: %v", left)
-}
-
-// processesOf finds a lab's processes by their mark, and by where they work.
-func processesOf(t *testing.T, p *lab.Plan) []string {
-	t.Helper()
-	processes, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for _, process := range processes {
-		environ, _ := os.ReadFile(filepath.Join(process, "environ"))
-		cwd, _ := os.Readlink(filepath.Join(process, "cwd"))
-		if strings.Contains(string(environ), lab.EnvMark+"="+p.ID+"/") || strings.HasPrefix(cwd, p.Dir+"/") {
-			line, _ := os.ReadFile(filepath.Join(process, "cmdline"))
-			found = append(found, process+" "+strings.ReplaceAll(string(line), "\x00", " "))
-		}
-	}
-	return found
-}
-
 // TestPossible refuses what a lab cannot play, before anything is changed.
 func TestPossible(t *testing.T) {
-	loopback := &lab.Plan{Hosts: []lab.Host{{Name: "c1", Kind: lab.KindConsul}}}
-	whole := &lab.Plan{Isolated: true, Breakable: true, Hosts: []lab.Host{{Name: "c1", Kind: lab.KindConsul}, {Name: "c2", Kind: lab.KindConsul}, {Name: "c3", Kind: lab.KindConsul}}}
+	hosts := func(kind lab.Kind, n int) (all []lab.Host) {
+		for range n {
+			all = append(all, lab.Host{Kind: kind})
+		}
+		return all
+	}
+	loopback := &lab.Plan{Mode: "quorum", Standbys: 1, Hosts: append(hosts(lab.KindConsul, 1), hosts(lab.KindMember, 3)...)}
+	whole := &lab.Plan{Mode: "quorum", Standbys: 1, Isolated: true, Breakable: true, Hosts: append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 3)...)}
+	small := *whole
+	small.Hosts = append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 2)...)
 	seen := map[string]bool{}
 	for _, s := range drill.Scenarios() {
 		if seen[s.Name] || s.Name == "" || s.Why == "" || s.Fault == nil || s.Expect == "" {
@@ -176,6 +134,9 @@ func TestPossible(t *testing.T) {
 		}
 		if err := s.Possible(whole); err != nil {
 			t.Errorf("%s in a whole lab: %v", s.Name, err)
+		}
+		if err := s.Possible(&small); errors.Is(err, drill.ErrMembers) != s.Away {
+			t.Errorf("%s with two members: %v", s.Name, err)
 		}
 	}
 }

@@ -140,7 +140,7 @@ func (l Live) play(ctx context.Context, r *rehearsal) error {
 		before = w.Reigned()
 	}
 	l.Progress("injecting the fault: " + l.Why)
-	p.Fault = time.Now()
+	p.Machine, p.Fault = thisMachine(), time.Now()
 	if err := l.Inject(ctx, p.Initial); err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (r *Reader) Stop() {
 // connected is the life of one connection, which is kept as a pool keeps it. It
 // returns the error that ended it.
 func (r *Reader) connected(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	connecting, cancel := context.WithTimeout(ctx, orElse(r.Route.Patience, connectTimeout))
 	defer cancel()
 	conn, err := r.Route.Connect(connecting)
 	if err != nil {
@@ -124,7 +124,7 @@ func (r *Reader) connected(ctx context.Context) error {
 // read asks for a row, and counts the answer. Without a row yet, it asks for one
 // that cannot be, and finds it.
 func (r *Reader) read(ctx context.Context, conn *pgx.Conn, row frontierRow) (found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, orElse(r.Route.Patience, statementTimeout))
 	defer cancel()
 	sent := time.Now()
 	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM drill.writes WHERE run = $1 AND worker = $2 AND seq = $3)",

@@ -30,6 +30,7 @@ type Report struct {
 	Objective Demand `json:"objective"`
 
 	Initial Initial   `json:"initial"`
+	Machine Machine   `json:"machine,omitzero"` // that measured
 	Started time.Time `json:"started"`
 	Fault   time.Time `json:"fault"`
 	FaultMs float64   `json:"fault_ms"` // how long it took to inject it
@@ -40,6 +41,9 @@ type Report struct {
 	Recovered time.Time `json:"recovered"`
 	Undone    time.Time `json:"undone"`         // the fault was taken back; where nothing is, the fault itself
 	Whole     time.Time `json:"whole,omitzero"` // all members are there again and stream; zero: it did not come to that
+
+	// Seconds is how long all of it took, with the reading back; 0: not known.
+	Seconds float64 `json:"seconds,omitempty"`
 
 	Moved   bool          `json:"moved"`             // the role of primary went over
 	Primary string        `json:"primary"`           // who has it now
@@ -221,7 +225,9 @@ func Summarize(reports []*Report) Summary {
 		if !r.Passed() {
 			s.Failed++
 		}
-		pauses = append(pauses, r.Routes[0].Pause.Length())
+		if len(r.Routes) > 0 { // else it was given up before anything was measured
+			pauses = append(pauses, r.Routes[0].Pause.Length())
+		}
 		s.Lost += r.Rows.Lost
 		s.DNSWorst = max(s.DNSWorst, time.Duration(r.DNS.LateMs*float64(time.Millisecond)))
 		s.Doubles += r.DNS.Doubles

@@ -23,6 +23,9 @@ type Route struct {
 	// Replica says that it leads to replicas: nothing can be written there, and
 	// what is read may be behind.
 	Replica bool
+	// Patience is how long an application waits on this way for a connection, and
+	// for an answer; 0: connectTimeout and statementTimeout.
+	Patience time.Duration
 	// Connect makes a new connection, within the context's deadline.
 	Connect func(ctx context.Context) (*pgx.Conn, error)
 }
@@ -44,10 +47,18 @@ func Routes(l *lab.Lab) ([]Route, error) {
 		{Name: "multi-host", Connect: multiHost(base, l.Plan().Members())},
 	}
 	if app.Ports.Pool != 0 {
-		routes = append(routes, Route{Name: "pgbouncer", Connect: to(base, app.Address, app.Ports.Pool)})
+		pool := base.Copy()
+		pool.ConnectTimeout = poolPatience
+		routes = append(routes, Route{Name: "pgbouncer", Patience: poolPatience, Connect: to(pool, app.Address, app.Ports.Pool)})
 	}
 	return routes, nil
 }
+
+// poolPatience is how long an application waits behind a pool, whose point is that
+// clients wait in it while the primary changes. PgBouncer does not look at clients
+// in its queue: one that has given up is still given a server's connection, which is
+// then thrown away; with much impatience on a busy machine that never ends.
+const poolPatience = 10 * time.Second
 
 // replicaRoutes returns the ways to a replica that a lab offers.
 func replicaRoutes(l *lab.Lab) ([]Route, error) {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
@@ -30,7 +31,10 @@ type Scenario struct {
 	// so it needs a lab made for that.
 	Breakable bool
 	Servers   int // of Consul that it needs at least; 0: any number
-	Expect    Outcome
+	// Away says that a member is away while writes are to go on: the others must
+	// be enough for a commit.
+	Away   bool
+	Expect Outcome
 	// Hold is how long the fault lasts at least; 0: until writes go on.
 	Hold  time.Duration
 	Fault func(ctx context.Context, c Cast) error
@@ -42,9 +46,13 @@ type Scenario struct {
 	Check func(ctx context.Context, c Cast) error
 }
 
-// ErrServers is returned for a scenario that needs more Consul servers than the
-// lab has.
-var ErrServers = errors.New("too few Consul servers (lab up --consul-servers 3)")
+// Errors of a lab that is too small for a scenario.
+var (
+	// ErrServers: it needs more Consul servers.
+	ErrServers = errors.New("too few Consul servers (lab up --consul-servers 3)")
+	// ErrMembers: with one member away no commit would be acknowledged.
+	ErrMembers = errors.New("too few members: with one away, no commit would be acknowledged (lab up --members 3)")
+)
 
 // Possible returns why a lab cannot play the scenario, or nil.
 func (s Scenario) Possible(p *lab.Plan) error {
@@ -55,6 +63,8 @@ func (s Scenario) Possible(p *lab.Plan) error {
 		return lab.ErrNotBreakable
 	case s.Servers > len(p.Servers()):
 		return ErrServers
+	case s.Away && p.Mode == string(ha.ModeQuorum) && len(p.Members()) < p.Standbys+2:
+		return ErrMembers
 	}
 	return nil
 }
@@ -93,7 +103,7 @@ func plannedScenarios() []Scenario {
 			},
 		},
 		{
-			Name: "terminated", Why: "the primary's sidecar is told to stop (SIGTERM), as for a reboot: it hands over first", Expect: Moves,
+			Name: "terminated", Why: "the primary's sidecar is told to stop (SIGTERM), as for a reboot: it hands over first", Away: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGTERM) },
 			Undo: func(ctx context.Context, c Cast) error {
 				if err := c.Lab.Wait(ctx, c.Primary, lab.Sidecar); err != nil {
@@ -112,7 +122,7 @@ func processScenarios() []Scenario {
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Postgres) },
 		},
 		{
-			Name: "member-killed", Why: "sidecar, guard and PostgreSQL are killed together; Consul's agent lives", Expect: Moves,
+			Name: "member-killed", Why: "sidecar, guard and PostgreSQL are killed together; Consul's agent lives", Away: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error {
 				return c.Lab.Kill(c.Primary, lab.Sidecar, lab.Guard, lab.Postgres)
 			},
@@ -130,19 +140,19 @@ func processScenarios() []Scenario {
 			},
 		},
 		{
-			Name: "sidecar-killed", Why: "the sidecar is killed and stays away", Expect: Moves,
+			Name: "sidecar-killed", Why: "the sidecar is killed and stays away", Away: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Sidecar) },
 			Undo:  startSidecar,
 		},
 		{
-			Name: "sidecar-stopped", Why: "the sidecar hangs (SIGSTOP); its guard does not", Expect: Moves,
+			Name: "sidecar-stopped", Why: "the sidecar hangs (SIGSTOP); its guard does not", Away: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGSTOP) },
 			Undo: func(_ context.Context, c Cast) error {
 				return ignoreAbsent(c.Lab.Signal(c.Primary, lab.Sidecar, syscall.SIGCONT))
 			},
 		},
 		{
-			Name: "postgres-stopped", Why: "PostgreSQL hangs: all of its processes are stopped (SIGSTOP)", Expect: Moves,
+			Name: "postgres-stopped", Why: "PostgreSQL hangs: all of its processes are stopped (SIGSTOP)", Away: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.SignalPostgres(c.Primary, syscall.SIGSTOP) },
 			Undo:  func(_ context.Context, c Cast) error { return c.Lab.SignalPostgres(c.Primary, syscall.SIGCONT) },
 		},
@@ -151,13 +161,13 @@ func processScenarios() []Scenario {
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Guard) },
 		},
 		{
-			Name: "host-paused", Why: "the primary's host stands still for some seconds, as a virtual machine does, and goes on", Expect: Moves,
+			Name: "host-paused", Why: "the primary's host stands still for some seconds, as a virtual machine does, and goes on", Away: true, Expect: Moves,
 			Hold:  8 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error { return c.Lab.SignalHost(ctx, c.Primary, syscall.SIGSTOP) },
 			Undo:  func(ctx context.Context, c Cast) error { return c.Lab.SignalHost(ctx, c.Primary, syscall.SIGCONT) },
 		},
 		{
-			Name: "standby-killed", Why: "a replica's sidecar, guard and PostgreSQL are killed", Expect: Stays, Hold: 3 * time.Second,
+			Name: "standby-killed", Why: "a replica's sidecar, guard and PostgreSQL are killed", Away: true, Expect: Stays, Hold: 3 * time.Second,
 			Fault: func(_ context.Context, c Cast) error {
 				return c.Lab.Kill(c.Replicas[0], lab.Sidecar, lab.Guard, lab.Postgres)
 			},

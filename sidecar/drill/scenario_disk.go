@@ -11,12 +11,12 @@ import (
 func diskScenarios() []Scenario {
 	return []Scenario{
 		{
-			Name: "disk-full", Why: "the primary's disk is full: no block can be added to data or WAL", Breakable: true, Expect: Moves,
+			Name: "disk-full", Why: "the primary's disk is full: no block can be added to data or WAL", Away: true, Breakable: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.FillDisk(c.Primary) },
 			Undo:  func(_ context.Context, c Cast) error { return c.Lab.FreeDisk(c.Primary) },
 		},
 		{
-			Name: "disk-full-standby", Why: "a replica's disk is full", Breakable: true, Expect: Stays, Hold: 8 * time.Second,
+			Name: "disk-full-standby", Why: "a replica's disk is full", Away: true, Breakable: true, Expect: Stays, Hold: 8 * time.Second,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.FillDisk(c.Replicas[0]) },
 			Undo:  func(_ context.Context, c Cast) error { return c.Lab.FreeDisk(c.Replicas[0]) },
 		},
@@ -28,7 +28,7 @@ func diskScenarios() []Scenario {
 			Undo:  unblockArchive,
 		},
 		{
-			Name: "wal-damaged", Why: "a replica's host loses power, and its WAL is unreadable when it comes back", Expect: Stays, Hold: 3 * time.Second,
+			Name: "wal-damaged", Why: "a replica's host loses power, and its WAL is unreadable when it comes back", Away: true, Expect: Stays, Hold: 3 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
 				if err := c.Lab.KillMember(ctx, c.Replicas[0]); err != nil {
 					return err

@@ -2,7 +2,7 @@ package drill
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
@@ -11,12 +11,12 @@ import (
 func hostScenarios() []Scenario {
 	return []Scenario{
 		{
-			Name: "host-lost", Why: "the primary's host loses power: its processes and its link are gone", Expect: Moves,
+			Name: "host-lost", Why: "the primary's host loses power: its processes and its link are gone", Away: true, Expect: Moves,
 			Fault: loseHost(func(c Cast) string { return c.Primary }),
 			Undo:  bootHost(func(c Cast) string { return c.Primary }),
 		},
 		{
-			Name: "failover-disturbed", Why: "the primary's host loses power, and while the others elect, one of them is killed and comes back", Expect: Moves,
+			Name: "failover-disturbed", Why: "the primary's host loses power, and while the others elect, one of them is killed and comes back", Away: true, Expect: Moves,
 			Fault: func(ctx context.Context, c Cast) error {
 				if err := loseHost(func(c Cast) string { return c.Primary })(ctx, c); err != nil {
 					return err
@@ -32,7 +32,7 @@ func hostScenarios() []Scenario {
 			Undo: bootHost(func(c Cast) string { return c.Primary }),
 		},
 		{
-			Name: "standby-lost", Why: "a replica's host loses power", Expect: Stays, Hold: 5 * time.Second,
+			Name: "standby-lost", Why: "a replica's host loses power", Away: true, Expect: Stays, Hold: 5 * time.Second,
 			Fault: loseHost(func(c Cast) string { return c.Replicas[0] }),
 			Undo:  bootHost(func(c Cast) string { return c.Replicas[0] }),
 		},
@@ -43,21 +43,21 @@ func linkScenarios() []Scenario {
 	heal := func(ctx context.Context, c Cast) error { return c.Lab.HealAll(ctx) }
 	return []Scenario{
 		{
-			Name: "cut-off", Why: "the primary's cable is out; its host runs on", Isolated: true, Expect: Moves,
+			Name: "cut-off", Why: "the primary's cable is out; its host runs on", Away: true, Isolated: true, Expect: Moves,
 			Fault: func(ctx context.Context, c Cast) error { return c.Lab.LinkDown(ctx, c.Primary) },
 			Undo:  heal,
 		},
 		{
-			Name: "cut-off-outward", Why: "nothing that the primary's host sends arrives", Isolated: true, Expect: Moves,
+			Name: "cut-off-outward", Why: "nothing that the primary's host sends arrives", Away: true, Isolated: true, Expect: Moves,
 			Fault: func(ctx context.Context, c Cast) error {
-				return c.others(c.Primary, func(other string) error { return c.Lab.CutOneWay(ctx, c.Primary, other) })
+				return c.Lab.Cut(ctx, outward(c.Primary, c.others())...)
 			},
 			Undo: heal,
 		},
 		{
-			Name: "cut-off-inward", Why: "nothing that is sent to the primary's host arrives", Isolated: true, Expect: Moves,
+			Name: "cut-off-inward", Why: "nothing that is sent to the primary's host arrives", Away: true, Isolated: true, Expect: Moves,
 			Fault: func(ctx context.Context, c Cast) error {
-				return c.others(c.Primary, func(other string) error { return c.Lab.CutOneWay(ctx, other, c.Primary) })
+				return c.Lab.Cut(ctx, inward(c.Primary, c.others())...)
 			},
 			Undo: heal,
 		},
@@ -65,23 +65,15 @@ func linkScenarios() []Scenario {
 			Name: "cut-off-from-consul", Why: "the primary reaches the other members, but no Consul server", Isolated: true, Expect: Either,
 			Hold: 10 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
-				var errs []error
-				for _, server := range c.Lab.Plan().Servers() {
-					errs = append(errs, c.Lab.Cut(ctx, c.Primary, server.Name))
-				}
-				return errors.Join(errs...)
+				return c.Lab.Cut(ctx, both(c.Primary, names(c.Lab.Plan().Servers()))...)
 			},
 			Undo: heal,
 		},
 		{
-			Name: "cut-off-from-members", Why: "the primary reaches Consul, but no other member", Isolated: true, Expect: Either,
+			Name: "cut-off-from-members", Why: "the primary reaches Consul, but no other member", Away: true, Isolated: true, Expect: Either,
 			Hold: 10 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
-				var errs []error
-				for _, replica := range c.Replicas {
-					errs = append(errs, c.Lab.Cut(ctx, c.Primary, replica))
-				}
-				return errors.Join(errs...)
+				return c.Lab.Cut(ctx, both(c.Primary, c.Replicas)...)
 			},
 			Undo: heal,
 		},
@@ -121,13 +113,33 @@ func bootHost(who func(Cast) string) func(context.Context, Cast) error {
 	}
 }
 
-// others calls f for every host but one.
-func (c Cast) others(host string, f func(other string) error) error {
-	var errs []error
-	for _, h := range c.Lab.Plan().Hosts {
-		if h.Name != host {
-			errs = append(errs, f(h.Name))
-		}
+// others are all hosts but the primary's.
+func (c Cast) others() []string {
+	return slices.DeleteFunc(names(c.Lab.Plan().Hosts), func(name string) bool { return name == c.Primary })
+}
+
+func names(hosts []lab.Host) (all []string) {
+	for _, h := range hosts {
+		all = append(all, h.Name)
 	}
-	return errors.Join(errs...)
+	return all
+}
+
+// outward are the ways from a host to others, inward those back.
+func outward(host string, others []string) (ways []lab.Way) {
+	for _, other := range others {
+		ways = append(ways, lab.Way{From: host, To: other})
+	}
+	return ways
+}
+
+func inward(host string, others []string) (ways []lab.Way) {
+	for _, other := range others {
+		ways = append(ways, lab.Way{From: other, To: host})
+	}
+	return ways
+}
+
+func both(host string, others []string) []lab.Way {
+	return append(outward(host, others), inward(host, others)...)
 }

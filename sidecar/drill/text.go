@@ -16,17 +16,16 @@ func (r *Report) WriteText(w io.Writer) error {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-19s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	verdict := "passed"
-	if !r.Passed() {
-		verdict = "FAILED"
-	}
-	fmt.Fprintf(&b, "\n%s: %s · RTO %s · RPO %d rows\n", r.Scenario, verdict, msWords(r.RTOMs), r.Rows.Lost)
+	fmt.Fprintf(&b, "\n%s: %s · RTO %s · RPO %d rows\n", r.Scenario, r.verdict(), msWords(r.RTOMs), r.Rows.Lost)
 	line("fault", "%s", r.Why)
 	line("before", "%s is primary on timeline %d, %s standby: %s", r.Initial.Primary, r.Initial.Timeline, strings.Join(r.Initial.Replicas, ", "), r.durability())
 	if r.Moved {
 		line("after", "%s is primary", r.Primary)
 	} else {
 		line("after", "%s is still primary", r.Primary)
+	}
+	if r.Machine.Processors > 0 {
+		line("machine", "a load of %s processors before the fault", r.Machine.words())
 	}
 	r.writePhases(line)
 	if len(r.Routes) > 0 {

@@ -71,7 +71,7 @@ func (w *Writer) Start() {
 		w.acked[number] = new(rows)
 		// Connections that hang do so from the same moment on; different
 		// patience spreads the new attempts.
-		patience := statementTimeout * time.Duration(i+1) / time.Duration(workers)
+		patience := orElse(w.Route.Patience, statementTimeout) * time.Duration(i+1) / time.Duration(workers)
 		w.wait.Go(func() { w.work(ctx, number, patience) })
 	}
 }
@@ -100,7 +100,7 @@ func (w *Writer) work(ctx context.Context, worker int, patience time.Duration) {
 
 // connected is the life of one connection. It returns the error that ended it.
 func (w *Writer) connected(ctx context.Context, worker int, patience time.Duration, seq *int64) error {
-	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	connecting, cancel := context.WithTimeout(ctx, orElse(w.Route.Patience, connectTimeout))
 	defer cancel()
 	conn, err := w.Route.Connect(connecting)
 	if err != nil {

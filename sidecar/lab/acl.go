@@ -75,7 +75,7 @@ const anonymousRules = `node_prefix "" { policy = "read" }
 service_prefix "" { policy = "read" }`
 
 // makeACLs makes the members' policy and token, and lets everybody read the
-// catalog. It waits for Consul's ACL system, which starts after its leader.
+// catalog.
 func (l *Lab) makeACLs(ctx context.Context) error {
 	client, err := l.ConsulClient(l.plan.Servers()[0].Name)
 	if err != nil {
@@ -87,22 +87,44 @@ func (l *Lab) makeACLs(ctx context.Context) error {
 		return fmt.Errorf("make the members' policy: %w", err)
 	}
 	write := new(api.WriteOptions).WithContext(ctx)
-	var last error
-	err = every(ctx, 100*time.Millisecond, func() (bool, error) {
-		_, _, last = client.ACL().PolicyCreate(&api.ACLPolicy{Name: "member", Rules: string(rules)}, write)
-		return last == nil, nil
+	err = untilDone(ctx, func() error {
+		_, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "member", Rules: string(rules)}, write)
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("make the members' policy: %w", errors.Join(err, last))
+		return fmt.Errorf("make the members' policy: %w", err)
 	}
-	if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "everybody", Rules: anonymousRules}, write); err != nil {
+	err = untilDone(ctx, func() error {
+		_, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "everybody", Rules: anonymousRules}, write)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("make everybody's policy: %w", err)
 	}
 	anonymous := &api.ACLToken{AccessorID: "00000000-0000-0000-0000-000000000002", Policies: []*api.ACLTokenPolicyLink{{Name: "everybody"}}}
-	if _, _, err := client.ACL().TokenUpdate(anonymous, write); err != nil {
+	err = untilDone(ctx, func() error {
+		_, _, err := client.ACL().TokenUpdate(anonymous, write)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("let everybody read Consul's catalog: %w", err)
 	}
-	return l.GrantToken(ctx)
+	return untilDone(ctx, func() error { return l.GrantToken(ctx) })
+}
+
+// untilDone does something in Consul again and again until it succeeds, or was
+// done by an attempt whose answer was lost: ACLs begin after the leader, and the
+// leader may change while the servers come up.
+func untilDone(ctx context.Context, f func() error) error {
+	var last error
+	err := every(ctx, 100*time.Millisecond, func() (bool, error) {
+		last = f()
+		return last == nil || strings.Contains(last.Error(), "already exists"), nil // Consul has no code for it
+	})
+	if err != nil {
+		return errors.Join(err, last)
+	}
+	return nil
 }
 
 // memberAccessor names the members' token; it is no secret.

@@ -140,7 +140,13 @@ func (l *Lab) waitConsul(ctx context.Context) error {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: 30 * time.Second}).WithContext(ctx)
 		nodes, meta, err := client.Catalog().Nodes(q)
 		if err != nil {
-			return fmt.Errorf("wait for Consul's catalog: %w", err)
+			// ACLs begin a moment after the leader, and a leader may change again
+			// while three servers come up.
+			if again := askAgain(ctx, err); again != nil {
+				return fmt.Errorf("wait for Consul's catalog: %w", again)
+			}
+			index = 0
+			continue
 		}
 		if len(nodes) == len(l.plan.Hosts) {
 			return nil

@@ -274,9 +274,9 @@ func TestCuts(t *testing.T) {
 		n2, app bool
 	}{
 		{"whole", func() error { return nil }, true, true},
-		{"n1 to n2 lost", func() error { return l.CutOneWay(ctx, "n1", "n2") }, false, true},
-		{"healed", func() error { return l.Heal(ctx, "n1", "n2") }, true, true},
-		{"cut from app", func() error { return l.Cut(ctx, "app", "n1") }, true, false},
+		{"n1 to n2 lost", func() error { return l.Cut(ctx, lab.Way{From: "n1", To: "n2"}) }, false, true},
+		{"healed", func() error { return l.Heal(ctx, lab.Way{From: "n1", To: "n2"}) }, true, true},
+		{"cut from app", func() error { return l.Cut(ctx, lab.Way{From: "app", To: "n1"}, lab.Way{From: "n1", To: "app"}) }, true, false},
 		{"cable out", func() error { return l.LinkDown(ctx, "n1") }, false, false},
 		{"healed all", func() error { return l.HealAll(ctx) }, true, true},
 		{"everything lost", func() error { return l.Lose(ctx, "n1", 1) }, false, false},

@@ -3,10 +3,8 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"syscall"
-	"time"
 )
 
 // Break notes in the journal that this process is about to break something, so
@@ -82,20 +80,7 @@ func (l *Lab) Mend(ctx context.Context) error {
 		errs = append(errs, l.StartHost(ctx, h.Name))
 	}
 	if l.plan.Breakable {
-		errs = append(errs, l.grantAgain(ctx))
+		errs = append(errs, untilDone(ctx, func() error { return l.GrantToken(ctx) }))
 	}
 	return errors.Join(errs...)
-}
-
-// grantAgain restores the members' token as soon as Consul has a leader.
-func (l *Lab) grantAgain(ctx context.Context) error {
-	var last error
-	err := every(ctx, 200*time.Millisecond, func() (bool, error) {
-		last = l.GrantToken(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, last)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,22 +113,21 @@ func (l *Lab) setLink(ctx context.Context, host, state string) error {
 	return ip(ctx, "-n", l.plan.Bridge, "link", "set", h.Name, state)
 }
 
-// CutOneWay loses everything that one host sends to the other, silently, as a
-// broken switch does; the other way stays open. It works by a wrong entry in
-// the sender's neighbour table, so it needs nothing of the kernel but
-// namespaces.
-func (l *Lab) CutOneWay(ctx context.Context, from, to string) error {
-	return l.neighbour(ctx, from, to, true)
+// Way is one direction between two hosts.
+type Way struct{ From, To string }
+
+// Cut loses everything that is sent these ways, silently, as a broken switch
+// does; other ways stay open. It works by wrong entries in the senders' neighbour
+// tables, so it needs nothing of the kernel but namespaces. All is cut within
+// the moment that one `ip` takes.
+func (l *Lab) Cut(ctx context.Context, ways ...Way) error {
+	return l.neighbours(ctx, ways, "neigh replace %s lladdr "+deadMAC+" dev eth0 nud permanent")
 }
 
-// Cut loses everything between two hosts, both ways.
-func (l *Lab) Cut(ctx context.Context, a, b string) error {
-	return errors.Join(l.CutOneWay(ctx, a, b), l.CutOneWay(ctx, b, a))
-}
-
-// Heal mends both ways between two hosts. What was whole stays whole.
-func (l *Lab) Heal(ctx context.Context, a, b string) error {
-	return errors.Join(l.neighbour(ctx, a, b, false), l.neighbour(ctx, b, a, false))
+// Heal mends these ways. What was whole stays whole.
+func (l *Lab) Heal(ctx context.Context, ways ...Way) error {
+	// "flush to" removes the entry if it exists, and is content if not.
+	return l.neighbours(ctx, ways, "neigh flush to %s dev eth0 nud permanent")
 }
 
 // HealAll mends every cut and takes every loss away.
@@ -143,23 +143,29 @@ func (l *Lab) HealAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (l *Lab) neighbour(ctx context.Context, from, to string, dead bool) error {
+// neighbours does something to the neighbour tables of those who send, for the
+// address of whom they send to: one `ip` for each sender, all at once.
+func (l *Lab) neighbours(ctx context.Context, ways []Way, command string) error {
 	if !l.plan.Isolated {
 		return ErrNotIsolated
 	}
-	a, err := l.plan.Host(from)
-	if err != nil {
-		return err
+	batches := map[string][]string{} // by namespace
+	for _, way := range ways {
+		from, err := l.plan.Host(way.From)
+		if err != nil {
+			return err
+		}
+		to, err := l.plan.Host(way.To)
+		if err != nil {
+			return err
+		}
+		batches[from.Namespace] = append(batches[from.Namespace], fmt.Sprintf(command, to.Address))
 	}
-	b, err := l.plan.Host(to)
-	if err != nil {
-		return err
+	var all errgroup.Group
+	for namespace, commands := range batches {
+		all.Go(func() error { return ipBatch(ctx, namespace, commands) })
 	}
-	if dead {
-		return ip(ctx, "-n", a.Namespace, "neigh", "replace", b.Address, "lladdr", deadMAC, "dev", "eth0", "nud", "permanent")
-	}
-	// "flush to" removes the entry if it exists, and is content if not.
-	return ip(ctx, "-n", a.Namespace, "neigh", "flush", "to", b.Address, "dev", "eth0", "nud", "permanent")
+	return all.Wait()
 }
 
 // Lose loses a share (0 to 1) of what a host sends and of what it receives.
@@ -267,15 +273,14 @@ func removeNamespace(ctx context.Context, name string) error {
 	return ip(ctx, "netns", "delete", name)
 }
 
-// inNamespace reports whether a process's network namespace is the one of that
-// name.
-func inNamespace(pid int, name string) bool {
-	a, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return false
+// namespaceLink returns what /proc/PID/ns/net leads to for processes in the
+// network namespace of that name (namespaces(7)).
+func namespaceLink(name string) (string, error) {
+	var s unix.Stat_t
+	if err := unix.Stat(filepath.Join(namespaceDir, name), &s); err != nil {
+		return "", fmt.Errorf("look at namespace %s: %w", name, err)
 	}
-	b, err := os.Stat(filepath.Join(namespaceDir, name))
-	return err == nil && os.SameFile(a, b)
+	return fmt.Sprintf("net:[%d]", s.Ino), nil
 }
 
 // within calls f on a thread that is in the namespace: processes started by f

@@ -91,44 +91,73 @@ func (p *process) wait(ctx context.Context) error {
 
 // startTime reads field 22 of /proc/PID/stat.
 func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := stat(pid)
 	if err != nil {
-		return 0, fmt.Errorf("look at process %d: %w", pid, fs.ErrNotExist)
-	}
-	// The second field is the name in parentheses, and may hold anything.
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" {
-		return 0, fmt.Errorf("look at process %d: %w", pid, fs.ErrNotExist)
+		return 0, err
 	}
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// belongs reports whether a process is of the host: by its mark, its network
-// namespace, or, for PostgreSQL, its data directory.
-func (l *Lab) belongs(pid int, h Host) bool {
-	proc := fmt.Sprintf("/proc/%d", pid)
+// parentOf reads field 4 of /proc/PID/stat.
+func parentOf(pid int) (int, error) {
+	fields, err := stat(pid)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(fields[1])
+}
+
+// stat reads the fields of /proc/PID/stat from the third on. It returns
+// fs.ErrNotExist for a process that is gone or a zombie.
+func stat(pid int) ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, fmt.Errorf("look at process %d: %w", pid, fs.ErrNotExist)
+	}
+	// The second field is the name in parentheses, and may hold anything.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" {
+		return nil, fmt.Errorf("look at process %d: %w", pid, fs.ErrNotExist)
+	}
+	return fields, nil
+}
+
+// belonging returns what tells whether a process is of the host. With a network
+// namespace of its own that is all there is to ask, and cheap; drills look
+// through all processes in the middle of a fault. Else it is the mark, or, for
+// the guard and PostgreSQL, the folder that they work in.
+func (l *Lab) belonging(h Host) func(pid int) bool {
+	if h.Namespace != "" {
+		if link, err := namespaceLink(h.Namespace); err == nil {
+			return func(pid int) bool {
+				here, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/net")
+				return err == nil && here == link
+			}
+		}
+	}
 	mark := []byte(EnvMark + "=" + l.plan.ID + "/" + h.Name + "\x00")
-	if env, err := os.ReadFile(proc + "/environ"); err == nil &&
-		(bytes.HasPrefix(env, mark) || bytes.Contains(env, append([]byte{0}, mark...))) {
-		return true
+	inner := append([]byte{0}, mark...)
+	return func(pid int) bool {
+		env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+		if err == nil && (bytes.HasPrefix(env, mark) || bytes.Contains(env, inner)) {
+			return true
+		}
+		return pgsidecarOf(pid, h) || postgresOf(pid, h, l.plan.PostgresBin)
 	}
-	if h.Namespace != "" && inNamespace(pid, h.Namespace) {
-		return true
-	}
-	if pgsidecarOf(pid, h) {
-		return true
-	}
-	return postgresOf(pid, h, l.plan.PostgresBin)
 }
 
 // pgsidecarOf reports whether a process is pgsidecar on the host: a guard's
 // environment has no mark, as it inherits next to nothing, and that of the others
 // is not to be read by an ordinary user; but each is told a file or folder of the
 // host's.
-func pgsidecarOf(pid int, h Host) bool {
+func pgsidecarOf(pid int, h Host) bool { return commandOf(pid, h, "guard", "run", "proxy") }
+
+// commandOf reports whether a process is one of these commands of pgsidecar, with
+// a file or folder of the host's.
+func commandOf(pid int, h Host, commands ...string) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	words := bytes.Split(line, []byte{0})
-	if err != nil || len(words) < 2 || !slices.Contains([]string{"guard", "run", "proxy"}, string(words[1])) {
+	if err != nil || len(words) < 2 || !slices.Contains(commands, string(words[1])) {
 		return false
 	}
 	return slices.ContainsFunc(words[2:], func(word []byte) bool { return bytes.Contains(word, []byte(h.Dir+"/")) })
@@ -157,23 +186,32 @@ func (l *Lab) processes(h Host) ([]*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
+	belongs := l.belonging(h)
 	var found []*process
 	for _, name := range names {
 		pid, err := strconv.Atoi(name.Name())
-		if err != nil || pid == os.Getpid() {
+		if err != nil || pid == os.Getpid() || !belongs(pid) {
 			continue
 		}
-		p, err := open(pid)
-		if err != nil {
-			continue
+		if p := hold(pid, belongs); p != nil {
+			found = append(found, p)
 		}
-		if !l.belongs(pid, h) {
-			p.close()
-			continue
-		}
-		found = append(found, p)
 	}
 	return found, nil
+}
+
+// hold opens a process that is what is said of it; nil: there is none, or by now
+// another has its pid.
+func hold(pid int, is func(pid int) bool) *process {
+	p, err := open(pid)
+	if err != nil {
+		return nil
+	}
+	if !is(pid) {
+		p.close()
+		return nil
+	}
+	return p
 }
 
 // find holds the one process of a program on a host. It returns ErrNotRunning
@@ -221,19 +259,25 @@ func (l *Lab) findPostmaster(h Host, missing error) (*process, error) {
 	if err != nil || pid <= 0 {
 		return nil, missing
 	}
-	p, err := open(pid)
-	if err != nil {
-		return nil, missing
-	}
-	if !l.belongs(pid, h) {
-		p.close()
+	p := hold(pid, l.belonging(h))
+	if p == nil {
 		return nil, missing
 	}
 	return p, nil
 }
 
-// findGuard goes by the second word of the command line: `pgsidecar guard`.
+// findGuard looks at the postmaster's parent, and only where no server runs
+// through all processes: it is asked for in the middle of a drill.
 func (l *Lab) findGuard(h Host, missing error) (*process, error) {
+	if postmaster, err := l.findPostmaster(h, missing); err == nil {
+		parent, err := parentOf(postmaster.pid)
+		postmaster.close()
+		if err == nil {
+			if p := hold(parent, func(pid int) bool { return commandOf(pid, h, "guard") }); p != nil {
+				return p, nil
+			}
+		}
+	}
 	all, err := l.processes(h)
 	if err != nil {
 		return nil, err
