@@ -22,6 +22,8 @@ FUZZTIME  ?= 20s
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.
 CHAOSTIME ?= 2h
 CHAOSDIR  ?= .cache/chaos
+# Where make drills writes its report and, after a drill that failed, all logs.
+DRILLSDIR ?= .cache/drills
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 .PHONY: help
@@ -43,6 +45,11 @@ build: ## build bin/pgsidecar, one static binary
 .PHONY: up
 up: programs build ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind
 	@exec bin/pgsidecar lab up
+
+.PHONY: drills
+drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (35 minutes)
+	@mkdir -p $(DRILLSDIR)
+	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
 
 .PHONY: test
 test: programs build format vet ## run every test, on real programs where it matters

@@ -128,6 +128,8 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 	if o.all {
 		o.lab.Isolated, o.lab.Breakable, o.lab.PgBouncer, o.lab.ConsulServers = true, true, true, 3
 	}
+	ctx, stop := untilHangup(ctx)
+	defer stop()
 	l, done, err := drillLab(ctx, a, o)
 	if err != nil {
 		return err

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -94,8 +96,20 @@ Ctrl-C. With --detach the lab stays until "lab down".`,
 	return cmd
 }
 
+// untilHangup returns a context that ends also when the terminal is closed or the
+// connection to it is lost: a lab in the foreground is then removed as by Ctrl-C.
+// Under nohup(1) it goes on.
+func untilHangup(ctx context.Context) (context.Context, context.CancelFunc) {
+	if signal.Ignored(syscall.SIGHUP) {
+		return context.WithCancel(ctx)
+	}
+	return signal.NotifyContext(ctx, syscall.SIGHUP)
+}
+
 // labUp runs a lab in the foreground until the context ends, or detached.
 func labUp(ctx context.Context, a *app, o lab.Options) (err error) {
+	ctx, stop := untilHangup(ctx)
+	defer stop()
 	l, err := lab.New(o)
 	if err != nil {
 		return labFault(err)

@@ -65,8 +65,8 @@ func watchLab(ctx context.Context, a *app, l *lab.Lab) error {
 	keys, sights, done := make(chan string), make(chan sight), make(chan string)
 	go readKeys(ctx, a.stdin, single, keys)
 	go lookAtLab(ctx, l, sights)
-	v := &labView{app: a, lab: l, beat: beat, started: time.Now(), pauses: time.Now()}
-	v.say("the cluster is whole; press k to kill the primary's PostgreSQL, and see what becomes of the writes")
+	v := &labView{app: a, lab: l, beat: beat, started: time.Now(), pauses: time.Now(), primary: beat.Primary()}
+	v.say("the cluster is whole; press k to kill the primary's PostgreSQL")
 	return v.show(ctx, keys, sights, done)
 }
 
@@ -135,7 +135,7 @@ func (v *labView) sayAt(at time.Time, what string) {
 	}
 }
 
-// draw shows everything on a terminal.
+// draw shows everything on a terminal, in 80 columns.
 func (v *labView) draw() {
 	if !isTerminal(v.app.stdout) {
 		return
@@ -151,7 +151,7 @@ func (v *labView) draw() {
 	}
 	fmt.Fprintf(&b, "  writes   %d/s through HAProxy (%s), taken by %s\n", last, p.App().PrimaryAddress(), orDefault(v.primary, "nobody"))
 	fmt.Fprintf(&b, "           %s\n", sparkline(v.rates))
-	fmt.Fprintf(&b, "  by hand  superuser's password in %s; Consul's pages at http://%s/ui\n\n", p.PasswordFile(lab.SuperuserRole), p.App().HTTPAddress())
+	fmt.Fprintf(&b, "  by hand  superuser's password in %s\n           Consul's pages at http://%s/ui\n\n", p.PasswordFile(lab.SuperuserRole), p.App().HTTPAddress())
 	for _, e := range v.events {
 		fmt.Fprintf(&b, "  %s\n", e)
 	}
@@ -167,7 +167,7 @@ func (v *labView) keys() string {
 	if v.lab.Plan().Isolated {
 		line += key("c") + " cut off "
 	}
-	return line + key("s") + " switch over " + key("h") + " heal all " + key("q") + " quit\n"
+	return line + "\n\n " + key("s") + " switch over " + key("h") + " heal all " + key("q") + " quit\n"
 }
 
 func key(k string) string { return "\x1b[7m " + k + " \x1b[0m" }
@@ -181,7 +181,7 @@ func (v *labView) drawMembers(b *strings.Builder) {
 			known[m.Member] = m
 		}
 	}
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "  MEMBER\tROLE\tIN CONSUL\tTIMELINE\tLAG\tRUNS")
 	for _, h := range v.hosts.Hosts {
 		if h.Kind != lab.KindMember {
@@ -210,11 +210,15 @@ func (v *labView) drawMembers(b *strings.Builder) {
 
 // runsWords names a member's programs that run.
 func runsWords(h lab.HostStatus) string {
+	all := []lab.Program{lab.Sidecar, lab.Guard, lab.Postgres, lab.Consul}
 	var runs []string
-	for _, p := range []lab.Program{lab.Sidecar, lab.Guard, lab.Postgres, lab.Consul} {
+	for _, p := range all {
 		if _, ok := h.PIDs[p]; ok {
 			runs = append(runs, string(p))
 		}
+	}
+	if len(runs) == len(all) {
+		return "all"
 	}
 	return orDefault(strings.Join(runs, " "), "nothing")
 }

@@ -2,6 +2,7 @@ package drill
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -18,8 +19,9 @@ type Heartbeat struct {
 	at   time.Time
 }
 
-// NewHeartbeat makes the drill's table and begins to write. The cluster must be
-// whole.
+// NewHeartbeat makes the drill's table, begins to write, and returns when the
+// first writes are acknowledged: then it is known who is primary. The cluster must
+// be whole.
 func NewHeartbeat(ctx context.Context, l *lab.Lab) (*Heartbeat, error) {
 	r := &rehearsal{primaries: new(Primaries), run: rand.Int64(), Options: Options{Lab: l, Routes: []string{"haproxy"}, Workers: 1,
 		Deadline: time.Minute, Progress: func(string) {}}}
@@ -34,6 +36,12 @@ func NewHeartbeat(ctx context.Context, l *lab.Lab) (*Heartbeat, error) {
 		return nil, err
 	}
 	h.w.Start()
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
+	if err := h.w.WaitAcked(ctx, 10); err != nil {
+		h.Stop()
+		return nil, fmt.Errorf("%w (errors: %s)", err, inWords(h.w.Errors()))
+	}
 	return h, nil
 }
 

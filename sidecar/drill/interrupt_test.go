@@ -26,17 +26,9 @@ func TestInterrupted(t *testing.T) {
 		// As much to leave behind as there can be: namespaces, mounts, a stopped host.
 		scenario, flags = "host-paused", append(flags, "--isolated", "--breakable")
 	}
-	dir, err := os.MkdirTemp("", "interrupted") // short, and open to PostgreSQL's user
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	folder := filepath.Join(dir, "lab")
-	d := drillProgram{binary: binary(t), folder: folder, flags: flags}
-	t.Cleanup(func() { d.down(t) })
+	program := binary(t)
+	folder := labFolder(t, program)
+	d := drillProgram{binary: program, folder: folder, flags: flags}
 
 	before := lookAround(t)
 	first := d.interrupt(t, scenario, syscall.SIGINT)

@@ -103,15 +103,11 @@ func (s *screen) wait(since int, want string) {
 	}
 }
 
-// TestLiveView does what a newcomer does: `lab up`, and a key that breaks
-// something. The view tells of the failover; what is asked of its lab meanwhile
-// and cannot be is refused; and after Ctrl-C nothing is left.
-func TestLiveView(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a cluster")
-	}
-	program, before := binary(t), lookAround(t)
-	dir, err := os.MkdirTemp("", "view") // short, and open to PostgreSQL's user
+// labFolder returns a folder for a lab, short and open to PostgreSQL's user. What a
+// failed test leaves in it is taken down.
+func labFolder(t *testing.T, program string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lab")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,17 +116,56 @@ func TestLiveView(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := filepath.Join(dir, "lab")
+	t.Cleanup(func() { drillProgram{binary: program, folder: folder}.down(t) })
+	return folder
+}
+
+// TestHangup closes the terminal of a lab: it is removed as by Ctrl-C.
+func TestHangup(t *testing.T) {
+	program, before := binary(t), lookAround(t)
+	folder := labFolder(t, program)
+	args := []string{"lab", "up", "--members", "1", "--dir", folder}
+	if os.Geteuid() == 0 {
+		args = append(args, "--isolated")
+	}
+	s := onScreen(t, exec.Command(program, args...))
+	s.wait(0, "waiting until the cluster is whole")
+	seen := labIn(t, folder)
+	if err := s.master.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-s.ended:
+		t.Logf("it ended: %v", err)
+	case <-time.After(time.Minute):
+		t.Fatal("it did not end")
+	}
+	nothingLeft(t, before, seen)
+}
+
+// TestLiveView does what a newcomer does: `lab up`, and a key that breaks
+// something. The view tells of the failover; what is asked of its lab meanwhile
+// and cannot be is refused; and after Ctrl-C nothing is left.
+func TestLiveView(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a cluster")
+	}
+	program, before := binary(t), lookAround(t)
+	folder := labFolder(t, program)
 	args := []string{"lab", "up", "--dir", folder}
 	if os.Geteuid() == 0 {
 		args = append(args, "--isolated")
 	}
-	t.Cleanup(func() { drillProgram{binary: program, folder: folder}.down(t) })
 	start := time.Now()
 	s := onScreen(t, exec.Command(program, args...))
 	s.wait(0, "press k to kill")
 	whole := time.Since(start)
 	s.press("k", "is the primary now")
-	t.Logf("the cluster was whole after %.1f s, and had failed over %.1f s after the command", whole.Seconds(), time.Since(start).Seconds())
+	moved := time.Since(start)
+	t.Logf("the cluster was whole after %.1f s, and had failed over %.1f s after the command", whole.Seconds(), moved.Seconds())
+	if moved > time.Minute {
+		t.Errorf("a newcomer sees a failover after %.1f s, not within a minute", moved.Seconds())
+	}
 	seen := labIn(t, folder)
 
 	refused(t, exec.Command(program, "lab", "up", "--dir", folder), "a lab runs in")

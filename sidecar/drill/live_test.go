@@ -2,6 +2,7 @@ package drill_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -82,6 +83,7 @@ func TestLive(t *testing.T) {
 		}
 	}
 	plantInDrill(t, l)
+	sequenceGoesOn(t, l)
 	planted := errors.New("a planted fault")
 	_, err = drill.Live{Route: route, Check: func(context.Context) (drill.Initial, error) { return drill.Initial{}, planted },
 		Inject: func(context.Context, drill.Initial) error { t.Error("a sick cluster was broken"); return nil }}.Run(t.Context())
@@ -118,5 +120,54 @@ func plantInDrill(t *testing.T, l *lab.Lab) {
 	}
 	if faults := describedBySchema(t, drill.NewResults("test", []*drill.Report{report})); len(faults) > 0 {
 		t.Errorf("not as the schema says: %q", faults)
+	}
+	client, err := l.ConsulClient(l.Plan().App().Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, _, err := client.KV().Get("pgsidecar/pg/drill/last", nil)
+	if err != nil || kept == nil {
+		t.Fatalf("nothing is kept of the last drill: %v", err)
+	}
+	var last drill.Last
+	if err := json.Unmarshal(kept.Value, &last); err != nil || last.Scenario != "planted" || last.Passed || last.RPORows != report.Rows.Lost || last.RPOBytes != report.Rows.LostBytes {
+		t.Errorf("kept of the last drill: %s, %v", kept.Value, err)
+	}
+}
+
+// sequenceGoesOn lets a drill break off in the middle, with a member down: the
+// lab is mended, the next drill is done, and the table has both.
+func sequenceGoesOn(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	planted := errors.New("a planted fault")
+	brokenOff := drill.Scenario{Name: "broken-off", Why: "a test", Expect: drill.Stays, Fault: func(ctx context.Context, c drill.Cast) error {
+		if err := c.Lab.KillMember(ctx, c.Replicas[0]); err != nil {
+			return err
+		}
+		return planted
+	}}
+	nothing := drill.Scenario{Name: "nothing", Why: "a test", Expect: drill.Stays, Fault: func(context.Context, drill.Cast) error { return nil }}
+	told := 0
+	reports, err := drill.Sequence(t.Context(), []drill.Scenario{brokenOff, nothing}, 1, drill.Options{Lab: l, Routes: []string{"haproxy"}, PauseOnly: true,
+		Progress: func(what string) { t.Log(what) }}, func(*drill.Report) error { told++; return nil })
+	if err != nil || len(reports) != 2 || told != 2 || reports[0].Passed() || !reports[1].Passed() {
+		t.Fatalf("%d reports, %d told, %v: %+v", len(reports), told, err, reports)
+	}
+	results := drill.NewResults("test", reports)
+	if faults := describedBySchema(t, results); len(faults) > 0 {
+		t.Errorf("not as the schema says: %q", faults)
+	}
+	var table, page strings.Builder
+	if err := errors.Join(results.WriteTable(&table), results.WriteHTML(&page), results.WriteJUnit(&page)); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"broken-off  FAILED", "1 passed, 1 failed; 0 of ", "not done to its end: drill broken-off: a planted fault"} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("%q is not in\n%s", want, table.String())
+		}
+	}
+	impossible := drill.Scenario{Name: "impossible", Isolated: true}
+	if reports, err := drill.Sequence(t.Context(), []drill.Scenario{nothing, impossible}, 1, drill.Options{Lab: l}, nil); !errors.Is(err, drill.ErrNotPossible) || len(reports) != 0 {
+		t.Errorf("%d reports of a sequence that cannot be played, %v", len(reports), err)
 	}
 }

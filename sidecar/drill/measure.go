@@ -120,7 +120,7 @@ func (r *rehearsal) phases(last Reign) []Phase {
 	var all []Phase
 	add := func(name, seen string, at time.Time) {
 		if !at.IsZero() {
-			all = append(all, Phase{Name: name, Seen: seen, At: at, Ms: ms(at.Sub(p.Stopped))})
+			all = append(all, Phase{Name: name, Seen: seen, At: at, Ms: ms(at.Sub(p.Fault))})
 		}
 	}
 	if a := p.Account; a != nil {

@@ -35,8 +35,8 @@ type Report struct {
 	Fault   time.Time `json:"fault"`
 	FaultMs float64   `json:"fault_ms"` // how long it took to inject it
 	// Stopped is the last acknowledged write before the longest pause, on the
-	// route where that began first: what phases are counted from. Where the role
-	// of primary stays, or is handed over, it is the fault itself.
+	// route where that began first. Where the role of primary stays, or is handed
+	// over, it is the fault itself.
 	Stopped   time.Time `json:"stopped"`
 	Recovered time.Time `json:"recovered"`
 	Undone    time.Time `json:"undone"`         // the fault was taken back; where nothing is, the fault itself
@@ -80,7 +80,7 @@ type Phase struct {
 	Name string    `json:"name"`
 	Seen string    `json:"seen"` // SeenByMember or SeenOutside
 	At   time.Time `json:"at"`
-	Ms   float64   `json:"ms"` // after Report.Stopped
+	Ms   float64   `json:"ms"` // after the fault
 }
 
 // Return is the way back of the old primary.
@@ -180,7 +180,7 @@ func (r *Report) judge(o Objective) {
 	r.Good = r.Passed()
 }
 
-// PhaseMs returns how long after the last write a phase was done; ok says
+// PhaseMs returns how long after the fault a phase was done; ok says
 // whether it is known.
 func (r *Report) PhaseMs(name string) (after float64, ok bool) {
 	i := slices.IndexFunc(r.Phases, func(p Phase) bool { return p.Name == name })

@@ -22,7 +22,7 @@ const (
 
 // picture collects the elements of one SVG drawing over a stretch of time.
 type picture struct {
-	b        strings.Builder
+	b, words strings.Builder // what is written over the lines of marks
 	from, to time.Time
 	zero     time.Time // what the axis counts from
 	y        float64   // how far down it is drawn
@@ -52,7 +52,7 @@ func (p *picture) bar(from, to time.Time, class, words string) {
 	p.add(`<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="3" class="%s"><title>%s</title></rect>`,
 		x1, p.y+3, max(1.5, x2-x1), laneHeight-8, class, html.EscapeString(words))
 	if textWidth(words) < x2-x1-6 {
-		p.text((x1+x2)/2, p.y+laneHeight/2+3, "in", words)
+		fmt.Fprintf(&p.words, `<text x="%.1f" y="%.1f" class="in %s">%s</text>`+"\n", (x1+x2)/2, p.y+laneHeight/2+3, class, html.EscapeString(words))
 	}
 }
 
@@ -93,7 +93,7 @@ func (p *picture) marks(all []mark) func() {
 		}
 		ends[row] = max(x, left+width)
 		top[i] = p.y + 15*float64(row) + 4
-		p.text(left, top[i]+8, "mark "+m.class, m.name)
+		fmt.Fprintf(&p.words, `<text x="%.1f" y="%.1f" class="mark %s">%s</text>`+"\n", left, top[i]+8, m.class, html.EscapeString(m.name))
 	}
 	p.y += 15*float64(len(ends)) + 8
 	return func() {
@@ -136,8 +136,8 @@ func niceStep(d time.Duration) time.Duration {
 }
 
 func (p *picture) svg(label string) template.HTML {
-	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %.0f %.0f" role="img" aria-label="%s">`+"\n%s</svg>",
-		pictureWidth, p.y, html.EscapeString(label), p.b.String()))
+	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %.0f %.0f" role="img" aria-label="%s">`+"\n%s%s</svg>",
+		pictureWidth, p.y, html.EscapeString(label), p.b.String(), p.words.String()))
 }
 
 // Timeline draws the failover: phases, who was primary, what DNS said, and the
@@ -156,7 +156,7 @@ func (r *Report) Timeline() template.HTML {
 		end = later(end, phase.At)
 	}
 	margin := end.Sub(from) / 12
-	p := &picture{from: from.Add(-margin), to: end.Add(margin), zero: r.zero()}
+	p := &picture{from: from.Add(-margin), to: end.Add(margin), zero: r.Fault}
 	marks := []mark{{r.Fault, "fault", "bad"}}
 	for _, phase := range r.Phases {
 		if phase.Seen == SeenByMember {
@@ -218,14 +218,6 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// zero is what the pictures count from: as the phases do.
-func (r *Report) zero() time.Time {
-	if r.Stopped.IsZero() {
-		return r.Fault
-	}
-	return r.Stopped
-}
-
 // Latency draws how long writes took on each route over the whole drill.
 func (r *Report) Latency() template.HTML {
 	if len(r.Routes) == 0 || len(r.Routes[0].Curve.Acked) == 0 {
@@ -233,7 +225,7 @@ func (r *Report) Latency() template.HTML {
 	}
 	c := r.Routes[0].Curve
 	length := time.Duration(float64(len(c.Acked)) * c.StepMs * float64(time.Millisecond))
-	p := &picture{from: c.From, to: c.From.Add(length), zero: r.zero()}
+	p := &picture{from: c.From, to: c.From.Add(length), zero: r.Fault}
 	marks := []mark{{r.Fault, "fault", "bad"}, {r.Whole, "all members are back", "well"}}
 	if r.Undone.After(r.Fault) {
 		marks = append(marks, mark{r.Undone, "fault undone", ""})

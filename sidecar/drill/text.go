@@ -74,14 +74,6 @@ func (r *Report) durability() string {
 	return fmt.Sprintf("%d of them has each commit", r.Initial.Standbys)
 }
 
-// ZeroWords says what phases are counted from.
-func (r *Report) ZeroWords() string {
-	if r.Stopped.Equal(r.Fault) {
-		return "the fault"
-	}
-	return "the last write"
-}
-
 // EndWords says what the return of the old primary is counted from.
 func (r *Report) EndWords() string {
 	if r.Undone.Equal(r.Fault) {
@@ -106,7 +98,7 @@ func (r *Report) writeRoutes(b *strings.Builder) {
 func (r *Report) writePhases(line func(name, format string, args ...any)) {
 	if detected, ok := r.PhaseMs("detected"); ok {
 		promoted, _ := r.PhaseMs("promoted")
-		line("failover", "detected %s, promoted %s after %s", msWords(detected), msWords(promoted), r.ZeroWords())
+		line("failover", "detected %s, promoted %s after the fault", msWords(detected), msWords(promoted))
 	}
 	var inside, outside []string
 	for _, p := range r.Phases {

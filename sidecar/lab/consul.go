@@ -126,15 +126,6 @@ func (l *Lab) waitConsul(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// With ACLs its own token is refused for a moment after the leader is there.
-	var refused error
-	err = every(ctx, 50*time.Millisecond, func() (bool, error) {
-		_, _, refused = client.Catalog().Nodes(new(api.QueryOptions).WithContext(ctx))
-		return refused == nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("wait for Consul's catalog: %w", errors.Join(err, refused))
-	}
 	var index uint64
 	for {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: 30 * time.Second}).WithContext(ctx)

@@ -146,6 +146,26 @@ func TestUpAndDown(t *testing.T) {
 	})
 }
 
+// TestSideBySide: labs know nothing of each other.
+func TestSideBySide(t *testing.T) {
+	modes(t, func(t *testing.T, isolated bool) {
+		first := newLab(t, lab.Options{Members: 1, Isolated: isolated})
+		ctx := up(t, first)
+		second := newLab(t, lab.Options{Members: 1, Isolated: isolated})
+		up(t, second)
+		down(t, first)
+		status, err := second.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range status.Hosts {
+			if h.PIDs[lab.Consul] == 0 {
+				t.Errorf("Consul on %s went with another lab", h.Name)
+			}
+		}
+	})
+}
+
 func TestThreeConsulServers(t *testing.T) {
 	l := newLab(t, lab.Options{Members: 1, ConsulServers: 3})
 	up(t, l)
