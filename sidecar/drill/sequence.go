@@ -43,7 +43,10 @@ func Sequence(ctx context.Context, scenarios []Scenario, times int, o Options, e
 				return all, failed
 			}
 			if failed != nil {
-				report = abandoned(report, s, o, began, failed)
+				if report == nil {
+					report = &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Objective: o.Objective.demand(), Started: began}
+				}
+				report.abandon(failed)
 			}
 			report.Seconds = time.Since(began).Seconds()
 			all = append(all, report)
@@ -61,12 +64,9 @@ func Sequence(ctx context.Context, scenarios []Scenario, times int, o Options, e
 	return all, nil
 }
 
-// abandoned makes a report of a drill that was given up; what it had measured
+// abandon makes a whole report of a drill that was given up; what it had measured
 // stays in it.
-func abandoned(r *Report, s Scenario, o Options, began time.Time, why error) *Report {
-	if r == nil {
-		r = &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Objective: o.Objective.demand(), Started: began}
-	}
+func (r *Report) abandon(why error) {
 	// A time that did not come is the one before it.
 	last := r.Started
 	for _, at := range []*time.Time{&r.Fault, &r.Stopped, &r.Recovered, &r.Undone} {
@@ -87,7 +87,6 @@ func abandoned(r *Report, s Scenario, o Options, began time.Time, why error) *Re
 	r.Primary = orElse(r.Primary, r.Initial.Primary)
 	r.Failures = append(r.Failures, fmt.Sprintf("not done to its end: %v", why))
 	r.Good = false
-	return r
 }
 
 // mend makes the lab whole for the next drill.
