@@ -35,6 +35,9 @@ type Scenario struct {
 	// be enough for a commit.
 	Away   bool
 	Expect Outcome
+	// NoDNS says that Consul's DNS may not answer while the fault lasts, so that
+	// way is not waited for before the fault is undone. Its pause counts.
+	NoDNS bool
 	// Hold is how long the fault lasts at least; 0: until writes go on.
 	Hold  time.Duration
 	Fault func(ctx context.Context, c Cast) error

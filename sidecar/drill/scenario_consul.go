@@ -50,14 +50,14 @@ func consulScenarios() []Scenario {
 			Undo: startConsulServers,
 		},
 		{
-			Name: "consul-away", Why: "all Consul servers are away for a minute", Expect: Stays, Hold: time.Minute,
+			Name: "consul-away", Why: "all Consul servers are away for a minute", NoDNS: true, Expect: Stays, Hold: time.Minute,
 			Fault: func(_ context.Context, c Cast) error {
 				return c.servers(func(server string) error { return c.Lab.Kill(server, lab.Consul) })
 			},
 			Undo: startConsulServers,
 		},
 		{
-			Name: "consul-frozen", Why: "all Consul servers stand still for a minute, and go on", Expect: Stays, Hold: time.Minute,
+			Name: "consul-frozen", Why: "all Consul servers stand still for a minute, and go on", NoDNS: true, Expect: Stays, Hold: time.Minute,
 			Fault: func(_ context.Context, c Cast) error {
 				return c.servers(func(server string) error { return c.Lab.Signal(server, lab.Consul, syscall.SIGSTOP) })
 			},

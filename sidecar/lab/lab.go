@@ -388,7 +388,12 @@ func (l *Lab) clean(ctx context.Context) error {
 	}
 	// The plan is of no use without the journal, and a journal without a plan
 	// says that nothing is there.
-	return errors.Join(err, os.Remove(l.plan.path()), os.Remove(journalPath(l.plan.Dir)))
+	for _, path := range []string{l.plan.path(), journalPath(l.plan.Dir)} {
+		if gone := os.Remove(path); !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}
+	return err
 }
 
 const lockName = "lock"
