@@ -58,6 +58,9 @@ func (r *rehearsal) reportRoutes() {
 	}
 	for _, w := range r.routes {
 		pause, quiet := w.Longest(p.Fault, time.Time{}), w.Longest(p.Fault.Add(-quietTime), p.Fault)
+		if pause.From.IsZero() { // none that is worth the name
+			pause = Pause{From: p.Fault, To: p.Fault}
+		}
 		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, QuietMs: ms(quiet.Length()),
 			Acked: w.Acked(), Errors: w.Errors(), Curve: w.Curve(p.Fault.Add(-quietTime), end)})
 		p.RTOMs = max(p.RTOMs, ms(pause.Length()))

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -206,10 +207,64 @@ func (l *Lab) stopPostgres(ctx context.Context, h Host) error {
 		_ = p.wait(stopping)
 	}
 	// The backends of a postmaster that was killed hold the segment.
-	if err := l.killAll(ctx, h, 0); err != nil || !known {
+	if err := l.killAll(ctx, h, 0); err != nil {
 		return err
 	}
-	return segment.remove()
+	left := segmentsOf(h.DataDir())
+	if known {
+		left = append(left, segment)
+	}
+	var errs []error
+	for _, s := range left {
+		errs = append(errs, s.remove())
+	}
+	return errors.Join(errs...)
+}
+
+// killMachine kills a host's processes (but one; 0: all) as a loss of power does,
+// after which no shared memory is left either.
+func (l *Lab) killMachine(ctx context.Context, h Host, but int) error {
+	if err := l.killAll(ctx, h, but); err != nil || h.Kind != KindMember {
+		return err
+	}
+	var errs []error
+	for _, s := range segmentsOf(h.DataDir()) {
+		errs = append(errs, s.remove())
+	}
+	return errors.Join(errs...)
+}
+
+// segmentsOf finds the segments that killed servers of a data directory have left,
+// whose postmaster.pid may be gone too: PostgreSQL writes the directory's device
+// and inode into each (PGShmemHeader in pg_shmem.h, on 64 bits), to know its own.
+func segmentsOf(dataDir string) (found []segment) {
+	var dir unix.Stat_t
+	list, err := os.ReadFile("/proc/sysvipc/shm")
+	if err != nil || unix.Stat(dataDir, &dir) != nil {
+		return nil
+	}
+	const header, magic, device, inode = 56, 679834894, 40, 48
+	for line := range strings.Lines(string(list)) {
+		f := strings.Fields(line)
+		if len(f) < 7 || f[6] != "0" { // attached
+			continue
+		}
+		key, err1 := strconv.Atoi(f[0])
+		id, err2 := strconv.Atoi(f[1])
+		size, err3 := strconv.Atoi(f[3])
+		if err := errors.Join(err1, err2, err3); err != nil || size < header {
+			continue
+		}
+		b, err := unix.SysvShmAttach(id, 0, unix.SHM_RDONLY)
+		if err != nil {
+			continue // somebody else's
+		}
+		if binary.NativeEndian.Uint32(b) == magic && binary.NativeEndian.Uint64(b[device:]) == dir.Dev && binary.NativeEndian.Uint64(b[inode:]) == dir.Ino {
+			found = append(found, segment{key: key, id: id})
+		}
+		_ = unix.SysvShmDetach(b) // it was attached just now
+	}
+	return found
 }
 
 // segment is a System V shared memory segment, as postmaster.pid names it.

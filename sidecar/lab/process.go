@@ -402,7 +402,7 @@ func (l *Lab) KillMember(ctx context.Context, host string) error {
 	if err != nil && !errors.Is(err, ErrNotRunning) {
 		return err
 	}
-	return l.killAll(ctx, h, agent)
+	return l.killMachine(ctx, h, agent)
 }
 
 // KillHost kills every process of a host with SIGKILL, as a loss of power does.
@@ -411,7 +411,7 @@ func (l *Lab) KillHost(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	return l.killAll(ctx, h, 0)
+	return l.killMachine(ctx, h, 0)
 }
 
 // killAll kills until nothing of the host is left but one process (0: not even
