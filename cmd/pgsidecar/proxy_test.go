@@ -120,7 +120,7 @@ func (l *proxyLab) startConsul(args ...string) {
 	}
 	p := freePorts(l.t, 4)
 	l.consul = fmt.Sprintf("http://127.0.0.1:%d", p[0])
-	l.agent = l.startProgram(path, append([]string{"agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=c", "-http-port", strconv.Itoa(p[0]), "-dns-port", strconv.Itoa(p[1]),
+	l.agent = l.startProgram(path, append([]string{"agent", "-dev", "-log-level=warn", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=c", "-http-port", strconv.Itoa(p[0]), "-dns-port", strconv.Itoa(p[1]),
 		"-serf-lan-port", strconv.Itoa(p[2]), "-serf-wan-port=-1", "-server-port", strconv.Itoa(p[3]), "-grpc-port=-1", "-grpc-tls-port=-1"}, args...)...)
 	l.until(30*time.Second, "Consul", func() bool { return l.put("/v1/kv/ready", "x") == nil })
 }
@@ -352,22 +352,14 @@ type change struct {
 func (l *proxyLab) changePrimary(term uint64, old, next string, sessions int) change {
 	l.t.Helper()
 	var c change
-	var open sync.WaitGroup
-	for range sessions {
-		conn, _, err := l.connect()
-		l.must(err)
-		l.must(conn.SetReadDeadline(time.Time{}))
-		open.Go(func() { io.Copy(io.Discard, conn); conn.Close() }) //nolint:errcheck // until closed
-	}
+	open := l.open(sessions, old)
+	defer open.close()
 	start := time.Now()
 	l.record(term, next, ha.PhaseElecting)
-	gone := make(chan time.Time, 1)
-	go func() { open.Wait(); gone <- time.Now() }()
-	select {
-	case at := <-gone:
-		c.ended = at.Sub(start)
-	case <-time.After(5 * time.Second):
-		l.t.Fatalf("sessions of the deposed primary go on:\n%s", l.cli("show servers state pg_primary;show sess"))
+	left := open.ended(5 * time.Second)
+	c.ended = time.Since(start)
+	if left > 0 {
+		l.t.Fatalf("%d sessions of the deposed primary go on:\n%s", left, l.cli("show servers state pg_primary;show sess"))
 	}
 	arrived := make(chan time.Time, 1)
 	go func() {
@@ -389,6 +381,9 @@ func (l *proxyLab) changePrimary(term uint64, old, next string, sessions int) ch
 	c.served = (<-arrived).Sub(start)
 	l.register(old, "replica", term)
 	l.register(next, "primary", term)
+	if s, ok := l.servers[old].(*silentServer); ok {
+		s.forget()
+	}
 	return c
 }
 
@@ -424,6 +419,9 @@ func TestProxyFollowsConsul(t *testing.T) {
 // primary's sessions (which includes the write to Consul).
 func BenchmarkProxyFollowsConsul(b *testing.B) {
 	l := newProxyLab(b)
+	for name := range l.servers {
+		l.servers[name] = newSilentServer(b, name)
+	}
 	l.followed()
 	var served, ended []time.Duration
 	for round := range max(b.N, 20) {
