@@ -98,12 +98,15 @@ func (l *proxyLab) open(n int, name string) *openSessions {
 }
 
 // ended returns when the last of them has ended, or after that time, with the
-// number of those that have not.
+// number of those that have not. It looks each millisecond: to be woken a
+// thousand times would take the processor that HAProxy ends them with.
 func (s *openSessions) ended(within time.Duration) (left int) {
-	events := make([]unix.EpollEvent, 256)
+	events := make([]unix.EpollEvent, len(s.fds)+1)
 	deadline := time.Now().Add(within)
-	for left = len(s.fds); left > 0 && time.Now().Before(deadline); {
-		n, err := unix.EpollWait(s.epoll, events, 100)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for left = len(s.fds); left > 0 && time.Now().Before(deadline); <-tick.C {
+		n, err := unix.EpollWait(s.epoll, events, 0)
 		if err == nil {
 			left -= n
 		}
