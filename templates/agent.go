@@ -43,10 +43,14 @@ type FileStatus struct {
 	Name        string    `json:"name"`
 	Destination string    `json:"destination"`
 	Term        uint64    `json:"term,omitempty"`       // of the topology last rendered with success
+	OKSince     time.Time `json:"ok_since,omitzero"`    // since when it has been right; zero: it is not
 	OKAt        time.Time `json:"ok_at,omitzero"`       // when it was last known to be right
 	WrittenAt   time.Time `json:"written_at,omitzero"`  // when it last changed
 	Error       string    `json:"error,omitempty"`      // why it is not right, or not taken up
-	ErrorAt     time.Time `json:"error_at,omitzero"`    // when that was
+	Since       time.Time `json:"error_since,omitzero"` // since when it has not been right
+	Waits       bool      `json:"waits,omitempty"`      // Error is that something has never been there yet
+	LastError   string    `json:"last_error,omitempty"` // stays when it is right again
+	ErrorAt     time.Time `json:"error_at,omitzero"`    // when LastError was
 	Failures    int       `json:"failures,omitempty"`   // in a row
 	Commands    int       `json:"commands,omitempty"`   // how often its command ran
 	Writes      int       `json:"writes,omitempty"`     // how often it changed
@@ -284,7 +288,8 @@ func (a *Agent) note(i int, err error, success func(*FileStatus)) {
 	if err == nil {
 		success(s)
 		if !a.options.Files[i].owes() {
-			s.Error, s.Failures = "", 0
+			s.Error, s.Failures, s.Waits, s.Since = "", 0, false, time.Time{}
+			setDefault(&s.OKSince, time.Now())
 		}
 		if s.Writes > written {
 			a.log.Info("file written", "template", s.Name, "destination", s.Destination, "term", s.Term)
@@ -294,7 +299,9 @@ func (a *Agent) note(i int, err error, success func(*FileStatus)) {
 		}
 		return
 	}
-	s.Error, s.ErrorAt = err.Error(), time.Now()
+	s.Error, s.ErrorAt, s.OKSince = err.Error(), time.Now(), time.Time{}
+	s.LastError, s.Waits = s.Error, errors.Is(err, ErrNotReady)
+	setDefault(&s.Since, s.ErrorAt)
 	s.Failures++
 	switch {
 	case before == s.Error:

@@ -30,6 +30,9 @@ type functions struct {
 	// on with an empty value, so that all that it wants is asked for in one go;
 	// what it gives is thrown away.
 	pending error
+	// last are the sections of the last rendering, sections those of this one.
+	last, sections sections
+	failed         error // of a section
 }
 
 // later takes ErrNotReady out of err, and keeps it.
@@ -48,8 +51,8 @@ func placeholders() template.FuncMap { return (&functions{}).table() }
 
 func (f *functions) table() template.FuncMap {
 	m := template.FuncMap{
-		guardFunction: oneLine,
-		"key":         f.key, "keyExists": f.keyExists, "keyOrDefault": f.keyOrDefault,
+		guardFunction: oneLine, sectionFunction: f.section,
+		"key": f.key, "keyExists": f.keyExists, "keyOrDefault": f.keyOrDefault,
 		"ls": f.list, "safeLs": f.list, "tree": f.tree, "safeTree": f.tree,
 		"service": f.service, "services": f.services,
 		"env": f.getenv, "mustEnv": f.mustEnv, "envOrDefault": f.envOrDefault,
@@ -141,9 +144,10 @@ func (f *functions) service(query string, more ...string) ([]Instance, error) {
 	if err != nil {
 		return nil, f.later(fmt.Errorf("service %q: %w", name, err))
 	}
-	return slices.DeleteFunc(slices.Clone(instances), func(i Instance) bool {
-		return tagged && !slices.Contains(i.Tags, tag)
-	}), nil
+	if !tagged {
+		return instances, nil
+	}
+	return slices.DeleteFunc(slices.Clone(instances), func(i Instance) bool { return !slices.Contains(i.Tags, tag) }), nil
 }
 
 func (f *functions) services() ([]ServiceName, error) {

@@ -58,15 +58,18 @@ type HAProxy struct {
 
 // HAProxyStatus is how it goes with one HAProxy.
 type HAProxyStatus struct {
-	Socket    string    `json:"socket"`
-	Connected bool      `json:"connected"` // HAProxy routes by what we tell it
-	Pid       int       `json:"pid,omitempty"`
-	Term      uint64    `json:"term,omitempty"` // of the last topology applied
-	Primary   string    `json:"primary,omitempty"`
-	AppliedAt time.Time `json:"applied_at,omitzero"`
-	Mended    int       `json:"mended"` // how often its state was not what it should be
-	Error     string    `json:"error,omitempty"`
-	ErrorAt   time.Time `json:"error_at,omitzero"`
+	Socket    string `json:"socket"`
+	Connected bool   `json:"connected"` // HAProxy routes by what we tell it
+	// ConnectedAt is since when.
+	ConnectedAt time.Time `json:"connected_at,omitzero"`
+	Pid         int       `json:"pid,omitempty"`
+	Term        uint64    `json:"term,omitempty"` // of the last topology applied
+	Primary     string    `json:"primary,omitempty"`
+	AppliedAt   time.Time `json:"applied_at,omitzero"`
+	Mended      int       `json:"mended"` // how often its state was not what it should be
+	Error       string    `json:"error,omitempty"`
+	LastError   string    `json:"last_error,omitempty"` // stays when all is well again
+	ErrorAt     time.Time `json:"error_at,omitzero"`    // when LastError was
 }
 
 // NewHAProxy checks the options. It connects to nothing.
@@ -173,7 +176,7 @@ func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err != nil {
-		h.status.Error, h.status.ErrorAt = err.Error(), time.Now()
+		h.status.Error, h.status.LastError, h.status.ErrorAt = err.Error(), err.Error(), time.Now()
 	}
 	if state := fmt.Sprint(t.Term, r.primary, r.held); err == nil && state != h.told {
 		h.told = state
@@ -352,7 +355,7 @@ func (h *HAProxy) mend(ctx context.Context, current *Topology, seen observed) er
 func (h *HAProxy) fail(err error) {
 	h.mu.Lock()
 	fresh := h.status.Error != err.Error()
-	h.status.Error, h.status.ErrorAt = err.Error(), time.Now()
+	h.status.Error, h.status.LastError, h.status.ErrorAt = err.Error(), err.Error(), time.Now()
 	h.mu.Unlock()
 	if fresh {
 		h.log.Warn("haproxy not reached", "error", err)
@@ -367,6 +370,6 @@ func (h *HAProxy) setConnected(connected bool, pid int) {
 	}
 	h.status.Connected = connected
 	if connected {
-		h.status.Pid, h.status.Error = pid, ""
+		h.status.Pid, h.status.Error, h.status.ConnectedAt = pid, "", time.Now()
 	}
 }

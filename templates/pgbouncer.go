@@ -73,12 +73,13 @@ type PgBouncer struct {
 
 // PgBouncerStatus is how it goes with one PgBouncer.
 type PgBouncerStatus struct {
-	Address  string    `json:"address"`
-	Paused   bool      `json:"paused"`
-	PausedAt time.Time `json:"paused_at,omitzero"`
-	Expired  int       `json:"expired,omitempty"` // how often the expiry resumed
-	Error    string    `json:"error,omitempty"`
-	ErrorAt  time.Time `json:"error_at,omitzero"`
+	Address   string    `json:"address"`
+	Paused    bool      `json:"paused"`
+	PausedAt  time.Time `json:"paused_at,omitzero"`
+	Expired   int       `json:"expired,omitempty"` // how often the expiry resumed
+	Error     string    `json:"error,omitempty"`
+	LastError string    `json:"last_error,omitempty"` // stays when all is well again
+	ErrorAt   time.Time `json:"error_at,omitzero"`    // when LastError was
 }
 
 // ErrTransactions is returned by Pause when transactions did not end in time;
@@ -426,7 +427,7 @@ func (p *PgBouncer) note(err error) error {
 	defer p.mu.Unlock()
 	p.status.Error = ""
 	if err != nil {
-		p.status.Error, p.status.ErrorAt = err.Error(), time.Now()
+		p.status.Error, p.status.LastError, p.status.ErrorAt = err.Error(), err.Error(), time.Now()
 	}
 	return err
 }

@@ -103,6 +103,7 @@ func ForConsulTemplateText(name string) (string, error) {
 type Template struct {
 	name string
 	tmpl *template.Template
+	kept *kept
 }
 
 // Delimiters of a template's actions; the zero value is {{ and }}.
@@ -123,7 +124,10 @@ func ParseTemplate(name, text string, d Delimiters) (*Template, error) {
 			guardList(part.Root)
 		}
 	}
-	return &Template{name: name, tmpl: t}, nil
+	if err := separateRanges(t); err != nil {
+		return nil, fmt.Errorf("parse template: %w", err)
+	}
+	return &Template{name: name, tmpl: t, kept: &kept{}}, nil
 }
 
 // Render executes the template. The context bounds what it reads from Consul.
@@ -137,10 +141,14 @@ func (t *Template) Render(ctx context.Context, page Page, env Env) ([]byte, erro
 		return nil, fmt.Errorf("copy template: %w", err)
 	}
 	var out bytes.Buffer
-	f := &functions{ctx: ctx, env: env, template: clone}
+	f := &functions{ctx: ctx, env: env, template: clone, last: t.kept.take()}
 	err = clone.Funcs(f.table()).Execute(&limitedBuffer{Buffer: &out}, page)
-	if f.pending != nil {
+	t.kept.put(f.sections)
+	switch {
+	case f.pending != nil:
 		err = f.pending // the rest follows from it
+	case err != nil && f.failed != nil:
+		err = f.failed
 	}
 	if err != nil {
 		return nil, fmt.Errorf("render template: %w", err)

@@ -36,6 +36,14 @@ func PgBouncer() (string, error) {
 // Promtool returns the path of Prometheus's tool, found like consul.
 func Promtool() (string, error) { return find("promtool", "make programs", cacheDirs()) }
 
+// VIPManager returns the path of vip-manager built with Consul, which Debian's
+// is not, found like consul.
+func VIPManager() (string, error) { return find("vip-manager", "make programs", cacheDirs()) }
+
+// VIPManager2 returns the path of a vip-manager that follows Patroni's API,
+// found like consul.
+func VIPManager2() (string, error) { return find("vip-manager2", "make programs", cacheDirs()) }
+
 // PostgresBin returns the directory of PostgreSQL's server programs, of the
 // newest version that Debian's packages have installed.
 func PostgresBin() (string, error) {
