@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -209,6 +210,11 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.route) }
 // look-up.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
+	if strings.HasPrefix(path, "//") {
+		// vip-manager asks so by its defaults: an endpoint that ends with a slash,
+		// and a key that begins with one.
+		path = "/" + strings.TrimLeft(path, "/")
+	}
 	if path == "/peer" && s.peer != nil {
 		s.peer.ServeHTTP(w, r)
 		return
