@@ -59,13 +59,13 @@ func (c *Conn) Freeze(ctx context.Context) (ha.Position, error) {
 func (c *Conn) stand(ctx context.Context, settings func(life time.Time) []setting) (ha.Position, error) {
 	var final ha.Position
 	err := c.work.do(ctx, func(conn *pgx.Conn) error {
-		pids, life, err := c.walreceivers(ctx, conn)
+		s, err := lookStanding(ctx, conn)
 		if err != nil {
 			return err
 		}
-		endWalreceivers(pids)
-		want := settings(life)
-		if _, err := change(ctx, conn, want); err != nil {
+		endWalreceivers(s.pids)
+		want := settings(s.life)
+		if _, err := s.have.change(ctx, conn, want); err != nil {
 			return err
 		}
 		final, err = c.settle(ctx, conn, want)
@@ -74,16 +74,39 @@ func (c *Conn) stand(ctx context.Context, settings func(life time.Time) []settin
 	return final, err
 }
 
-// walreceivers returns the process ids of walreceivers (more than one only for a
-// moment), and when the server was started. It returns ErrNotStandby for a server out of recovery.
-func (c *Conn) walreceivers(ctx context.Context, conn *pgx.Conn) (pids []int32, life time.Time, err error) {
+// standing is a standby that is to be fenced.
+type standing struct {
+	life time.Time // when the server was started
+	pids []int32   // of walreceivers: more than one only for a moment
+	have current   // of the settings that a fence makes
+}
+
+const lookWalreceivers = `select pg_is_in_recovery(), pg_postmaster_start_time(),
+	array(select pid from pg_stat_get_activity(null) where backend_type = 'walreceiver')`
+
+// fenceSettings are those that a fence makes.
+var fenceSettings = []string{"primary_conninfo", "restore_command", "synchronous_standby_names"}
+
+// lookStanding asks all that a fence begins with, in one round trip. It returns
+// ErrNotStandby for a server out of recovery.
+func lookStanding(ctx context.Context, conn *pgx.Conn) (standing, error) {
+	var s standing
 	var standby bool
-	err = conn.QueryRow(ctx, `select pg_is_in_recovery(), pg_postmaster_start_time(),
-		array(select pid from pg_stat_get_activity(null) where backend_type = 'walreceiver')`).Scan(&standby, &life, &pids)
+	batch := &pgx.Batch{}
+	batch.Queue(lookWalreceivers)
+	batch.Queue(readCurrent, fenceSettings)
+	answers := conn.SendBatch(ctx, batch)
+	err := answers.QueryRow().Scan(&standby, &s.life, &s.pids)
+	if err == nil {
+		s.have, err = scanCurrent(answers.QueryRow(), fenceSettings)
+	}
+	if closing := answers.Close(); err == nil {
+		err = closing
+	}
 	if err == nil && !standby {
 		err = ErrNotStandby
 	}
-	return pids, life, err
+	return s, err
 }
 
 // endWalreceivers asks them to end. pg_terminate_backend does not know
@@ -101,20 +124,28 @@ func (c *Conn) settle(ctx context.Context, conn *pgx.Conn, want []setting) (ha.P
 	var final ha.Position
 	why := "nothing was seen"
 	err := until(ctx, func() (bool, error) {
-		effect, r, at, err := settled(ctx, conn, want)
+		effect, r, err := settling(ctx, conn, want)
 		switch {
 		case err != nil:
 			return false, err
-		case !r.standby || !at.standby:
+		case !r.standby:
 			return false, ErrNotStandby
 		case !effect:
 			why = "the server has not read its settings again"
 			return false, nil
 		case r.process:
 			why = "a walreceiver still runs"
-			pids, _, err := c.walreceivers(ctx, conn)
-			endWalreceivers(pids)
+			s, err := lookStanding(ctx, conn)
+			endWalreceivers(s.pids)
 			return false, err
+		}
+		// After it was seen that nothing is received: how much was.
+		at, err := scanPosition(conn.QueryRow(ctx, lookPosition))
+		switch {
+		case err != nil:
+			return false, err
+		case !at.standby:
+			return false, ErrNotStandby
 		case !r.readAll(at.received):
 			why = "local log is still being read, at " + at.replayed.String()
 			return false, nil
@@ -130,39 +161,35 @@ func (c *Conn) settle(ctx context.Context, conn *pgx.Conn, want []setting) (ha.P
 	return final, err
 }
 
-// settled asks in one round trip, and in this order: are the settings in effect,
-// is anything received, and how much was.
-func settled(ctx context.Context, conn *pgx.Conn, want []setting) (effect bool, r receiving, at place, err error) {
+// settling asks in one round trip, and in this order: are the settings in effect,
+// and is anything received.
+func settling(ctx context.Context, conn *pgx.Conn, want []setting) (effect bool, r receiving, err error) {
 	names, values := columns(want)
 	batch := &pgx.Batch{}
 	batch.Queue(readEffect, names, values)
 	batch.Queue(lookReceiving)
-	batch.Queue(lookPosition)
 	answers := conn.SendBatch(ctx, batch)
 	err = answers.QueryRow().Scan(&effect)
 	if err == nil {
 		err = answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits)
 	}
-	if err == nil {
-		at, err = scanPosition(answers.QueryRow())
-	}
 	if closing := answers.Close(); err == nil {
 		err = closing
 	}
-	return effect, r, at, err
+	return effect, r, err
 }
 
-// rehearse asks a standby what a fence will ask, so that the session has planned
+// rehearse asks a standby what a fence and a promotion will ask, so that the session has planned
 // it and has the catalogs in memory when it counts: in a new session that takes
 // longer than all the rest of a fence.
 func (c *Conn) rehearse(ctx context.Context, conn *pgx.Conn) {
-	names, _ := columns([]setting{{"primary_conninfo", ""}, {"restore_command", ""}})
-	var current []string
-	var file string
 	// What goes wrong here goes wrong again where it is reported.
-	_, _, _ = c.walreceivers(ctx, conn)
-	_, _, _, _ = settled(ctx, conn, nil)
-	_ = conn.QueryRow(ctx, readCurrent, names).Scan(&current, &file)
+	_, _ = lookStanding(ctx, conn)
+	_, _, _ = settling(ctx, conn, nil)
+	_, _ = scanPosition(conn.QueryRow(ctx, lookPosition))
+	var out bool
+	var life time.Time
+	_ = conn.QueryRow(ctx, lookPromoted).Scan(&out, &life)
 }
 
 // Follow makes a standby receive from the upstream that conninfo names (see
@@ -186,22 +213,26 @@ func (c *Conn) Follow(ctx context.Context, conninfo, slot, restoreCommand string
 	return nil
 }
 
-// Promote takes a standby out of recovery and returns where it is then. Its
-// timeline was made sure of before (package postgres's ReserveTimeline). A
+// Promote takes a standby out of recovery and returns where it is then. Before,
+// reserve is told where the log is, to make sure of the timeline (package
+// postgres's ReserveTimeline); its error is returned and nothing is promoted. A
 // server that is out of recovery already is left alone.
-func (c *Conn) Promote(ctx context.Context) (ha.Position, error) {
+func (c *Conn) Promote(ctx context.Context, reserve func(ha.Position) error) (ha.Position, error) {
 	var now ha.Position
 	err := c.work.do(ctx, func(conn *pgx.Conn) error {
-		if _, err := conn.Exec(ctx, "select pg_promote(false)"); err != nil && !hasCode(err, codeRecovery) {
+		before, err := scanPosition(conn.QueryRow(ctx, lookPosition))
+		if err != nil {
 			return err
 		}
-		var life time.Time
-		const out = "select not pg_is_in_recovery(), pg_postmaster_start_time()"
-		err := until(ctx, func() (bool, error) {
-			var done bool
-			err := conn.QueryRow(ctx, out).Scan(&done, &life)
-			return done, err
-		})
+		if before.standby {
+			if err := reserve(before.position); err != nil {
+				return err
+			}
+			if _, err := conn.Exec(ctx, askPromote); err != nil && !hasCode(err, codeRecovery) {
+				return err
+			}
+		}
+		life, err := promoted(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -217,4 +248,20 @@ func (c *Conn) Promote(ctx context.Context) (ha.Position, error) {
 		return ha.Position{}, fmt.Errorf("promote: %w", err)
 	}
 	return now, nil
+}
+
+const (
+	askPromote   = "select pg_promote(false)"
+	lookPromoted = "select not pg_is_in_recovery(), pg_postmaster_start_time()"
+)
+
+// promoted waits until the server is out of recovery, and returns when it was
+// started.
+func promoted(ctx context.Context, conn *pgx.Conn) (life time.Time, err error) {
+	err = until(ctx, func() (bool, error) {
+		var done bool
+		err := conn.QueryRow(ctx, lookPromoted).Scan(&done, &life)
+		return done, err
+	})
+	return life, err
 }

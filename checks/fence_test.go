@@ -83,7 +83,13 @@ func testFreezes(t *testing.T, fence func(*server) (ha.Position, error)) {
 	// All that was acknowledged is there when the fenced one leads.
 	_, err = r.conn.SetSync(within(t, 5*time.Second), ha.SyncSetting{})
 	must(t, err)
-	now, err := r.conn.Promote(within(t, 10*time.Second))
+	refusal := errors.New("the timeline is taken")
+	var where ha.Position
+	refuse := func(at ha.Position) error { where = at; return refusal }
+	if _, err := r.conn.Promote(within(t, 10*time.Second), refuse); !errors.Is(err, refusal) || where.LSN != at.LSN || r.value("select pg_is_in_recovery()") != "true" {
+		t.Fatalf("a promotion without its timeline: %v at %s", err, where)
+	}
+	now, err := r.conn.Promote(within(t, 10*time.Second), func(ha.Position) error { return nil })
 	must(t, err)
 	if now.TLI != 2 || len(now.History) != 1 || now.History[0].End != at.LSN {
 		t.Fatalf("promoted to %+v", now)
@@ -249,7 +255,7 @@ func BenchmarkPromote(b *testing.B) {
 		must(b, warm(r))
 		b.StartTimer()
 		began := time.Now()
-		_, err = r.conn.Promote(within(b, 10*time.Second))
+		_, err = r.conn.Promote(within(b, 10*time.Second), func(ha.Position) error { return nil })
 		must(b, err)
 		times = append(times, time.Since(began))
 		b.StopTimer()

@@ -51,14 +51,38 @@ func columns(want []setting) (names, values []string) {
 // whether it had to; they are not in effect yet when it returns.
 func change(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
 	names, _ := columns(want)
-	var current []string
-	var file string
-	if err := conn.QueryRow(ctx, readCurrent, names).Scan(&current, &file); err != nil {
+	have, err := scanCurrent(conn.QueryRow(ctx, readCurrent, names), names)
+	if err != nil {
 		return false, err
 	}
+	return have.change(ctx, conn, want)
+}
+
+// current is what settings say, and what postgresql.auto.conf will say at the
+// next reload.
+type current struct {
+	values map[string]string
+	file   string
+}
+
+// scanCurrent reads the answer to readCurrent for these names.
+func scanCurrent(row pgx.Row, names []string) (current, error) {
+	c := current{values: make(map[string]string, len(names))}
+	var values []string
+	if err := row.Scan(&values, &c.file); err != nil {
+		return current{}, err
+	}
+	for i, name := range names {
+		c.values[name] = values[i]
+	}
+	return c, nil
+}
+
+// change is change, when it is known what there is.
+func (c current) change(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
 	var commands []string
-	for i, w := range want {
-		if current[i] != w.value || fileDiffers(file, w) {
+	for _, w := range want {
+		if c.values[w.name] != w.value || fileDiffers(c.file, w) {
 			commands = append(commands, "alter system set "+w.name+" = "+quoteText(w.value))
 		}
 	}

@@ -359,16 +359,7 @@ func (s *localServer) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, 
 
 // Promote leaves recovery on a timeline that no other term has.
 func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error) {
-	sight, err := s.sql.Look(ctx)
-	if err != nil {
-		return ha.Position{}, err
-	}
-	if sight.InRecovery {
-		if err := s.files.ReserveTimeline(sight.Position, timeline); err != nil {
-			return ha.Position{}, err
-		}
-	}
-	at, err := s.sql.Promote(ctx)
+	at, err := s.sql.Promote(ctx, func(at ha.Position) error { return s.files.ReserveTimeline(at, timeline) })
 	if err == nil && at.TLI != timeline {
 		err = fmt.Errorf("promoted to timeline %d, not to %d as claimed", at.TLI, timeline)
 	}
