@@ -336,6 +336,9 @@ func (k *keeper) start(e envelope) error {
 	if err != nil {
 		return err
 	}
+	if err := preferPostmaster(pid); err != nil { // without the right to, it does without
+		k.journal.log(hclog.Debug, "protection not available", "protection", "the postmaster's priority", "error", err)
+	}
 	k.log = log
 	k.status.Running, k.status.PID = true, pid
 	k.status.StartedAt, k.status.ExitedAt, k.status.ExitStatus = Now(), 0, ""

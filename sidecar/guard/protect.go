@@ -95,6 +95,21 @@ func raisePriority() error {
 	return nil
 }
 
+// preferPostmaster lets the postmaster, and none of its children, have the
+// processor sooner. It works little, and others wait for what it does: clients
+// to be let in, the server for its signals, and the guard for its end. When it is
+// killed, its children wake before it has ended altogether, all at once, and on
+// two busy cores it took 16 ms until the guard was told.
+func preferPostmaster(pid int) error {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: postmasterNice, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+	if err := unix.SchedSetAttr(pid, &attr, 0); err != nil {
+		return fmt.Errorf("set nice %d: %w", postmasterNice, err)
+	}
+	return nil
+}
+
+const postmasterNice = -10
+
 // lowerOOMScore asks the kernel to kill others first. It returns the value
 // before.
 func lowerOOMScore() (before string, err error) {

@@ -11,7 +11,8 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 )
 
-// TestServerIsOrdinary: the guard's privileges stay with the guard.
+// TestServerIsOrdinary: the guard's privileges stay with the guard. The
+// postmaster has the processor sooner than others, and its children have not.
 func TestServerIsOrdinary(t *testing.T) {
 	r := newRig(t, "polite")
 	r.start(t)
@@ -23,8 +24,14 @@ func TestServerIsOrdinary(t *testing.T) {
 	}
 	// proc(5): field 19 of stat is nice, 41 the policy.
 	stat := statFields(t, pid)
-	if nice, policy := stat[19-3], stat[41-3]; nice != "0" || policy != "0" {
-		t.Errorf("the server has nice %s and policy %s", nice, policy)
+	if nice, policy := stat[19-3], stat[41-3]; policy != "0" || nice != "-10" && (nice != "0" || os.Geteuid() == 0) {
+		t.Errorf("the postmaster has nice %s and policy %s", nice, policy)
+	}
+	for child := range r.beats() {
+		stat := statFields(t, child)
+		if nice, policy := stat[19-3], stat[41-3]; child != pid && (nice != "0" || policy != "0") {
+			t.Errorf("a child of the postmaster has nice %s and policy %s", nice, policy)
+		}
 	}
 	if session := stat[6-3]; session != strconv.Itoa(pid) {
 		t.Errorf("the server %d is in session %s", pid, session)
