@@ -28,9 +28,13 @@ type HAProxySettings struct {
 	StateFile  string // server-state-file; default beside Socket, or in /var/lib/haproxy
 	HoldName   string // abstract socket inside HAProxy; default made of Socket and service
 
-	MaxConn        int           // default 2000
-	Retries        int           // connection attempts after the first; default 20
-	ConnectTimeout time.Duration // default 100 ms; also the pause between attempts; more than the round trip to the farthest member
+	MaxConn int // default 2000
+	Retries int // connection attempts after the first; default: 10 s of them
+	// ConnectTimeout is also the pause after an attempt that was refused (HAProxy
+	// has no other setting for it), and so the shortest time that a client waits
+	// which came back before HAProxy was told that its primary is gone. It has to
+	// be more than the round trip to the farthest member; default 50 ms.
+	ConnectTimeout time.Duration
 	QueueTimeout   time.Duration // how long a client may wait for a primary; default 30 s
 	IdleTimeout    time.Duration // of a silent connection; default 24 h (tcp keepalive finds the dead)
 	HardStopAfter  time.Duration // how long a reloaded worker may go on; default 1 h
@@ -55,6 +59,10 @@ func (s HAProxySettings) CheckTLS() string {
 	}
 	return words
 }
+
+// refusedFor is how long a client is held that is refused by its primary, while
+// nobody tells HAProxy of another.
+const refusedFor = 10 * time.Second
 
 // ServerMaxConn is for the template; see serverMaxConn.
 func (HAProxySettings) ServerMaxConn() int { return serverMaxConn }
@@ -82,8 +90,8 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	setDefault(&s.PrimaryPort, 5000)
 	setDefault(&s.ReplicaPort, 5001)
 	setDefault(&s.MaxConn, 2000)
-	setDefault(&s.Retries, 100) // 10 s of refusals, with the pause of ConnectTimeout
-	setDefault(&s.ConnectTimeout, 100*time.Millisecond)
+	setDefault(&s.ConnectTimeout, 50*time.Millisecond)
+	setDefault(&s.Retries, max(3, int(refusedFor/min(s.ConnectTimeout, time.Second))))
 	setDefault(&s.QueueTimeout, 30*time.Second)
 	setDefault(&s.IdleTimeout, 24*time.Hour)
 	setDefault(&s.HardStopAfter, time.Hour)
