@@ -110,7 +110,7 @@ func (s *Sidecar) guardChanged() {
 		s.exited(g, answered)
 	}
 	s.notify()
-	if was != g.Process {
+	if was != g.Process && (!died || expected) {
 		s.lookNow()
 	}
 }
@@ -118,6 +118,7 @@ func (s *Sidecar) guardChanged() {
 // exited notes an exit that nobody asked for. A server that ended before it was
 // ready has failed to start, and is not started again at once.
 func (s *Sidecar) exited(g GuardStatus, answered bool) {
+	time.AfterFunc(lookAfter, s.lookNow) // the files say what is for its way back: the handover comes first
 	if answered {
 		s.log.Error("postgres exited", "status", g.Exit)
 		return

@@ -32,7 +32,9 @@ func (d *decision) follow() {
 	case v.Process == ProcessStopped && v.Armed:
 		d.do(Action{Kind: Disarm, Why: "a standby needs no lease"})
 	case v.Process == ProcessStopped && v.ExitedAt != 0 && !d.leaderSettled():
-		// Crash recovery now would only take the disk from the election.
+		// Crash recovery now would only take the disk from the election, and so would
+		// a change of the registration: the successor takes the tag away.
+		d.keepTag = true
 	case v.Process == ProcessStopped:
 		d.startStandby()
 	case v.Armed:
