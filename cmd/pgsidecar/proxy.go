@@ -83,6 +83,9 @@ func runProxy(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := runPromptly(); err != nil {
+		log.Debug("without short time slices", "error", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var all sync.WaitGroup

@@ -173,6 +173,9 @@ func (m *member) run(asked context.Context) (err error) {
 	// their own.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
 	defer cancel()
+	if err := runPromptly(); err != nil {
+		m.log.Debug("without short time slices", "error", err)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
