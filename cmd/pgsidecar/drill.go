@@ -25,6 +25,7 @@ type drillOptions struct {
 	routes    []string
 	workers   int
 	pauseOnly bool
+	dnsEvery  time.Duration
 	repeat    int
 	objective drill.Objective
 	files     drillFiles
@@ -65,6 +66,7 @@ line for each. The exit status is 1 if a drill failed or an objective was missed
 	f := cmd.Flags()
 	f.StringSliceVar(&o.routes, "route", nil, "measure this `way` to the primary: haproxy, dns, multi-host, pgbouncer (default all that the lab has)")
 	f.BoolVar(&o.pauseOnly, "pause-only", false, "measure the pause alone: ask DNS rarely, and write to no member directly; on two cores the full measuring takes one")
+	f.DurationVar(&o.dnsEvery, "dns-every", 0, "ask DNS for the primary at this `interval` (default 2ms, with --pause-only 100ms)")
 	f.IntVar(&o.workers, "workers", 4, "`number` of connections that write through each route")
 	f.IntVar(&o.repeat, "repeat", 1, "how `often` each scenario is done")
 	f.DurationVar(&o.objective.RTO, "rto", 0, "longest pause in acknowledged writes that is allowed (default any)")
@@ -144,7 +146,7 @@ func drillAll(ctx context.Context, a *app, o drillOptions, names []string) (err 
 			return why != nil
 		})
 	}
-	reports, err := drill.Sequence(ctx, scenarios, o.repeat, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly,
+	reports, err := drill.Sequence(ctx, scenarios, o.repeat, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly, DNSEvery: o.dnsEvery,
 		Objective: o.objective, Progress: func(what string) { fmt.Fprintln(a.stderr, what) }}, func(r *drill.Report) error {
 		if !r.Passed() && o.files.logs != "" {
 			into := filepath.Join(o.files.logs, r.Fault.UTC().Format("20060102T150405Z")+"-"+r.Scenario)
@@ -245,6 +247,8 @@ func (o drillOptions) check() error {
 		return usage("--repeat %d: at least 1", o.repeat)
 	case o.workers < 1 || o.workers > 50:
 		return usage("--workers %d: 1 to 50", o.workers)
+	case o.dnsEvery < 0:
+		return usage("--dns-every is not negative")
 	case o.objective.RTO < 0 || o.objective.RPO < 0:
 		return usage("--rto and --rpo are not negative")
 	}

@@ -167,7 +167,7 @@ func (s system) benchmark(b *testing.B, l *lab.Lab, names ...string) {
 			if broken {
 				b.Skip("the cluster did not become whole after the fault before")
 			}
-			f, err := s.measure(b, l, name)
+			f, summary, err := s.measure(b, l, name)
 			broken = errors.Is(err, drill.ErrNotPossible)
 			if err != nil {
 				b.Fatal(err)
@@ -175,6 +175,14 @@ func (s system) benchmark(b *testing.B, l *lab.Lab, names ...string) {
 			b.ReportMetric(f.median(), "ms-median")
 			b.ReportMetric(f.worst(), "ms-worst")
 			b.ReportMetric(float64(f.Lost), "rows-lost")
+			if summary.DNSNever == 0 && s.patroni == nil {
+				b.ReportMetric(milliseconds(summary.DNSMedian), "dns-ms-late-median")
+				b.ReportMetric(milliseconds(summary.DNSWorst), "dns-ms-late-worst")
+			}
+			b.ReportMetric(float64(summary.Doubles), "dns-doubles")
+			b.ReportMetric(summary.ReturnedMedian.Seconds(), "s-return-median")
+			b.ReportMetric(summary.ReturnedWorst.Seconds(), "s-return-worst")
+			b.Log(summary)
 			b.ReportMetric(0, "ns/op") // says nothing: most of it is waiting for the cluster to be whole
 			for _, g := range goals {
 				if g.scenario == name && s.patroni == nil {
@@ -186,18 +194,23 @@ func (s system) benchmark(b *testing.B, l *lab.Lab, names ...string) {
 	}
 }
 
+// dnsEvery is how often DNS is asked for the primary, through all of a fault.
+const dnsEvery = 2 * time.Millisecond
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
 // measure plays one fault. What a report calls a failure is one of the benchmark
 // with pgsidecar; with Patroni it is part of the figures.
-func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, error) {
+func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, drill.Summary, error) {
 	scenario, err := s.scenario(name)
 	if err != nil {
-		return failover{}, err
+		return failover{}, drill.Summary{}, err
 	}
 	if err := scenario.Possible(l.Plan()); err != nil {
 		b.Skip(err)
 	}
 	async := l.Plan().Mode == "async"
-	o := drill.Options{Lab: l, Routes: []string{"haproxy"}, PauseOnly: !async, Deadline: 3 * time.Minute}
+	o := drill.Options{Lab: l, Routes: []string{"haproxy"}, PauseOnly: !async, DNSEvery: dnsEvery, Deadline: 3 * time.Minute}
 	if async {
 		o.Objective.RPO = math.MaxInt64
 	}
@@ -206,18 +219,20 @@ func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, error)
 		benchmark = "FailoversAsync"
 	}
 	f := failover{Origin: s.origin(b, benchmark), Fault: name, Mode: l.Plan().Mode}
+	var reports []*drill.Report
 	for range s.runs(b, name) {
 		r, err := drill.Run(b.Context(), scenario, o)
 		if err != nil {
-			return failover{}, err
+			return failover{}, drill.Summary{}, err
 		}
 		show(b, r)
 		f.add(r)
+		reports = append(reports, r)
 		for _, failure := range r.Failures {
 			if s.patroni == nil {
 				b.Error(failure)
 			}
 		}
 	}
-	return f, nil
+	return f, drill.Summarize(reports), nil
 }

@@ -25,12 +25,15 @@ type Options struct {
 	Deadline  time.Duration // for each of recovery and becoming whole; 0: two minutes
 	Objective Objective
 	// PauseOnly leaves out what weighs on a small machine: DNS is asked ten
-	// times a second rather than 500, nobody writes to the members directly (so
+	// times a second rather than 500 (but see DNSEvery), nobody writes to the members directly (so
 	// a second primary is seen only if the routes lead there), nobody reads, and
 	// the members' data is not inspected. All of it takes a core, and then
 	// measures itself.
 	PauseOnly bool
-	Progress  func(string) // nil: none
+	// DNSEvery is the time between two questions to DNS; 0: 2 ms, and 100 ms with
+	// PauseOnly.
+	DNSEvery time.Duration
+	Progress func(string) // nil: none
 }
 
 // ErrNotPossible is returned by Run when the lab cannot play the scenario or is
@@ -49,6 +52,7 @@ type rehearsal struct {
 	readers   []*Reader
 	dns       *DNSPoller
 	primaries *Primaries
+	returned  time.Time // the old primary streamed again; zero: not seen
 }
 
 // Run does one drill and returns what it measured. A report that has failures
@@ -217,9 +221,10 @@ func (r *rehearsal) makeWriters() error {
 	if err != nil {
 		return err
 	}
-	r.dns = &DNSPoller{Dial: dial, Server: plan.App().DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul."}
+	r.dns = &DNSPoller{Dial: dial, Server: plan.App().DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul.", Interval: r.DNSEvery}
 	if r.PauseOnly {
-		r.direct, r.readers, r.dns.Interval = nil, nil, 100*time.Millisecond
+		r.direct, r.readers = nil, nil
+		r.dns.Interval = orElse(r.DNSEvery, 100*time.Millisecond)
 	}
 	return nil
 }
@@ -347,6 +352,7 @@ func (r *rehearsal) waitWhole(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
 	defer cancel()
 	r.Progress("waiting until the cluster is whole again")
+	r.waitReturned(ctx)
 	if err := r.Lab.WaitReady(ctx); err != nil {
 		return err
 	}
@@ -357,6 +363,40 @@ func (r *rehearsal) waitWhole(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// waitReturned waits until the old primary, if it was replaced, streams from the
+// new one, and notes when. What is wrong with that, waiting for the whole cluster
+// finds out.
+func (r *rehearsal) waitReturned(ctx context.Context) {
+	reigns := r.primaries.Reigns()
+	old, now := r.cast.Primary, reigns[len(reigns)-1].Member
+	if now == old {
+		return
+	}
+	config, err := r.Lab.ConnConfig(lab.SuperuserRole, now)
+	if err != nil {
+		return
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return
+	}
+	defer closeNow(conn)
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline/2)
+	defer cancel()
+	for {
+		var streams bool
+		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')", old).Scan(&streams)
+		if err != nil {
+			return
+		}
+		if streams {
+			r.returned = time.Now()
+			return
+		}
+		sleep(ctx, 50*time.Millisecond)
+	}
 }
 
 // stop ends the measuring. Writers that were not started have nothing to stop.

@@ -246,7 +246,7 @@ func (l Live) close(ctx context.Context, r *rehearsal) error {
 	}
 	p.Phases = r.phases(last)
 	if !p.Whole.IsZero() && p.Primary != p.Initial.Primary {
-		p.Returned = &Return{Member: p.Initial.Primary, AfterMs: ms(p.Whole.Sub(p.Fault))}
+		p.Returned = &Return{Member: p.Initial.Primary, AfterMs: ms(p.Whole.Sub(p.Fault)), WholeMs: ms(p.Whole.Sub(p.Fault))}
 	}
 	return nil
 }

@@ -44,7 +44,8 @@ func (r *rehearsal) close(ctx context.Context) error {
 	p.Stopped = p.stopped()
 	p.Phases = r.phases(last)
 	if !p.Whole.IsZero() && p.Moved && p.Primary != p.Initial.Primary {
-		p.Returned = &Return{Member: p.Initial.Primary, AfterMs: ms(p.Whole.Sub(p.Undone))}
+		streams := orElse(r.returned, p.Whole)
+		p.Returned = &Return{Member: p.Initial.Primary, AfterMs: max(0, ms(streams.Sub(p.Undone))), WholeMs: ms(p.Whole.Sub(p.Undone))}
 	}
 	return nil
 }

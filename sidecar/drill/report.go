@@ -86,10 +86,11 @@ type Phase struct {
 // Return is the way back of the old primary.
 type Return struct {
 	Member string `json:"member"`
-	// AfterMs is when it streamed from the new primary, and with it the cluster
-	// was whole, counted from when the fault was undone (or, if nothing is
-	// undone, from the fault).
+	// AfterMs is when it streamed from the new primary, counted from when the
+	// fault was undone (or, if nothing is undone, from the fault).
 	AfterMs float64 `json:"after_ms"`
+	// WholeMs is when the cluster was as before: it takes reads and votes again too.
+	WholeMs float64 `json:"whole_ms"`
 }
 
 // Initial is the state before the fault.
@@ -210,15 +211,19 @@ type Summary struct {
 	Runs, Failed   int
 	Median, Worst  time.Duration // of the longest pause, through the first route
 	Lost           int64
-	DNSWorst       time.Duration // longest time until DNS named the new primary
+	DNSMedian      time.Duration // until DNS named the new primary, after the first write that it took
+	DNSWorst       time.Duration // the same
+	DNSNever       int           // runs in which DNS did not name it
 	Doubles        int
-	ReturnedWithin time.Duration // worst time until the cluster was whole again
+	ReturnedMedian time.Duration // until the old primary streamed again
+	ReturnedWorst  time.Duration
+	WholeWithin    time.Duration // worst time until the cluster was whole again
 }
 
 // Summarize returns the summary of reports of one scenario.
 func Summarize(reports []*Report) Summary {
 	var s Summary
-	var pauses []time.Duration
+	var pauses, dns, returns []time.Duration
 	for _, r := range reports {
 		s.Scenario = r.Scenario
 		s.Runs++
@@ -229,24 +234,47 @@ func Summarize(reports []*Report) Summary {
 			pauses = append(pauses, r.Routes[0].Pause.Length())
 		}
 		s.Lost += r.Rows.Lost
-		s.DNSWorst = max(s.DNSWorst, time.Duration(r.DNS.LateMs*float64(time.Millisecond)))
-		s.Doubles += r.DNS.Doubles
-		s.ReturnedWithin = max(s.ReturnedWithin, r.Whole.Sub(r.Undone))
-	}
-	slices.Sort(pauses)
-	if n := len(pauses); n > 0 {
-		s.Median, s.Worst = pauses[n/2], pauses[n-1]
-		if n%2 == 0 {
-			s.Median = (pauses[n/2-1] + pauses[n/2]) / 2
+		switch {
+		case r.DNS.LateMs < 0:
+			s.DNSNever++
+		case r.Moved:
+			dns = append(dns, fromMs(r.DNS.LateMs))
 		}
+		s.Doubles += r.DNS.Doubles
+		if r.Returned != nil {
+			returns = append(returns, fromMs(r.Returned.AfterMs))
+		}
+		s.WholeWithin = max(s.WholeWithin, r.Whole.Sub(r.Undone))
 	}
+	s.Median, s.Worst = middle(pauses)
+	s.DNSMedian, s.DNSWorst = middle(dns)
+	s.ReturnedMedian, s.ReturnedWorst = middle(returns)
 	return s
+}
+
+// middle returns the median and the highest; zero of nothing.
+func middle(all []time.Duration) (median, worst time.Duration) {
+	n := len(all)
+	if n == 0 {
+		return 0, 0
+	}
+	slices.Sort(all)
+	median = all[n/2]
+	if n%2 == 0 {
+		median = (all[n/2-1] + all[n/2]) / 2
+	}
+	return median, all[n-1]
 }
 
 // String writes a summary in one line.
 func (s Summary) String() string {
-	return fmt.Sprintf("%s: %d runs, %d failed, pause median %d ms, worst %d ms; lost %d; DNS at most %d ms late, %d doubles; whole within %.1f s",
-		s.Scenario, s.Runs, s.Failed, s.Median.Milliseconds(), s.Worst.Milliseconds(), s.Lost, s.DNSWorst.Milliseconds(), s.Doubles, s.ReturnedWithin.Seconds())
+	return fmt.Sprintf("%s: %d runs, %d failed, pause median %d ms, worst %d ms; lost %d; "+
+		"DNS median %d ms, at most %d ms late, never %d, %d doubles; old primary streams again after %.1f s, at most %.1f s; whole within %.1f s",
+		s.Scenario, s.Runs, s.Failed, s.Median.Milliseconds(), s.Worst.Milliseconds(), s.Lost,
+		s.DNSMedian.Milliseconds(), s.DNSWorst.Milliseconds(), s.DNSNever, s.Doubles,
+		s.ReturnedMedian.Seconds(), s.ReturnedWorst.Seconds(), s.WholeWithin.Seconds())
 }
+
+func fromMs(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

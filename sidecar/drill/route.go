@@ -142,7 +142,7 @@ func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (
 			return nil, fmt.Errorf("reach DNS: %w", err)
 		}
 		defer conn.Close()
-		found, err := ask(conn, name, dns.TypeSRV, connectTimeout/2)
+		found, err := (&question{name: name, kind: dns.TypeSRV}).ask(conn, connectTimeout/2)
 		if err != nil {
 			return nil, err
 		}
