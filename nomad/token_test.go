@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -60,6 +61,65 @@ func TestToken(t *testing.T) {
 		return err
 	})
 	t.Logf("the right policy to the first write: %s", time.Since(began).Round(10*time.Millisecond))
+	c.whole()
+	c.testRenewed(t)
+}
+
+// testRenewed puts other tokens into the tasks' directories and takes the first
+// ones away from Consul: the members go on, and hand over, with the new ones.
+func (c *cluster) testRenewed(t *testing.T) {
+	var role struct{ ID string }
+	if err := c.getFrom(t.Context(), "http://"+c.consulAPI+"/v1/acl/role/name/nomad-default-tasks", &role); err != nil {
+		t.Fatal(err)
+	}
+	old := map[string]bool{}
+	for node, a := range c.byNode {
+		path := filepath.Join(c.dir, node, "alloc", a.ID, "pgsidecar", "secrets", "consul_token")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old[string(bytes.TrimSpace(b))] = true
+		var token struct{ SecretID string }
+		if err := json.Unmarshal(c.put(t, "/v1/acl/token", map[string]any{"Description": "another of " + node, "Roles": []map[string]string{{"ID": role.ID}}}), &token); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(token.SecretID), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var tokens []struct{ AccessorID, SecretID string }
+	if err := c.getFrom(t.Context(), "http://"+c.consulAPI+"/v1/acl/tokens", &tokens); err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range tokens {
+		if old[token.SecretID] {
+			c.request(t, http.MethodDelete, "/v1/acl/token/"+token.AccessorID, nil)
+			delete(old, token.SecretID)
+		}
+	}
+	if len(old) > 0 {
+		t.Fatalf("%d tokens of tasks that Consul does not know", len(old))
+	}
+	before := c.primary(t)
+	term := c.record().Term
+	for name := range c.byNode {
+		if name != before.NodeName {
+			c.lead(t, strings.TrimSuffix(c.byNode[name].Name[strings.IndexByte(c.byNode[name].Name, '[')+1:], "]"))
+			break
+		}
+	}
+	if got := c.record().Term; got != term+1 {
+		t.Errorf("%d changes of leader, want the one that was asked for", got-term)
+	}
+	conn, err := c.byDNS("pg")(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), "INSERT INTO acked VALUES ('renewed', 1)"); err != nil {
+		t.Error(err)
+	}
 }
 
 // says waits until a job's allocation has logged the words.
@@ -101,14 +161,20 @@ func (c *cluster) putPolicy(t *testing.T) {
 	c.put(t, fmt.Sprint("/v1/acl/role/", role["ID"]), role)
 }
 
-// put writes something into Consul.
-func (c *cluster) put(t *testing.T, path string, what any) {
+// put writes something into Consul, and returns what it answers.
+func (c *cluster) put(t *testing.T, path string, what any) []byte {
 	t.Helper()
 	b, err := json.Marshal(what)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+c.consulAPI+path, bytes.NewReader(b))
+	return c.request(t, http.MethodPut, path, b)
+}
+
+// request asks Consul for something that it has to do.
+func (c *cluster) request(t *testing.T, method, path string, body []byte) []byte {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+c.consulAPI+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,9 +184,12 @@ func (c *cluster) put(t *testing.T, path string, what any) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		var text bytes.Buffer
-		text.ReadFrom(response.Body)
-		t.Fatalf("PUT %s: %s: %s", path, response.Status, &text)
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s: %s", method, path, response.Status, answer)
+	}
+	return answer
 }

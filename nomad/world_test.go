@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,9 +25,10 @@ import (
 
 var realNomad = flag.Bool("nomad", false, "run the tests that need a Nomad (make test-nomad)")
 
-// world is Consul and Nomad on this machine: a server of each, and four nodes
-// with a client of each; three nodes have a host volume, for members, one is for applications. All of it listens
-// on 127.0.0.1, at ports that were free.
+// world is Consul and Nomad on this machine: a server of each, and five nodes
+// with a client of each. Three have a host volume, for members; one is for
+// applications; and the last, a spare with a volume, takes nothing until a test
+// lets it. All of it listens on 127.0.0.1, at ports that were free.
 type world struct {
 	t         *testing.T
 	dir       string
@@ -35,18 +37,20 @@ type world struct {
 	pgsidecar string // built for this test
 	http      string // Nomad's API
 	consulAPI string
-	dns       string // Consul's
-	token     string // Consul's bootstrap token; empty: no ACLs
-	haproxy   [2]int // the ports of the HAProxy job
+	dns       string            // Consul's
+	token     string            // Consul's bootstrap token; empty: no ACLs
+	haproxy   [2]int            // the ports of the HAProxy job
+	chroot    map[string]string // of exec tasks: file or directory here to there
 	nodes     []*node
 }
 
 // node is one client of Nomad.
 type node struct {
-	name   string
-	volume string // the host volume's path
-	consul string // its agent, as Nomad's clients each have their own
-	agent  *exec.Cmd
+	name        string
+	volume      string // the host volume's path
+	consul      string // its agent, as Nomad's clients each have their own
+	agent       *exec.Cmd
+	consulAgent *exec.Cmd
 }
 
 // newWorld starts everything and waits until three nodes are ready.
@@ -88,7 +92,7 @@ func (w *world) start(acl bool) {
 	w.haproxy = [2]int{ports[8], ports[9]}
 	w.startConsul(ports[:5], acl)
 	w.startNomadServer(ports[5:8])
-	for i := range 4 {
+	for i := range 5 {
 		w.startNode(i, ports[6], ports[2])
 	}
 	w.eventually(time.Minute, "all nodes are ready", func(ctx context.Context) error {
@@ -106,6 +110,25 @@ func (w *world) start(acl bool) {
 		}
 		return nil
 	})
+	w.must("node", "eligibility", "-disable", w.nodeID(spare))
+}
+
+// spare is the node that takes nothing until a test lets it.
+const spare = "n5"
+
+func (w *world) nodeID(name string) string {
+	w.t.Helper()
+	var nodes []struct{ ID, Name string }
+	if err := w.get(w.t.Context(), "/v1/nodes", &nodes); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, n := range nodes {
+		if n.Name == name {
+			return n.ID
+		}
+	}
+	w.t.Fatalf("no node %s", name)
+	return ""
 }
 
 func (w *world) startConsul(ports []int, acl bool) {
@@ -143,7 +166,7 @@ func (w *world) startConsulClient(n *node, join int) {
 	if w.token != "" {
 		c["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{"agent": w.token}}
 	}
-	w.agent("consul-"+n.name, c, w.consul, "agent", "-config-file")
+	n.consulAgent = w.agent("consul-"+n.name, c, w.consul, "agent", "-config-file")
 	w.eventually(time.Minute, "Consul's agent of "+n.name+" knows the leader", func(ctx context.Context) error {
 		var leader string
 		if err := w.getFrom(ctx, "http://"+n.consul+"/v1/status/leader", &leader); err != nil || leader == "" {
@@ -179,8 +202,8 @@ func (w *world) startNomadServer(ports []int) {
 	}, w.nomad, "agent", "-config")
 }
 
-// startNode starts a client. The fourth has no volume, and is of the node pool
-// apps: what runs there is not drained with a member.
+// startNode starts a client. The fourth has no volume for members, and is of the
+// node pool apps: what runs there is not drained with a member.
 func (w *world) startNode(i, rpc, join int) {
 	pool := "default"
 	if i == 3 {
@@ -200,14 +223,18 @@ func (w *world) startNode(i, rpc, join int) {
 	if pool == "apps" {
 		volume = "scratch"
 	}
+	client := map[string]any{"enabled": true, "servers": []string{"127.0.0.1:" + strconv.Itoa(rpc)}, "network_interface": "lo",
+		"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume, "consul": n.consul},
+		"options":   map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
+		"node_pool": pool, "host_volume": map[string]any{volume: map[string]any{"path": n.volume}}}
+	if w.chroot != nil {
+		client["chroot_env"] = w.chroot
+	}
 	n.agent = w.agent(n.name, map[string]any{
 		"name": n.name, "data_dir": filepath.Join(w.dir, n.name), "bind_addr": "127.0.0.1", "disable_update_check": true,
 		"leave_on_interrupt": false, "leave_on_terminate": false,
 		"ports": map[string]any{"http": http}, "advertise": advertise,
-		"client": map[string]any{"enabled": true, "servers": []string{"127.0.0.1:" + strconv.Itoa(rpc)}, "network_interface": "lo",
-			"min_dynamic_port": from, "max_dynamic_port": from + 299, "meta": map[string]any{"pgdata": n.volume, "consul": n.consul},
-			"options":   map[string]any{"fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce"},
-			"node_pool": pool, "host_volume": map[string]any{volume: map[string]any{"path": n.volume}}},
+		"client": client,
 		"plugin": map[string]any{"raw_exec": map[string]any{"config": map[string]any{"enabled": true}}},
 		"consul": w.withConsul(n.consul),
 	}, w.nomad, "agent", "-config")
@@ -274,15 +301,40 @@ func (w *world) remove() {
 
 // killAll ends the processes that have dir in their command line.
 func killAll(dir string) {
+	for _, pid := range processes(dir) {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// processes returns the processes that have one of dirs in their command line.
+func processes(dirs ...string) []int {
+	var found []int
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
-		// One that is gone has none.
-		if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, []byte(dir+"/")) {
-			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
-				syscall.Kill(pid, syscall.SIGKILL)
+		b, err := os.ReadFile(file) // one that is gone has none
+		pid, number := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil && number == nil && slices.ContainsFunc(dirs, func(dir string) bool { return bytes.Contains(b, []byte(dir+"/")) }) {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// descendants adds the children of processes, and theirs.
+func descendants(of []int) []int {
+	for i := 0; i < len(of); i++ {
+		// A child of any thread is a child.
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", of[i]))
+		for _, file := range files {
+			b, _ := os.ReadFile(file) // one that is gone has none
+			for _, field := range strings.Fields(string(b)) {
+				if pid, err := strconv.Atoi(field); err == nil && !slices.Contains(of, pid) {
+					of = append(of, pid)
+				}
 			}
 		}
 	}
+	return of
 }
 
 // freePorts returns ports that nobody listens on.

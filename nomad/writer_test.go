@@ -118,6 +118,20 @@ func (w *writer) longest() (pause time.Duration, over time.Time) {
 	return w.pause, w.over
 }
 
+// count is the number of acknowledged rows.
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
+// problem is the last failure.
+func (w *writer) problem() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failed
+}
+
 // lost returns the acknowledged rows that are not there.
 func (w *writer) lost(ctx context.Context) (acked int, lost []int, err error) {
 	conn, err := w.dial(ctx)
@@ -155,6 +169,17 @@ func connect(ctx context.Context, host string, port int) (*pgx.Conn, error) {
 	}
 	config.Password, config.Fallbacks = superuserPassword, nil
 	return pgx.ConnectConfig(ctx, config)
+}
+
+// port is where the primary listens, by Consul's DNS.
+func (c *cluster) port(t *testing.T) int {
+	t.Helper()
+	conn, err := c.byDNS("pg")(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	return int(conn.Config().Port)
 }
 
 // byDNS connects to what Consul's DNS says is the primary: its SRV record, for

@@ -47,7 +47,7 @@ const (
 // each vendor's library has one adapter. A package that is not here is an
 // error, so that whoever adds one says where it belongs.
 var graph = map[string]arrows{
-	"cmd/pgsidecar":        {ours: []string{"*"}, vendors: []string{cobra, pflag, prometheus}, tests: []string{pgx, dns}},
+	"cmd/pgsidecar":        {ours: []string{"*"}, vendors: []string{cobra, pflag, prometheus}, tests: []string{pgx, dns, hcl, cty}},
 	"sidecar":              {ours: []string{"sidecar/ha"}, vendors: []string{prometheus}, tests: []string{rapid}},
 	"sidecar/ha":           {tests: []string{rapid}},
 	"sidecar/ha/sim":       {ours: []string{"sidecar/ha"}, tests: []string{rapid}},

@@ -154,13 +154,17 @@ job "pg" {
     }
 
     # One member at a time, and the next only when the last one streams and has
-    # caught up (the check "ready" below). Nomad goes by the allocations' index
-    # and knows no primary: that hands over when its turn comes, among equals to the
-    # member that has started last, which has been updated already. A primary that
-    # comes first may cost a second handover; to avoid it, look at the indexes and
-    # run pgsidecar switchover to the last one's member before. canary is 0: there is no data
-    # directory for one more member. Nothing is reverted by itself, because going
-    # back is one more round of the same, which a person should ask for.
+    # caught up (the check "ready" below). Nomad goes by the allocations' index,
+    # lowest first, and knows no primary: that hands over when its turn comes, to a
+    # member that has been updated already, and so an update moves it once. Only at
+    # index 0 there is none yet: it goes to the highest index, and from there, when
+    # that is updated last, a second time. To move it before the update is no remedy,
+    # but the same second switchover at a time that you choose:
+    #   nomad alloc exec ALLOCATION sh -c 'pgsidecar switchover -config "$NOMAD_TASK_DIR/pg.hcl"'
+    # canary is 0: there is no data directory for one more member. Nothing is
+    # reverted by itself, because going back is one more round of the same, which a
+    # person should ask for. PostgreSQL's parameters need no update of the job:
+    # pgsidecar config set changes them for all members, with one switchover at most.
     update {
       max_parallel      = 1
       canary            = 0
@@ -299,6 +303,8 @@ job "pg" {
 
       # All that is configured: the rest comes from the allocation. Read again
       # after a change (SIGHUP); what needs a restart is said in the log.
+      # Parallel queries share memory: an exec task has 64 MB in /dev/shm, which
+      # PostgreSQL would use, and as much as its memory of System V's.
       template {
         destination   = "${NOMAD_TASK_DIR}/pg.hcl"
         change_mode   = "signal"
@@ -307,7 +313,7 @@ job "pg" {
           postgres {
             bin_dir    = "${var.bin_dir}"
             hba        = ${jsonencode(var.hba)}
-            parameters = ${jsonencode(var.parameters)}
+            parameters = ${jsonencode(merge({ dynamic_shared_memory_type = "sysv" }, var.parameters))}
           }
           durability {
             ${var.standbys == 0 ? "mode = \"async\"" : "standbys = ${var.standbys}"}
