@@ -18,6 +18,7 @@ import (
 const (
 	managementToken = "consul-management" // may do everything; the lab's own, and the agents'
 	memberToken     = "consul-member"     // has the policy that `pgsidecar files policy` prints
+	readerToken     = "consul-reader"     // reads the catalog; the agents' own, for DNS and whoever shows none
 )
 
 // apiToken is the name of the file with the token that the members' APIs ask
@@ -62,7 +63,13 @@ func (l *Lab) aclConfig(h Host) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens := map[string]any{"agent": management}
+	reader, err := l.plan.secret(readerToken)
+	if err != nil {
+		return nil, err
+	}
+	// Not the anonymous token: a leader that comes up after all servers were gone
+	// may make that anew, without a policy.
+	tokens := map[string]any{"agent": management, "default": reader}
 	if h.Kind == KindConsul {
 		tokens["initial_management"] = management
 	}
@@ -70,8 +77,8 @@ func (l *Lab) aclConfig(h Host) (map[string]any, error) {
 		"token_ttl": "1s", "policy_ttl": "1s", "role_ttl": "1s", "tokens": tokens}, nil
 }
 
-// anonymousRules let everybody ask DNS, and the agents gossip.
-const anonymousRules = `node_prefix "" { policy = "read" }
+// readerRules let everybody ask DNS.
+const readerRules = `node_prefix "" { policy = "read" }
 service_prefix "" { policy = "read" }`
 
 // makeACLs makes the members' policy and token, and lets everybody read the
@@ -95,17 +102,13 @@ func (l *Lab) makeACLs(ctx context.Context) error {
 		return fmt.Errorf("make the members' policy: %w", err)
 	}
 	err = untilDone(ctx, func() error {
-		_, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "everybody", Rules: anonymousRules}, write)
+		_, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "everybody", Rules: readerRules}, write)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("make everybody's policy: %w", err)
 	}
-	anonymous := &api.ACLToken{AccessorID: "00000000-0000-0000-0000-000000000002", Policies: []*api.ACLTokenPolicyLink{{Name: "everybody"}}}
-	err = untilDone(ctx, func() error {
-		_, _, err := client.ACL().TokenUpdate(anonymous, write)
-		return err
-	})
+	err = untilDone(ctx, func() error { return l.makeToken(ctx, readerAccessor, readerToken, "everybody") })
 	if err != nil {
 		return fmt.Errorf("let everybody read Consul's catalog: %w", err)
 	}
@@ -127,23 +130,35 @@ func untilDone(ctx context.Context, f func() error) error {
 	return nil
 }
 
-// memberAccessor names the members' token; it is no secret.
-const memberAccessor = "70677369-6465-6361-7200-6d656d626572"
+// The accessors name tokens; they are no secrets.
+const (
+	memberAccessor = "70677369-6465-6361-7200-6d656d626572"
+	readerAccessor = "70677369-6465-6361-7200-726561646572"
+)
 
 // GrantToken makes the members' token in Consul. One that is there stays.
 func (l *Lab) GrantToken(ctx context.Context) error {
+	if err := l.makeToken(ctx, memberAccessor, memberToken, "member"); err != nil {
+		return fmt.Errorf("make the members' token: %w", err)
+	}
+	return nil
+}
+
+// makeToken makes a token in Consul with the secret of that name. One that is there
+// stays.
+func (l *Lab) makeToken(ctx context.Context, accessor, name, policy string) error {
 	client, err := l.managementClient()
 	if err != nil {
 		return err
 	}
-	secret, err := l.plan.secret(memberToken)
+	secret, err := l.plan.secret(name)
 	if err != nil {
 		return err
 	}
-	token := &api.ACLToken{AccessorID: memberAccessor, SecretID: secret, Description: "members", Policies: []*api.ACLTokenPolicyLink{{Name: "member"}}}
+	token := &api.ACLToken{AccessorID: accessor, SecretID: secret, Description: name, Policies: []*api.ACLTokenPolicyLink{{Name: policy}}}
 	_, _, err = client.ACL().TokenCreate(token, new(api.WriteOptions).WithContext(ctx))
 	if err != nil && !strings.Contains(err.Error(), "already in use") { // Consul has no code for it
-		return fmt.Errorf("make the members' token: %w", err)
+		return err
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func (l *Lab) writeSecrets() error {
 	if !l.plan.Breakable {
 		return nil
 	}
-	for _, name := range []string{managementToken, memberToken} {
+	for _, name := range []string{managementToken, memberToken, readerToken} {
 		token, err := newUUID()
 		if err != nil {
 			return err
