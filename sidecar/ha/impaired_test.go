@@ -110,6 +110,7 @@ func TestAgentGone(t *testing.T) {
 		{"for ever, if asked so", func(o *ha.Observation) { o.Policy.AgentTimeout = 0 }, false},
 		{"for all", func(o *ha.Observation) { o.Peers[0].Report.Agentless, o.Peers[1].Report.Agentless = true, true }, false},
 		{"and nobody streams", func(o *ha.Observation) { o.Server.Walsenders = nil }, false},
+		{"with all of Consul", func(o *ha.Observation) { o.Consul.Reachable = ha.No }, false},
 	} {
 		o := leading()
 		o.Consul.AgentLostAt, o.Server.CheckpointAt = now.Add(-time.Minute), now.Add(-time.Second)

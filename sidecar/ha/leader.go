@@ -318,10 +318,11 @@ func (d *decision) faulty() bool {
 }
 
 // stranded reports whether this primary's own agent has been gone so long that
-// another member, which DNS does not hide, is to lead.
+// another member, which DNS does not hide, is to lead. Where all of Consul is away
+// nothing can be handed over, and nobody would be better off.
 func (d *decision) stranded() bool {
 	at, policy := d.o.Consul.AgentLostAt, &d.o.Policy
-	return at != 0 && policy.AgentTimeout > 0 && policy.Automatic && !policy.Paused && d.after(at, policy.AgentTimeout)
+	return at != 0 && d.o.Consul.Reachable == Yes && policy.AgentTimeout > 0 && policy.Automatic && !policy.Paused && d.after(at, policy.AgentTimeout)
 }
 
 // covered reports whether the setting with which the server was started asks for
