@@ -283,6 +283,7 @@ func (w *World) promoted(m int, a *ha.Action) {
 	s.flushed = len(s.log)
 	for j := range w.n {
 		if s.senders[j].active {
+			w.takeUp(m, j) // it begins anew on the new timeline
 			w.pump(m, j)
 		}
 	}

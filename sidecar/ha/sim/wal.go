@@ -220,10 +220,12 @@ func (w *World) adopt(m, p int, epoch uint32) {
 	}
 }
 
-// takeUp makes p's walsender on m use the setting as it is written now.
+// takeUp makes p's walsender on m use the setting as it is written now. A
+// standby's counts for nothing, whatever is written (PostgreSQL's syncrep.c:
+// SyncRepGetStandbyPriority).
 func (w *World) takeUp(m, p int) {
 	s := &w.members[m].server
 	x := &s.senders[p]
-	x.viewK, x.sync = s.config.K, s.config.K > 0 && hasName(&s.config, names[p])
+	x.viewK, x.sync = s.config.K, !s.inRecovery && s.config.K > 0 && hasName(&s.config, names[p])
 	w.checkSetting()
 }
