@@ -31,7 +31,8 @@ const (
 	// that all is as it was. Consul adds up to a sixteenth of it.
 	watchWait = 10 * time.Second
 	// longWait is for those whose end says nothing; that Consul is gone is seen by
-	// the others.
+	// the others. Not for lists: what a token may not read is left out of them, and
+	// that another may is seen by the next query.
 	longWait = time.Minute
 )
 
@@ -193,7 +194,6 @@ func (c *Client) serviceWatch() watch {
 	return watch{
 		area: areaService,
 		need: need,
-		wait: longWait,
 		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
 			entries, meta, err := consul.Health().Service(c.opts.Service, "", false, q)
 			if err != nil {
