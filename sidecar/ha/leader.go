@@ -1,6 +1,9 @@
 package ha
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // lead is what the leader of the newest term does.
 func (d *decision) lead() {
@@ -69,7 +72,8 @@ func (d *decision) leadElection() {
 	}
 }
 
-// heir is the best member that can be passed the candidacy.
+// heir is the best member that can be passed the candidacy: one on record, as
+// leases count on those.
 //
 // In a planned handover the priority counts first among those that are nearly
 // there: what they lack they are sent while the server shuts down.
@@ -79,7 +83,8 @@ func (d *decision) heir() *Peer {
 	planned := d.o.Intent.Shutdown || d.o.Intent.Switchover || d.stranded()
 	for i := range d.o.Peers {
 		p := &d.o.Peers[i]
-		if !d.fresh(p) || p.Link != LinkUp || !p.Report.Eligible || p.Report.Session == "" || p.Report.Role == RoleStopped {
+		if !d.fresh(p) || p.Link != LinkUp || !p.Report.Eligible || p.Report.Session == "" || p.Report.Role == RoleStopped ||
+			!slices.Contains(d.rec.Members, p.Member) {
 			continue
 		}
 		c := candidate{member: p.Member, position: p.Report.Position, priority: p.Report.Priority}
@@ -199,7 +204,7 @@ func (d *decision) handOver() bool {
 // for a lock passed to one that cannot win only costs time.
 func (d *decision) successor(final bool) *Peer {
 	if t := d.o.Intent.Target; t != "" && d.o.Intent.Switchover {
-		if p := d.peer(t); d.fresh(p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Session != "" {
+		if p := d.peer(t); d.fresh(p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Session != "" && slices.Contains(d.rec.Members, t) {
 			return p
 		}
 	}

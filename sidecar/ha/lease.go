@@ -27,7 +27,7 @@ func (d *decision) confirmedAt() Instant {
 		need--
 	}
 	if dur.Mode == ModeAsync || d.o.Policy.Mode == ModeAsync || need <= 0 {
-		return d.kthEcho(d.rec.Members, len(d.rec.Members)-1)
+		return d.kthEcho(d.rec.Members, len(d.others()))
 	}
 	return d.kthEcho(dur.Voters, need)
 }
