@@ -189,7 +189,8 @@ func TestLeaseCountsFromSending(t *testing.T) {
 
 	server.signal(syscall.SIGSTOP)
 	start := now()
-	time.AfterFunc(700*time.Millisecond, func() { server.signal(syscall.SIGCONT) })
+	wakes := time.AfterFunc(700*time.Millisecond, func() { server.signal(syscall.SIGCONT) })
+	t.Cleanup(func() { wakes.Stop() }) // a test that has failed sooner has no server any more
 	must(t, n1.Confirm(ctx))
 	took := now().Sub(start)
 	if took < 500*time.Millisecond {
