@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -103,10 +102,9 @@ func newServer(t testing.TB, name string) *server {
 	if c := credential(t); c != nil {
 		must(t, os.Chown(dir, int(c.Uid), int(c.Gid)))
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := programs.FreePort()
 	must(t, err)
-	defer l.Close()
-	return &server{t: t, name: name, dir: dir, port: l.Addr().(*net.TCPAddr).Port}
+	return &server{t: t, name: name, dir: dir, port: port}
 }
 
 // primary makes and starts a new server out of recovery.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,14 +68,13 @@ func (a *agent) policy(name, rules string) string {
 // ports returns n free ports.
 func ports(t testing.TB, n int) []int {
 	t.Helper()
-	var found []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	found := make([]int, n)
+	for i := range found {
+		port, err := programs.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		found = append(found, l.Addr().(*net.TCPAddr).Port)
+		found[i] = port
 	}
 	return found
 }

@@ -66,7 +66,7 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 // blame for: nothing was started then.
 func labFault(err error) error {
 	if errors.Is(err, lab.ErrOption) || errors.Is(err, lab.ErrInUse) || errors.Is(err, programs.ErrMissing) ||
-		errors.Is(err, lab.ErrNoLab) || errors.Is(err, lab.ErrNoPort) {
+		errors.Is(err, lab.ErrNoLab) || errors.Is(err, programs.ErrNoPort) {
 		return usage("%w", err)
 	}
 	return err

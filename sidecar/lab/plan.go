@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // Kind is what a host is for.
@@ -151,14 +152,16 @@ func (p *Plan) addHosts(servers, members int) {
 // givePorts gives every program a port: the usual one in a namespace of its
 // own, else a free one.
 func (p *Plan) givePorts() error {
-	free := freePorts{taken: map[int]bool{}}
+	var failed error
 	for i := range p.Hosts {
 		h := &p.Hosts[i]
 		next := func(usual int) int {
 			if p.Isolated {
 				return usual
 			}
-			return free.next()
+			port, err := programs.FreePort()
+			failed = errors.Join(failed, err)
+			return port
 		}
 		h.Ports = Ports{HTTP: next(8500), DNS: next(8600), SerfLAN: next(8301), Server: next(8300)}
 		switch h.Kind {
@@ -171,54 +174,7 @@ func (p *Plan) givePorts() error {
 			}
 		}
 	}
-	return free.err
-}
-
-// freePorts finds ports on 127.0.0.1 that nobody uses. They lie below the range
-// that Linux takes for outgoing connections, so that a server which restarts
-// finds its port free again.
-type freePorts struct {
-	taken map[int]bool
-	err   error
-}
-
-const firstPort, lastPort = 15000, 32000
-
-// ErrNoPort is returned when no free port was found.
-var ErrNoPort = errors.New("no free port on 127.0.0.1")
-
-func (f *freePorts) next() int {
-	for range 1000 {
-		n, err := rand.Int(rand.Reader, big.NewInt(lastPort-firstPort))
-		if err != nil {
-			f.err = fmt.Errorf("choose a port: %w", err)
-			return 0
-		}
-		port := firstPort + int(n.Int64())
-		if f.taken[port] || !unused(port) {
-			continue
-		}
-		f.taken[port] = true
-		return port
-	}
-	f.err = fmt.Errorf("%w from %d to %d", ErrNoPort, firstPort, lastPort)
-	return 0
-}
-
-// unused reports whether TCP and UDP port are both free on 127.0.0.1.
-func unused(port int) bool {
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	tcp, err := net.Listen("tcp", address)
-	if err != nil {
-		return false
-	}
-	defer tcp.Close()
-	udp, err := net.ListenPacket("udp", address)
-	if err != nil {
-		return false
-	}
-	defer udp.Close()
-	return true
+	return failed
 }
 
 // newID returns what tells this lab from every other.

@@ -130,10 +130,11 @@ func testDir(t testing.TB) string {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	port, err := programs.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 func newMember(t testing.TB, name string, changes ...func(*Options)) *member {

@@ -1,5 +1,6 @@
 // Package programs finds the programs that a cluster is made of: on PATH, where
-// Debian puts them, or where this repository builds them.
+// Debian puts them, or where this repository builds them; and it finds free ports
+// for them.
 package programs
 
 import (
