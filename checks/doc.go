@@ -28,7 +28,9 @@
 // walsender shows a priority of 2 or more, nothing is acknowledged, and a commit
 // of our own that waits shows what the checkpointer knows. Then the wanted
 // setting follows: whichever walsender has not read that yet still releases
-// nothing. Commits stall for some 10 ms.
+// nothing. What the standbys confirmed meanwhile is released when they confirm
+// something again, so something is written for them to confirm. Commits stall
+// for some 10 ms.
 //
 // The package has one goroutine: the commit that SetSync wants to see waiting; it
 // ends before SetSync returns.

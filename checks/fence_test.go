@@ -60,14 +60,14 @@ func testFreezes(t *testing.T, fence func(*server) (ha.Position, error)) {
 			"select count(*) from pg_stat_activity where wait_event = 'SyncRep'").Scan(&n))
 		return n == 4
 	})
-	acked := slices.Clone(l.acked)
+	acked := l.acked()
 	timer := time.NewTimer(500 * time.Millisecond) // several retries of a walreceiver
 	<-timer.C
 	if now := flushed(); now != at.LSN {
 		t.Fatalf("fenced at %s, and now at %s", at.LSN, now)
 	}
-	if !slices.Equal(acked, l.acked) {
-		t.Fatalf("commits were acknowledged after the fence: %v, then %v", acked, l.acked)
+	if now := l.acked(); !slices.Equal(acked, now) {
+		t.Fatalf("commits were acknowledged after the fence: %v, then %v", acked, now)
 	}
 	var s checks.Sight
 	poll(t, 5*time.Second, "a look between two walreceivers that the gate turns away", func() bool {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -276,16 +277,16 @@ func (s *server) lsn(query string) ha.LSN {
 // load writes to the server from several connections until stopped; each remembers
 // the number of rows whose commit was acknowledged.
 type load struct {
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
-	acked []int
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	rows []atomic.Int64
 }
 
 func (s *server) load(writers int) *load {
 	s.t.Helper()
 	s.exec("create table if not exists load (writer int, n int, filler text)")
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{stop: cancel, acked: make([]int, writers)}
+	l := &load{stop: cancel, rows: make([]atomic.Int64, writers)}
 	for w := range writers {
 		c := s.sql()
 		l.wg.Go(func() {
@@ -294,12 +295,21 @@ func (s *server) load(writers int) *load {
 				if err != nil {
 					return
 				}
-				l.acked[w] = n
+				l.rows[w].Store(int64(n))
 			}
 		})
 	}
 	s.t.Cleanup(l.end)
 	return l
+}
+
+// acked returns how many rows of each writer were acknowledged.
+func (l *load) acked() []int {
+	rows := make([]int, len(l.rows))
+	for w := range l.rows {
+		rows[w] = int(l.rows[w].Load())
+	}
+	return rows
 }
 
 func (l *load) end() { l.stop(); l.wg.Wait() }

@@ -188,10 +188,12 @@ func (c *Conn) setSync(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) 
 		_, err := conn.Exec(ctx, "select pg_terminate_backend(pid) from pg_stat_replication where state <> 'backup'")
 		return 0, err
 	}
+	changed := names != want[0].value
 	if set.K > 0 && !c.sync.keeps(life, set.K) {
+		changed = true
 		if err := c.freeze(ctx, conn, life, set, names == ""); err != nil {
 			// Whatever was not proved: nobody is to wait for ever.
-			err = errors.Join(fmt.Errorf("%w: %w", ErrUnproved, err), c.thaw(conn, want))
+			err = errors.Join(fmt.Errorf("%w: %w", ErrUnproved, err), c.thaw(conn, set))
 			return 0, err
 		}
 	}
@@ -200,26 +202,65 @@ func (c *Conn) setSync(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) 
 	}
 	if set.K == 0 {
 		c.sync.learn(life, set, nil, time.Time{})
+	} else if changed {
+		c.release(ctx, conn, set)
 	}
 	return c.inEffect(ctx, conn, set)
+}
+
+// releaseTime bounds how long a release waits for walsenders that have yet to
+// read the setting.
+const releaseTime = 100 * time.Millisecond
+
+// release lets the commits go that have what the setting asks for, and were
+// confirmed before it counted: those that waited through a freeze, or for a
+// voter that is gone. A walsender releases commits only when its standby
+// confirms something, and a standby does that when there is something new, or
+// after wal_receiver_status_interval. If everybody waits nothing new comes, so
+// something is written here that waits for nobody. Who is acknowledged is still
+// the walsenders' decision.
+//
+// A walsender that reads the setting after its standby confirmed this releases
+// nothing, so those of the names are waited for; not for long, as one that has
+// read it releases for all that the setting counts.
+func (c *Conn) release(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) {
+	end := time.Now().Add(releaseTime) // not the context's: that would cut a query short, and the session with it
+	err := until(ctx, func() (bool, error) {
+		rows, err := walsenders(ctx, conn)
+		late := slices.ContainsFunc(rows, func(r walsender) bool {
+			return r.priority != 1 && r.state != "backup" && slices.Contains(set.Names, r.name)
+		})
+		return !late || time.Now().After(end), err
+	})
+	if err == nil {
+		_, err = conn.Exec(ctx, "select pg_logical_emit_message(true, 'pgsidecar', 'release')")
+	}
+	if err != nil { // the setting is made, and the commits wait for the next write
+		c.log.Warn("could not release the commits that waited through a change of the synchronous standbys", "error", kind(err))
+	}
 }
 
 // thawTimeout bounds the way back from a freeze that failed.
 const thawTimeout = time.Second
 
-// thaw makes the wanted setting although ctx of the freeze has ended.
-func (c *Conn) thaw(conn *pgx.Conn, want []setting) error {
+// thaw makes the setting although ctx of the freeze has ended, and lets the
+// commits go.
+func (c *Conn) thaw(conn *pgx.Conn, set ha.SyncSetting) error {
 	ctx, cancel := context.WithTimeout(context.Background(), thawTimeout)
 	defer cancel()
-	if !conn.IsClosed() {
-		return alter(ctx, conn, want)
+	if conn.IsClosed() {
+		fresh, err := c.connectWork(ctx) // the session that broke may still be at work
+		if err != nil {
+			return err
+		}
+		defer fresh.Close(ctx) // the server ends the session either way
+		conn = fresh
 	}
-	fresh, err := c.connectWork(ctx) // the session that broke may still be at work
-	if err != nil {
+	if err := alter(ctx, conn, []setting{{"synchronous_standby_names", syncNames(set)}}); err != nil {
 		return err
 	}
-	defer fresh.Close(ctx) // the server ends the session either way
-	return alter(ctx, fresh, want)
+	c.release(ctx, conn, set)
+	return nil
 }
 
 // freeze makes a setting that nothing satisfies, and returns when all that act

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -56,8 +57,8 @@ func TestSetSync(t *testing.T) {
 			}
 		}
 	}
-	n := l.acked[0]
-	poll(t, 10*time.Second, "commits to go on", func() bool { return l.acked[0] > n+10 })
+	n := l.acked()[0]
+	poll(t, 10*time.Second, "commits to go on", func() bool { return l.acked()[0] > n+10 })
 
 	// It is in effect for commits: with a voter fewer than k they wait.
 	_, err := p.conn.SetSync(within(t, 20*time.Second), ha.SyncSetting{K: 2, Names: names("n2", "n3")})
@@ -97,6 +98,130 @@ func TestSetSyncSeesAWalsenderThatSleeps(t *testing.T) {
 		at, err := p.conn.SyncInEffect(within(t, 5*time.Second))
 		return err == nil && at > 0
 	})
+}
+
+// quiet makes a standby confirm only what is new, and nothing of time.
+func quiet(t *testing.T, p *server, standbys ...*server) {
+	t.Helper()
+	p.exec("alter system set wal_sender_timeout = '60s'") // half of it on, the primary asks
+	p.exec("select pg_reload_conf()")
+	for _, r := range standbys {
+		r.exec("alter system set wal_receiver_status_interval = '10s'")
+		r.exec("alter system set wal_receiver_timeout = '60s'")
+		r.exec("select pg_reload_conf()")
+	}
+}
+
+// pause stops a process until the returned function is called.
+func pause(t *testing.T, s *server, query string) (resume func()) {
+	t.Helper()
+	pid, err := strconv.Atoi(s.value(query))
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	resume = sync.OnceFunc(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	t.Cleanup(resume)
+	return resume
+}
+
+// releasedWithin bounds how long a commit waits that has all it waits for. With
+// nothing done about it that is 10 s here.
+const releasedWithin = time.Second
+
+// released waits until all writers have gone on.
+func (l *load) released(t *testing.T, from []int) {
+	t.Helper()
+	began := time.Now()
+	poll(t, releasedWithin, "the commits that had their voter to go", func() bool {
+		now := l.acked()
+		for writer, n := range from {
+			if now[writer] == n {
+				return false
+			}
+		}
+		return true
+	})
+	t.Logf("the commits went after %s", time.Since(began))
+}
+
+// A new sidecar has to prove the setting of a server that runs. Commits that were
+// confirmed while nothing counted, so that no standby has anything more to say of
+// them, go when it is proved, and when it cannot be.
+func TestCommitsThatWaitedThroughAProofGo(t *testing.T) {
+	for name, proved := range map[string]bool{"proved": true, "not proved": false} {
+		t.Run(name, func(t *testing.T) {
+			p := primary(t, "n1")
+			a, b := p.standby("n2"), p.standby("n3")
+			quiet(t, p, a, b)
+			for _, r := range []*server{a, b} {
+				r.follow(p)
+				r.streaming()
+			}
+			_, err := p.conn.SetSync(within(t, 10*time.Second), ha.SyncSetting{K: 1, Names: names("n2", "n3")})
+			must(t, err)
+			watch := p.sql()
+			// The freeze lasts as long as this walsender sleeps; later it must not
+			// be n3 that lets the commits go.
+			pause(t, b, "select pid from pg_stat_wal_receiver")
+			wake := pause(t, p, "select pid from pg_stat_replication where application_name = 'n3'")
+
+			l := p.load(2)
+			successor, err := checks.New(checks.Options{Socket: p.dir, Port: p.port, User: "postgres", Member: "n1", Now: now})
+			must(t, err)
+			t.Cleanup(successor.Close)
+			ended := make(chan error, 1)
+			ctx := within(t, 3*time.Second)
+			go func() {
+				_, err := successor.SyncInEffect(ctx)
+				ended <- err
+			}()
+			poll(t, 2*time.Second, "all commits to wait, confirmed", func() bool {
+				var frozen, confirmed bool
+				must(t, watch.QueryRow(within(t, 5*time.Second), `select
+					(select count(*) = 2 from pg_stat_activity where wait_event = 'SyncRep'),
+					(select sync_priority = 2 and flush_lsn >= pg_current_wal_flush_lsn() from pg_stat_replication where application_name = 'n2')`).
+					Scan(&frozen, &confirmed))
+				return frozen && confirmed
+			})
+			waiting := l.acked()
+			if proved {
+				wake()
+			}
+			err = <-ended
+			if proved != (err == nil) {
+				t.Fatalf("proof: %v", err)
+			}
+			l.released(t, waiting)
+		})
+	}
+}
+
+// Commits that waited for a voter that is gone go when another takes its place
+// that has them.
+func TestCommitsGoWithANewVoter(t *testing.T) {
+	p := primary(t, "n1")
+	a, b := p.standby("n2"), p.standby("n3")
+	quiet(t, p, a, b)
+	for _, r := range []*server{a, b} {
+		r.follow(p)
+		r.streaming()
+	}
+	_, err := p.conn.SetSync(within(t, 10*time.Second), ha.SyncSetting{K: 1, Names: names("n2")})
+	must(t, err)
+	watch := p.sql()
+	l := p.load(2)
+	a.stop(syscall.SIGQUIT)
+	poll(t, 10*time.Second, "all commits to wait, with n3", func() bool {
+		var wait, confirmed bool
+		must(t, watch.QueryRow(within(t, 5*time.Second), `select
+			(select count(*) = 2 from pg_stat_activity where wait_event = 'SyncRep'),
+			(select flush_lsn >= pg_current_wal_flush_lsn() from pg_stat_replication where application_name = 'n3')`).
+			Scan(&wait, &confirmed))
+		return wait && confirmed
+	})
+	waiting := l.acked()
+	_, err = p.conn.SetSync(within(t, 10*time.Second), ha.SyncSetting{K: 1, Names: names("n2", "n3")})
+	must(t, err)
+	l.released(t, waiting)
 }
 
 // A checkpointer that is stopped has not told the backends to wait.
