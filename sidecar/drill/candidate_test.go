@@ -20,19 +20,21 @@ import (
 )
 
 // moments are when the candidate of a switchover dies: what the old primary's log
-// has just said.
+// has just said, or the candidate's own.
 //
-// A later one is not here: a candidate that has claimed its timeline may, by the
-// record, have acknowledged commits that nobody else has, until others have followed
-// it (S4). If it dies within that quarter of a second the members wait for it, and
-// say so (S11), as after any primary's death that comes that soon after another's.
+// The last is as soon as the record counts on the votes of others alone. Until then
+// a candidate that has claimed its timeline may, by the record, have acknowledged
+// commits that nobody else has (S4): if it dies in that moment, which lasts as long
+// as another's fence, the members wait for it, and say so (S11).
 var moments = []struct {
-	name  string
-	words []string
+	name      string
+	candidate bool     // whose log
+	words     []string // %s: the third member
 }{
-	{"chosen", []string{"checkpoint done"}},
-	{"the old primary stops", []string{" stop: ", "hand over as asked"}},
-	{"the lock was passed", []string{"record changed", "what=pass"}},
+	{"chosen", false, []string{"checkpoint done"}},
+	{"the old primary stops", false, []string{" stop: ", "hand over as asked"}},
+	{"the lock was passed", false, []string{"record changed", "what=pass"}},
+	{"it is not needed any more", true, []string{"record changed", "leader=", `voters=["%s"]`}},
 }
 
 // rollbackGoal is how long nobody may write if the candidate dies, on a machine
@@ -55,7 +57,15 @@ func candidateKilled(t testing.TB, moment int, candidate func(drill.Cast) string
 				}
 				victims = append(victims, pid)
 			}
-			host, err := c.Lab.Plan().Host(c.Primary)
+			speaker, words := c.Primary, m.words
+			if m.candidate {
+				third := c.Replicas[slices.IndexFunc(c.Replicas, func(name string) bool { return name != target })]
+				speaker, words = target, slices.Clone(words)
+				for i := range words {
+					words[i] = strings.ReplaceAll(words[i], "%s", third)
+				}
+			}
+			host, err := c.Lab.Plan().Host(speaker)
 			if err != nil {
 				return err
 			}
@@ -71,8 +81,8 @@ func candidateKilled(t testing.TB, moment int, candidate func(drill.Cast) string
 			go func() {
 				answered <- c.Lab.Change(ctx, c.Primary, "/switchover", fmt.Appendf(nil, `{"leader":%q,"candidate":%q}`, c.Primary, target))
 			}()
-			if err := saidInLog(ctx, log, m.words); err != nil {
-				return fmt.Errorf("wait for %q of %s: %w", m.words, c.Primary, err)
+			if err := saidInLog(ctx, log, words); err != nil {
+				return fmt.Errorf("wait for %q of %s: %w", words, speaker, err)
 			}
 			for _, pid := range victims {
 				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -128,6 +138,11 @@ func TestCandidateKilled(t *testing.T) {
 		t.Skip("takes a cluster")
 	}
 	l := cluster(t, lab.Options{Isolated: true})
+	t.Cleanup(func() {
+		if t.Failed() {
+			keepLogs(t, l, "failed-candidate")
+		}
+	})
 	for i, m := range moments {
 		t.Run(m.name, func(t *testing.T) { killCandidate(t, l, i, firstReplica) })
 	}

@@ -39,6 +39,11 @@
 // that was acknowledged, and whoever is not behind it may lead. No clock is in
 // the argument.
 //
+// Votes also say who has what: if K of those whom the new primary's setting asks for
+// voted with all that it has, the record names them alone from the claim on
+// (narrowedByVotes), and the cluster outlives the loss of that primary too, before
+// anybody follows it.
+//
 // Leases (lease.go) bound how long a primary that was cut off goes on: in quorum
 // mode it can acknowledge nothing, but answer reads; in async mode it could
 // acknowledge writes, so there a candidate waits for the lease's end, or for

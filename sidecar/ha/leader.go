@@ -277,6 +277,9 @@ func (d *decision) serve(inTime bool) {
 			d.tag, d.evict = "primary", d.others()
 			r := d.rec
 			r.Phase = PhaseLeading
+			if d.promotedAsVoted() {
+				r.Durability = d.narrowedByVotes(v.Sync, v.Position.origin())
+			}
 			d.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the server takes writes")
 		}
 		return
@@ -296,6 +299,15 @@ func (d *decision) serve(inTime bool) {
 	if !v.Checkpointed && d.after(d.s.PhaseAt, checkpointPause) {
 		d.do(Action{Kind: Checkpoint, Why: "pg_rewind from this server needs one on the new timeline"})
 	}
+}
+
+// promotedAsVoted reports whether the server is still the one that voted: nothing is
+// in its log that was not acknowledged under the setting of the promotion. One that
+// was restarted since may have recovered commits that nobody else has (S9).
+func (d *decision) promotedAsVoted() bool {
+	v := &d.o.Server
+	return d.s.VotedTerm == d.rec.Term && v.StartedAt != 0 && v.StartedAt < d.s.VotedAt &&
+		v.Position.TLI == d.rec.Timeline && !v.SyncUnsure && sameSync(v.Sync, d.promotionSync())
 }
 
 // checkpointPause is how long a new primary leaves disk and processor to the

@@ -47,6 +47,16 @@ func (p Position) end(tli TLI) LSN {
 	return 0
 }
 
+// origin is where p's timeline was begun: on the timeline before it. It is
+// unknown for the first.
+func (p Position) origin() Position {
+	last := len(p.History) - 1
+	if last < 0 {
+		return Position{}
+	}
+	return Position{History: p.History[:last], TLI: p.History[last].TLI, LSN: p.History[last].End}
+}
+
 // Contains reports whether q's log is a prefix of p's (rule S7): p was on q's
 // timeline, and did not leave it before q's position.
 func (p Position) Contains(q Position) bool {

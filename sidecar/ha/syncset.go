@@ -50,6 +50,28 @@ func (d *decision) promotionSync() SyncSetting {
 	return set
 }
 
+// narrowedByVotes is the record's durability without those whom the setting of
+// the promotion does not ask: all that was acknowledged before this term ends at
+// upto at the latest, and as many as the setting asks for have voted with all of
+// that on disk; what is acknowledged later they hold by the setting (S4). Until
+// they are enough it is the durability as it is.
+func (d *decision) narrowedByVotes(set SyncSetting, upto Position) Durability {
+	dur := d.rec.Durability
+	if dur.Mode != ModeQuorum || dur.K == 0 || set.K != dur.K {
+		return dur
+	}
+	n := 0
+	for _, m := range set.Names {
+		if p := d.peer(m); p != nil && d.votes(p) && p.Report.Position.Contains(upto) {
+			n++
+		}
+	}
+	if n < set.K {
+		return dur
+	}
+	return Durability{Mode: ModeQuorum, K: set.K, Voters: set.Names}
+}
+
 // keepDurability takes the next single step from the recorded voters and the
 // server's setting to those that are wanted: widen the record, change the
 // setting, see it in effect and caught up with, narrow the record (S4).

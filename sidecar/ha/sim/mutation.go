@@ -20,6 +20,7 @@ const (
 	MutateS4Widen              // the setting asks for new voters before the record has them
 	MutateS4Narrow             // the record drops voters that the setting still asks for
 	MutateS4Promotion          // the record names the new primary's voters as soon as it is elected
+	MutateS4Votes              // votes that lack commits look as if they had them
 	MutateS5                   // the guard does not stop anything
 	MutateS5Sent               // a lease counts from when it was confirmed, not from when that was asked for
 	MutateS6                   // a silent member is taken for a dead one
@@ -30,7 +31,7 @@ const (
 	mutations
 )
 
-var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion",
+var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
 	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10"}
 
 // String returns the name of the rule that is broken.
@@ -39,7 +40,7 @@ func (m Mutation) String() string { return mutationNames[m] }
 var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a fence leaves the walreceiver as it is", "a fence does not outlive a restart of the server",
 	"one vote fewer is taken for enough", "votes that are ahead look as if they were not", "a reload is taken for an effect",
 	"the record is narrowed before anybody has caught up", "the setting asks for new voters before the record has them",
-	"the record drops voters that the setting still asks for", "the record names the new voters as soon as a primary is elected",
+	"the record drops voters that the setting still asks for", "the record names the new voters as soon as a primary is elected", "votes that lack commits look as if they had them",
 	"the guard does not stop anything", "a lease counts from its confirmation, not from the request", "a silent member is taken for a dead one",
 	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made"}
 
@@ -68,6 +69,13 @@ func (w *World) mutate(o *ha.Observation) {
 		w.peersCopy(o)
 		for i := range o.Peers {
 			if p := &o.Peers[i].Report; p.Voted && p.Position.Compare(o.Server.Position) > 0 {
+				p.Position = o.Server.Position
+			}
+		}
+	case MutateS4Votes:
+		w.peersCopy(o)
+		for i := range o.Peers {
+			if p := &o.Peers[i].Report; p.Voted && p.Position.Compare(o.Server.Position) < 0 {
 				p.Position = o.Server.Position
 			}
 		}
