@@ -180,7 +180,7 @@ func (s *session) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
-		return fmt.Errorf("wait for another operation: %w", context.Cause(ctx))
+		return fmt.Errorf("%w: %w", ErrOccupied, context.Cause(ctx))
 	}
 	kept := s.conn != nil && !s.conn.IsClosed()
 	err := s.once(ctx, f)

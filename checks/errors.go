@@ -29,6 +29,9 @@ var (
 	ErrNotPrimary = errors.New("server is in recovery")
 	// ErrTransactions: transactions did not end in time.
 	ErrTransactions = errors.New("open transactions did not end in time")
+	// ErrOccupied: nothing was asked of the server, as another operation of this
+	// program was under way until the deadline.
+	ErrOccupied = errors.New("another operation is under way")
 	// ErrUnsettled: until the deadline it was not proved that nothing is
 	// received and all local log was read.
 	ErrUnsettled = errors.New("position is not final")

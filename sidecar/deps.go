@@ -18,6 +18,9 @@ var (
 	// ErrMachine: a write failed by the fault of this machine, so another might do
 	// better: its disk is full, or fails.
 	ErrMachine = errors.New("machine is at fault")
+	// ErrOccupied: nothing was asked of the server, as another operation on it was
+	// under way until the deadline.
+	ErrOccupied = errors.New("another operation on the server is under way")
 	// ErrTransactions: the server was not stopped, as transactions did not end in
 	// time; it goes on.
 	ErrTransactions = errors.New("the server goes on")
@@ -155,7 +158,8 @@ type Server interface {
 	// Look fills in what SQL says, in one round trip, on a connection of its
 	// own. It returns ErrNotReady if the server answers that it is starting.
 	Look(ctx context.Context, v *ha.Server) error
-	// Probe writes, and so finds a full (ErrMachine) or hung disk.
+	// Probe writes, and so finds a full (ErrMachine) or hung disk. It waits for an
+	// operation that is under way, at most until its deadline (ErrOccupied).
 	Probe(ctx context.Context) error
 	// Starved reports whether a server that takes no connections yet waits for
 	// log that it has not got.

@@ -3,7 +3,6 @@ package sidecar
 import (
 	"bytes"
 	"context"
-	"errors"
 	"reflect"
 	"slices"
 	"time"
@@ -363,40 +362,9 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	return probed
 }
 
-const (
-	// hungTime is how long writes may take too long before the disk counts as
-	// hung: a slow server is not a dead one.
-	hungTime = 10 * time.Second
-	// starvedTime is how long a starting server may wait for log: between two
-	// segments it does so for a moment.
-	starvedTime = 5 * time.Second
-)
-
-// probe writes, and notes in v how that went.
-func (s *Sidecar) probe(ctx context.Context, v *ha.Server) {
-	err := s.opts.Server.Probe(ctx)
-	s.opts.Recorder.Check("write", err)
-	now := s.opts.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		if s.unwritableAt != 0 && v.Writable == ha.No {
-			s.log.Info("the server takes writes again")
-		}
-		s.unwritableAt = 0
-		v.Writable, v.FaultyAt, v.WriteProblem = ha.Yes, 0, ""
-		return
-	}
-	if s.unwritableAt == 0 {
-		s.unwritableAt = now
-		s.log.Error("the server takes no writes", "error", err)
-	}
-	hung := errors.Is(err, context.DeadlineExceeded) && now.Sub(s.unwritableAt) >= hungTime
-	v.Writable, v.FaultyAt, v.WriteProblem = ha.No, 0, err.Error()
-	if hung || errors.Is(err, ErrMachine) {
-		v.FaultyAt = s.unwritableAt
-	}
-}
+// starvedTime is how long a starting server may wait for log: between two segments
+// it does so for a moment.
+const starvedTime = 5 * time.Second
 
 // peersChanged looks at the server at once when another member has begun or
 // ceased to stream: the primary's walsenders have changed then.

@@ -68,6 +68,8 @@ type Sidecar struct {
 	// of the looks in a row that found a starting server without log; zero: the
 	// last was well.
 	unwritableAt, starvedAt ha.Instant
+	// occupiedAt is the first of the write probes in a row that were not made.
+	occupiedAt ha.Instant
 
 	serverLock sync.Mutex // held by the operation on the server
 	growth     growth     // the loop's own

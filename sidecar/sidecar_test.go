@@ -114,6 +114,29 @@ func TestRegistrationRefused(t *testing.T) {
 	})
 }
 
+// TestProbeWaits: a write probe that could not be made, as another operation was
+// under way, says nothing of the server: the primary keeps its tag. If none can be
+// made for long the disk may hang, and another leads.
+func TestProbeWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		w.mu.Lock()
+		n1.probe = sidecar.ErrOccupied
+		w.mu.Unlock()
+		for range 800 {
+			time.Sleep(10 * time.Millisecond)
+			w.mu.Lock()
+			if n1.tag != "primary" {
+				t.Fatalf("the tag is %q", n1.tag)
+			}
+			w.mu.Unlock()
+		}
+		w.until("another leads", 30*time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
+	})
+}
+
 func TestShutdownHandsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)

@@ -60,6 +60,7 @@ type member struct {
 	position   ha.Position
 	sync       ha.SyncSetting
 	hidden     bool
+	probe      error // of write probes
 	ops        []string
 }
 
@@ -401,7 +402,11 @@ func (s fakeServer) Look(_ context.Context, v *ha.Server) error {
 	return nil
 }
 
-func (s fakeServer) Probe(context.Context) error { return nil }
+func (s fakeServer) Probe(context.Context) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.member.probe
+}
 
 func (s fakeServer) Starved() bool { return false }
 

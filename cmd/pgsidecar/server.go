@@ -160,6 +160,9 @@ func (s *localServer) Probe(ctx context.Context) error {
 		}
 	}
 	err := s.sql.WriteProbe(ctx)
+	if errors.Is(err, checks.ErrOccupied) {
+		return fmt.Errorf("%w: %w", sidecar.ErrOccupied, err)
+	}
 	if errors.Is(err, checks.ErrDiskFull) || errors.Is(err, checks.ErrIO) {
 		return fmt.Errorf("%w: %w", sidecar.ErrMachine, err)
 	}
