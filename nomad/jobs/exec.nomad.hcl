@@ -1,7 +1,12 @@
 # A PostgreSQL cluster on Nomad and Consul, driver exec. `pgsidecar nomad job exec`
 # prints this file; every setting has its reason beside it.
 #
-# Once, before the first run (the passwords; the job's own identity may read them):
+# Once, before the first run. A volume on each client that may have a member, in its
+# agent's configuration (without one, `nomad job status` says "missing compatible host
+# volumes", and what runs is left alone):
+#   client { host_volume "pgdata" { path = "/var/lib/pgsidecar" } }
+# The passwords, which the job's own identity may read (without them the task waits, and
+# `nomad alloc status` says "Missing: nomad.var.block"):
 #   nomad var put nomad/jobs/pg superuser="$(openssl rand -hex 16)" replication="$(openssl rand -hex 16)" api="$(openssl rand -hex 16)"
 # and where Consul has ACLs:
 #   nomad setup consul
@@ -325,7 +330,9 @@ job "pg" {
       }
 
       # One secret in each file: pgsidecar finds them by name in secrets/, and
-      # reads them again when they are needed.
+      # reads them again when they are needed. One that is missing makes an empty
+      # file, which pgsidecar refuses and names. (Without the inner "with" Nomad
+      # would write words of its own, and they would be the password.)
       dynamic "template" {
         for_each = { superuser = "superuser.password", replication = "replication.password", api = "api.token" }
         content {
@@ -333,7 +340,7 @@ job "pg" {
           perms       = "0600"
           uid         = var.uid
           change_mode = "noop"
-          data        = var.vault_path == "" ? "{{ with nomadVar \"nomad/jobs/${var.job}\" }}{{ .${template.key} }}{{ end }}" : "{{ with secret \"${var.vault_path}\" }}{{ .Data.data.${template.key} }}{{ end }}"
+          data        = var.vault_path == "" ? "{{ with nomadVar \"nomad/jobs/${var.job}\" }}{{ with .${template.key} }}{{ . }}{{ end }}{{ end }}" : "{{ with secret \"${var.vault_path}\" }}{{ with .Data.data.${template.key} }}{{ . }}{{ end }}{{ end }}"
         }
       }
 
