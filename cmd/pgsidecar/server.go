@@ -40,6 +40,8 @@ type localServer struct {
 	weak  []string // settings by which commits are answered too soon, as last found
 	// rewound: the server still needs what its rewind's source has.
 	rewound bool
+	// promotedAt is when this process last promoted the server.
+	promotedAt time.Time
 
 	// others tells what is known of the other members; set before the sidecar runs.
 	others func() others
@@ -363,6 +365,9 @@ func (s *localServer) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, 
 // Promote leaves recovery on a timeline that no other term has.
 func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error) {
 	at, err := s.sql.Promote(ctx, func(at ha.Position) error { return s.files.ReserveTimeline(at, timeline) })
+	s.mu.Lock()
+	s.promotedAt = time.Now()
+	s.mu.Unlock()
 	if err == nil && at.TLI != timeline {
 		err = fmt.Errorf("promoted to timeline %d, not to %d as claimed", at.TLI, timeline)
 	}

@@ -185,9 +185,19 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 	}
 	s.mu.Lock()
 	s.at = now
+	fresh := time.Since(s.promotedAt) < promotionCalm
 	s.mu.Unlock()
+	if !fresh {
+		if err := s.files.RestorePartial(); err != nil {
+			return err
+		}
+	}
 	return s.warnOfWeakCommits(ctx)
 }
+
+// promotionCalm is how long a new primary leaves its disk to the clients that come
+// back, before a segment is copied that few ever need.
+const promotionCalm = time.Second
 
 // warnOfWeakCommits says in the log, when that changes, which roles and databases
 // give up what quorum mode promises.

@@ -266,16 +266,16 @@ func empty(path string) (bool, error) {
 func (s *Server) copyFile(from, to string) (int64, error) {
 	in, err := os.Open(from)
 	if err != nil {
-		return 0, fmt.Errorf("keep aside: %w", err)
+		return 0, fmt.Errorf("copy: %w", err)
 	}
 	defer in.Close() // only read
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return 0, fmt.Errorf("keep aside: %w", noSpace(err))
+		return 0, fmt.Errorf("copy %s: %w", from, noSpace(err))
 	}
 	n, err := io.Copy(out, in)
 	if err = errors.Join(err, s.own(to), out.Sync(), out.Close()); err != nil {
-		return n, fmt.Errorf("keep aside %s: %w", from, noSpace(err))
+		return n, fmt.Errorf("copy %s: %w", from, noSpace(err))
 	}
 	return n, nil
 }

@@ -188,7 +188,7 @@ func (s *Server) keepAside(ctx context.Context, from Source, fork *ha.Fork) (Kep
 		}
 		n, err := s.copyFile(s.data("pg_wal", name), filepath.Join(k.Dir, name))
 		if err != nil {
-			return Kept{}, err
+			return Kept{}, fmt.Errorf("keep aside: %w", err)
 		}
 		k.Bytes, k.Segments = k.Bytes+n, k.Segments+1
 	}
@@ -204,7 +204,7 @@ func (s *Server) describeKept(k Kept, from Source, c control, fork *ha.Fork) err
 	for _, name := range []string{filepath.Join("pg_wal", historyName(c.timeline)), filepath.Join("global", "pg_control")} {
 		_, err := s.copyFile(s.data(name), filepath.Join(k.Dir, filepath.Base(name)))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return fmt.Errorf("keep aside: %w", err)
 		}
 	}
 	about := struct {
