@@ -69,7 +69,7 @@ func (d *decision) narrowedByVotes(set SyncSetting, upto Position) Durability {
 	if n < set.K {
 		return dur
 	}
-	return Durability{Mode: ModeQuorum, K: set.K, Voters: set.Names}
+	return Durability{Mode: ModeQuorum, K: set.K, Voters: slices.Clone(set.Names)}
 }
 
 // keepDurability takes the next single step from the recorded voters and the

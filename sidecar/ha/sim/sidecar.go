@@ -74,6 +74,7 @@ func (b *member) reset(i int, drift int64) {
 	b.agentLost, b.agentLostAt = 0, 0
 	b.guard = guard{}
 	b.op = operation{}
+	b.late, b.lateIn = ha.Action{}, 0
 	b.supervised = 0
 	b.server.reset()
 	b.sidecar.reset()
