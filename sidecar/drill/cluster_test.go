@@ -94,12 +94,17 @@ func up(t testing.TB, o lab.Options) *lab.Lab {
 
 func showLogs(t testing.TB, l *lab.Lab) {
 	for _, m := range l.Plan().Members() {
-		b, err := os.ReadFile(filepath.Join(m.Dir, "sidecar.log"))
-		if err != nil {
-			continue
+		for _, log := range []struct {
+			path  string
+			lines int
+		}{{filepath.Join(m.Dir, "sidecar.log"), 60}, {filepath.Join(m.DataDir()+".pgsidecar", "postgresql.log"), 12}} {
+			b, err := os.ReadFile(log.path)
+			if err != nil {
+				continue
+			}
+			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+			t.Logf("%s, %s:\n%s", m.Name, filepath.Base(log.path), strings.Join(lines[max(0, len(lines)-log.lines):], "\n"))
 		}
-		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		t.Logf("%s:\n%s", m.Name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
 	}
 }
 

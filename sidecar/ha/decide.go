@@ -100,10 +100,20 @@ func (d *decision) remember() {
 	if d.o.Server.votedIn(d.seen.Term) && s.VotedTerm != d.seen.Term {
 		s.VotedAt, s.VotedTerm = now, d.seen.Term
 	}
+	d.noteAdvance()
 	if d.rec.Exists() || d.o.Consul.SeenAt == 0 {
 		s.EmptySince = 0
 	} else if s.EmptySince == 0 {
 		s.EmptySince = now
+	}
+}
+
+// noteAdvance dates how far this standby has come.
+func (d *decision) noteAdvance() {
+	s, at, p := &d.s, &d.o.Server.Position, d.peer(d.seen.Leader)
+	lacks := d.o.Server.InRecovery == Yes && at.Known() && d.fresh(p) && p.Report.Serving && p.Report.Position.Known() && !at.Contains(p.Report.Position)
+	if !lacks || s.AdvancedTLI != at.TLI || s.AdvancedLSN != at.LSN {
+		s.AdvancedAt, s.AdvancedTLI, s.AdvancedLSN = d.o.Now, at.TLI, at.LSN
 	}
 }
 

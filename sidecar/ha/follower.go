@@ -196,9 +196,11 @@ func (d *decision) attend() {
 		d.clone("a new clone was asked for")
 		return
 	case v.Upstream != "" && v.Upstream == d.upstream(d.peer(d.seen.Leader)).Member:
-		if v.Receiving == Yes {
+		switch {
+		case d.standsStill():
+		case v.Receiving == Yes:
 			d.tag = "replica"
-		} else {
+		default:
 			d.checkUpstream()
 		}
 	default:
@@ -232,6 +234,24 @@ func (d *decision) checkUpstream() {
 	if !p.Report.Position.Contains(d.o.Server.Position) && p.Report.Position.TLI != d.o.Server.Position.TLI {
 		d.rejoin(p)
 	}
+}
+
+// standstillTime is how long a standby that streams may lack what the leader has,
+// and come no further, before that is said: its walreceiver is refused, again and
+// again, and is seen to stream for a moment each time.
+const standstillTime = 10 * time.Second
+
+// standsStill says so, and what would help.
+func (d *decision) standsStill() bool {
+	v := &d.o.Server
+	p := d.leaderPeer()
+	if p == nil || !p.Report.Position.Contains(v.Position) || v.Position.Contains(p.Report.Position) || !d.after(d.s.AdvancedAt, standstillTime) {
+		return false
+	}
+	d.block(Block{What: "this standby comes no further than " + v.Position.String(), Missing: "what " + v.Upstream +
+		" has beyond; postgresql.log in postgres.state_dir says why it does not come",
+		Override: "pgsidecar reinit " + d.o.Self, Cost: "this member's data directory is cloned anew"})
+	return true
 }
 
 // join makes the server follow the newest term's leader, once that is known to

@@ -1,6 +1,7 @@
 package ha_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -217,5 +218,43 @@ func TestPreVoteOfAnEarlierPhase(t *testing.T) {
 	n3.Record.Phase = ha.PhaseLeading
 	if !ballot() {
 		t.Error("no election was begun although both have lost the leader")
+	}
+}
+
+// TestStandstill: a standby that comes no further, while it is seen to stream now and
+// then, says so and what would help, and is no replica for clients.
+func TestStandstill(t *testing.T) {
+	o := following()
+	o.Server.Position = ha.Position{TLI: 3, LSN: 60}
+	s, _ := ha.Decide(ha.State{}, o)
+	later := func(by time.Duration) {
+		o.Now = o.Now.Add(by)
+		o.Consul.SeenAt, o.Server.SeenAt = o.Now, o.Now
+		for i := range o.Peers {
+			o.Peers[i].ReceivedAt, o.Peers[i].EchoSentAt = o.Now, o.Now
+		}
+		o.Peers[0].Report.Position.LSN += 10
+		s, _ = ha.Decide(s, o)
+	}
+	for range 11 {
+		if len(s.Blocks) != 0 {
+			t.Fatalf("after %s: %v", o.Now.Sub(now), s.Blocks)
+		}
+		o.Server.Position.LSN++
+		later(time.Second)
+	}
+	for range 10 {
+		later(time.Second)
+	}
+	if len(s.Blocks) != 1 || !strings.Contains(s.Blocks[0].What, "comes no further than 0/47") || s.Blocks[0].Override != "pgsidecar reinit n2" {
+		t.Errorf("it stands still: %v", s.Blocks)
+	}
+	_, actions := ha.Decide(s, o)
+	if !slices.ContainsFunc(actions, func(a ha.Action) bool { return a.Kind == ha.Announce && a.Tag == "" }) {
+		t.Errorf("it is still announced as a replica: %v", actions)
+	}
+	o.Server.Position = o.Peers[0].Report.Position
+	if later(time.Second); len(s.Blocks) != 0 {
+		t.Errorf("it has come on: %v", s.Blocks)
 	}
 }

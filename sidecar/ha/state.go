@@ -26,6 +26,11 @@ type State struct {
 	PhaseAt   Instant
 	PhaseTerm uint64
 	Phase     Phase
+	// AdvancedAt is when this standby was last seen to have come further than Advanced
+	// says, or to lack nothing of what the leader has.
+	AdvancedAt  Instant
+	AdvancedTLI TLI
+	AdvancedLSN LSN
 	// Gone are the voters that do not stream, and since when.
 	Gone []Gone
 	// EmptySince is since when Consul has been seen without a record.
