@@ -1,5 +1,7 @@
 package ha
 
+import "slices"
+
 // leaseUntil is until when this member may serve as the primary of the record's
 // term (S5): the lease, counted from the newest moment at which it is sure that
 // no other could be elected. Zero if there was none.
@@ -27,9 +29,26 @@ func (d *decision) confirmedAt() Instant {
 		need--
 	}
 	if dur.Mode == ModeAsync || d.o.Policy.Mode == ModeAsync || need <= 0 {
-		return d.kthEcho(d.rec.Members, len(d.others()))
+		all := d.electors()
+		return d.kthEcho(all, len(all))
 	}
 	return d.kthEcho(dur.Voters, need)
+}
+
+// electors are the others that may stand in an election: those on record and, while
+// it is not known what the record is, whoever else is heard, as a transaction of this
+// member's own may have admitted it.
+func (d *decision) electors() []string {
+	all := d.others()
+	if !d.inDoubt() {
+		return all
+	}
+	for i := range d.o.Peers {
+		if m := d.o.Peers[i].Member; !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // kthEcho is the newest moment that at least k of the members, without this
