@@ -48,6 +48,7 @@ type HAProxy struct {
 
 	applying sync.Mutex // held while commands are sent, so that no older ones come last
 	closed   []string   // members that the worker had in maintenance; guarded by applying
+	wrong    wrongState // what the last look found; guarded by applying
 
 	mu      sync.Mutex
 	current *Topology // nil: nothing known, the checks decide
@@ -335,13 +336,10 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 func (h *HAProxy) mend(ctx context.Context, current *Topology, seen observed) error {
 	r := h.route(*current)
 	wrong, leftovers := r.differences(seen), r.leftovers(seen)
+	h.tellWrong(wrongState{wrong, strings.Join(leftovers, ";"), time.Now()}, seen.pid, current.Term)
 	if wrong == "" && len(leftovers) == 0 {
 		return nil
 	}
-	h.log.Info("haproxy state mended", "difference", wrong, "servers_with_old_sessions", len(leftovers), "pid", seen.pid, "term", current.Term)
-	h.mu.Lock()
-	h.status.Mended++
-	h.mu.Unlock()
 	if wrong != "" {
 		h.closed = nil
 		if err := h.assert(ctx, current); err != nil {
@@ -349,6 +347,39 @@ func (h *HAProxy) mend(ctx context.Context, current *Topology, seen observed) er
 		}
 	}
 	return h.api.run(ctx, leftovers)
+}
+
+// wrongState is what a look at HAProxy found; the zero value: all was right.
+type wrongState struct {
+	server    string // not in its state
+	leftovers string // commands that end sessions which should not be
+	since     time.Time
+}
+
+func (w wrongState) right() bool { return w.server == "" && w.leftovers == "" }
+
+// tellWrong logs and counts what is found wrong once, however many looks it
+// lasts (HAProxy may need time to end a session), and its end where it lasted.
+// The caller holds applying.
+func (h *HAProxy) tellWrong(now wrongState, pid int, term uint64) {
+	before := h.wrong
+	switch {
+	case now.right():
+		h.wrong = wrongState{}
+		if !before.right() {
+			h.log.Info("haproxy state right again", "after", now.since.Sub(before.since), "pid", pid, "term", term)
+		}
+		return
+	case now.server == before.server && now.leftovers == before.leftovers:
+		return
+	case !before.right():
+		now.since = before.since
+	}
+	h.wrong = now
+	h.log.Info("haproxy state wrong, is being mended", "server_in_wrong_state", now.server, "ending_old_sessions", now.leftovers, "pid", pid, "term", term)
+	h.mu.Lock()
+	h.status.Mended++
+	h.mu.Unlock()
 }
 
 // fail notes an error, and logs it when it is a new one.

@@ -440,9 +440,10 @@ func BenchmarkProxyFollowsConsul(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// HAProxy is killed and started by hand in the middle of a failover. With us
-// alive it is right within 100 ms of its start; with us dead it sends nobody to
-// a server that does not say itself that it is the primary.
+// HAProxy is killed and started by hand in the middle of a failover, several
+// times. With us alive it is right within 100 ms of its start, at the median:
+// each has a bound for a machine that stands still at times. With us dead it
+// sends nobody to a server that does not say itself that it is the primary.
 func TestHAProxyRestartedInAFailover(t *testing.T) {
 	l := newProxyLab(t)
 	var says sync.Map // who says that it is the primary
@@ -471,26 +472,24 @@ func TestHAProxyRestartedInAFailover(t *testing.T) {
 
 	// With us alive.
 	says.Delete("n1")
-	l.record(2, "n2", ha.PhaseElecting)
-	kill()
-	l.until(10*time.Second, "HAProxy's end", func() bool { return !strings.Contains(l.cli("show info"), "Pid") })
-	l.record(2, "n2", ha.PhaseLeading)
-	kill = l.startHAProxy()
-	l.untilEvery(time.Millisecond, 10*time.Second, "HAProxy's start", func() bool { return strings.Contains(l.cli("show info"), "Pid") })
-	start := time.Now()
-	c, name, err := l.connect()
-	if err != nil || name != "n2" {
-		t.Fatalf("the first client after the restart: %q, %v", name, err)
+	var took []time.Duration
+	for round := range 5 {
+		var right time.Duration
+		right, kill = l.restartInAFailover(uint64(round+2), []string{"n2", "n3"}[round%2], kill)
+		took = append(took, right)
 	}
-	c.Close()
-	t.Logf("with us alive: right %v after HAProxy's start", time.Since(start))
+	slices.Sort(took)
+	t.Logf("with us alive: right after HAProxy's start, median %v, worst %v", took[len(took)/2], took[len(took)-1])
+	if took[len(took)/2] > 100*time.Millisecond || took[len(took)-1] > time.Second {
+		t.Error("too late")
+	}
 	says.Store("n2", true)
 
 	// With us dead: nobody is primary, then n3.
 	says.Delete("n2")
 	stop()
 	kill()
-	l.until(10*time.Second, "HAProxy's end", func() bool { return !strings.Contains(l.cli("show info"), "Pid") })
+	l.haproxyGone()
 	l.startHAProxy()
 	first := make(chan string, 1)
 	go func() {
@@ -517,6 +516,30 @@ func TestHAProxyRestartedInAFailover(t *testing.T) {
 	case <-time.After(15 * time.Second):
 		t.Fatal("no client got to the primary")
 	}
+}
+
+// restartInAFailover has the next primary elected while HAProxy is away, and
+// returns how long after HAProxy's start its first client is with it.
+func (l *proxyLab) restartInAFailover(term uint64, next string, kill func()) (time.Duration, func()) {
+	l.t.Helper()
+	l.record(term, next, ha.PhaseElecting)
+	kill()
+	l.haproxyGone()
+	l.record(term, next, ha.PhaseLeading)
+	kill = l.startHAProxy()
+	l.untilEvery(time.Millisecond, 10*time.Second, "HAProxy's start", func() bool { return strings.Contains(l.cli("show info"), "Pid") })
+	start := time.Now()
+	c, name, err := l.connect()
+	if err != nil || name != next {
+		l.t.Fatalf("the first client after the restart: %q, %v", name, err)
+	}
+	c.Close()
+	return time.Since(start), kill
+}
+
+func (l *proxyLab) haproxyGone() {
+	l.t.Helper()
+	l.until(10*time.Second, "HAProxy's end", func() bool { return !strings.Contains(l.cli("show info"), "Pid") })
 }
 
 func TestRender(t *testing.T) {
