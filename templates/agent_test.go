@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 	"github.com/pgsidecar/pgsidecar/templates"
@@ -277,6 +279,84 @@ func TestCommands(t *testing.T) {
 	}
 	if got := entries(t, dir); got != "f g log ok" {
 		t.Errorf("left behind: %q", got)
+	}
+}
+
+// What goes wrong in a running agent leaves the last good file, shows its reason
+// in status and log, once, and goes away by itself with its cause. Beside these:
+// a template that does not parse, TestTemplateErrors; a key that is missing or
+// has a line too many, TestTemplatesReadConsul in cmd/pgsidecar; HAProxy's socket
+// missing, TestHAProxyErrors.
+func TestAgentRecoversFromEach(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		change  func(f *templates.File, gate string) // what goes wrong until there is a directory gate
+		want    string
+		written bool // the new file is there, but not taken up
+	}{
+		{"template fails", func(f *templates.File, gate string) {
+			f.Template = parse(t, `{{ with mustEnv "GATE" }}{{ end }}`+primaryText)
+		}, "GATE", false},
+		{"checker refuses", func(f *templates.File, gate string) { f.Check = []string{"test", "-e", gate} }, "checker refused", false},
+		{"checker hangs", func(f *templates.File, gate string) {
+			f.Check, f.Timeout = []string{"sh", "-c", "test -e " + gate + " || sleep 100"}, 50*time.Millisecond
+		}, "did not end", false},
+		{"destination not writable", func(f *templates.File, gate string) { f.Destination = filepath.Join(gate, "f") }, "no such file", false},
+		{"command fails", func(f *templates.File, gate string) { f.Command = []string{"test", "-e", gate} }, "command failed", true},
+		{"command hangs", func(f *templates.File, gate string) {
+			f.Command, f.Timeout = []string{"sh", "-c", "test -e " + gate + " || sleep 100"}, 50*time.Millisecond
+		}, "did not end", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			gate := filepath.Join(dir, "gate")
+			f := templates.File{Name: "f", Template: parse(t, primaryText), Destination: filepath.Join(dir, "f")}
+			test.change(&f, gate)
+			inGate := filepath.Dir(f.Destination) == gate
+			if !inGate {
+				if err := os.WriteFile(f.Destination, []byte("last good\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var log lockedBuffer
+			a, err := templates.NewAgent(templates.AgentOptions{Files: []templates.File{f}, Retry: 20 * time.Millisecond,
+				Env: templates.Env{Getenv: func(string) string {
+					if _, err := os.Stat(gate); err != nil {
+						return ""
+					}
+					return "there"
+				}},
+				Logger: hclog.New(&hclog.LoggerOptions{Output: &log})})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan struct{})
+			go func() { defer close(done); a.Run(ctx) }() //nolint:errcheck // ends with ctx
+			t.Cleanup(func() { cancel(); <-done })
+			a.Update(top(t, "a"))
+			l := &lab{t: t}
+			l.eventually(10*time.Second, "two failures", func() bool { return a.Status().Files[0].Failures >= 2 })
+			if s := a.Status().Files[0]; !strings.Contains(s.Error, test.want) || s.Since.IsZero() {
+				t.Errorf("status %+v, want %q", s, test.want)
+			}
+			if n := strings.Count(log.String(), "template failed"); n != 1 || !strings.Contains(log.String(), test.want) {
+				t.Errorf("told %d times:\n%s", n, log.String())
+			}
+			if !inGate && !test.written && read(t, f.Destination) != "last good\n" {
+				t.Errorf("the last good file is now %q", read(t, f.Destination))
+			}
+			if err := os.Mkdir(gate, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			l.eventually(10*time.Second, "recovery", func() bool { s := a.Status().Files[0]; return s.Error == "" && !s.OKSince.IsZero() })
+			if got := read(t, f.Destination); got != "primary=a\n" {
+				t.Errorf("got %q", got)
+			}
+			if n := strings.Count(log.String(), "template recovered"); n != 1 {
+				t.Errorf("the recovery was told %d times:\n%s", n, log.String())
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +190,52 @@ func TestTemplateErrors(t *testing.T) {
 	for _, text := range []string{`{{ if }}`, `{{ nofunc }}`, `{{`, `{{ end }}`} {
 		if _, err := templates.ParseTemplate("x", text, templates.Delimiters{}); err == nil {
 			t.Errorf("%s was accepted", text)
+		}
+	}
+}
+
+// No built-in template prints what a registration in Consul says beyond a member's
+// name and addresses, and a registration that is not of that form is left out.
+func TestBuiltinTemplatesRefuseInjection(t *testing.T) {
+	env := templates.Env{Getenv: func(name string) string {
+		return map[string]string{"VIP": "10.0.0.100/24", "VIP_INTERFACE": "lo"}[name]
+	}}
+	const evil = "evil\n    server evil 6.6.6.6:1"
+	name, address, api, meta := registered("b", "replica", "2"), registered("c", "replica", "2"), registered("d", "replica", "2"), registered("e", "replica", "2")
+	name.Name, address.Postgres, api.API = evil, "6.6.6.6:1 "+evil, "6.6.6.6:1 "+evil
+	meta.Tags, meta.Meta["zone"] = append(meta.Tags, evil), evil
+	top, err := templates.Build(templates.Source{Cluster: "main", Service: "pg", Record: leading(2, "a"),
+		Registered: []templates.Registration{registered("a", "primary", "2"), name, address, api, meta}})
+	if err == nil || top.Primary == nil {
+		t.Fatalf("nobody was told of these registrations: %v", err)
+	}
+	for _, builtin := range templates.Builtin() {
+		text, err := templates.BuiltinText(builtin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := templates.NewPage(top, templates.Settings{HAProxy: templates.HAProxySettings{Socket: "/run/s"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := parse(t, text).Render(t.Context(), page, env)
+		if err != nil {
+			t.Errorf("%s: %v", builtin, err)
+		}
+		if strings.Contains(string(got), "evil") || strings.Contains(string(got), "6.6.6.6") {
+			t.Errorf("%s:\n%s", builtin, got)
+		}
+		// What came past that check is still no line of its own.
+		past := top
+		past.Cluster = evil
+		past.Members = slices.Clone(top.Members)
+		for i := range past.Members {
+			past.Members[i].Name, past.Members[i].Host = evil, evil
+		}
+		past.Primary, past.Replicas = &past.Members[0], past.Members[1:]
+		page.Topology = past
+		if got, err := parse(t, text).Render(t.Context(), page, env); err == nil && strings.Contains(string(got), "\n    server evil") {
+			t.Errorf("%s, past the check:\n%s", builtin, got)
 		}
 	}
 }
