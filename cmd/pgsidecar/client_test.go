@@ -81,6 +81,8 @@ func fakeCluster(t *testing.T) (n1, n2 *fakeMember) {
 	n1.status.Leader, n1.status.Members = "n2", members
 	n2.status.Leader, n2.status.Members = "n2", members
 	n2.status.LeaseLeft = 4.62
+	n2.status.Templates = json.RawMessage(`{"templates":[{"name":"uri"},{"name":"pgbouncer","error":"checker refused the file: exit status 1"}],` +
+		`"haproxy":[{"socket":"/run/haproxy/admin.sock","error":"reach haproxy's stats socket: no such file"}]}`)
 	n2.status.Blocks = []api.BlockStatus{{What: "commits wait", Missing: "a vote of n3", Age: 12,
 		Override: "pgsidecar failover --to n1 --accept-data-loss", Cost: "what n1 has not received"}}
 	start := time.Date(2026, 1, 31, 4, 0, 0, 0, time.UTC)

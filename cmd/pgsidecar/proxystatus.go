@@ -86,22 +86,31 @@ func (f *follower) unready() string {
 	if s.Term == 0 {
 		return "the cluster has not been read from Consul yet"
 	}
+	if all := followTroubles(s); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+// followTroubles says what of the files, HAProxies and PgBouncers does not work.
+func followTroubles(s templates.AgentStatus) []string {
+	var all []string
 	for _, t := range s.Files {
 		if t.Error != "" {
-			return fmt.Sprintf("template %q: %s", t.Name, t.Error)
+			all = append(all, fmt.Sprintf("template %q: %s", t.Name, t.Error))
 		}
 	}
 	for _, p := range s.Proxies {
 		if !p.Connected {
-			return fmt.Sprintf("haproxy %s is not connected: %s", p.Socket, p.Error)
+			all = append(all, fmt.Sprintf("haproxy %s is not connected: %s", p.Socket, p.Error))
 		}
 	}
 	for _, b := range s.Bouncers {
 		if b.Error != "" {
-			return fmt.Sprintf("pgbouncer %s: %s", b.Address, b.Error)
+			all = append(all, fmt.Sprintf("pgbouncer %s: %s", b.Address, b.Error))
 		}
 	}
-	return ""
+	return all
 }
 
 // agentCollector reads metrics off a templates.Agent, if there is one, when they

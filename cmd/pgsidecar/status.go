@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/templates"
 )
 
 // newStatusCommand returns `status`.
@@ -130,6 +131,12 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 	}
 	if st.Problem != "" {
 		fmt.Fprintf(b, "\n%s: %s\n", st.Member, st.Problem)
+	}
+	var files templates.AgentStatus
+	if len(st.Templates) > 0 && json.Unmarshal(st.Templates, &files) == nil {
+		for _, trouble := range followTroubles(files) {
+			fmt.Fprintf(b, "\nRouting on %s: %s\n", st.Member, trouble)
+		}
 	}
 	if st.Refused != "" {
 		fmt.Fprintf(b, "\nThe switchover cannot begin: %s\n", st.Refused)
