@@ -100,7 +100,7 @@ func newMember(a *app, path string) (*member, error) {
 	}
 	m.mesh, err = peers.New(peers.Options{
 		Member: cfg.Member, Cluster: cfg.Cluster, Key: m.peerKey, KeyOf: keyOf(cfg), Now: guard.Now,
-		Timeout: cfg.Failover.FailureTimeout, TLS: clientTLS(cfg.API.TLS), Logger: m.log.Named("peers"),
+		Timeout: cfg.Failover.FailureTimeout, TLS: clientTLS(cfg.API.TLS), Logger: m.log,
 	})
 	return m, err
 }
@@ -118,7 +118,7 @@ func sessionsOptions(cfg *config.Config, log hclog.Logger) sessions.Options {
 		KeyFile: cfg.Consul.TLS.KeyFile, ServerName: cfg.Consul.TLS.ServerName, Datacenter: cfg.Consul.Datacenter,
 		Token: cfg.Consul.Token.Reveal(), TokenFile: cfg.Consul.TokenFile,
 		Prefix: cfg.Consul.Prefix, Cluster: cfg.Cluster, Member: cfg.Member, Service: cfg.Service.Name,
-		TTL: cfg.Consul.SessionTTL, Now: guard.Now, Logger: log.Named("consul"),
+		TTL: cfg.Consul.SessionTTL, Now: guard.Now, Logger: log,
 	}
 }
 
