@@ -167,13 +167,21 @@ func (c *Client) update(change func()) {
 	}
 }
 
-// reached notes whether the last call was answered.
+// reached notes whether the last call was answered. When all of Consul has been away,
+// the local agent is counted as lost from its return on: until then no other agent was
+// better off, and this one may need a moment more than they.
 func (c *Client) reached(answered bool) {
+	now := c.opts.Now()
 	c.mu.Lock()
 	same := c.view.Consul.Reachable == ha.Known(answered)
 	c.mu.Unlock()
 	if !same {
-		c.update(func() { c.view.Consul.Reachable = ha.Known(answered) })
+		c.update(func() {
+			c.view.Consul.Reachable = ha.Known(answered)
+			if answered && c.view.Consul.AgentLostAt != 0 {
+				c.view.Consul.AgentLostAt = now
+			}
+		})
 	}
 }
 

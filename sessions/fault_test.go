@@ -177,6 +177,28 @@ func TestAddresses(t *testing.T) {
 	n1.await(t, 60*time.Second, "reachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes && v.Consul.HeldAt > stale.HeldAt })
 }
 
+// A local agent that is still gone when all of Consul comes back counts as lost from
+// then on: for the time before, no member was better off than this one.
+func TestAgentLostWithAllOfConsul(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", "")
+	f := newFlaky(t, server.http)
+	n1 := run(t, options("n1", f.host(), server.http))
+	n1.session(t)
+	n1.SetHolding(true)
+	must(t, n1.Register(background(t), registration("n1", "replica", 5001)))
+	f.fault.Store(int32(noLeader))
+	lost := n1.await(t, 60*time.Second, "a local agent that is gone", func(v sessions.View) bool { return v.Consul.AgentLostAt != 0 }).Consul.AgentLostAt
+	server.signal(syscall.SIGSTOP)
+	n1.await(t, 60*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No })
+	back := now()
+	server.signal(syscall.SIGCONT)
+	v := n1.await(t, 60*time.Second, "reachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes })
+	if at := v.Consul.AgentLostAt; lost >= back || at < back {
+		t.Errorf("the agent is lost since %d, Consul was back after %d", at, back)
+	}
+}
+
 // A slow answer dates the lease by when it was asked for.
 func TestLeaseCountsFromSending(t *testing.T) {
 	server := newAgent(t, "server", "", "")

@@ -3,7 +3,9 @@ package drill
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -151,7 +153,7 @@ func (r *rehearsal) account(ctx context.Context) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	pairs, _, err := client.KV().List(plan.Prefix+"/"+plan.Cluster+"/history/", new(api.QueryOptions).WithContext(ctx))
+	pairs, err := patientList(ctx, client, plan.Prefix+"/"+plan.Cluster+"/history/")
 	if err != nil {
 		return nil, fmt.Errorf("read the cluster's history: %w", err)
 	}
@@ -166,6 +168,27 @@ func (r *rehearsal) account(ctx context.Context) (*Account, error) {
 		return nil, nil
 	}
 	return a, nil
+}
+
+// patientList reads keys from a Consul that may be electing its leader once more, as
+// it may have been what the fault was about.
+func patientList(ctx context.Context, client *api.Client, prefix string) (api.KVPairs, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(checkInterval)
+	defer tick.Stop()
+	for {
+		pairs, _, err := client.KV().List(prefix, new(api.QueryOptions).WithContext(ctx))
+		var status api.StatusError
+		if err == nil || !errors.As(err, &status) || status.Code < http.StatusInternalServerError {
+			return pairs, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+	}
 }
 
 // Last is what is kept of the last drill in Consul, for the members to show.

@@ -72,7 +72,7 @@ type Consul struct {
 
 	Reachable Tri // did the last call succeed
 	// AgentLostAt is since when this member's own agent, which alone can change
-	// its registration, has not answered; zero: it does.
+	// its registration, has not answered while another may; zero: it does.
 	AgentLostAt Instant
 }
 
