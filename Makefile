@@ -47,7 +47,7 @@ up: programs build ## run a cluster on this machine with a live status; Ctrl-C s
 	@exec bin/pgsidecar lab up
 
 .PHONY: drills
-drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (35 minutes)
+drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (10 minutes)
 	@mkdir -p $(DRILLSDIR)
 	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
 

@@ -13,8 +13,8 @@ import (
 
 // TestTwoOfThreeDie: two of three members die at once. The third waits, says for
 // whom and what would go on without; an ordinary failover is refused; with the loss
-// accepted it leads and takes writes. A member that is removed, and all that come
-// back, join again.
+// accepted it leads, and says that commits wait, and what ends that; then it takes
+// writes. A member that is removed, and all that come back, join again.
 func TestTwoOfThreeDie(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a cluster")

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // handoverBody is the body of /switchover and /failover, Patroni's own.
@@ -99,7 +101,11 @@ func newFailoverCommand(a *app) *cobra.Command {
 					return err
 				}
 			}
-			return c.change(cmd.Context(), a.stdout, candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose})
+			err = c.change(cmd.Context(), a.stdout, candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose})
+			if err == nil && lose && st.Durability.Mode == ha.ModeQuorum {
+				fmt.Fprintln(a.stdout, "If no standby is left, commits wait for one: pgsidecar status says so, and what ends it.")
+			}
+			return err
 		},
 	}
 	flags.add(cmd)

@@ -136,7 +136,7 @@ func TestPortsTaken(t *testing.T) {
 		t.Skip("needs a network namespace, so root")
 	}
 	program, dir := binary(t), filepath.Join(t.TempDir(), "lab")
-	done := make(chan struct{})
+	done, few := make(chan struct{}), false
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // for good: the thread is of no other use
@@ -148,10 +148,10 @@ func TestPortsTaken(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 			return
 		}
-		for port := 15000; port <= 32000; port++ {
+		for port := 15000; port <= 21000; port++ {
 			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 			if errors.Is(err, unix.EMFILE) {
-				t.Log("not as many files may be open as there are ports")
+				few = true
 				return
 			}
 			if err != nil {
@@ -164,6 +164,9 @@ func TestPortsTaken(t *testing.T) {
 		refused(t, exec.Command(program, "drill", "--dir", dir, "switchover"), "no free port on 127.0.0.1")
 	}()
 	<-done
+	if few {
+		t.Skip("not as many files may be open as there are ports")
+	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Errorf("%s was made", dir)
 	}

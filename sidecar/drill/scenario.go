@@ -112,6 +112,13 @@ func plannedScenarios() []Scenario {
 				if err := c.Lab.Wait(ctx, c.Primary, lab.Sidecar); err != nil {
 					return err
 				}
+				// One that has ended may be listed for a moment still.
+				if _, err := waitUntil(ctx, func() (int, error) {
+					pid, err := c.Lab.PID(c.Primary, lab.Sidecar)
+					return pid, ignoreAbsent(err)
+				}, func(pid int) bool { return pid == 0 }); err != nil {
+					return fmt.Errorf("wait for the end of the sidecar: %w", err)
+				}
 				return startSidecar(ctx, c)
 			},
 		},
