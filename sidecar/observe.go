@@ -91,6 +91,15 @@ func (s *Sidecar) guardChanged() {
 	s.mu.Lock()
 	was := s.server.Process
 	v := &s.server
+	switch {
+	case g.Process == ha.ProcessRunning:
+		s.ran, s.missedExit = true, 0
+	case g.Process == ha.ProcessStopped && g.ExitedAt == 0 && s.ran:
+		if s.missedExit == 0 {
+			s.missedExit = s.opts.Now()
+		}
+		g.ExitedAt = s.missedExit
+	}
 	// A lease that goes on asks for no decision; one that begins anew does.
 	extended := v.Process == g.Process && v.StartedAt == g.StartedAt && v.ExitedAt == g.ExitedAt && v.Armed && g.Armed && v.LeaseUntil > s.opts.Now()
 	v.Process, v.StartedAt, v.ExitedAt, v.Armed, v.LeaseUntil = g.Process, g.StartedAt, g.ExitedAt, g.Armed, g.LeaseUntil

@@ -64,6 +64,11 @@ type Sidecar struct {
 	lookedAt        ha.Instant // the last look began then
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant
+	// ran: the server was seen running since this process began. A new guard does
+	// not know that one did that ended with its predecessor; missedExit is when that
+	// was first seen.
+	ran        bool
+	missedExit ha.Instant
 	// unwritableAt is the first of the write probes in a row that failed, starvedAt
 	// of the looks in a row that found a starting server without log; zero: the
 	// last was well.

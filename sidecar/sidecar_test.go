@@ -67,6 +67,22 @@ func TestServerCrash(t *testing.T) {
 	})
 }
 
+// TestGuardKilled: the server ends with its guard, and the new guard knows nothing of
+// it; the sidecar does, and hands over as after any crash.
+func TestGuardKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		w.mu.Lock()
+		n1.running, n1.clean, n1.armed, n1.leaseUntil, n1.startedAt, n1.exitedAt = false, false, false, 0, 0, 0
+		w.wakeAll()
+		w.mu.Unlock()
+		w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
+		w.settled(w.record.Leader)
+	})
+}
+
 func TestMemberKilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)
