@@ -22,7 +22,7 @@ type registry struct {
 
 // errNoneInConsul is returned when Consul names no member that was not asked
 // already.
-var errNoneInConsul = errors.New("Consul names no other member")
+var errNoneInConsul = errors.New("no other member is named by Consul")
 
 // registryOf is what the configuration says of Consul.
 func registryOf(cfg *config.Config) *registry {

@@ -20,7 +20,6 @@ type call struct {
 	m       int
 	epoch   uint32 // of the sidecar
 	sentAt  ha.Instant
-	done    bool // applied or answered
 	ok      bool
 	change  ha.Change
 	record  ha.Record

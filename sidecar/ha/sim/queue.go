@@ -5,7 +5,7 @@ type eventKind uint8
 
 // The kinds of event. m and p are member indexes, n is a count or an index.
 const (
-	evNone eventKind = iota
+	_ eventKind = iota
 	// Sidecar.
 	evAttach       // a started sidecar has found guard and data directory
 	evWake         // State.WakeAt

@@ -95,14 +95,6 @@ func lsn(n int) ha.LSN {
 	return ha.LSN(0x1000000 + n)
 }
 
-// count is the inverse of lsn.
-func count(l ha.LSN) int {
-	if l <= 0x1000000 {
-		return 0
-	}
-	return int(l - 0x1000000)
-}
-
 func timelineOf(id uint64) ha.TLI { return ha.TLI(id >> 40) }
 
 // position is how much of s's log, up to n records, there is.
