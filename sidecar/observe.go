@@ -107,7 +107,7 @@ func (s *Sidecar) guardChanged() {
 	answered := v.SeenAt != 0
 	if died {
 		forgetSQL(v)
-		v.CleanStop = false
+		v.CleanStop, s.occupiedAt = false, 0
 	}
 	expected := s.busy.Server == ha.Stop || s.busy.Server == ha.Clone || s.busy.Server == ha.Rewind
 	s.mu.Unlock()

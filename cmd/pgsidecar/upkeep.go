@@ -188,11 +188,9 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 	fresh := time.Since(s.promotedAt) < promotionCalm
 	s.mu.Unlock()
 	if !fresh {
-		if err := s.files.RestorePartial(); err != nil {
-			return err
-		}
+		err = s.files.RestorePartial()
 	}
-	return s.warnOfWeakCommits(ctx)
+	return errors.Join(err, s.warnOfWeakCommits(ctx))
 }
 
 // promotionCalm is how long a new primary leaves its disk to the clients that come

@@ -6,10 +6,10 @@
 //
 // The data directory is PostgreSQL's. Nothing in it is written but what
 // PostgreSQL's own programs write, standby.signal, postgresql.auto.conf, timeline
-// history files, and a segment of log that PostgreSQL renamed (partial.go). Its postgresql.conf, pg_hba.conf and pg_ident.conf are
-// the user's and are only read, so that an adopted server loses nothing, and
-// pg_rewind and pg_basebackup, which copy the source's files over ours, do no
-// harm.
+// history files, and a segment of log that PostgreSQL renamed (partial.go). Its
+// postgresql.conf, pg_hba.conf and pg_ident.conf are the user's and are only
+// read, so that an adopted server loses nothing, and pg_rewind and
+// pg_basebackup, which copy the source's files over ours, do no harm.
 //
 // The state directory is ours:
 //

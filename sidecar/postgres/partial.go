@@ -22,7 +22,8 @@ const partialSuffix = ".partial"
 // The archiver does not see the copy, as it is marked as archived, and it goes when
 // PostgreSQL removes or recycles the log before it; so nothing is done for a segment
 // that is no longer there under any timeline. Until it is whole it has a name that
-// PostgreSQL removes when it starts.
+// PostgreSQL removes when it starts. What is there afterwards is what a server has
+// that archives nothing.
 func (s *Server) RestorePartial() error {
 	entries, err := os.ReadDir(s.data("pg_wal"))
 	if err != nil {
@@ -59,6 +60,7 @@ func (s *Server) restorePartial(name string) error {
 		return err
 	}
 	unfinished := s.data("pg_wal", "xlogtemp.pgsidecar")
+	defer os.Remove(unfinished) // of no effect after the rename
 	if _, err := s.copyFile(s.data("pg_wal", name+partialSuffix), unfinished); err != nil {
 		return err
 	}
