@@ -179,6 +179,9 @@ func (c *client) status(ctx context.Context) (*api.Status, error) {
 	}
 	more, unknown := c.registry.members(ctx, c.addresses)
 	if unknown != nil {
+		if len(c.addresses) == 0 {
+			return nil, fmt.Errorf("%w: %w", errNoMember, unknown)
+		}
 		return nil, errors.Join(err, unknown)
 	}
 	st, second := c.statusOfAny(ctx, more)
@@ -204,6 +207,9 @@ func (c *client) statusOfAny(ctx context.Context, addresses []string) (*api.Stat
 			}
 		}
 		return st, nil
+	}
+	if failures == nil {
+		return nil, errNoMember // none was asked
 	}
 	return nil, fmt.Errorf("%w: %w", errNoMember, errors.Join(failures...))
 }

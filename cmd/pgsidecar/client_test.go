@@ -216,7 +216,7 @@ func TestFoundInConsul(t *testing.T) {
 	gone.Close()
 	dead := strings.TrimPrefix(gone.URL, "http://")
 	code, stdout, stderr := command(t, "status", "-consul", l.consul, "-consul-cluster", "main", "-consul-service", "db")
-	if code != exitFailed || !strings.Contains(stderr, "no other member of cluster main, under service db") {
+	if code != exitFailed || !strings.Contains(stderr, "no member answers: no other member in Consul's catalog: cluster main, service db\n") {
 		t.Errorf("an empty catalog: exit status %d, %s%s", code, stdout, stderr)
 	}
 	for id, api := range map[string]string{"db-n1": n1.address(), "db-n9": dead} {

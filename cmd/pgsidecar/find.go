@@ -22,7 +22,7 @@ type registry struct {
 
 // errNoneInConsul is returned when Consul names no member that was not asked
 // already.
-var errNoneInConsul = errors.New("no other member is named by Consul")
+var errNoneInConsul = errors.New("no other member in Consul's catalog")
 
 // registryOf is what the configuration says of Consul.
 func registryOf(cfg *config.Config) *registry {
@@ -78,7 +78,7 @@ func (r *registry) members(ctx context.Context, known []string) ([]string, error
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%w of cluster %s, under service %s", errNoneInConsul, r.options.Cluster, orDefault(r.options.Service, "pg"))
+		return nil, fmt.Errorf("%w: cluster %s, service %s", errNoneInConsul, r.options.Cluster, orDefault(r.options.Service, "pg"))
 	}
 	return found, nil
 }
