@@ -78,12 +78,15 @@
 // within 400 ms of the restart). Therefore, first, the tag primary is given to
 // the agent only after a consistent read has shown that this member's session
 // holds the lock, and a member that wants it while another holds the lock is
-// registered without it before its checks are told. Second, the announced
-// holder takes the tag from whoever else turns up with it, as soon as the
-// catalog says so (measured: within 10 to 70 ms). Evict costs 4 to 6 ms, a
-// change of the record 1.2 to 2 ms, and 2 to 3 ms until another member's view has it.
-// Between Register and the answer of DNS lie 15 to 33 ms. (All with one server
-// that syncs its disk, on a busy machine with two cores.)
+// registered without it before its checks are told; while Consul does not say who
+// holds it (as when this host stood still, and its agent has not found the
+// servers again) the agent is told nothing new but what hides the instance, and
+// an answer that is 2 s old counts as none. Second, the announced holder takes
+// the tag from whoever else turns up with it, as soon as the catalog says so
+// (measured: within 10 to 70 ms). Evict costs 4 to 6 ms, a change of the record
+// 1.2 to 2 ms, and 2 to 3 ms until another member's view has it. Between
+// Register and the answer of DNS lie 15 to 33 ms. (All with one server that
+// syncs its disk, on a busy machine with two cores.)
 //
 // # Steady state
 //

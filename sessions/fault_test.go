@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -31,6 +33,7 @@ const (
 	loseAnswers        // asks Consul, and closes the connection on its answer
 	stall              // does not answer until the client has gone
 	noLeader           // answers as a server that knows no leader
+	hideLock           // so for transactions, and so for what reads the lock, alone
 )
 
 // flaky is an address before a real agent.
@@ -38,6 +41,7 @@ type flaky struct {
 	*httptest.Server
 	fault   atomic.Int32
 	writes  atomic.Int32
+	told    sync.Map // what the agent was told of registration and checks
 	closing chan struct{}
 }
 
@@ -55,6 +59,9 @@ func newFlaky(t *testing.T, agent string) *flaky {
 		if write {
 			f.writes.Add(1)
 		}
+		if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/v1/agent/") {
+			f.told.Store(path.Base(r.URL.Path)+" "+strings.TrimSpace(string(body)), nil)
+		}
 		switch {
 		case mode == stall:
 			select {
@@ -62,7 +69,7 @@ func newFlaky(t *testing.T, agent string) *flaky {
 			case <-f.closing:
 			}
 			return
-		case mode == noLeader:
+		case mode == noLeader, mode == hideLock && r.URL.Path == "/v1/txn":
 			http.Error(w, "No cluster leader", http.StatusInternalServerError)
 			return
 		case mode == refuseWrites && write:

@@ -176,7 +176,15 @@ func (c *Client) mend(ctx context.Context) error {
 		return fmt.Errorf("register service %s: %w", c.service, err)
 	}
 	r, withheld := c.permitted(ctx, info)
-	if !c.matches(info, r) || token != c.told {
+	// The agent's copy of the tag may be older than the catalog's: whatever it is
+	// told now that is new to it, it would send together with that copy. Until the
+	// lock is known, its check is only kept from its end, or made critical, which
+	// hides it from DNS.
+	doubtful := withheld != nil && r.Tag == primaryTag
+	if doubtful && !c.matches(info, r) {
+		return withheld
+	}
+	if !c.matches(info, r) || token != c.told && !doubtful {
 		if err := c.announce(ctx, r); err != nil {
 			return errors.Join(withheld, err)
 		}
@@ -185,7 +193,7 @@ func (c *Client) mend(ctx context.Context) error {
 	}
 	now := c.opts.Now() // of before they are sent
 	for _, check := range r.Checks {
-		if c.knows(info, check) {
+		if c.knows(info, check) || doubtful && !quiet(info, c.checkID(check), check.Status) {
 			continue
 		}
 		err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
@@ -208,6 +216,14 @@ func (c *Client) knows(info *api.AgentServiceChecksInfo, check Check) bool {
 	}
 	return info != nil && slices.ContainsFunc(info.Checks, func(have *api.HealthCheck) bool {
 		return have.CheckID == c.checkID(check) && have.Status == check.Status && have.Output == check.Text
+	})
+}
+
+// quiet reports whether telling an agent this status of a check makes it send
+// nothing to the catalog that DNS would answer with.
+func quiet(info *api.AgentServiceChecksInfo, id, status string) bool {
+	return status == api.HealthCritical || slices.ContainsFunc(info.Checks, func(have *api.HealthCheck) bool {
+		return have.CheckID == id && have.Status == status
 	})
 }
 
@@ -308,6 +324,9 @@ func (c *Client) announce(ctx context.Context, r Registration) error {
 	return err
 }
 
+// errLate is returned for an answer about the lock that is too old to act on.
+var errLate = errors.New("the answer about the lock came too late")
+
 // mustHold returns ErrConflict unless this member's session holds the lock.
 func (c *Client) mustHold(ctx context.Context) error {
 	r, err := c.confirm(ctx)
@@ -315,6 +334,10 @@ func (c *Client) mustHold(ctx context.Context) error {
 		return err
 	}
 	session := c.View().Consul.Session
+	if !r.sent.Within(mendInterval, c.opts.Now()) {
+		// As when this host stood still between question and answer.
+		return errLate
+	}
 	switch {
 	case session == "":
 		return ErrNoSession

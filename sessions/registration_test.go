@@ -268,6 +268,51 @@ func TestOldPrimaryReturns(t *testing.T) {
 	n2.await(t, 5*time.Second, "the replica", func(v sessions.View) bool { return slices.Contains(member1(v, "n1").Tags, "replica") })
 }
 
+// A primary that cannot see who holds the lock may be deposed, and its agent's copy
+// of the tag older than the catalog's: it tells the agent nothing that would put
+// that into the catalog again.
+func TestTagInDoubt(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", "")
+	f := newFlaky(t, server.http)
+	ctx := background(t)
+	n1 := run(t, options("n1", f.host()))
+	n1.session(t)
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
+	server.answers(5*time.Second, 5001)
+
+	f.fault.Store(int32(hideLock))
+	better, later, bad := registration("n1", "primary", 5001), registration("n1", "primary", 5001), registration("n1", "primary", 5001)
+	better.Checks[1].Status = "passing"
+	later.Meta["term"] = "1"
+	bad.Checks[0].Status, bad.Checks[0].Text = "critical", "does not answer"
+	for _, c := range []struct {
+		registration sessions.Registration
+		told         []string // beside what keeps a check from its end
+	}{{better, nil}, {later, nil}, {bad, []string{`pg-n1:server {"Status":"critical","Output":"does not answer"}`}}} {
+		// What was seen within the last two seconds would still count.
+		n1.await(t, 10*time.Second, "a lock that is not known", func(v sessions.View) bool { return !v.Consul.HeldAt.Within(2*time.Second, now()) })
+		f.told.Clear()
+		wantErr(t, n1.Register(ctx, c.registration), sessions.ErrUnreachable, "announce as primary")
+		var told []string
+		for what := range f.told.Range {
+			if what != `pg-n1:server {"Status":"passing","Output":"takes writes"}` && what != `pg-n1:replication {"Status":"warning","Output":"one standby of two"}` {
+				told = append(told, what.(string))
+			}
+		}
+		if !slices.Equal(told, c.told) {
+			t.Errorf("the agent was told %q, want %q", told, c.told)
+		}
+	}
+	server.answers(5 * time.Second)
+
+	// The lock is seen again, and all is told.
+	f.fault.Store(int32(healthy))
+	must(t, n1.Register(ctx, better))
+	server.answers(5*time.Second, 5001)
+}
+
 func TestAgentLosesEverything(t *testing.T) {
 	t.Parallel()
 	server := newAgent(t, "server", "", "")

@@ -97,7 +97,20 @@ func (r *ChaosReport) verify(ctx context.Context, of *rehearsal) error {
 	if overlaps := of.primaries.Overlaps(); len(overlaps) > 0 {
 		return fmt.Errorf("two primaries at once: %s", strings.Join(overlaps, "; "))
 	}
+	// Said at the fault that did it: the cluster's logs of that moment are kept.
+	if doubles := of.dns.Doubles(); len(doubles) > 0 {
+		return fmt.Errorf("DNS named two primaries at once: %s", answers(doubles))
+	}
 	return nil
+}
+
+// answers names what DNS said, and when.
+func answers(of []Answer) string {
+	var said []string
+	for _, a := range of {
+		said = append(said, fmt.Sprintf("%s %s: %s", a.At.UTC().Format("15:04:05.000"), a.Type, strings.Join(a.Addresses, ", ")))
+	}
+	return strings.Join(said, "; ")
 }
 
 // judge adds what the faults' own checks do not see.
