@@ -94,7 +94,17 @@ func live(t *testing.T, server *agent, o sessions.Options) error {
 			return until(func(v sessions.View) bool { return v.Consul.Session != "" && v.Consul.SeenAt != 0 })
 		},
 		func() error { return n.Commit(ctx, ballot(n, member)) },
-		func() error { return n.PutSettings(ctx, []byte(`{"by":"`+member+`"}`), n.View().SettingsIndex) },
+		func() (err error) {
+			// Those of the member before may not have been seen yet.
+			eventually(t, 20*time.Second, "the settings as they are", func() error {
+				err = n.PutSettings(ctx, []byte(`{"by":"`+member+`"}`), n.View().SettingsIndex)
+				if errors.Is(err, sessions.ErrConflict) {
+					return err
+				}
+				return nil
+			})
+			return err
+		},
 		func() error { return n.PutHistory(ctx, 1, []byte("{}")) },
 		func() error { _, err := n.History(ctx, 1); return err },
 		func() error { return n.Register(ctx, registration(member, "primary", 5001)) },
