@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -311,6 +312,68 @@ func TestTagInDoubt(t *testing.T) {
 	f.fault.Store(int32(healthy))
 	must(t, n1.Register(ctx, better))
 	server.answers(5*time.Second, 5001)
+}
+
+// The agent is told what it does not know, at once, and what it knows only so often
+// that no check comes near its end.
+func TestToldWhatIsNew(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", "")
+	f := newFlaky(t, server.http)
+	ctx := background(t)
+	o := options("n1", f.host())
+	o.TTL = 60 * time.Second // none ends meanwhile
+	clock := now()
+	o.Now = func() ha.Instant { return clock }
+	n1, err := sessions.New(o) // it does not run: nobody else tells the agent
+	must(t, err)
+
+	const (
+		serves  = `pg-n1:server {"Status":"passing","Output":"takes writes"}`
+		lacks   = `pg-n1:replication {"Status":"warning","Output":"one standby of two"}`
+		whole   = `pg-n1:replication {"Status":"passing","Output":"one standby of two"}`
+		another = `pg-n1:replication {"Status":"passing","Output":"takes writes"}`
+	)
+	r := registration("n1", "replica", 5001)
+	pass := func(d time.Duration) func() { return func() { clock = clock.Add(d) } }
+	outside := func(output, status string) func() {
+		return func() { must(t, server.api.Agent().UpdateTTL("pg-n1:server", output, status)) }
+	}
+	for _, c := range []struct {
+		what   string
+		before func()
+		told   []string
+	}{
+		{"first", func() {}, []string{lacks, serves, "register"}},
+		{"nothing has changed", func() {}, nil},
+		{"a third of the TTL has passed", pass(o.TTL / 3), nil},
+		{"more than that", pass(1), []string{lacks, serves}},
+		{"nothing has changed since", pass(o.TTL / 3), nil},
+		{"a new status", func() { r.Checks[1].Status = "passing" }, []string{whole}},
+		{"a new text, which is the other's", func() { r.Checks[1].Text = "takes writes" }, []string{another}},
+		{"each at its time", pass(1), []string{serves}},
+		{"the agent has another status", outside("takes writes", "critical"), []string{serves}},
+		{"the agent has another text", outside("who knows", "passing"), []string{serves}},
+		{"nothing has changed again", func() {}, nil},
+		{"new meta", func() { r.Meta["term"] = "7" }, []string{another, serves, "register"}},
+		{"the agent has lost the service", func() { must(t, server.api.Agent().ServiceDeregister("pg-n1")) }, []string{another, serves, "register"}},
+		{"all is known", func() {}, nil},
+	} {
+		c.before()
+		f.told.Clear()
+		must(t, n1.Register(ctx, r))
+		var told []string
+		for what := range f.told.Range {
+			if text := what.(string); strings.HasPrefix(text, "register ") {
+				told = append(told, "register")
+			} else {
+				told = append(told, text)
+			}
+		}
+		if slices.Sort(told); !slices.Equal(told, c.told) {
+			t.Errorf("%s: the agent was told %q, want %q", c.what, told, c.told)
+		}
+	}
 }
 
 func TestAgentLosesEverything(t *testing.T) {
