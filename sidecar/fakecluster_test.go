@@ -1,0 +1,160 @@
+package sidecar_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+type fakeCluster struct{ *member }
+
+func (c fakeCluster) Run(ctx context.Context, notify func()) error {
+	c.w.mu.Lock()
+	c.notify[0] = notify
+	c.w.mu.Unlock()
+	notify()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (c fakeCluster) View() sidecar.ClusterView {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	v := sidecar.ClusterView{Consul: ha.Consul{
+		SeenAt: c.w.now(), Record: c.w.record, Lock: c.w.lock, Session: "session-" + c.name, Reachable: ha.Yes,
+	}}
+	if c.w.lock.Session == v.Consul.Session {
+		v.Consul.HeldAt, v.Consul.HeldTerm = c.w.now(), c.w.record.Term
+	}
+	for name := range c.w.members {
+		v.Members = append(v.Members, sidecar.Instance{Member: name})
+	}
+	slices.SortFunc(v.Members, func(a, b sidecar.Instance) int { return int(a.Member[1]) - int(b.Member[1]) })
+	return v
+}
+
+func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	w := c.w
+	free := w.lock.Session == "" || ch.Lock == ha.LockTake && w.lock.Index == ch.Prior.Index
+	if ch.Record.Index != w.record.Index || ch.Lock == ha.LockTake && !free ||
+		ch.Lock != ha.LockTake && w.lock.Session != ch.Session {
+		return sidecar.ErrConflict
+	}
+	if err := ch.Record.Validate(); err != nil {
+		w.t.Errorf("record: %v", err)
+	}
+	w.index++
+	w.record = ch.Record
+	w.record.Index = w.index
+	switch ch.Lock {
+	case ha.LockTake:
+		w.lock = ha.Lock{Holder: ch.Holder, Session: ch.Session, Index: w.index}
+	case ha.LockRelease:
+		w.lock = ha.Lock{Holder: w.lock.Holder, Index: w.index}
+	}
+	w.wakeAll()
+	return nil
+}
+
+func (c fakeCluster) SetHolding(bool) {}
+
+func (c fakeCluster) Register(_ context.Context, r sidecar.Registration) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if c.refused {
+		c.owed = r.Tag
+		return errors.New("permission denied")
+	}
+	c.tag = r.Tag
+	for _, m := range c.w.members {
+		if m.member() != c.member && m.tag == "primary" && r.Tag == "primary" {
+			c.w.t.Errorf("%s and %s both have the tag primary", c.name, m.name)
+		}
+	}
+	return nil
+}
+
+func (m *member) member() *member { return m }
+
+func (c fakeCluster) Deregister(context.Context) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.tag = ""
+	return nil
+}
+
+func (c fakeCluster) Evict(_ context.Context, members []string) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	for _, name := range members {
+		if m := c.w.members[name]; m.tag == "primary" {
+			m.tag = ""
+		}
+	}
+	return nil
+}
+
+func (c fakeCluster) PutHistory(_ context.Context, term uint64, _ []byte) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.history = append(c.w.history, term)
+	return nil
+}
+
+func (c fakeCluster) ReleaseSession(context.Context) error {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if c.w.lock.Session == "session-"+c.name {
+		c.w.lock.Session = ""
+		c.w.wakeAll()
+	}
+	return nil
+}
+
+type fakePeers struct{ *member }
+
+func (p fakePeers) Run(ctx context.Context, notify func()) error {
+	p.w.mu.Lock()
+	p.notify[1] = notify
+	p.w.mu.Unlock()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (p fakePeers) SetMembers([]sidecar.Instance) {}
+
+func (p fakePeers) Publish(r ha.Report) {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	changed := p.report.Term != r.Term || p.report.Role != r.Role || p.report.Voted != r.Voted || p.report.Hears != r.Hears ||
+		p.report.Record != r.Record || p.report.Serving != r.Serving || p.report.Streaming != r.Streaming || p.report.Checkpointed != r.Checkpointed || p.report.Restarting != r.Restarting || p.report.Down != r.Down
+	p.report = r
+	p.seq++
+	p.sentAt = append(p.sentAt, p.w.now())
+	if changed {
+		p.w.wakeAll()
+	}
+}
+
+func (p fakePeers) Peers() []ha.Peer {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	var all []ha.Peer
+	for _, m := range p.w.members {
+		if m == p.member {
+			continue
+		}
+		peer := ha.Peer{Member: m.name, Link: ha.LinkUp, ReceivedAt: p.w.now(), Report: m.report, EchoSentAt: p.w.now()}
+		if m.sidecar == nil {
+			peer.Link, peer.ReceivedAt, peer.PostgresRefused = ha.LinkRefused, 1, ha.Known(!m.running)
+		}
+		all = append(all, peer)
+	}
+	slices.SortFunc(all, func(a, b ha.Peer) int { return int(a.Member[1]) - int(b.Member[1]) })
+	return all
+}
