@@ -62,7 +62,7 @@ var graph = map[string]arrows{
 	"checks":               {ours: []string{"sidecar/ha"}, vendors: []string{pgx}},
 	"sessions":             {ours: []string{"sidecar/ha"}, vendors: []string{consulAPI}, tests: []string{dns}},
 	// PgBouncer's console speaks PostgreSQL's protocol.
-	"templates": {ours: []string{"sidecar/ha"}, vendors: []string{pgx}},
+	"templates": {ours: []string{"sidecar/ha"}, vendors: []string{pgx}, tests: []string{dns}},
 	"nomad":     {ours: []string{"sidecar/ha"}, vendors: []string{xsys}, tests: []string{hcl, cty, pgx}},
 }
 

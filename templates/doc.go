@@ -49,6 +49,13 @@
 // the queue, setting maxconn does (letIn); a refused connection is tried again
 // only after min(1 s, timeout connect).
 //
+// With HAProxySettings.Resolvers, members registered by a host's name are looked up
+// by HAProxy while it runs. HAProxy 2.6 takes a server that has just got its address
+// for healthy until its first check has failed, and sent clients to a replica in that
+// moment. So the *_checked servers then have no checks, and track servers of the
+// backends *_checks, whose address is an abstract socket inside HAProxy: what is
+// asked there is led on to the API by name.
+//
 // # A planned switchover
 //
 // The primary makes its checkpoint, withdraws its tag in the catalog, and waits

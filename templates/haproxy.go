@@ -24,6 +24,7 @@ type HAProxyOptions struct {
 	// The backends, as in HAProxySettings. Required.
 	PrimaryBackend string
 	ReplicaBackend string
+	Checks         string // HAProxySettings.Checks; default "_checked"
 	// PrimaryTakesReads: without a replica, the primary serves the replica port.
 	PrimaryTakesReads bool
 	// Timeout of one exchange with HAProxy; default 1 s.
@@ -80,6 +81,10 @@ func NewHAProxy(o HAProxyOptions) (*HAProxy, error) {
 	}
 	if !SafeName(o.PrimaryBackend) || !SafeName(o.ReplicaBackend) {
 		return nil, fmt.Errorf("haproxy backends %q, %q: %w", o.PrimaryBackend, o.ReplicaBackend, ErrUnsafe)
+	}
+	setDefault(&o.Checks, HAProxySettings{}.Checks())
+	if !SafeName("x" + o.Checks) {
+		return nil, fmt.Errorf("haproxy backends %q: %w", o.Checks, ErrUnsafe)
 	}
 	setDefault(&o.Timeout, time.Second)
 	setDefault(&o.Reassert, 400*time.Millisecond)
@@ -198,7 +203,7 @@ func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 
 func (h *HAProxy) route(t Topology) routing {
 	r := route(t, h.options.PrimaryTakesReads)
-	r.primaries, r.replicas = h.options.PrimaryBackend, h.options.ReplicaBackend
+	r.primaries, r.replicas, r.checks = h.options.PrimaryBackend, h.options.ReplicaBackend, h.options.Checks
 	return r
 }
 

@@ -30,6 +30,7 @@ import (
 type server struct {
 	name     string
 	address  string
+	host     string // by which it is registered; empty: its address
 	api      *httptest.Server
 	primary  atomic.Bool // what its API says
 	replica  atomic.Bool
@@ -101,10 +102,16 @@ func (s *server) stop() {
 }
 
 func (s *server) registration(role string) templates.Registration {
-	return templates.Registration{
+	r := templates.Registration{
 		Name: s.name, Postgres: s.address, API: s.api.Listener.Addr().String(),
 		Tags: []string{role}, Status: "passing",
 	}
+	if s.host != "" {
+		_, port, _ := net.SplitHostPort(r.Postgres) //nolint:errcheck // it is a listener's
+		_, apiPort, _ := net.SplitHostPort(r.API)   //nolint:errcheck // it is a listener's
+		r.Postgres, r.API = net.JoinHostPort(s.host, port), net.JoinHostPort(s.host, apiPort)
+	}
+	return r
 }
 
 // lab is a HAProxy in front of some servers.
@@ -255,7 +262,7 @@ func (l *lab) proxy() *templates.HAProxy {
 	l.t.Helper()
 	h, err := templates.NewHAProxy(templates.HAProxyOptions{
 		Socket: l.settings.Socket, AgentSocket: filepath.Join(l.dir, "pg-agent.sock"),
-		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas",
+		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas", Checks: l.settings.Checks(),
 	})
 	if err != nil {
 		l.t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 // pure: what is sent is decided here, sending is HAProxy's.
 type routing struct {
 	primaries, replicas string // the backends
+	checks              string // ends the name of those that ask the members' APIs
 
 	members []string
 	primary string   // empty: none, clients wait
@@ -99,7 +100,7 @@ func (r routing) keepUp() []string {
 	if r.primary == "" {
 		return nil
 	}
-	return []string{"set server " + r.checked(r.primary) + " health up"}
+	return []string{"set server " + r.primaries + r.checks + "/" + r.primary + " health up"}
 }
 
 // serverMaxConn is each primary server's maxconn: more than the process can

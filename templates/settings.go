@@ -3,6 +3,7 @@ package templates
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -39,6 +40,10 @@ type HAProxySettings struct {
 	IdleTimeout    time.Duration // of a silent connection; default 24 h (tcp keepalive finds the dead)
 	HardStopAfter  time.Duration // how long a reloaded worker may go on; default 1 h
 	Global         []string      // further lines of the global section: user, group, log, …
+	// Resolvers are DNS servers, each an IP address with a port: HAProxy itself looks
+	// up the members that are registered by a host's name, and follows them. None: the
+	// machine's own name service, once, when HAProxy starts.
+	Resolvers []string
 
 	// CheckCAFile signs the certificates of the members' APIs where those have TLS;
 	// empty: HAProxy's checks are plain HTTP. CheckCertFile is the certificate, with
@@ -58,6 +63,34 @@ func (s HAProxySettings) CheckTLS() string {
 		words += " crt " + s.CheckCertFile
 	}
 	return words
+}
+
+// ResolversName is what the template calls the section of the DNS servers.
+func (HAProxySettings) ResolversName() string { return "pgsidecar" }
+
+// Lookup is for the template: how the servers' addresses are found. With resolvers,
+// HAProxy starts at once, whatever is known of the names: a server without an
+// address takes no connection until it has one.
+func (s HAProxySettings) Lookup() string {
+	if len(s.Resolvers) == 0 {
+		return "init-addr last,libc,none"
+	}
+	return "init-addr last,none resolvers " + s.ResolversName() + " resolve-prefer ipv4"
+}
+
+// Checks is what the names of the backends that ask the members' APIs have at their
+// end. Without resolvers these take clients themselves.
+func (s HAProxySettings) Checks() string {
+	if len(s.Resolvers) == 0 {
+		return "_checked"
+	}
+	return "_checks"
+}
+
+// APIName is for the template: the abstract socket inside HAProxy by which it asks a
+// member's API. It is a number, as such a name has 107 bytes at most.
+func (s HAProxySettings) APIName(member string) string {
+	return fmt.Sprintf("pgsidecar-api-%08x", fnv32(s.HoldName+"/"+member))
 }
 
 // refusedFor is how long a client is held that is refused by its primary, while
@@ -111,12 +144,24 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 			return s, fmt.Errorf("haproxy setting %q: %w", w, ErrUnsafe)
 		}
 	}
+	for _, r := range s.Resolvers {
+		if !ResolverAddress(r) {
+			return s, fmt.Errorf("haproxy resolver %q is not an IP address with a port: %w", r, ErrUnsafe)
+		}
+	}
 	for _, l := range s.Global {
 		if !OneLine(l) {
 			return s, fmt.Errorf("haproxy global line: %w", ErrUnsafe)
 		}
 	}
 	return s, nil
+}
+
+// ResolverAddress reports whether s is a DNS server's IP address and port. A name
+// would have to be looked up first.
+func ResolverAddress(s string) bool {
+	a, err := netip.ParseAddrPort(s)
+	return err == nil && a.Port() > 0 && a.Addr().Zone() == ""
 }
 
 func setDefault[T comparable](field *T, value T) {

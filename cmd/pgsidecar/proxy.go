@@ -141,7 +141,7 @@ func newFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
 		proxy, err := templates.NewHAProxy(templates.HAProxyOptions{
-			Socket: h.Socket, AgentSocket: h.AgentBind, PrimaryBackend: h.PrimaryBackend, ReplicaBackend: h.ReplicaBackend,
+			Socket: h.Socket, AgentSocket: h.AgentBind, PrimaryBackend: h.PrimaryBackend, ReplicaBackend: h.ReplicaBackend, Checks: h.Checks(),
 			PrimaryTakesReads: cfg.HAProxy.PrimaryTakesReads, Logger: log,
 		})
 		if err != nil {
@@ -281,7 +281,7 @@ func templateSettings(cfg *config.Config) (templates.Settings, error) {
 	settings := templates.HAProxySettings{
 		Bind: h.Bind, PrimaryPort: h.PrimaryPort, ReplicaPort: h.ReplicaPort, StatsPort: h.StatsPort,
 		Socket: h.Socket, AgentBind: h.AgentSocket, MaxConn: h.MaxConn, ConnectTimeout: h.ConnectTimeout,
-		QueueTimeout: h.QueueTimeout, IdleTimeout: h.IdleTimeout, Global: h.Global,
+		QueueTimeout: h.QueueTimeout, IdleTimeout: h.IdleTimeout, Resolvers: h.Resolvers, Global: h.Global,
 		CheckCAFile: h.CheckCAFile, CheckCertFile: h.CheckCertFile,
 	}
 	// Where the state file is written is where HAProxy is to read it.

@@ -197,6 +197,7 @@ func (r *reader) haproxy(b *hclsyntax.Body, path string, h *HAProxy) {
 		duration("connect_timeout", &h.ConnectTimeout),
 		duration("queue_timeout", &h.QueueTimeout),
 		duration("idle_timeout", &h.IdleTimeout),
+		list("resolvers", &h.Resolvers),
 		list("global", &h.Global),
 		text("check_ca_file", &h.CheckCAFile),
 		text("check_cert_file", &h.CheckCertFile),

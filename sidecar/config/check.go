@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -252,7 +253,10 @@ func (r *reader) checkTemplates(c *Config) {
 		}
 		writes[t.Destination] = t.Name
 	}
-	h := &c.HAProxy
+	r.checkHAProxy(&c.HAProxy)
+}
+
+func (r *reader) checkHAProxy(h *HAProxy) {
 	r.require(h.Socket == "" || filepath.IsAbs(h.Socket) || hostPort(h.Socket) == nil, "haproxy.socket",
 		"socket %q: expected the absolute path of HAProxy's stats socket, or host:port", h.Socket)
 	r.require(h.AgentSocket == "" || filepath.IsAbs(h.AgentSocket) || hostPort(h.AgentSocket) == nil, "haproxy.agent_socket",
@@ -261,6 +265,11 @@ func (r *reader) checkTemplates(c *Config) {
 	r.require(h.CheckCertFile == "" || filepath.IsAbs(h.CheckCertFile), "haproxy.check_cert_file", "check_cert_file %q: expected an absolute path", h.CheckCertFile)
 	r.require(h.CheckCertFile == "" || h.CheckCAFile != "", "haproxy.check_cert_file",
 		"check_cert_file: expected check_ca_file beside it: without it the checks do not go by TLS")
+	for _, a := range h.Resolvers {
+		dns, err := netip.ParseAddrPort(a)
+		r.require(err == nil && dns.Port() > 0 && dns.Addr().Zone() == "", "haproxy.resolvers",
+			`resolvers %q: expected the IP address and port of a DNS server, such as "127.0.0.1:8600"`, a)
+	}
 	ports := map[int]string{}
 	for _, p := range []struct {
 		key  string

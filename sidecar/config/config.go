@@ -215,7 +215,10 @@ type HAProxy struct {
 	ConnectTimeout    time.Duration
 	QueueTimeout      time.Duration // how long a client may wait for a primary
 	IdleTimeout       time.Duration // of a silent connection
-	Global            []string      // further lines of the global section
+	// Resolvers are DNS servers, each an IP address with a port, that HAProxy asks for
+	// members registered by a host's name; empty: the machine's name service, at start.
+	Resolvers []string
+	Global    []string // further lines of the global section
 	// CheckCAFile signs the certificates of the members' APIs, where those have
 	// TLS; empty: HAProxy's checks are plain HTTP. CheckCertFile is the certificate,
 	// with its key, that the checks show; empty: none.

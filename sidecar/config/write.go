@@ -144,6 +144,7 @@ func (w *writer) haproxy(h *HAProxy) {
 	b.set("connect_timeout", h.ConnectTimeout)
 	b.set("queue_timeout", h.QueueTimeout)
 	b.set("idle_timeout", h.IdleTimeout)
+	b.set("resolvers", h.Resolvers)
 	b.set("global", h.Global)
 	b.set("check_ca_file", h.CheckCAFile)
 	b.set("check_cert_file", h.CheckCertFile)

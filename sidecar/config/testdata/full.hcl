@@ -79,7 +79,8 @@ template "mine" {
   timeout     = "5s"
 }
 haproxy {
-  socket = "/run/haproxy/admin.sock"
+  socket    = "/run/haproxy/admin.sock"
+  resolvers = ["127.0.0.1:8600", "[::1]:8600"]
 }
 pgbouncer {
   address  = "127.0.0.1:6432"
