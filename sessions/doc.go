@@ -76,8 +76,8 @@
 // reads the old tag from its disk, and an update of any of its checks, before
 // its first comparison, writes that to the catalog (measured: two answers
 // within 400 ms of the restart). Therefore, first, the tag primary is given to
-// the agent only after a consistent read has shown that this member's session
-// holds the lock, and a member that wants it while another holds the lock is
+// the agent, and a new status of a check to an agent that has it, only after a
+// consistent read has shown that this member's session holds the lock, and a member that wants it while another holds the lock is
 // registered without it before its checks are told; while Consul does not say who
 // holds it (as when this host stood still, and its agent has not found the
 // servers again) the agent is told nothing new but what hides the instance, and

@@ -227,13 +227,21 @@ func quiet(info *api.AgentServiceChecksInfo, id, status string) bool {
 	})
 }
 
+// has reports whether the agent has the registration already, and telling it the
+// checks' states would be quiet.
+func (c *Client) has(info *api.AgentServiceChecksInfo, r Registration) bool {
+	return c.matches(info, r) && !slices.ContainsFunc(r.Checks, func(check Check) bool {
+		return !quiet(info, c.checkID(check), check.Status)
+	})
+}
+
 // permitted returns what the agent may be told: what is wanted, but without
 // the tag primary where the lock forbids it, and why. While nobody else holds
 // the lock, or Consul does not say, an agent that has the tag keeps it: a
 // primary whose session has ended takes the lock again in place.
 func (c *Client) permitted(ctx context.Context, info *api.AgentServiceChecksInfo) (Registration, error) {
 	r := *c.wanted
-	if r.Tag != primaryTag || c.holdsNow() && c.matches(info, r) {
+	if r.Tag != primaryTag || c.holdsNow() && c.has(info, r) {
 		return r, nil
 	}
 	err := c.mustHold(ctx)
@@ -249,7 +257,8 @@ func (c *Client) permitted(ctx context.Context, info *api.AgentServiceChecksInfo
 }
 
 // holdsNow reports whether the lock was seen to be held so lately that asking
-// again, for what the agent has already, would only be traffic.
+// again, for what the agent has already, would only be traffic. For what it has
+// not yet that is too long ago: the catalog would get the tag with it.
 func (c *Client) holdsNow() bool {
 	v := c.View().Consul
 	return v.Session != "" && v.Lock.Session == v.Session && v.HeldAt.Within(mendInterval, c.opts.Now())
