@@ -22,15 +22,16 @@ type Answer struct {
 	Addresses []string  `json:"addresses"`
 }
 
-// DNSPoller asks a DNS server for the primary again and again, by A and by SRV
-// in turn, and remembers every change.
+// DNSPoller asks a DNS server for the primary again and again, by A and by SRV,
+// and remembers every change.
 type DNSPoller struct {
 	// Dial connects to a DNS server; Server is its host:port.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Server string
 	// Name is asked for, with a dot at its end.
 	Name string
-	// Interval is the time between two questions; 0: 2 ms.
+	// Interval is the time between two times of asking; 0: 2 ms. One below 10 ms
+	// weighs on the server: A and SRV are then asked for in turn.
 	Interval time.Duration
 
 	mu      sync.Mutex
@@ -39,6 +40,18 @@ type DNSPoller struct {
 	failed  int
 	cancel  context.CancelFunc
 	done    chan struct{}
+}
+
+// seldom is an Interval from which on both questions are asked each time.
+const seldom = 10 * time.Millisecond
+
+// Every returns how often each of the two questions is asked: so much later than
+// it came about may an answer be seen.
+func (p *DNSPoller) Every() time.Duration {
+	if i := orElse(p.Interval, 2*time.Millisecond); i < seldom {
+		return 2 * i
+	}
+	return p.Interval
 }
 
 // maxAnswers bounds what is remembered. Beyond it only counts go on; two
@@ -71,9 +84,14 @@ func (p *DNSPoller) poll(ctx context.Context, conn net.Conn) {
 	defer tick.Stop()
 	questions := [...]*question{{name: p.Name, kind: dns.TypeA}, {name: p.Name, kind: dns.TypeSRV}}
 	for i := 0; ; i++ {
-		q := questions[i%len(questions)]
-		found, err := q.ask(conn, 200*time.Millisecond)
-		p.note(dns.TypeToString[q.kind], found, err)
+		asked := questions[:]
+		if p.Every() > p.Interval {
+			asked = questions[i%2 : i%2+1]
+		}
+		for _, q := range asked {
+			found, err := q.ask(conn, 200*time.Millisecond)
+			p.note(dns.TypeToString[q.kind], found, err)
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -30,8 +30,8 @@ type Options struct {
 	// the members' data is not inspected. All of it takes a core, and then
 	// measures itself.
 	PauseOnly bool
-	// DNSEvery is the time between two questions to DNS; 0: 2 ms, and 100 ms with
-	// PauseOnly.
+	// DNSEvery is how often DNS is asked (DNSPoller.Interval); 0: 2 ms, and 100 ms
+	// with PauseOnly.
 	DNSEvery time.Duration
 	Progress func(string) // nil: none
 }

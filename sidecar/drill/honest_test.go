@@ -173,15 +173,15 @@ func TestPlantedServers(t *testing.T) {
 	}
 }
 
-// TestPlantedSecondAddress lets a DNS server name two primaries for a moment.
-func TestPlantedSecondAddress(t *testing.T) {
-	var answers atomic.Value
-	answers.Store([]string{"10.0.0.1"})
+// nameServer is a DNS server that names these addresses, and the name that it does
+// so for.
+func nameServer(t *testing.T, answers *atomic.Value) (address, name string) {
+	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := "primary.pg.service.consul."
+	name = "primary.pg.service.consul."
 	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
 		for _, a := range answers.Load().([]string) {
@@ -197,9 +197,16 @@ func TestPlantedSecondAddress(t *testing.T) {
 		_ = w.WriteMsg(m)
 	})}
 	go func() { _ = server.ActivateAndServe() }()
-	defer server.Shutdown()
+	t.Cleanup(func() { _ = server.Shutdown() })
+	return conn.LocalAddr().String(), name
+}
 
-	p := &drill.DNSPoller{Dial: new(net.Dialer).DialContext, Server: conn.LocalAddr().String(), Name: name}
+// TestPlantedSecondAddress lets a DNS server name two primaries for a moment.
+func TestPlantedSecondAddress(t *testing.T) {
+	var answers atomic.Value
+	answers.Store([]string{"10.0.0.1"})
+	server, name := nameServer(t, &answers)
+	p := &drill.DNSPoller{Dial: new(net.Dialer).DialContext, Server: server, Name: name}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -232,6 +239,42 @@ func TestPlantedSecondAddress(t *testing.T) {
 	d := p.Doubles()
 	if !slices.Equal(d[0].Addresses, []string{"10.0.0.1", "10.0.0.2"}) && !slices.Equal(d[1].Addresses, []string{"10.0.0.1", "10.0.0.2"}) {
 		t.Errorf("the two addresses: %+v", d)
+	}
+}
+
+// TestSeldomAsked: a DNS server that is asked seldom is asked both questions each
+// time, and the report says how far that can be trusted.
+func TestSeldomAsked(t *testing.T) {
+	var answers atomic.Value
+	answers.Store([]string{"10.0.0.1"})
+	server, name := nameServer(t, &answers)
+	p := &drill.DNSPoller{Dial: new(net.Dialer).DialContext, Server: server, Name: name, Interval: time.Hour}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop()
+	for range 300 {
+		if asked, _ := p.Asked(); asked == 2 {
+			break
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	if a := p.Answers(); len(a) != 2 || a[0].Type != "A" || a[1].Type != "SRV" {
+		t.Errorf("the first answers: %+v", a)
+	}
+	for interval, want := range map[time.Duration]time.Duration{0: 4 * time.Millisecond, 5 * time.Millisecond: 10 * time.Millisecond, 50 * time.Millisecond: 50 * time.Millisecond} {
+		if got := (&drill.DNSPoller{Interval: interval}).Every(); got != want {
+			t.Errorf("with %v each is asked every %v, want %v", interval, got, want)
+		}
+	}
+	for want, d := range map[string]drill.DNSReport{
+		"41 ms after its first write":                             {LateMs: 41, EveryMs: 4},
+		"41 ms after its first write (it was asked every 100 ms)": {LateMs: 41, EveryMs: 100},
+		"before its first write was acknowledged":                 {LateMs: 0, EveryMs: 100},
+	} {
+		if got := d.LateWords(); got != want {
+			t.Errorf("%+v: %q, want %q", d, got, want)
+		}
 	}
 }
 

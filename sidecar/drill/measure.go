@@ -77,6 +77,7 @@ func (r *rehearsal) reportRoutes() {
 func (r *rehearsal) reportDNS(last Reign) {
 	d := &r.report.DNS
 	d.Asked, d.Failed = r.dns.Asked()
+	d.EveryMs = ms(r.dns.Every())
 	d.Changes, d.Doubles = r.dns.Answers(), len(r.dns.Doubles())
 	if !r.report.Moved {
 		return

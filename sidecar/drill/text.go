@@ -55,7 +55,8 @@ func (r *Report) WriteText(w io.Writer) error {
 	return err
 }
 
-// LateWords says when DNS first named the new primary.
+// LateWords says when DNS first named the new primary, and how exact that is
+// where it is not.
 func (d DNSReport) LateWords() string {
 	switch {
 	case d.LateMs < 0:
@@ -63,7 +64,11 @@ func (d DNSReport) LateWords() string {
 	case d.LateMs == 0:
 		return "before its first write was acknowledged"
 	}
-	return msWords(d.LateMs) + " after its first write"
+	late := msWords(d.LateMs) + " after its first write"
+	if d.EveryMs >= ms(seldom) {
+		late += fmt.Sprintf(" (it was asked every %s)", msWords(d.EveryMs))
+	}
+	return late
 }
 
 // durability says what a commit waits for.
