@@ -22,10 +22,11 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
-// TestMendedAfterKill kills `pgsidecar drill` in the middle of a fault, in a lab
-// that stays. The fault stays too, as nobody undoes it, and a primary that it hits
-// is replaced; the next drill in that lab says so, undoes it, and passes.
-func TestMendedAfterKill(t *testing.T) {
+// TestFaultInterrupted stops `pgsidecar drill` in the middle of a fault, in a lab that
+// stays. After Ctrl-C the fault is undone. After kill -9 it stays, as nobody undoes
+// it, and a primary that it hits is replaced; the next drill in that lab says so,
+// undoes it, and passes.
+func TestFaultInterrupted(t *testing.T) {
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("takes a cluster whose hosts have links and disks of their own, and so root")
 	}
@@ -52,6 +53,16 @@ func TestMendedAfterKill(t *testing.T) {
 		t.Run(c.scenario, func(t *testing.T) {
 			if err := c.whole(ctx, l); err != nil {
 				t.Fatalf("before the fault: %v", err)
+			}
+			d.interrupt(t, c.scenario, syscall.SIGINT)
+			if err := c.whole(ctx, l); err != nil {
+				t.Fatalf("after Ctrl-C: %v", err)
+			}
+			if broken, err := l.Broken(); err != nil || broken != "" {
+				t.Fatalf("after Ctrl-C the lab is noted to be broken by %q (%v)", broken, err)
+			}
+			if err := l.WaitReady(ctx); err != nil {
+				t.Fatal(err)
 			}
 			before := leading(t, l, 0)
 			d.interrupt(t, c.scenario, syscall.SIGKILL)
