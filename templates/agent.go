@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,7 +51,7 @@ type FileStatus struct {
 	LastError   string    `json:"last_error,omitempty"` // stays when it is right again
 	ErrorAt     time.Time `json:"error_at,omitzero"`    // when LastError was
 	Failures    int       `json:"failures,omitempty"`   // in a row
-	Commands    int       `json:"commands,omitempty"`   // how often its command ran
+	Commands    int       `json:"commands,omitempty"`   // how often its command ran, or HAProxy was to be reloaded for it
 	Writes      int       `json:"writes,omitempty"`     // how often it changed
 	Rendered    int       `json:"rendered,omitempty"`   // how often it was rendered
 	Unrendered  bool      `json:"unrendered,omitempty"` // never yet
@@ -255,7 +254,7 @@ func (a *Agent) refresh(ctx context.Context, f *File, t Topology) (bool, error) 
 	return f.put(ctx, content)
 }
 
-// runCommands runs what is owed. A command that fails is owed until it succeeds.
+// runCommands runs what is owed, reloads of HAProxy too. What fails is owed until it succeeds.
 func (a *Agent) runCommands(ctx context.Context) bool {
 	well := true
 	done := map[string]error{}
@@ -264,10 +263,10 @@ func (a *Agent) runCommands(ctx context.Context) bool {
 		if ctx.Err() != nil || !f.owes() {
 			continue
 		}
-		key := strings.Join(f.Command, "\x00")
+		key := f.told()
 		err, ran := done[key]
 		if !ran {
-			err = execute(ctx, f.Command, f.timeout())
+			err = f.tell(ctx)
 			done[key] = err
 		}
 		if err == nil {

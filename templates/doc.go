@@ -56,6 +56,19 @@
 // backends *_checks, whose address is an abstract socket inside HAProxy: what is
 // asked there is led on to the API by name.
 //
+// # Reloads
+//
+// With HAProxy's master socket (`haproxy -W -S`), HAProxy.Reload takes up a file that
+// has changed: 2.6 says nothing, so `show proc` is asked until a new worker runs, or
+// the master has read its files and there is none: then they were refused. A reload
+// leaves sessions in the old worker, which no stats socket leads to, and which refuses
+// `shutdown sessions server` ("Proxy is disabled"). While there are old workers, the
+// sessions are therefore ended one by one through the master when their member's role
+// has gone: 1,000 in 90 ms. Clients that wait in an old worker's queue are ended too:
+// they cannot be let in there, and would be held for ever by the new worker's _hold.
+// Without the master socket all these are left to the end of their servers, and to
+// hard-stop-after.
+//
 // # A planned switchover
 //
 // The primary makes its checkpoint, withdraws its tag in the catalog, and waits
@@ -71,14 +84,15 @@
 //
 // A file is replaced by rename, after its checker has accepted the new one
 // beside it; until then, and after any error, the last good one stands. That its
-// command is still to be run is noted on disk, so that a killed process's
-// successor runs it.
+// command is still to be run, or HAProxy to be reloaded, is noted on disk, so that
+// a killed process's successor does it.
 //
 // # Goroutines
 //
 //	Agent.Run      writes files and runs commands; waits for those below
 //	HAProxy.Run    one for each HAProxy: keeps the connection, sends news, compares every 400 ms
 //	  reader       one for each connection to a <service>_agent; ends with it
+//	  old workers  one where there is a master socket: ends what they should not have; waits for a reload
 //	PgBouncer.Run  one for each PgBouncer: pauses and resumes
 //
 // Update and Release only leave word for these; Apply does its work in the

@@ -30,7 +30,10 @@ type File struct {
 	Check []string
 	// Command is run after the file has changed. If it fails it is tried again.
 	Command []string
-	// Timeout of Check, and of Command; default 30 s.
+	// Reload is the HAProxy that reads the file: in place of Command, it is reloaded
+	// by its master socket. Nil: none.
+	Reload *HAProxy
+	// Timeout of Check, and of Command or Reload; default 30 s.
 	Timeout time.Duration
 	// Perms of the file; zero: those it has, or 0644.
 	Perms fs.FileMode
@@ -92,9 +95,30 @@ func (f *File) put(ctx context.Context, content []byte) (bool, error) {
 	return true, syncDir(filepath.Dir(path))
 }
 
+// tells reports whether somebody is told of a change.
+func (f *File) tells() bool { return len(f.Command) > 0 || f.Reload != nil }
+
+// told names who is told of a change, and how: what is equal is done once.
+func (f *File) told() string {
+	if f.Reload != nil {
+		return fmt.Sprintf("reload %p", f.Reload)
+	}
+	return strings.Join(f.Command, "\x00")
+}
+
+// tell runs the command, or reloads HAProxy.
+func (f *File) tell(ctx context.Context) error {
+	if f.Reload == nil {
+		return execute(ctx, f.Command, f.timeout())
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout())
+	defer cancel()
+	return f.Reload.Reload(ctx)
+}
+
 // owe notes on disk that the command is to be run.
 func (f *File) owe(path string) error {
-	if len(f.Command) == 0 {
+	if !f.tells() {
 		return nil
 	}
 	w, err := os.OpenFile(beside(path, owedSuffix), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -108,7 +132,7 @@ func (f *File) owe(path string) error {
 // owes reports whether the command is to be run.
 func (f *File) owes() bool {
 	path, err := resolve(f.Destination)
-	if err != nil || len(f.Command) == 0 {
+	if err != nil || !f.tells() {
 		return false
 	}
 	_, err = os.Lstat(beside(path, owedSuffix))

@@ -21,6 +21,10 @@ type HAProxyOptions struct {
 	// AgentSocket is where the <service>_agent frontend listens: a path, or
 	// host:port. Required.
 	AgentSocket string
+	// MasterSocket is the socket of HAProxy's master (`haproxy -W -S`): a path, or
+	// host:port. With it HAProxy can be reloaded, and sessions of workers of before a
+	// reload are ended when their primary is deposed. Empty: neither.
+	MasterSocket string
 	// The backends, as in HAProxySettings. Required.
 	PrimaryBackend string
 	ReplicaBackend string
@@ -51,9 +55,12 @@ type HAProxy struct {
 	closed   []string   // members that the worker had in maintenance; guarded by applying
 	wrong    wrongState // what the last look found; guarded by applying
 
+	old oldWorkers
+
 	mu      sync.Mutex
 	current *Topology // nil: nothing known, the checks decide
 	pending bool      // current has not been sent yet
+	look    bool      // there may be a new worker: look at once
 	status  HAProxyStatus
 	told    string // what was last logged of the primary
 }
@@ -72,6 +79,13 @@ type HAProxyStatus struct {
 	Error       string    `json:"error,omitempty"`
 	LastError   string    `json:"last_error,omitempty"` // stays when all is well again
 	ErrorAt     time.Time `json:"error_at,omitzero"`    // when LastError was
+
+	// Of the master socket, where there is one.
+	MasterSocket string `json:"master_socket,omitempty"`
+	MasterError  string `json:"master_error,omitempty"`
+	Reloads      int    `json:"reloads,omitempty"`            // by us
+	OldWorkers   int    `json:"old_workers,omitempty"`        // of before a reload, that still have sessions
+	OldSessions  int    `json:"old_sessions_ended,omitempty"` // that we ended in such
 }
 
 // NewHAProxy checks the options. It connects to nothing.
@@ -92,9 +106,13 @@ func NewHAProxy(o HAProxyOptions) (*HAProxy, error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	h := &HAProxy{options: o, log: o.Logger.Named("haproxy").With("socket", o.Socket), changed: make(chan struct{}, 1)}
-	h.api = runtimeAPI{timeout: o.Timeout}
+	h.api = runtimeAPI{timeout: o.Timeout, name: "stats socket"}
 	h.api.network, h.api.address = socketAddress(o.Socket)
-	h.status.Socket = o.Socket
+	h.status.Socket, h.status.MasterSocket = o.Socket, o.MasterSocket
+	if o.MasterSocket != "" {
+		master := newMasterCLI(o.MasterSocket, o.Timeout)
+		h.old = oldWorkers{master: &master, news: make(chan struct{}, 1)}
+	}
 	return h, nil
 }
 
@@ -176,6 +194,7 @@ func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 	err := h.api.run(ctx, roles)
 	took := time.Since(start)
 	err = errors.Join(err, h.api.run(ctx, ends))
+	h.old.wake()
 	if err == nil {
 		h.closed = slices.DeleteFunc(r.members, func(m string) bool { return m == r.primary })
 	}
@@ -210,6 +229,11 @@ func (h *HAProxy) route(t Topology) routing {
 // Run keeps HAProxy right until the context ends. It then closes its
 // connection, so that HAProxy's checks take over.
 func (h *HAProxy) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	if h.old.master != nil {
+		all.Go(func() { h.tendOldWorkers(ctx) })
+	}
 	for ctx.Err() == nil {
 		h.session(ctx)
 		h.setConnected(false, 0)
@@ -261,7 +285,7 @@ func (h *HAProxy) session(ctx context.Context) {
 			if !h.send(ctx) {
 				return
 			}
-			check.Reset(settleTime)
+			check.Reset(h.nextLook())
 			continue
 		case <-check.C:
 		}
@@ -407,5 +431,6 @@ func (h *HAProxy) setConnected(connected bool, pid int) {
 	h.status.Connected = connected
 	if connected {
 		h.status.Pid, h.status.Error, h.status.ConnectedAt = pid, "", time.Now()
+		h.old.wake()
 	}
 }

@@ -121,6 +121,7 @@ type lab struct {
 	settings templates.HAProxySettings
 	servers  []*server
 	process  *exec.Cmd
+	master   string // where HAProxy's master listens; empty: nowhere
 }
 
 func newLab(t *testing.T, members int) *lab {
@@ -219,6 +220,9 @@ func (l *lab) start() {
 		l.t.Skip(err)
 	}
 	l.process = exec.Command(path, "-W", "-f", l.config())
+	if l.master != "" {
+		l.process.Args = append(l.process.Args, "-S", l.master)
+	}
 	l.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	// Its words are shown if the test fails.
 	log, err := os.OpenFile(filepath.Join(l.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -262,7 +266,7 @@ func (l *lab) proxy() *templates.HAProxy {
 	l.t.Helper()
 	h, err := templates.NewHAProxy(templates.HAProxyOptions{
 		Socket: l.settings.Socket, AgentSocket: filepath.Join(l.dir, "pg-agent.sock"),
-		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas", Checks: l.settings.Checks(),
+		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas", Checks: l.settings.Checks(), MasterSocket: l.master,
 	})
 	if err != nil {
 		l.t.Fatal(err)
@@ -332,9 +336,14 @@ func (l *lab) answers(port int, want string) {
 // each ends.
 func (l *lab) open(n int) <-chan time.Time {
 	l.t.Helper()
+	return l.openOn(l.settings.PrimaryPort, n)
+}
+
+func (l *lab) openOn(port, n int) <-chan time.Time {
+	l.t.Helper()
 	ended := make(chan time.Time, n)
 	for range n {
-		c, _, err := dial(l.settings.PrimaryPort, 5*time.Second)
+		c, _, err := dial(port, 5*time.Second)
 		if err != nil {
 			l.t.Fatal(err)
 		}

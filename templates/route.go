@@ -90,7 +90,10 @@ func (r routing) commands(closed []string) (roles, ends []string) {
 }
 
 // checked is the member's server in the backend that goes by HAProxy's checks.
-func (r routing) checked(m string) string { return r.primaries + "_checked/" + m }
+func (r routing) checked(m string) string { return r.primaries + checkedSuffix + "/" + m }
+
+// checkedSuffix ends the names of the backends that clients get without us.
+const checkedSuffix = "_checked"
 
 // keepUp makes the primary's check healthy, whatever it last saw: while we know
 // who leads, a sidecar that restarts must not cost its server the sessions, and

@@ -17,6 +17,8 @@ import (
 type runtimeAPI struct {
 	network, address string
 	timeout          time.Duration
+	name             string // of the socket, for people
+	closeWrite       bool   // it goes on to read until the sender has closed its side
 }
 
 // maxLine is how many bytes of commands go into one line. HAProxy refuses a line
@@ -33,13 +35,16 @@ func (r runtimeAPI) exchange(ctx context.Context, line string) (string, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, r.network, r.address)
 	if err != nil {
-		return "", fmt.Errorf("reach haproxy's stats socket: %w", err)
+		return "", fmt.Errorf("reach haproxy's %s: %w", r.name, err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if _, err := io.WriteString(conn, line+"\n"); err != nil {
 		return "", fmt.Errorf("send to haproxy: %w", cause(ctx, err))
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok && r.closeWrite {
+		half.CloseWrite() //nolint:errcheck // reading says so
 	}
 	answer, err := io.ReadAll(io.LimitReader(conn, maxAnswer))
 	if err != nil {

@@ -82,7 +82,7 @@ func (s HAProxySettings) Lookup() string {
 // end. Without resolvers these take clients themselves.
 func (s HAProxySettings) Checks() string {
 	if len(s.Resolvers) == 0 {
-		return "_checked"
+		return checkedSuffix
 	}
 	return "_checks"
 }

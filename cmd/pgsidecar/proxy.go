@@ -33,6 +33,10 @@ write the configured files when what they say has changed. It never takes part i
 elections, and while it is away HAProxy goes by its own checks. In a planned
 switchover it makes new clients of HAProxy and all of PgBouncer wait.
 
+With haproxy.master_socket ("haproxy -W -S PATH"; Debian's is /run/haproxy-master.sock)
+it reloads HAProxy itself when a member has come or gone, and ends sessions that a
+reload left in an old worker when their primary is deposed.
+
 With api.listen in its configuration it serves /status, /metrics, /readiness and
 /liveness. Its Consul token needs only to read: key_prefix "pgsidecar/CLUSTER/",
 service "SERVICE", node_prefix "", and whatever else its templates ask for.
@@ -141,13 +145,18 @@ func newFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
 		proxy, err := templates.NewHAProxy(templates.HAProxyOptions{
-			Socket: h.Socket, AgentSocket: h.AgentBind, PrimaryBackend: h.PrimaryBackend, ReplicaBackend: h.ReplicaBackend, Checks: h.Checks(),
+			Socket: h.Socket, AgentSocket: h.AgentBind, MasterSocket: cfg.HAProxy.MasterSocket, PrimaryBackend: h.PrimaryBackend, ReplicaBackend: h.ReplicaBackend, Checks: h.Checks(),
 			PrimaryTakesReads: cfg.HAProxy.PrimaryTakesReads, Logger: log,
 		})
 		if err != nil {
 			return nil, err
 		}
 		o.Proxies = append(o.Proxies, proxy)
+		for i := range files {
+			if slices.ContainsFunc(cfg.Templates, func(t config.Template) bool { return t.Name == files[i].Name && cfg.Reloads(t) }) {
+				files[i].Reload = proxy
+			}
+		}
 	}
 	if cfg.PgBouncer.Address != "" {
 		bouncer, err := newBouncer(cfg, log)
@@ -301,10 +310,8 @@ const stateFile = "haproxy.state"
 // built-in haproxy.cfg that comes without one.
 func templateFiles(cfg *config.Config, s templates.Settings) ([]templates.File, error) {
 	wanted := slices.Clone(cfg.Templates)
-	is := func(name string) func(config.Template) bool {
-		return func(t config.Template) bool { return t.Builtin == name }
-	}
-	if i := slices.IndexFunc(wanted, is("haproxy.cfg")); i >= 0 && !slices.ContainsFunc(wanted, is(stateFile)) {
+	isState := func(t config.Template) bool { return t.Builtin == stateFile }
+	if i := slices.IndexFunc(wanted, config.Template.ConfiguresHAProxy); i >= 0 && !slices.ContainsFunc(wanted, isState) {
 		wanted = slices.Insert(wanted, i, config.Template{Name: wanted[i].Name + "-state", Builtin: stateFile, Destination: s.HAProxy.StateFile})
 	}
 	var files []templates.File

@@ -104,6 +104,9 @@ func followTroubles(s templates.AgentStatus) []string {
 		if !p.Connected {
 			all = append(all, fmt.Sprintf("haproxy %s is not connected: %s", p.Socket, p.Error))
 		}
+		if p.MasterError != "" {
+			all = append(all, fmt.Sprintf("haproxy's master %s: %s", p.MasterSocket, p.MasterError))
+		}
 	}
 	for _, b := range s.Bouncers {
 		if b.Error != "" {
@@ -125,11 +128,15 @@ var (
 	templateOK       = agentMetric("template_ok", "0 while the template has failed and the last good file stays.", "template")
 	templateOKAt     = agentMetric("template_ok_timestamp_seconds", "When the file was last known to be right.", "template")
 	templateWrites   = agentMetric("template_writes_total", "How often the file changed.", "template")
-	templateCommands = agentMetric("template_commands_total", "How often its command ran.", "template")
+	templateCommands = agentMetric("template_commands_total", "How often its command ran, or HAProxy was to be reloaded for it.", "template")
 	templateFailures = agentMetric("template_failures", "Failures in a row.", "template")
 	haproxyConnected = agentMetric("haproxy_connected", "1 while HAProxy routes by what pgsidecar says, 0 while it goes by its own checks.", "socket")
 	haproxyMended    = agentMetric("haproxy_mended_total", "How often HAProxy's state was not what it should be, and was put right.", "socket")
 	haproxyTerm      = agentMetric("haproxy_term", "Term of the topology that HAProxy was last given.", "socket")
+	haproxyReloads   = agentMetric("haproxy_reloads_total", "How often pgsidecar reloaded HAProxy by its master socket.", "socket")
+	haproxyMasterOK  = agentMetric("haproxy_master_ok", "0 while HAProxy's master socket is not reached.", "socket")
+	haproxyOld       = agentMetric("haproxy_old_workers", "Workers of before a reload that still have sessions.", "socket")
+	haproxyOldEnded  = agentMetric("haproxy_old_sessions_ended_total", "Sessions ended in workers of before a reload, as their member has the role no more.", "socket")
 	pgbouncerPaused  = agentMetric("pgbouncer_paused", "1 while PgBouncer's clients wait.", "address")
 	pgbouncerExpired = agentMetric("pgbouncer_pauses_expired_total", "How often a pause was ended by its expiry.", "address")
 	pgbouncerOK      = agentMetric("pgbouncer_ok", "0 while the last command to PgBouncer has failed.", "address")
@@ -142,7 +149,7 @@ func agentMetric(name, help string, labels ...string) *prometheus.Desc {
 // Describe names the metrics.
 func (agentCollector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{agentTerm, agentHeld, templateOK, templateOKAt, templateWrites, templateCommands, templateFailures,
-		haproxyConnected, haproxyMended, haproxyTerm, pgbouncerPaused, pgbouncerExpired, pgbouncerOK} {
+		haproxyConnected, haproxyMended, haproxyTerm, haproxyReloads, haproxyMasterOK, haproxyOld, haproxyOldEnded, pgbouncerPaused, pgbouncerExpired, pgbouncerOK} {
 		to <- d
 	}
 }
@@ -179,6 +186,12 @@ func (c agentCollector) Collect(to chan<- prometheus.Metric) {
 		send(haproxyConnected, gauge, truth(p.Connected), p.Socket)
 		send(haproxyMended, counter, float64(p.Mended), p.Socket)
 		send(haproxyTerm, gauge, float64(p.Term), p.Socket)
+		if p.MasterSocket != "" {
+			send(haproxyMasterOK, gauge, truth(p.MasterError == ""), p.Socket)
+			send(haproxyReloads, counter, float64(p.Reloads), p.Socket)
+			send(haproxyOld, gauge, float64(p.OldWorkers), p.Socket)
+			send(haproxyOldEnded, counter, float64(p.OldSessions), p.Socket)
+		}
 	}
 	for _, b := range s.Bouncers {
 		send(pgbouncerPaused, gauge, truth(b.Paused), b.Address)

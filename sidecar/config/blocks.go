@@ -177,6 +177,7 @@ func (r *reader) template(b *hclsyntax.Body, path string, t *Template) {
 		text("destination", &t.Destination),
 		list("check", &t.Check),
 		list("command", &t.Command),
+		choice("reload", &t.Reload, "haproxy"),
 		perms("perms", &t.Perms),
 		text("user", &t.User),
 		text("group", &t.Group),
@@ -188,6 +189,7 @@ func (r *reader) haproxy(b *hclsyntax.Body, path string, h *HAProxy) {
 	r.body(b, path, []field{
 		text("socket", &h.Socket),
 		text("agent_socket", &h.AgentSocket),
+		text("master_socket", &h.MasterSocket),
 		r.address("bind", &h.Bind),
 		number("primary_port", &h.PrimaryPort),
 		number("replica_port", &h.ReplicaPort),

@@ -248,6 +248,9 @@ func (r *reader) checkTemplates(c *Config) {
 		r.require(filepath.IsAbs(t.Destination), path+".destination", "template %q: expected destination, an absolute path", t.Name)
 		r.require(t.Perms != 0, path+".perms", `perms "0": nobody could read the file; expected one such as "0640"`)
 		r.require(t.Timeout >= 100*time.Millisecond, path+".timeout", "timeout %s: expected 100ms or more", t.Timeout)
+		r.require(t.Reload == "" || len(t.Command) == 0, path+".reload", "template %q: reload and command are both set; expected one of them", t.Name)
+		r.require(t.Reload == "" || c.HAProxy.MasterSocket != "", path+".reload",
+			"template %q: reload needs master_socket in the block haproxy", t.Name)
 		if other, taken := writes[t.Destination]; taken && t.Destination != "" {
 			r.refuse(path+".destination", "template %q writes %s, and so does %q", t.Name, t.Destination, other)
 		}
@@ -261,6 +264,11 @@ func (r *reader) checkHAProxy(h *HAProxy) {
 		"socket %q: expected the absolute path of HAProxy's stats socket, or host:port", h.Socket)
 	r.require(h.AgentSocket == "" || filepath.IsAbs(h.AgentSocket) || hostPort(h.AgentSocket) == nil, "haproxy.agent_socket",
 		"agent_socket %q: expected an absolute path, or host:port", h.AgentSocket)
+	r.require(h.MasterSocket == "" || filepath.IsAbs(h.MasterSocket) || hostPort(h.MasterSocket) == nil, "haproxy.master_socket",
+		"master_socket %q: expected the absolute path that HAProxy was given with -S, or host:port", h.MasterSocket)
+	r.require(h.MasterSocket == "" || h.Socket != "", "haproxy.master_socket", "master_socket: expected socket beside it, HAProxy's stats socket")
+	r.require(h.MasterSocket == "" || h.MasterSocket != h.Socket, "haproxy.master_socket",
+		"master_socket and socket are both %q; expected HAProxy's stats socket, and the one that it was given with -S", h.Socket)
 	r.require(h.CheckCAFile == "" || filepath.IsAbs(h.CheckCAFile), "haproxy.check_ca_file", "check_ca_file %q: expected an absolute path", h.CheckCAFile)
 	r.require(h.CheckCertFile == "" || filepath.IsAbs(h.CheckCertFile), "haproxy.check_cert_file", "check_cert_file %q: expected an absolute path", h.CheckCertFile)
 	r.require(h.CheckCertFile == "" || h.CheckCAFile != "", "haproxy.check_cert_file",

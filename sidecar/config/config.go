@@ -195,9 +195,12 @@ type Template struct {
 	Destination string
 	Check       []string // command that must accept the file before it replaces the last good one; {} is its path
 	Command     []string // command to run after a change that cannot be applied at run time
+	// Reload is "haproxy": after a change HAProxy is reloaded by its master socket, in
+	// place of Command. See Config.Reloads.
+	Reload      string
 	Perms       fs.FileMode
 	User, Group string        // empty: kept as they are
-	Timeout     time.Duration // of Check, and of Command
+	Timeout     time.Duration // of Check, and of Command or Reload
 }
 
 // HAProxy is a local HAProxy that is switched by its Runtime API. Zero values
@@ -205,10 +208,14 @@ type Template struct {
 type HAProxy struct {
 	Socket      string // stats socket with level admin: a path, or host:port; empty: there is none
 	AgentSocket string // where the built-in configuration's agent frontend listens; default beside Socket
-	Bind        string // address of the two ports
-	PrimaryPort int
-	ReplicaPort int
-	StatsPort   int // statistics and /metrics; 0: none
+	// MasterSocket is the socket of HAProxy's master, `haproxy -W -S PATH`: a path, or
+	// host:port. It reloads HAProxy, and ends old sessions in workers of before a reload
+	// when their primary is deposed; empty: neither.
+	MasterSocket string
+	Bind         string // address of the two ports
+	PrimaryPort  int
+	ReplicaPort  int
+	StatsPort    int // statistics and /metrics; 0: none
 	// PrimaryTakesReads: without a replica, the primary serves the replica port.
 	PrimaryTakesReads bool
 	MaxConn           int
@@ -237,4 +244,17 @@ type PgBouncer struct {
 type Log struct {
 	Level  string // trace, debug, info, warn, error
 	Format string // text or json
+}
+
+// ConfiguresHAProxy reports whether the template is the built-in configuration of
+// HAProxy, which may be called "haproxy" for short.
+func (t Template) ConfiguresHAProxy() bool {
+	return t.Builtin == "haproxy.cfg" || t.Builtin == "haproxy"
+}
+
+// Reloads reports whether HAProxy is to be reloaded by its master socket when the
+// template's file has changed: one that says so, and the built-in configuration
+// where it has no command.
+func (c *Config) Reloads(t Template) bool {
+	return c.HAProxy.MasterSocket != "" && (t.Reload != "" || len(t.Command) == 0 && t.ConfiguresHAProxy())
 }

@@ -117,10 +117,11 @@ func TestFull(t *testing.T) {
 		Templates: []config.Template{
 			{Name: "haproxy", Builtin: "haproxy", Destination: "/etc/haproxy/haproxy.cfg", Check: []string{"haproxy", "-c", "-f", "{}"},
 				Command: []string{"systemctl", "reload", "haproxy"}, Perms: 0o644, Timeout: 30 * time.Second},
+			{Name: "more", Source: "/etc/pgsidecar/more.tmpl", Destination: "/etc/haproxy/more.cfg", Reload: "haproxy", Perms: 0o640, Timeout: 30 * time.Second},
 			{Name: "mine", Source: "/etc/pgsidecar/mine.tmpl", Destination: "/etc/mine.conf", Perms: 0o640, Timeout: 5 * time.Second},
 		},
 		HAProxy: config.HAProxy{Socket: "/run/haproxy/admin.sock", Bind: "127.0.0.1", PrimaryPort: 5000, ReplicaPort: 5001,
-			Resolvers: []string{"127.0.0.1:8600", "[::1]:8600"}},
+			MasterSocket: "/run/haproxy-master.sock", Resolvers: []string{"127.0.0.1:8600", "[::1]:8600"}},
 		PgBouncer: config.PgBouncer{Address: "127.0.0.1:6432", Database: "app",
 			Account: config.Account{Name: "pgbouncer", Password: config.NewSecret("none")}},
 		Log: config.Log{Level: "debug", Format: "json"},

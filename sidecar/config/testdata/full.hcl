@@ -73,6 +73,11 @@ template "haproxy" {
   command     = ["systemctl", "reload", "haproxy"]
   perms       = "0644"
 }
+template "more" {
+  source      = "/etc/pgsidecar/more.tmpl"
+  destination = "/etc/haproxy/more.cfg"
+  reload      = "haproxy"
+}
 template "mine" {
   source      = "/etc/pgsidecar/mine.tmpl"
   destination = "/etc/mine.conf"
@@ -80,6 +85,7 @@ template "mine" {
 }
 haproxy {
   socket    = "/run/haproxy/admin.sock"
+  master_socket = "/run/haproxy-master.sock"
   resolvers = ["127.0.0.1:8600", "[::1]:8600"]
 }
 pgbouncer {
