@@ -225,7 +225,7 @@ func (a *Agent) pass(ctx context.Context) bool {
 		well, anyChanged = well && err == nil, anyChanged || changed
 	}
 	a.letGo(anyChanged)
-	return a.runCommands(ctx) && well
+	return a.runCommands(ctx, current.Waits()) && well
 }
 
 // letGo ends the waiting in PgBouncers, now that their files are written, if
@@ -254,13 +254,16 @@ func (a *Agent) refresh(ctx context.Context, f *File, t Topology) (bool, error) 
 	return f.put(ctx, content)
 }
 
-// runCommands runs what is owed, reloads of HAProxy too. What fails is owed until it succeeds.
-func (a *Agent) runCommands(ctx context.Context) bool {
+// runCommands runs what is owed, reloads of HAProxy too. What fails is owed until it
+// succeeds. While clients wait for a primary HAProxy is not reloaded: they wait in its
+// worker, and a new one does not know them. The topology that ends the waiting comes
+// here too.
+func (a *Agent) runCommands(ctx context.Context, waits bool) bool {
 	well := true
 	done := map[string]error{}
 	for i := range a.options.Files {
 		f := &a.options.Files[i]
-		if ctx.Err() != nil || !f.owes() {
+		if ctx.Err() != nil || waits && f.Reload != nil || !f.owes() {
 			continue
 		}
 		key := f.told()

@@ -137,6 +137,48 @@ func TestHAProxyReloadsByItsMaster(t *testing.T) {
 	l.answers(l.settings.PrimaryPort, "pg3")
 }
 
+// While clients wait for a primary HAProxy is not reloaded; all of them are served by
+// the new one, and then it is.
+func TestHAProxyIsNotReloadedInTheGap(t *testing.T) {
+	l := newMasterLab(t, 2)
+	l.startWithMaster()
+	h := l.proxy()
+	a, _ := l.agent(h, "", nil)
+	a.Update(l.topology(1, "pg1", ha.PhaseElecting))
+	l.connected(h)
+	got := make(chan string, 50)
+	for range cap(got) {
+		go func() {
+			c, name, err := dial(l.settings.PrimaryPort, 10*time.Second)
+			if err != nil {
+				name = err.Error()
+			} else {
+				c.Close()
+			}
+			got <- name
+		}()
+	}
+	l.eventually(5*time.Second, "clients in the queue", func() bool {
+		out, err := l.cli("show stat pg_primary 2 -1")
+		return err == nil && strings.Contains(out, fmt.Sprintf("BACKEND,%d,", cap(got)))
+	})
+	l.servers = append(l.servers, newServer(t, "pg3"))
+	a.Update(l.topology(1, "pg1", ha.PhaseElecting))
+	l.eventually(5*time.Second, "the file", func() bool { return a.Status().Files[1].Writes == 1 })
+	select {
+	case name := <-got:
+		t.Fatalf("a client that waited got %q", name)
+	case <-time.After(500 * time.Millisecond):
+	}
+	a.Update(l.topology(1, "pg1", ha.PhaseLeading))
+	for range cap(got) {
+		if name := <-got; name != "pg1" {
+			t.Fatalf("a client that waited got %q", name)
+		}
+	}
+	l.eventually(5*time.Second, "the reload", func() bool { return h.Status().Reloads == 1 && a.Status().Files[1].Error == "" })
+}
+
 // A master that cannot be reached shows, and is told when it is there again, also by
 // the successor of a process that was killed in between.
 func TestHAProxyMasterAway(t *testing.T) {
