@@ -110,9 +110,10 @@ func newConfigShowCommand(a *app) *cobra.Command {
 }
 
 func newConfigInitCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var proxy bool
+	cmd := &cobra.Command{
 		Use:   "init [FILE]",
-		Short: "Write a commented pg.hcl to begin with, to stdout or to a new file",
+		Short: "Write a commented pg.hcl to begin with, to stdout or to a new file; or a proxy.hcl",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage("%s takes one file, and got %q", cmd.CommandPath(), args)
@@ -120,8 +121,12 @@ func newConfigInitCommand(a *app) *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) (err error) {
+			text := config.Example()
+			if proxy {
+				text = config.ExampleProxy()
+			}
 			if len(args) == 0 {
-				_, err := io.WriteString(a.stdout, config.Example())
+				_, err := io.WriteString(a.stdout, text)
 				return err
 			}
 			file, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
@@ -129,8 +134,10 @@ func newConfigInitCommand(a *app) *cobra.Command {
 				return fmt.Errorf("write configuration: %w", err)
 			}
 			defer func() { err = errors.Join(err, file.Close()) }()
-			_, err = io.WriteString(file, config.Example())
+			_, err = io.WriteString(file, text)
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&proxy, "proxy", false, "a proxy's: HAProxy, PgBouncer and templates")
+	return cmd
 }

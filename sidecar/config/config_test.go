@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -333,6 +334,31 @@ func TestExample(t *testing.T) {
 	for _, d := range faults.Diagnostics {
 		if !strings.Contains(d.Text, "password_file: read file") {
 			t.Errorf("%s", d)
+		}
+	}
+}
+
+// TestExampleProxy: what `config init --proxy` writes is good as it is; what it shows
+// in comments too.
+func TestExampleProxy(t *testing.T) {
+	all := regexp.MustCompile(`(?m)^( *)# ( *(?:[a-z_]+ *= |[a-z]+ (?:"[a-z]+" )?\{|\}))`).ReplaceAllString(config.ExampleProxy(), "$1$2")
+	for name, text := range map[string]string{"as it is": config.ExampleProxy(), "all of it": all} {
+		file := filepath.Join(t.TempDir(), "proxy.hcl")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.LoadProxy(file, environment())
+		var faults *config.Error
+		if errors.As(err, &faults) {
+			for _, d := range faults.Diagnostics {
+				if !strings.Contains(d.Text, "_file: ") {
+					t.Errorf("%s: %s", name, d)
+				}
+			}
+			continue
+		}
+		if err != nil || name == "all of it" || c.HAProxy.Socket == "" {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
