@@ -138,6 +138,7 @@ func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
 	s.mu.Lock()
 	busy := s.announcing || s.announceFailedAt != 0 && s.announceFailedAt.Within(announcePause, s.opts.Now())
 	s.announcing = s.announcing || !busy
+	retold := s.retold
 	s.mu.Unlock()
 	if busy {
 		return
@@ -154,7 +155,7 @@ func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
 		first := s.announceFailedAt == 0
 		s.announcing, s.announceFailedAt = false, 0
 		if err == nil {
-			s.announced = ha.Announced{Known: true, Tag: a.Tag, Term: a.Term}
+			s.announced = ha.Announced{Known: s.retold == retold, Tag: a.Tag, Term: a.Term}
 		} else {
 			// The cluster may yet be told, by itself, when it can be.
 			s.announceFailedAt, s.announced.Known = s.opts.Now(), false

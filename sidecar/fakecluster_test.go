@@ -26,6 +26,9 @@ func (c fakeCluster) View() sidecar.ClusterView {
 	v := sidecar.ClusterView{Consul: ha.Consul{
 		SeenAt: c.w.now(), Record: c.w.record, Lock: c.w.lock, Session: "session-" + c.name, Reachable: ha.Yes,
 	}}
+	if c.w.set != "" {
+		v.Settings = []byte(c.w.set)
+	}
 	if c.w.lock.Session == v.Consul.Session {
 		v.Consul.HeldAt, v.Consul.HeldTerm = c.w.now(), c.w.record.Term
 	}
@@ -63,9 +66,18 @@ func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
 
 func (c fakeCluster) SetHolding(bool) {}
 
-func (c fakeCluster) Register(_ context.Context, r sidecar.Registration) error {
+func (c fakeCluster) Register(ctx context.Context, r sidecar.Registration) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	c.told = c.w.set
+	if slow := c.slow; slow != nil {
+		c.w.mu.Unlock()
+		select {
+		case <-slow:
+		case <-ctx.Done():
+		}
+		c.w.mu.Lock()
+	}
 	if c.refused {
 		c.owed = r.Tag
 		return errors.New("permission denied")

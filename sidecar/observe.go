@@ -37,8 +37,14 @@ func (s *Sidecar) takeTags(settings []byte) {
 	before, after := tagsIn(s.tagged, s.opts.Member), tagsIn(settings, s.opts.Member)
 	s.tagged = settings
 	if !reflect.DeepEqual(before, after) {
-		s.announced.Known = false
+		s.retell()
 	}
+}
+
+// retell has the registration made again. The caller holds mu.
+func (s *Sidecar) retell() {
+	s.announced.Known = false
+	s.retold++
 }
 
 func tagsIn(settings []byte, member string) TagSettings {

@@ -41,7 +41,10 @@ type Sidecar struct {
 	intent     ha.Intent
 	asked      uint64 // the term in which the switchover was asked for
 	// announced is what the registration says; announcing that it is being changed.
+	// retold grows when it is to say something else than the role: one that was
+	// being made then may lack that.
 	announced        ha.Announced
+	retold           uint64
 	announcing       bool
 	announceFailedAt ha.Instant // the last announcement failed then; zero: it did not
 	leasing          bool
@@ -238,7 +241,7 @@ func (s *Sidecar) ask(change func(*ha.Intent)) {
 func (s *Sidecar) SetPolicy(p ha.Policy) {
 	s.mu.Lock()
 	s.opts.Policy, s.configured = p, false
-	s.announced.Known = false // the registration tells tags
+	s.retell() // the registration tells tags
 	s.mu.Unlock()
 	s.notify()
 }

@@ -130,6 +130,45 @@ func TestRegistrationRefused(t *testing.T) {
 	})
 }
 
+// TestTagsChangeWhileAnnounced: the registration tells this member's tags; settings
+// that change them while one is under way are in the next one, and what changes
+// nothing of this member's asks for none.
+func TestTagsChangeWhileAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n2 := w.members["n2"]
+		set := func(settings string) {
+			w.mu.Lock()
+			w.set = settings
+			w.wakeAll()
+			w.mu.Unlock()
+		}
+		const first, second, others = `{"tags":{"n2":{"noloadbalance":true}}}`, `{"tags":{"n2":{"priority":5}}}`, `{"tags":{"n2":{"priority":5},"n3":{"nosync":true}}}`
+		slow := make(chan struct{})
+		w.mu.Lock()
+		n2.slow = slow
+		w.mu.Unlock()
+		set(first)
+		w.until("a registration is under way", time.Second, func() bool { return n2.told == first })
+		set(second)
+		synctest.Wait()
+		w.mu.Lock()
+		n2.slow = nil
+		w.mu.Unlock()
+		close(slow)
+		w.until("the tags of now are registered", time.Second, func() bool { return n2.told == second })
+		set(others)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if n2.told != second {
+			t.Error("registered anew for another member's tags")
+		}
+	})
+}
+
 // TestProbeWaits: a write probe that could not be made, as another operation was
 // under way, says nothing of the server: the primary keeps its tag. If none can be
 // made for long the disk may hang, and another leads.

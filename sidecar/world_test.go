@@ -27,6 +27,7 @@ type world struct {
 	index   uint64
 	history []uint64
 	members map[string]*member
+	set     string // the cluster-wide settings
 }
 
 type member struct {
@@ -37,8 +38,10 @@ type member struct {
 	ended   chan error
 	notify  [3]func() // cluster, peers, guard
 	tag     string
-	refused bool   // registrations fail, and are made up for later
-	owed    string // the tag of the last of those
+	refused bool          // registrations fail, and are made up for later
+	owed    string        // the tag of the last of those
+	told    string        // the settings that the last registration was made from
+	slow    chan struct{} // unless nil: a registration that has begun goes on when it is closed
 	report  ha.Report
 	seq     uint64
 	sentAt  []ha.Instant
