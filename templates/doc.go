@@ -77,8 +77,8 @@
 // logged in. HAProxy's new connections wait in its
 // queue, PgBouncer's clients in PAUSE. Then it is stopped, and the new record lets
 // all of them go on. If a transaction does not end within 500 ms the tag comes
-// back, which lets them go on too. Each pause has an expiry of its own, HAProxy's
-// is the queue's time-out.
+// back, which lets them go on too. Each pause has an expiry of its own (15 s); in
+// HAProxy a client waits no longer than the queue's time-out besides.
 //
 // # Files
 //

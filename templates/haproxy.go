@@ -37,7 +37,11 @@ type HAProxyOptions struct {
 	// be; default 400 ms. It must be shorter than what HAProxy's checks need to
 	// take a server down (3 failures, 500 ms apart).
 	Reassert time.Duration
-	Logger   hclog.Logger // default: none
+	// HoldFor is how long new clients are held in one planned switchover (Topology.Held)
+	// at most; then they are let in to the primary, as there is one. Default 15 s,
+	// which is more than a switchover may take.
+	HoldFor time.Duration
+	Logger  hclog.Logger // default: none
 }
 
 // HAProxy keeps one HAProxy's servers in the states that a topology asks for.
@@ -61,6 +65,8 @@ type HAProxy struct {
 	current *Topology // nil: nothing known, the checks decide
 	pending bool      // current has not been sent yet
 	look    bool      // there may be a new worker: look at once
+	held    time.Time // since when new clients have been held in current's term; zero: they are not
+	overdue bool      // held for too long
 	status  HAProxyStatus
 	told    string // what was last logged of the primary
 }
@@ -75,7 +81,8 @@ type HAProxyStatus struct {
 	Term        uint64    `json:"term,omitempty"` // of the last topology applied
 	Primary     string    `json:"primary,omitempty"`
 	AppliedAt   time.Time `json:"applied_at,omitzero"`
-	Mended      int       `json:"mended"` // how often its state was not what it should be
+	Mended      int       `json:"mended"`            // how often its state was not what it should be
+	Expired     int       `json:"expired,omitempty"` // how often new clients were held too long, and let in
 	Error       string    `json:"error,omitempty"`
 	LastError   string    `json:"last_error,omitempty"` // stays when all is well again
 	ErrorAt     time.Time `json:"error_at,omitzero"`    // when LastError was
@@ -102,6 +109,7 @@ func NewHAProxy(o HAProxyOptions) (*HAProxy, error) {
 	}
 	setDefault(&o.Timeout, time.Second)
 	setDefault(&o.Reassert, 400*time.Millisecond)
+	setDefault(&o.HoldFor, defaultHold)
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
@@ -158,6 +166,12 @@ func (h *HAProxy) remember(t *Topology) bool {
 	if h.current != nil && t.Term < h.current.Term {
 		return false
 	}
+	if !t.Held || h.current != nil && h.current.Term != t.Term {
+		h.held, h.overdue = time.Time{}, false
+	}
+	if t.Held {
+		setDefault(&h.held, time.Now())
+	}
 	h.current, h.pending = t, true
 	return true
 }
@@ -166,7 +180,7 @@ func (h *HAProxy) remember(t *Topology) bool {
 // decide until the next Apply.
 func (h *HAProxy) Release() {
 	h.mu.Lock()
-	h.current = nil
+	h.current, h.held, h.overdue = nil, time.Time{}, false
 	h.mu.Unlock()
 	h.wake()
 }
@@ -221,9 +235,28 @@ func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 }
 
 func (h *HAProxy) route(t Topology) routing {
+	if t.Held && h.holdExpired() {
+		t.Held = false
+	}
 	r := route(t, h.options.PrimaryTakesReads)
 	r.primaries, r.replicas, r.checks = h.options.PrimaryBackend, h.options.ReplicaBackend, h.options.Checks
 	return r
+}
+
+// holdExpired reports whether new clients have been held for too long. They come in
+// with the next look.
+func (h *HAProxy) holdExpired() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held.IsZero() || time.Since(h.held) < h.options.HoldFor {
+		return false
+	}
+	if !h.overdue {
+		h.overdue = true
+		h.status.Expired++
+		h.log.Warn("haproxy holds new clients no longer: the switchover has not ended", "after", h.options.HoldFor)
+	}
+	return true
 }
 
 // Run keeps HAProxy right until the context ends. It then closes its

@@ -82,6 +82,10 @@ type PgBouncerStatus struct {
 	ErrorAt   time.Time `json:"error_at,omitzero"`    // when LastError was
 }
 
+// defaultHold is how long clients are held in a switchover at most. It is more than
+// one may take.
+const defaultHold = 15 * time.Second
+
 // ErrTransactions is returned by Pause when transactions did not end in time;
 // PgBouncer goes on as if nothing had been asked.
 var ErrTransactions = errors.New("transactions did not end in time")
@@ -98,7 +102,7 @@ func NewPgBouncer(o PgBouncerOptions) (*PgBouncer, error) {
 		return nil, fmt.Errorf("pgbouncer database %q: %w", o.Database, ErrUnsafe)
 	}
 	setDefault(&o.Timeout, 2*time.Second)
-	setDefault(&o.HoldFor, 15*time.Second)
+	setDefault(&o.HoldFor, defaultHold)
 	setDefault(&o.User, "pgbouncer")
 	if o.Password == nil {
 		o.Password = func() (string, error) { return "", nil }

@@ -58,7 +58,7 @@ func TestConsulTemplate(t *testing.T) {
 		}
 		l.registerAPI(name, role, 1, api.Listener.Addr().String())
 	}
-	replace := strings.NewReplacer(`"/run/haproxy"`, fmt.Sprintf("%q", l.dir), "/admin.sock", "/s", "5000", fmt.Sprint(ports[0]), "5001", fmt.Sprint(ports[1]))
+	replace := strings.NewReplacer(`"/run/haproxy"`, fmt.Sprintf("%q", l.dir), "/etc/haproxy/", l.dir+"/", "/admin.sock", "/s", "5000", fmt.Sprint(ports[0]), "5001", fmt.Sprint(ports[1]))
 	args := []string{"-once", "-consul-addr", strings.TrimPrefix(l.consul, "http://")}
 	for _, name := range []string{"haproxy.cfg", "haproxy.state", "pgbouncer.ini"} {
 		text, err := templates.ForConsulTemplateText(name + ".ctmpl")

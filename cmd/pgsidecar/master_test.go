@@ -110,3 +110,30 @@ func TestProxyReloadsHAProxyByItsMaster(t *testing.T) {
 		t.Errorf("a change of roles reloaded HAProxy, or its master is not reached:\n%s", all)
 	}
 }
+
+// The state file, without which HAProxy takes all servers for healthy when it
+// starts, stands where a start of the machine does not remove it.
+func TestStateFileBesideHAProxysOwn(t *testing.T) {
+	of := func(more ...config.Template) (string, int) {
+		cfg := &config.Config{Service: config.Service{Name: "pg"}, HAProxy: config.HAProxy{Socket: "/run/haproxy/admin.sock"},
+			Templates: append(more, config.Template{Name: "haproxy", Builtin: "haproxy.cfg", Destination: "/etc/haproxy/haproxy.cfg"})}
+		s, err := templateSettings(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := templateFiles(cfg, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if files[0].Destination != s.HAProxy.StateFile {
+			t.Errorf("the first file is %s, HAProxy reads %s", files[0].Destination, s.HAProxy.StateFile)
+		}
+		return s.HAProxy.StateFile, len(files)
+	}
+	if path, n := of(); path != "/etc/haproxy/pg.state" || n != 2 {
+		t.Errorf("%s, %d files", path, n)
+	}
+	if path, n := of(config.Template{Name: "state", Builtin: "haproxy.state", Destination: "/var/lib/x"}); path != "/var/lib/x" || n != 2 {
+		t.Errorf("%s, %d files", path, n)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -293,10 +294,15 @@ func templateSettings(cfg *config.Config) (templates.Settings, error) {
 		QueueTimeout: h.QueueTimeout, IdleTimeout: h.IdleTimeout, Resolvers: h.Resolvers, Global: h.Global,
 		CheckCAFile: h.CheckCAFile, CheckCertFile: h.CheckCertFile,
 	}
-	// Where the state file is written is where HAProxy is to read it.
+	// Where the state file is written is where HAProxy is to read it. Without a template
+	// of its own it stands beside haproxy.cfg: after the machine's start HAProxy needs
+	// both before we run, and what is beside its socket in /run is gone.
 	for _, t := range cfg.Templates {
-		if t.Builtin == stateFile {
+		switch {
+		case t.Builtin == stateFile:
 			settings.StateFile = t.Destination
+		case t.ConfiguresHAProxy() && settings.StateFile == "":
+			settings.StateFile = filepath.Join(filepath.Dir(t.Destination), cfg.Service.Name+".state")
 		}
 	}
 	settings, err := settings.Complete(cfg.Service.Name)

@@ -133,6 +133,7 @@ var (
 	haproxyConnected = agentMetric("haproxy_connected", "1 while HAProxy routes by what pgsidecar says, 0 while it goes by its own checks.", "socket")
 	haproxyMended    = agentMetric("haproxy_mended_total", "How often HAProxy's state was not what it should be, and was put right.", "socket")
 	haproxyTerm      = agentMetric("haproxy_term", "Term of the topology that HAProxy was last given.", "socket")
+	haproxyExpired   = agentMetric("haproxy_holds_expired_total", "How often new clients were held too long in a switchover, and let in.", "socket")
 	haproxyReloads   = agentMetric("haproxy_reloads_total", "How often pgsidecar reloaded HAProxy by its master socket.", "socket")
 	haproxyMasterOK  = agentMetric("haproxy_master_ok", "0 while HAProxy's master socket is not reached.", "socket")
 	haproxyOld       = agentMetric("haproxy_old_workers", "Workers of before a reload that still have sessions.", "socket")
@@ -149,7 +150,7 @@ func agentMetric(name, help string, labels ...string) *prometheus.Desc {
 // Describe names the metrics.
 func (agentCollector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{agentTerm, agentHeld, templateOK, templateOKAt, templateWrites, templateCommands, templateFailures,
-		haproxyConnected, haproxyMended, haproxyTerm, haproxyReloads, haproxyMasterOK, haproxyOld, haproxyOldEnded, pgbouncerPaused, pgbouncerExpired, pgbouncerOK} {
+		haproxyConnected, haproxyMended, haproxyTerm, haproxyExpired, haproxyReloads, haproxyMasterOK, haproxyOld, haproxyOldEnded, pgbouncerPaused, pgbouncerExpired, pgbouncerOK} {
 		to <- d
 	}
 }
@@ -186,6 +187,7 @@ func (c agentCollector) Collect(to chan<- prometheus.Metric) {
 		send(haproxyConnected, gauge, truth(p.Connected), p.Socket)
 		send(haproxyMended, counter, float64(p.Mended), p.Socket)
 		send(haproxyTerm, gauge, float64(p.Term), p.Socket)
+		send(haproxyExpired, counter, float64(p.Expired), p.Socket)
 		if p.MasterSocket != "" {
 			send(haproxyMasterOK, gauge, truth(p.MasterError == ""), p.Socket)
 			send(haproxyReloads, counter, float64(p.Reloads), p.Socket)

@@ -2,9 +2,10 @@
 # once: leave out `wait`, whose seconds are seconds of outage.
 max_stale = "2s"
 
+# Not below /run: HAProxy reads it when the machine starts, before it could be written.
 template {
   source      = "/etc/pgsidecar/haproxy.state.ctmpl"
-  destination = "/run/haproxy/pg.state"
+  destination = "/etc/haproxy/pg.state"
 }
 
 template {

@@ -1,7 +1,8 @@
 # Blocks for a Nomad task that runs HAProxy as `haproxy -W -f ${NOMAD_TASK_DIR}/haproxy.cfg`.
-# In the two .ctmpl files set $dir to the task's alloc directory. What changes
-# here are members, not roles, so Nomad's own delay (wait, 5 s at least unless
-# set) costs nothing; for PgBouncer's file, which names the primary, it would.
+# In haproxy.cfg.ctmpl set $dir to the task's alloc directory, and $state to pg.state
+# in it. What changes here are members, not roles, so Nomad's own delay (wait, 5 s at
+# least unless set) costs nothing; for PgBouncer's file, which names the primary, it
+# would.
 template {
   source      = "local/haproxy.state.ctmpl"
   destination = "alloc/pg.state"
