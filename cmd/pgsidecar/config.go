@@ -125,7 +125,7 @@ func newConfigInitCommand(a *app) *cobra.Command {
 			if proxy {
 				text = config.ExampleProxy()
 			}
-			if len(args) == 0 {
+			if len(args) == 0 || args[0] == "-" {
 				_, err := io.WriteString(a.stdout, text)
 				return err
 			}

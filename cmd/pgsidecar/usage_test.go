@@ -96,6 +96,7 @@ api { listen = "127.0.0.1:8008" }
 		{"an unknown builtin", []string{"config", "validate", "-proxy", "-config", proxy}, 2, "", `no builtin "nonesuch"`},
 		{"the configuration in effect", []string{"config", "show", "-config", good}, 0, `lease            = "5s"`, ""},
 		{"an example", []string{"config", "init"}, 0, "durability {", ""},
+		{"an example to stdout by name", []string{"config", "init", "-"}, 0, "durability {", ""},
 		{"an example over a file", []string{"config", "init", good}, 1, "", "file exists"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
