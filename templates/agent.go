@@ -34,6 +34,7 @@ type Agent struct {
 
 	mu      sync.Mutex
 	current *Topology
+	before  *Topology // see Recall
 	files   []FileStatus
 }
 
@@ -55,6 +56,7 @@ type FileStatus struct {
 	Writes      int       `json:"writes,omitempty"`     // how often it changed
 	Rendered    int       `json:"rendered,omitempty"`   // how often it was rendered
 	Unrendered  bool      `json:"unrendered,omitempty"` // never yet
+	Recalled    bool      `json:"recalled,omitempty"`   // it was missing, and is of what was known before (Recall)
 }
 
 // AgentStatus is how it goes with all of them.
@@ -103,6 +105,16 @@ func (a *Agent) Update(t Topology) {
 			b.hold(true, false)
 		}
 	}
+	a.wake()
+}
+
+// Recall gives a topology of before, for the time in which nothing current is known
+// yet: files that are not there at all are written of it. Others stay as they are, and
+// no proxy is told.
+func (a *Agent) Recall(t Topology) {
+	a.mu.Lock()
+	a.before = &t
+	a.mu.Unlock()
 	a.wake()
 }
 
@@ -206,16 +218,22 @@ func (a *Agent) Once(ctx context.Context) error {
 // changed, equal ones once. It reports whether all is well.
 func (a *Agent) pass(ctx context.Context) bool {
 	a.mu.Lock()
-	current := a.current
+	current, recalled := a.current, false
+	if current == nil {
+		current, recalled = a.before, true
+	}
 	a.mu.Unlock()
 	if current == nil {
 		return true
 	}
 	well, anyChanged := true, false
 	for i := range a.options.Files {
+		if recalled && a.options.Files[i].exists() {
+			continue
+		}
 		changed, err := a.refresh(ctx, &a.options.Files[i], *current)
 		a.note(i, err, func(s *FileStatus) {
-			s.Term, s.OKAt, s.Unrendered = current.Term, time.Now(), false
+			s.Term, s.OKAt, s.Unrendered, s.Recalled = current.Term, time.Now(), false, recalled
 			s.Rendered++
 			if changed {
 				s.WrittenAt = s.OKAt
@@ -224,7 +242,9 @@ func (a *Agent) pass(ctx context.Context) bool {
 		})
 		well, anyChanged = well && err == nil, anyChanged || changed
 	}
-	a.letGo(anyChanged)
+	if !recalled {
+		a.letGo(anyChanged)
+	}
 	return a.runCommands(ctx, current.Waits()) && well
 }
 

@@ -85,7 +85,9 @@
 // A file is replaced by rename, after its checker has accepted the new one
 // beside it; until then, and after any error, the last good one stands. That its
 // command is still to be run, or HAProxy to be reloaded, is noted on disk, so that
-// a killed process's successor does it.
+// a killed process's successor does it. What the last topology was made of is kept
+// on disk too (cmd/pgsidecar, recall.go): while Consul is away at the start, files
+// that are missing are written of it (Agent.Recall), and nothing else.
 //
 // # Goroutines
 //

@@ -148,6 +148,13 @@ func (f *File) settle() error {
 	return discard(beside(path, owedSuffix))
 }
 
+// exists reports whether the file is there, whatever it has; also when that cannot be
+// found out.
+func (f *File) exists() bool {
+	_, err := os.Stat(f.Destination)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // resolve follows a destination that is a symbolic link.
 func resolve(path string) (string, error) {
 	target, err := filepath.EvalSymlinks(path)

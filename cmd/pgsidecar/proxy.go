@@ -127,6 +127,10 @@ type follower struct {
 	last    templates.Topology
 	given   bool // last was handed on, and has not been released since
 	problem string
+
+	known    knowledge
+	recalled bool   // last is of before this process
+	unsaved  string // why known cannot be kept
 }
 
 // newFollower makes what the configuration's template, haproxy and pgbouncer
@@ -141,7 +145,7 @@ func newFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1)}
+	f := &follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newKnowledge(cfg)}
 	f.reader = client.NewReader(func() { f.agent.Refresh() })
 	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
@@ -187,6 +191,9 @@ func (f *follower) run(ctx context.Context) {
 	all.Go(func() { f.reader.Run(ctx) }) //nolint:errcheck // it ends with ctx
 	tick := time.NewTicker(time.Second)  // a view also grows old
 	defer tick.Stop()
+	f.recall()
+	late := time.NewTimer(recallAfter)
+	defer late.Stop()
 	for {
 		f.see(f.client.View(), guard.Now())
 		select {
@@ -194,6 +201,8 @@ func (f *follower) run(ctx context.Context) {
 			return
 		case <-f.changed:
 		case <-tick.C:
+		case <-late.C:
+			f.rescueFiles()
 		}
 	}
 }
@@ -255,8 +264,9 @@ func (f *follower) see(v sessions.View, now ha.Instant) {
 	if f.given && reflect.DeepEqual(t, f.last) {
 		return
 	}
-	f.last, f.given = t, true
+	f.last, f.given, f.recalled = t, true, false
 	f.agent.Update(t)
+	f.remember(v.Consul.Record)
 	primary := ""
 	if t.Primary != nil {
 		primary = t.Primary.Name
