@@ -130,6 +130,20 @@ func ParseTemplate(name, text string, d Delimiters) (*Template, error) {
 	return &Template{name: name, tmpl: t, kept: &kept{}}, nil
 }
 
+// Mentions reports whether the template has one of these fields in it.
+func (t *Template) Mentions(fields ...string) bool {
+	for _, part := range t.tmpl.Templates() {
+		if part.Tree == nil || part.Root == nil {
+			continue
+		}
+		text := part.Root.String()
+		if slices.ContainsFunc(fields, func(f string) bool { return strings.Contains(text, "."+f) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Render executes the template. The context bounds what it reads from Consul.
 // A template that asks for what was never read gets ErrNotReady, and writes
 // nothing.

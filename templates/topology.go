@@ -53,7 +53,10 @@ type Member struct {
 	Status  string            `json:"status"` // Consul's: passing, warning, critical; or missing
 	Tags    []string          `json:"tags,omitempty"`
 	Meta    map[string]string `json:"meta,omitempty"`
-	Lag     ha.LSN            `json:"lag,omitempty"` // bytes behind the primary, where known
+	// Lag is how many bytes of the primary's log the member has not replayed, where
+	// LagKnown.
+	Lag      uint64 `json:"lag,omitempty"`
+	LagKnown bool   `json:"lag_known,omitempty"`
 }
 
 // Address returns host:port of the member's server.
@@ -86,6 +89,8 @@ type Source struct {
 	Service    string
 	Record     ha.Record
 	Registered []Registration
+	// Lags are bytes behind the primary, by member, where known.
+	Lags map[string]uint64
 	// Prior is the topology before. A member that the record still names keeps
 	// its address when its registration is gone or unusable: a server that is
 	// only away must not vanish from static configuration.
@@ -131,6 +136,10 @@ func Build(src Source) (Topology, error) {
 		}
 	}
 	slices.SortFunc(t.Members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	for i := range t.Members {
+		m := &t.Members[i]
+		m.Lag, m.LagKnown = src.Lags[m.Name]
+	}
 	t.assign(src.Record)
 	t.hold(src.Prior)
 	return t, errors.Join(problems...)

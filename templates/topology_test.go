@@ -155,3 +155,35 @@ func TestTopologyRefusesInjection(t *testing.T) {
 		t.Errorf("twice: %v", err)
 	}
 }
+
+// Lag is a number of bytes that templates compare and print; what is not known is not
+// zero.
+func TestTopologyLags(t *testing.T) {
+	top, err := templates.Build(templates.Source{Cluster: "main", Service: "pg", Record: leading(2, "a"),
+		Registered: []templates.Registration{registered("a", "primary", "2"), registered("b", "replica", "2"), registered("c", "replica", "2")},
+		Lags:       map[string]uint64{"b": 20 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := templates.NewPage(top, templates.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := parse(t, `{{ range .Replicas }}{{ .Name }}{{ if .LagKnown }} {{ .Lag }} {{ lt .Lag 16777216 }}{{ end }};{{ end }}`)
+	out, err := tmpl.Render(t.Context(), page, templates.Env{})
+	if err != nil || string(out) != "b 20971520 false;c;" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if !tmpl.Mentions("Lag") || parse(t, `{{ define "x" }}{{ range .Replicas }}{{ .LagKnown }}{{ end }}{{ end }}x`).Mentions("Nothing") {
+		t.Error("Mentions")
+	}
+	for _, name := range templates.Builtin() {
+		text, err := templates.BuiltinText(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parse(t, text).Mentions("Lag", "LagKnown") {
+			t.Errorf("%s asks how far replicas are behind", name)
+		}
+	}
+}

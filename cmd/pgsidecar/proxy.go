@@ -128,6 +128,8 @@ type follower struct {
 	given   bool // last was handed on, and has not been released since
 	problem string
 
+	lags     lags
+	wantLags bool // a template does
 	known    knowledge
 	recalled bool   // last is of before this process
 	unsaved  string // why known cannot be kept
@@ -145,7 +147,8 @@ func newFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newKnowledge(cfg)}
+	f := &follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newKnowledge(cfg),
+		lags: lags{config: cfg, log: log.Named("proxy")}, wantLags: wantsLags(files)}
 	f.reader = client.NewReader(func() { f.agent.Refresh() })
 	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
@@ -189,7 +192,10 @@ func (f *follower) run(ctx context.Context) {
 	defer all.Wait()
 	all.Go(func() { f.agent.Run(ctx) })  //nolint:errcheck // it ends with ctx
 	all.Go(func() { f.reader.Run(ctx) }) //nolint:errcheck // it ends with ctx
-	tick := time.NewTicker(time.Second)  // a view also grows old
+	if f.wantLags {
+		all.Go(func() { f.lags.run(ctx, f.client.View, f.wake) })
+	}
+	tick := time.NewTicker(time.Second) // a view also grows old
 	defer tick.Stop()
 	f.recall()
 	late := time.NewTimer(recallAfter)
@@ -259,7 +265,7 @@ func (f *follower) see(v sessions.View, now ha.Instant) {
 	if !v.Consul.Record.Exists() || v.Members == nil {
 		return // no cluster yet, or its members have not been read: never an empty file
 	}
-	t, err := topology(f.config, v, f.last)
+	t, err := topology(f.config, v, f.last, f.lags.get())
 	f.report(err)
 	if f.given && reflect.DeepEqual(t, f.last) {
 		return
@@ -286,8 +292,8 @@ func (f *follower) report(err error) {
 	f.problem = problem
 }
 
-func topology(cfg *config.Config, v sessions.View, prior templates.Topology) (templates.Topology, error) {
-	src := templates.Source{Cluster: cfg.Cluster, Service: cfg.Service.Name, Record: v.Consul.Record, Prior: prior}
+func topology(cfg *config.Config, v sessions.View, prior templates.Topology, lags map[string]uint64) (templates.Topology, error) {
+	src := templates.Source{Cluster: cfg.Cluster, Service: cfg.Service.Name, Record: v.Consul.Record, Prior: prior, Lags: lags}
 	for _, m := range v.Members {
 		src.Registered = append(src.Registered, templates.Registration{
 			Name: m.Name, Postgres: m.Postgres, API: m.API, Tags: m.Tags, Status: m.Status, Meta: m.Meta,

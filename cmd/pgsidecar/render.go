@@ -95,7 +95,7 @@ func (o renderOptions) render(ctx context.Context, a *app, cfg *config.Config, n
 		return err
 	}
 	defer c.close()
-	t, err := c.topology(ctx)
+	t, err := c.topology(ctx, wantsLags(files))
 	if err != nil {
 		return err
 	}
@@ -216,8 +216,9 @@ func (c *consulOnce) render(ctx context.Context, t *templates.Template, page tem
 	}
 }
 
-// topology waits until record and members have been read once.
-func (c *consulOnce) topology(ctx context.Context) (templates.Topology, error) {
+// topology waits until record and members have been read once. With lags it asks a
+// member's API for them.
+func (c *consulOnce) topology(ctx context.Context, withLags bool) (templates.Topology, error) {
 	for {
 		v := c.client.View()
 		if v.Consul.SeenAt != 0 && v.Members != nil {
@@ -227,7 +228,12 @@ func (c *consulOnce) topology(ctx context.Context) (templates.Topology, error) {
 			if !v.Consul.Record.Exists() {
 				return templates.Topology{}, fmt.Errorf("there is no cluster %q in Consul under %q", c.config.Cluster, c.config.Consul.Prefix)
 			}
-			return topology(c.config, v, templates.Topology{})
+			var known map[string]uint64
+			if withLags {
+				l := lags{config: c.config}
+				known, _ = l.ask(ctx, v) //nolint:errcheck // then they are not known, as for the proxy
+			}
+			return topology(c.config, v, templates.Topology{}, known)
 		}
 		select {
 		case <-ctx.Done():
