@@ -1,11 +1,11 @@
 # Blocks for a Nomad task that runs HAProxy as `haproxy -W -f ${NOMAD_TASK_DIR}/haproxy.cfg`.
-# In haproxy.cfg.ctmpl set $dir to the task's alloc directory, and $state to pg.state
-# in it. What changes here are members, not roles, so Nomad's own delay (wait, 5 s at
-# least unless set) costs nothing; for PgBouncer's file, which names the primary, it
-# would.
+# In haproxy.cfg.ctmpl set $dir and $state to
+#   {{ $dir := env "NOMAD_ALLOC_DIR" }}{{ $state := printf "%s/pg.state" (env "NOMAD_TASK_DIR") }}
+# What changes here are members, not roles, so Nomad's own delay (wait, 5 s at least
+# unless set) costs nothing; for PgBouncer's file, which names the primary, it would.
 template {
   source      = "local/haproxy.state.ctmpl"
-  destination = "alloc/pg.state"
+  destination = "local/pg.state"
   change_mode = "noop"
 }
 
