@@ -86,8 +86,10 @@ func (f *File) put(ctx context.Context, content []byte) (bool, error) {
 			return false, errors.Join(err, discard(fresh))
 		}
 	}
-	if err := f.owe(path); err != nil {
-		return false, errors.Join(err, discard(fresh))
+	if exists || !f.unread(ctx) {
+		if err := f.owe(path); err != nil {
+			return false, errors.Join(err, discard(fresh))
+		}
 	}
 	if err := os.Rename(fresh, path); err != nil {
 		return false, errors.Join(fmt.Errorf("replace the last file: %w", err), discard(fresh))
@@ -114,6 +116,12 @@ func (f *File) tell(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout())
 	defer cancel()
 	return f.Reload.Reload(ctx)
+}
+
+// unread reports whether a file that was not there is for an HAProxy that does not run:
+// it will read it when it starts, and there is nobody to tell before.
+func (f *File) unread(ctx context.Context) bool {
+	return f.Reload != nil && !f.Reload.runs(ctx)
 }
 
 // owe notes on disk that the command is to be run.

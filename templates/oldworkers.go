@@ -3,6 +3,7 @@ package templates
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +48,18 @@ func (h *HAProxy) Reload(ctx context.Context) error {
 	h.log.Info("haproxy reloaded", "took", time.Since(start))
 	h.wake()
 	return nil
+}
+
+// runs reports whether there is an HAProxy: somebody takes connections to its stats
+// socket.
+func (h *HAProxy) runs(ctx context.Context) bool {
+	d := net.Dialer{Timeout: h.options.Timeout}
+	conn, err := d.DialContext(ctx, h.api.network, h.api.address)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // nextLook is when HAProxy is to be looked at after it was told of something: at once
