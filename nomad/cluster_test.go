@@ -2,6 +2,7 @@ package nomad_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,7 @@ func TestCluster(t *testing.T) {
 	step("client lost", c.testClientLost)
 	step("node lost", c.testNodeLost)
 	step("application", c.testApplication)
+	step("haproxy's reloads", c.testReloads)
 	c.judge(t)
 	step("kill_timeout too small", c.testKillTimeout)
 	step("stop cut short", c.testCutShort)
@@ -197,4 +199,24 @@ func (c *cluster) testApplication(t *testing.T) {
 		return nil
 	})
 	c.purge("pg-app")
+}
+
+// testReloads: HAProxy was reloaded through its master's socket for each change of its
+// file, but the first, which it read when it started.
+func (c *cluster) testReloads(t *testing.T) {
+	c.eventually(time.Minute, "as many reloads as changes", func(ctx context.Context) error {
+		all, err := c.running(ctx, "pg-haproxy")
+		if err == nil && len(all) == 0 {
+			err = errors.New("no HAProxy runs")
+		}
+		for _, a := range all {
+			log := c.log(a.ID, "pgsidecar")
+			changes, reloads := strings.Count(log, "file written: template=haproxy ")-1, strings.Count(log, "haproxy reloaded")
+			t.Logf("haproxy.cfg was changed %d times, HAProxy reloaded %d times", changes, reloads)
+			if changes != reloads || changes < 0 {
+				err = errors.Join(err, fmt.Errorf("%d changes, %d reloads:\n%s", changes, reloads, log))
+			}
+		}
+		return err
+	})
 }

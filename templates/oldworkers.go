@@ -19,6 +19,7 @@ type oldWorkers struct {
 
 	listed int   // the newest worker when they were asked for; of tend's goroutine
 	pids   []int // of tend's goroutine
+	failed bool  // the last look did; of tend's goroutine
 }
 
 func (o *oldWorkers) wake() {
@@ -128,7 +129,11 @@ func (h *HAProxy) tend(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	h.noteMaster(err)
+	// When HAProxy starts, its worker answers before its master does.
+	if err == nil || o.failed {
+		h.noteMaster(err)
+	}
+	o.failed = err != nil
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.status.OldWorkers = len(o.pids)

@@ -150,11 +150,14 @@ job "pg-haproxy" {
           haproxy {
             # Short: with what HAProxy adds for a while, a socket's path may have 107
             # bytes, of which an allocation's directory takes most.
-            socket       = "{{ env "NOMAD_ALLOC_DIR" }}/h.sock"
-            agent_socket = "{{ env "NOMAD_ALLOC_DIR" }}/a.sock"
-            bind         = "${var.bind}"
-            primary_port = ${var.primary_port}
-            replica_port = ${var.replica_port}
+            socket        = "{{ env "NOMAD_ALLOC_DIR" }}/h.sock"
+            agent_socket  = "{{ env "NOMAD_ALLOC_DIR" }}/a.sock"
+            # It reloads HAProxy when a member comes or goes, whatever process ids the
+            # two tasks see of each other.
+            master_socket = "{{ env "NOMAD_ALLOC_DIR" }}/m.sock"
+            bind          = "${var.bind}"
+            primary_port  = ${var.primary_port}
+            replica_port  = ${var.replica_port}
           }
           # The state first: HAProxy reads it when it reads the other.
           template "state" {
@@ -165,8 +168,6 @@ job "pg-haproxy" {
             builtin     = "haproxy.cfg"
             destination = "{{ env "NOMAD_ALLOC_DIR" }}/data/haproxy.cfg"
             check       = ["${var.haproxy}", "-c", "-f", "{}"]
-            # Before HAProxy's first start there is nobody to tell.
-            command     = ["/bin/sh", "-c", "test ! -s '{{ env "NOMAD_ALLOC_DIR" }}/data/haproxy.pid' || kill -USR2 $(cat '{{ env "NOMAD_ALLOC_DIR" }}/data/haproxy.pid')"]
           }
         HCL
       }
@@ -192,7 +193,7 @@ job "pg-haproxy" {
           # The first haproxy.cfg comes when the cluster has a member.
           cd "$NOMAD_ALLOC_DIR/data"
           until [ -s haproxy.cfg ]; do sleep 0.2; done
-          exec ${var.haproxy} -W -db -f "$PWD/haproxy.cfg" -p "$PWD/haproxy.pid"
+          exec ${var.haproxy} -W -db -S "$NOMAD_ALLOC_DIR/m.sock" -f "$PWD/haproxy.cfg"
         SH
       }
       resources {
