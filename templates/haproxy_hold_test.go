@@ -13,7 +13,7 @@ import (
 // switchover that never ends holds clients no longer than HoldFor; then they are let
 // in to the primary, which there still is. Sessions of before notice nothing of it.
 func TestHAProxyHoldExpires(t *testing.T) {
-	const queue, hold = 300 * time.Millisecond, 1500 * time.Millisecond
+	const queue, hold = 300 * time.Millisecond, 3 * time.Second
 	l := newLab(t, 2)
 	l.settings.QueueTimeout = queue
 	l.write(l.topology(1, "pg1", ha.PhaseLeading))

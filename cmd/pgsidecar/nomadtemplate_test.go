@@ -62,12 +62,12 @@ func TestNomadTemplate(t *testing.T) {
 	}
 	run("job", "run", "-detach", job)
 	t.Cleanup(func() { run("job", "stop", "-purge", "lb") }) // before its agent ends
-	l.reaches("n1")
+	l.reachesWithin(90*time.Second, "n1")
 	l.servers["n4"] = nameServer(t, "n4")
 	join("n4")
 	primary.Store("n4")
 	start := time.Now()
-	l.reaches("n4")
+	l.reachesWithin(90*time.Second, "n4")
 	t.Logf("a member that came as primary was reached after %v", time.Since(start))
 }
 

@@ -327,7 +327,12 @@ func (l *proxyLab) startHAProxy() (kill func()) {
 // reaches waits until new connections are answered by the server.
 func (l *proxyLab) reaches(name string) {
 	l.t.Helper()
-	l.until(20*time.Second, "a connection to "+name, func() bool {
+	l.reachesWithin(20*time.Second, name)
+}
+
+func (l *proxyLab) reachesWithin(d time.Duration, name string) {
+	l.t.Helper()
+	l.until(d, "a connection to "+name, func() bool {
 		c, got, err := l.connect()
 		if err != nil {
 			return false
