@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -303,6 +304,19 @@ func TestHAProxyOldWorkersSessionsEnd(t *testing.T) {
 	}
 	if s := h.Status(); s.OldSessions != sessions+2 || s.MasterError != "" {
 		t.Errorf("status %+v", s)
+	}
+	// A replica that serves no longer: its half of the readers; those of the new primary
+	// go on.
+	stopped := l.topology(3, "pg2", ha.PhaseLeading)
+	isThird := func(m templates.Member) bool { return m.Name == "pg3" }
+	stopped.Replicas = slices.DeleteFunc(stopped.Replicas, isThird)
+	stopped.Members[slices.IndexFunc(stopped.Members, isThird)].Role = ha.RoleStopped
+	l.apply(h, stopped)
+	l.ends(read, "to a replica that has stopped")
+	l.ends(read, "to a replica that has stopped")
+	l.eventually(5*time.Second, "the count", func() bool { return h.Status().OldSessions == sessions+4 })
+	if len(read) > 0 {
+		t.Error("sessions to the new primary ended")
 	}
 }
 
