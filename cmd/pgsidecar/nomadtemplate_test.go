@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +90,15 @@ func (l *proxyLab) startNomad(program string) string {
 	l.must(err)
 	path := filepath.Join(l.dir, "nomad.json")
 	l.must(os.WriteFile(path, text, 0o600))
+	l.t.Cleanup(func() { // once it has ended: what it leaves mounted could not be removed
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		l.must(err)
+		for line := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(line); strings.HasPrefix(f[1], l.dir+"/") {
+				l.must(syscall.Unmount(f[1], syscall.MNT_DETACH))
+			}
+		}
+	})
 	l.startProgram(program, "agent", "-config", path)
 	address := fmt.Sprintf("http://127.0.0.1:%d", p[0])
 	l.until(60*time.Second, "Nomad's client", func() bool {
