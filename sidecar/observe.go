@@ -438,7 +438,13 @@ func (s *Sidecar) configure(ctx context.Context) {
 		return
 	}
 	defer s.serverLock.Unlock()
+	s.mu.Lock()
+	s.configured = true // unless the file is read again meanwhile
+	s.mu.Unlock()
 	if err := s.opts.Server.Configure(ctx, set); err != nil {
+		s.mu.Lock()
+		s.configured = false
+		s.mu.Unlock()
 		if !s.configureFailed { // tried again with every upkeep
 			s.log.Error("cannot take up the cluster's settings of the server; the ones before hold", "error", err)
 		}
@@ -448,7 +454,7 @@ func (s *Sidecar) configure(ctx context.Context) {
 	s.configureFailed = false
 	s.log.Info("settings of the server taken up", "parameters", len(set.Parameters), "hba", len(set.HBA), "ident", len(set.Ident), "slots", len(set.Slots))
 	s.mu.Lock()
-	s.configured, s.settings = true, set
+	s.settings = set
 	s.mu.Unlock()
 }
 

@@ -169,6 +169,26 @@ func TestTagsChangeWhileAnnounced(t *testing.T) {
 	})
 }
 
+// TestReloadWhileConfigured: a configuration file that is read again while the one
+// before is being taken up is taken up after it.
+func TestReloadWhileConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		reload := func(version int) {
+			w.mu.Lock()
+			n1.file = version
+			w.mu.Unlock()
+			n1.sidecar.SetPolicy(sidecar.DefaultPolicy())
+		}
+		reload(1)
+		w.until("the file is being taken up", 20*time.Second, func() bool { return n1.configured == [2]int{1, 0} })
+		reload(2)
+		w.until("the file of now is taken up", 20*time.Second, func() bool { return n1.configured == [2]int{2, 2} })
+	})
+}
+
 // TestProbeWaits: a write probe that could not be made, as another operation was
 // under way, says nothing of the server: the primary keeps its tag. If none can be
 // made for long the disk may hang, and another leads.

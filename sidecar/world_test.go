@@ -63,7 +63,9 @@ type member struct {
 	position   ha.Position
 	sync       ha.SyncSetting
 	hidden     bool
-	probe      error // of write probes
+	probe      error  // of write probes
+	file       int    // the version of the configuration file
+	configured [2]int // the version that was begun to be taken up, and that was
 	ops        []string
 }
 
@@ -354,9 +356,24 @@ func (s fakeServer) Unhide(context.Context) error {
 	return nil
 }
 
-func (s fakeServer) Configure(context.Context, sidecar.Settings) error { return nil }
-func (s fakeServer) Outgrown(context.Context) bool                     { return false }
-func (s fakeServer) Diagnose() (string, bool)                          { return "", false }
-func (s fakeServer) Checkpoint(context.Context) error                  { return nil }
-func (s fakeServer) Upkeep(context.Context, []string, bool) error      { return nil }
-func (s fakeServer) Close()                                            {}
+// Configure takes up the member's own configuration as it is when it begins. It takes
+// time only once that was read again, when no operation waits for the server.
+func (s fakeServer) Configure(context.Context, sidecar.Settings) error {
+	s.w.mu.Lock()
+	file := s.file
+	s.configured[0] = file
+	s.w.mu.Unlock()
+	if file == 0 {
+		return nil
+	}
+	s.did("configure", 100*time.Millisecond)
+	defer s.w.mu.Unlock()
+	s.configured[1] = file
+	return nil
+}
+
+func (s fakeServer) Outgrown(context.Context) bool                { return false }
+func (s fakeServer) Diagnose() (string, bool)                     { return "", false }
+func (s fakeServer) Checkpoint(context.Context) error             { return nil }
+func (s fakeServer) Upkeep(context.Context, []string, bool) error { return nil }
+func (s fakeServer) Close()                                       {}
