@@ -133,8 +133,8 @@ func processScenarios() []Scenario {
 		},
 		{
 			Name: "member-killed", Why: "sidecar, guard and PostgreSQL are killed together; Consul's agent lives", Away: true, Expect: Moves,
-			Fault: func(_ context.Context, c Cast) error {
-				return c.Lab.Kill(c.Primary, lab.Sidecar, lab.Guard, lab.Postgres)
+			Fault: func(ctx context.Context, c Cast) error {
+				return kill(ctx, c, c.Primary, lab.Sidecar, lab.Guard, lab.Postgres)
 			},
 			Undo: startSidecar,
 		},
@@ -142,7 +142,7 @@ func processScenarios() []Scenario {
 			Name: "sidecar-restarted", Why: "the sidecar is killed, and started again by its supervisor half a second later", Expect: Stays,
 			Hold: 3 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
-				if err := c.Lab.Kill(c.Primary, lab.Sidecar); err != nil {
+				if err := kill(ctx, c, c.Primary, lab.Sidecar); err != nil {
 					return err
 				}
 				sleep(ctx, 500*time.Millisecond)
@@ -151,7 +151,7 @@ func processScenarios() []Scenario {
 		},
 		{
 			Name: "sidecar-killed", Why: "the sidecar is killed and stays away", Away: true, Expect: Moves,
-			Fault: func(_ context.Context, c Cast) error { return c.Lab.Kill(c.Primary, lab.Sidecar) },
+			Fault: func(ctx context.Context, c Cast) error { return kill(ctx, c, c.Primary, lab.Sidecar) },
 			Undo:  startSidecar,
 		},
 		{
@@ -178,8 +178,8 @@ func processScenarios() []Scenario {
 		},
 		{
 			Name: "standby-killed", Why: "a replica's sidecar, guard and PostgreSQL are killed", Away: true, Expect: Stays, Hold: 3 * time.Second,
-			Fault: func(_ context.Context, c Cast) error {
-				return c.Lab.Kill(c.Replicas[0], lab.Sidecar, lab.Guard, lab.Postgres)
+			Fault: func(ctx context.Context, c Cast) error {
+				return kill(ctx, c, c.Replicas[0], lab.Sidecar, lab.Guard, lab.Postgres)
 			},
 			Undo: func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar) },
 		},
@@ -187,10 +187,7 @@ func processScenarios() []Scenario {
 			Name: "haproxy-killed", Why: "the load balancer crashes, and is started again", Expect: Stays, Hold: 2 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
 				app := c.Lab.Plan().App().Name
-				if err := c.Lab.Kill(app, lab.HAProxy); err != nil {
-					return err
-				}
-				if err := c.Lab.Wait(ctx, app, lab.HAProxy); err != nil {
+				if err := kill(ctx, c, app, lab.HAProxy); err != nil {
 					return err
 				}
 				return startAbsent(ctx, c, app, lab.HAProxy)
@@ -201,6 +198,30 @@ func processScenarios() []Scenario {
 
 func startSidecar(ctx context.Context, c Cast) error {
 	return startAbsent(ctx, c, c.Primary, lab.Sidecar)
+}
+
+// kill kills programs of a host together, and returns when they are gone.
+func kill(ctx context.Context, c Cast, host string, all ...lab.Program) error {
+	if err := c.Lab.Kill(host, all...); err != nil {
+		return err
+	}
+	return gone(ctx, c, host, all...)
+}
+
+// goneTimeout is how long a killed process may take to end.
+const goneTimeout = 10 * time.Second
+
+// gone waits for the end of programs that were killed, also when the caller has given
+// up: whoever undoes the fault starts what does not run, and one that is yet to end
+// still does.
+func gone(ctx context.Context, c Cast, host string, all ...lab.Program) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTimeout)
+	defer cancel()
+	var errs []error
+	for _, program := range all {
+		errs = append(errs, c.Lab.Wait(ctx, host, program))
+	}
+	return errors.Join(errs...)
 }
 
 // startAbsent starts a program unless it runs.

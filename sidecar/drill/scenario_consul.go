@@ -51,8 +51,9 @@ func consulScenarios() []Scenario {
 		},
 		{
 			Name: "consul-away", Why: "all Consul servers are away for a minute", NoDNS: true, Expect: Stays, Hold: time.Minute,
-			Fault: func(_ context.Context, c Cast) error {
-				return c.servers(func(server string) error { return c.Lab.Kill(server, lab.Consul) })
+			Fault: func(ctx context.Context, c Cast) error {
+				killed := c.servers(func(server string) error { return c.Lab.Kill(server, lab.Consul) })
+				return errors.Join(killed, c.servers(func(server string) error { return gone(ctx, c, server, lab.Consul) }))
 			},
 			Undo: startConsulServers,
 		},
@@ -75,10 +76,7 @@ func consulScenarios() []Scenario {
 }
 
 func stopConsul(ctx context.Context, c Cast, host string) error {
-	if err := c.Lab.Kill(host, lab.Consul); err != nil {
-		return err
-	}
-	return c.Lab.Wait(ctx, host, lab.Consul)
+	return kill(ctx, c, host, lab.Consul)
 }
 
 func restartConsul(ctx context.Context, c Cast, host string) error {
