@@ -55,9 +55,10 @@ type HAProxy struct {
 	log     hclog.Logger
 	changed chan struct{} // has room for one: Apply or Release happened
 
-	applying sync.Mutex // held while commands are sent, so that no older ones come last
-	closed   []string   // members that the worker had in maintenance; guarded by applying
-	wrong    wrongState // what the last look found; guarded by applying
+	applying sync.Mutex     // held while commands are sent, so that no older ones come last
+	closed   []string       // members that the worker had in maintenance; guarded by applying
+	wrong    wrongState     // what the last look found; guarded by applying
+	left     map[string]int // sessions that were still ending then, by server; guarded by applying
 
 	old oldWorkers
 
@@ -203,7 +204,7 @@ func (h *HAProxy) Status() HAProxyStatus {
 func (h *HAProxy) assert(ctx context.Context, t *Topology) error {
 	r := h.route(*t)
 	roles, ends := r.commands(h.closed)
-	h.closed = nil // until it is known to have worked
+	h.closed, h.left = nil, nil // until it is known to have worked
 	start := time.Now()
 	err := h.api.run(ctx, roles)
 	took := time.Since(start)
@@ -306,7 +307,7 @@ func (h *HAProxy) session(ctx context.Context) {
 		io.Copy(io.Discard, conn) //nolint:errcheck // only its end matters
 	}()
 	defer func() { conn.Close(); <-gone }()
-	check := time.NewTimer(h.options.Reassert)
+	check := time.NewTimer(h.nextLook())
 	defer check.Stop()
 	for {
 		select {
@@ -318,7 +319,7 @@ func (h *HAProxy) session(ctx context.Context) {
 			if !h.send(ctx) {
 				return
 			}
-			check.Reset(h.nextLook())
+			check.Reset(h.lookSoon())
 			continue
 		case <-check.C:
 		}
@@ -327,13 +328,23 @@ func (h *HAProxy) session(ctx context.Context) {
 		if now, ok := h.reconcile(ctx); !ok || now != pid {
 			return
 		}
-		check.Reset(h.options.Reassert)
+		check.Reset(h.nextLook())
 	}
 }
 
-// settleTime is how long after a change it is looked at: sessions that were
-// told to end have done so by then.
-const settleTime = 20 * time.Millisecond
+// settleTime is how long after a change it is looked at, and again until the sessions
+// that were told to end have done so.
+const settleTime = 10 * time.Millisecond
+
+// nextLook is when HAProxy is to be looked at after a look.
+func (h *HAProxy) nextLook() time.Duration {
+	h.applying.Lock()
+	defer h.applying.Unlock()
+	if len(h.left) > 0 && h.wrong.right() {
+		return settleTime
+	}
+	return h.options.Reassert
+}
 
 func (h *HAProxy) dialAgent(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.options.Timeout)
@@ -397,7 +408,9 @@ func (h *HAProxy) reconcile(ctx context.Context) (int, bool) {
 // mend puts right what was seen to be wrong. The caller holds applying.
 func (h *HAProxy) mend(ctx context.Context, current *Topology, seen observed) error {
 	r := h.route(*current)
-	wrong, leftovers := r.differences(seen), r.leftovers(seen)
+	wrong, left := r.differences(seen), r.leftovers(seen)
+	leftovers := stuck(h.left, left)
+	h.left = left
 	h.tellWrong(wrongState{wrong, strings.Join(leftovers, ";"), time.Now()}, seen.pid, current.Term)
 	if wrong == "" && len(leftovers) == 0 {
 		return nil
@@ -426,6 +439,8 @@ func (w wrongState) right() bool { return w.server == "" && w.leftovers == "" }
 func (h *HAProxy) tellWrong(now wrongState, pid int, term uint64) {
 	before := h.wrong
 	switch {
+	case now.right() && !before.right() && len(h.left) > 0:
+		return // what it was told to end is ending
 	case now.right():
 		h.wrong = wrongState{}
 		if !before.right() {

@@ -63,9 +63,9 @@ func (h *HAProxy) runs(ctx context.Context) bool {
 	return true
 }
 
-// nextLook is when HAProxy is to be looked at after it was told of something: at once
+// lookSoon is when HAProxy is to be looked at after it was told of something: at once
 // if it has a new worker, which knows nothing.
-func (h *HAProxy) nextLook() time.Duration {
+func (h *HAProxy) lookSoon() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.look {

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -44,25 +45,30 @@ func route(t Topology, primaryTakesReads bool) routing {
 // servers of the primary backend ready: the first line lets the old one take
 // nothing more, then makes the new one ready; clients that come in between wait
 // in the queue (_hold). The second line ends what the old one still has: that
-// is work for HAProxy, which no new client should have to wait for. Closed are
-// the members that are known to be in maintenance.
+// is work for HAProxy, which no new client should have to wait for. While there
+// is no primary none can be served, and all is one line: 0.3 ms are saved. Closed
+// are the members that are known to be in maintenance.
 func (r routing) commands(closed []string) (roles, ends []string) {
+	last := &ends
+	if r.primary == "" {
+		last = &roles
+	}
 	for _, m := range r.members {
 		if m == r.primary {
 			continue
 		}
 		primary := r.primaries + "/" + m
-		if !slices.Contains(closed, m) {
+		if r.primary != "" && !slices.Contains(closed, m) {
 			roles = append(roles, "set server "+primary+" state drain")
 		}
 		// Maintenance ends sessions by itself (on-marked-down in haproxy.cfg.tmpl).
 		// They are not ended here a second time: HAProxy 2.6 sets a stream's
 		// flags from the thread of the command, and may lose one while the
-		// stream is at work on its own. What is left over is seen later.
-		ends = append(ends, "set server "+primary+" state maint")
+		// stream is at work on its own. What is left over is seen later (stuck).
+		*last = append(*last, "set server "+primary+" state maint")
 		if !slices.Contains(closed, m) {
 			// Those that came while the checks decided.
-			ends = append(ends, "shutdown sessions server "+r.checked(m))
+			*last = append(*last, "shutdown sessions server "+r.checked(m))
 		}
 	}
 	if r.primary != "" {
@@ -83,7 +89,7 @@ func (r routing) commands(closed []string) (roles, ends []string) {
 			roles = append(roles, "set server "+server+" state drain")
 		default:
 			roles = append(roles, "set server "+server+" state maint")
-			ends = append(ends, "shutdown sessions server "+server)
+			*last = append(*last, "shutdown sessions server "+server)
 		}
 	}
 	return roles, ends
@@ -148,18 +154,30 @@ func (r routing) differences(o observed) string {
 	return ""
 }
 
-// leftovers are commands that end the sessions of servers which should have
-// none; nothing if there are none.
-func (r routing) leftovers(o observed) []string {
-	var c []string
+// leftovers are the servers that should have no session, with how many they have.
+func (r routing) leftovers(o observed) map[string]int {
+	left := map[string]int{}
 	for _, m := range r.members {
 		if m == r.primary {
 			continue
 		}
 		for _, server := range []string{r.primaries + "/" + m, r.checked(m)} {
-			if o.sessions[server] > 0 {
-				c = append(c, "shutdown sessions server "+server)
+			if n := o.sessions[server]; n > 0 {
+				left[server] = n
 			}
+		}
+	}
+	return left
+}
+
+// stuck are the commands that end leftovers of which none has ended since the look
+// before. While they are ending they are left alone: HAProxy 2.6 needs 17 ms for
+// 1,000 sessions on two cores.
+func stuck(before, now map[string]int) []string {
+	var c []string
+	for _, server := range slices.Sorted(maps.Keys(now)) {
+		if n, looked := before[server]; looked && now[server] >= n {
+			c = append(c, "shutdown sessions server "+server)
 		}
 	}
 	return c
