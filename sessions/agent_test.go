@@ -201,8 +201,11 @@ func options(name string, addresses ...string) sessions.Options {
 	return sessions.Options{Addresses: addresses, Cluster: "main", Member: name, TTL: 10 * time.Second}
 }
 
-// run starts a client, and ends it with the test.
-func run(t testing.TB, o sessions.Options) *member {
+// run starts a member's client, and ends it with the test.
+func run(t testing.TB, o sessions.Options) *member { return runAs(t, o, (*sessions.Client).Run) }
+
+// runAs starts a client as a member's or, by Follow, as a proxy's.
+func runAs(t testing.TB, o sessions.Options, as func(*sessions.Client, context.Context, func()) error) *member {
 	t.Helper()
 	if testing.Verbose() && os.Getenv("SESSIONS_LOG") != "" {
 		o.Logger = hclog.New(&hclog.LoggerOptions{Name: o.Member, Level: hclog.Debug})
@@ -215,7 +218,7 @@ func run(t testing.TB, o sessions.Options) *member {
 	m := &member{Client: c, changed: make(chan struct{}, 1)}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- c.Run(ctx, func() {
+		ended <- as(c, ctx, func() {
 			select {
 			case m.changed <- struct{}{}:
 			default:

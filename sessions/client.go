@@ -31,11 +31,12 @@ type Client struct {
 	view       View
 	raw        []byte // the state key as it was read
 	stateIndex uint64 // its ModifyIndex, also when it is broken
-	readings   uint64 // how many were accepted
+	readings   uint64 // how many were accepted, and heard
 	faults     [areas]error
 	notify     func()
 	holding    bool
 	released   bool
+	follows    bool       // it is no member: Follow, not Run
 	confirmAt  ha.Instant // keepConfirming last began then; zero: never, or what it did failed
 	mendAt     ha.Instant // keepRegistered likewise
 	homeNode   string     // the node of the first address, once known

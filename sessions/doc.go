@@ -17,10 +17,11 @@
 // both keys, so what it puts into the view is what the transaction left, from
 // one moment. Without a write in it a transaction is answered by Consul's
 // leader; with ?consistent that asks a majority first whether it still leads.
-// Confirm is such a transaction, and nothing else sets SeenAt, HeldAt or the
-// record: blocking queries only wake this program. They have the default
+// Confirm is such a transaction, and nothing else sets SeenAt, HeldAt or a
+// member's record: blocking queries only wake this program. They have the default
 // consistency, which may be stale for a moment after a change of leader, so
-// that a wake-up may come late but never puts old data into the view. The
+// that a wake-up may come late but never puts old data into the view. Who only
+// follows the cluster, as a proxy does, takes a newer record from them (hear). The
 // settings and the list of members are read by blocking queries alone. SeenAt
 // of a quiet member is at most about 11 s old, a holder's about 1 s.
 //

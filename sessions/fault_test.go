@@ -42,6 +42,7 @@ type flaky struct {
 	fault   atomic.Int32
 	writes  atomic.Int32
 	told    sync.Map // what the agent was told of registration and checks
+	blocked sync.Map // key and index of each blocking query
 	closing chan struct{}
 }
 
@@ -58,6 +59,9 @@ func newFlaky(t *testing.T, agent string) *flaky {
 		}
 		if write {
 			f.writes.Add(1)
+		}
+		if index := r.URL.Query().Get("index"); index != "" {
+			f.blocked.Store(path.Base(r.URL.Path)+" "+index, nil)
 		}
 		if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/v1/agent/") {
 			f.told.Store(path.Base(r.URL.Path)+" "+strings.TrimSpace(string(body)), nil)

@@ -133,6 +133,35 @@ func (c *Client) accept(r *reading) {
 	}
 }
 
+// hear takes a record that is newer than the one in the view out of a blocking query,
+// for a client that follows: its HAProxy is to be told without a second round trip, for
+// which Consul's leader would ask a majority. What a server answers was committed, and
+// of one key the higher index is the later value; so it may be late, as what is in the
+// view may be, and never takes a newer one's place. No lease and no decision comes of
+// it: SeenAt and the lock stay as they were read. A reading that is under way and has
+// an older record is dropped (accept).
+func (c *Client) hear(pair *api.KVPair) {
+	news := func() bool {
+		return c.follows && c.view.Consul.SeenAt != 0 && pair.ModifyIndex > c.stateIndex
+	}
+	c.mu.Lock()
+	wanted := news()
+	c.mu.Unlock()
+	if !wanted {
+		return
+	}
+	r := &reading{raw: pair.Value, stateIndex: pair.ModifyIndex}
+	record, broken := parse(r)
+	c.update(func() {
+		if !news() {
+			return // a consistent reading was faster
+		}
+		c.readings++
+		c.view.Consul.Record, c.view.Consul.Broken = record, broken
+		c.stateIndex, c.raw = r.stateIndex, r.raw
+	})
+}
+
 // parse reads the state key. Of a record that may not be acted on it returns
 // only what is wrong with it.
 func parse(r *reading) (ha.Record, string) {

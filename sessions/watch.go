@@ -117,7 +117,8 @@ func (c *Client) watches() []watch {
 }
 
 // keyWatch asks for a consistent reading whenever the key has changed, and
-// after each quiet wait, so that SeenAt stays young.
+// after each quiet wait, so that SeenAt stays young. Who only follows takes a newer
+// record at once.
 func (c *Client) keyWatch(name string) watch {
 	var last uint64
 	return watch{
@@ -133,6 +134,9 @@ func (c *Client) keyWatch(name string) watch {
 				index := uint64(0)
 				if pair != nil {
 					index = pair.ModifyIndex
+					if name == "state" {
+						c.hear(pair)
+					}
 				}
 				// A query for a missing key returns at any change of any key.
 				quiet := c.opts.Now().Sub(start) >= watchWait
