@@ -98,15 +98,22 @@ func (l *proxyLab) open(n int, name string) *openSessions {
 }
 
 // ended returns when the last of them has ended, or after that time, with the
-// number of those that have not. It looks each millisecond: to be woken a
-// thousand times would take the processor that HAProxy ends them with.
+// number of those that have not. It looks each millisecond, as to be woken a
+// thousand times would take the processor that HAProxy ends them with, and waits
+// for the last ones as they come.
 func (s *openSessions) ended(within time.Duration) (left int) {
 	events := make([]unix.EpollEvent, len(s.fds)+1)
 	deadline := time.Now().Add(within)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for left = len(s.fds); left > 0 && time.Now().Before(deadline); <-tick.C {
-		n, err := unix.EpollWait(s.epoll, events, 0)
+	for left = len(s.fds); left > 0 && time.Now().Before(deadline); {
+		wait := 0
+		if left <= 20 {
+			wait = int(time.Until(deadline).Milliseconds())
+		} else {
+			<-tick.C
+		}
+		n, err := unix.EpollWait(s.epoll, events, wait)
 		if err == nil {
 			left -= n
 		}

@@ -32,6 +32,7 @@ type proxyLab struct {
 	dir     string
 	consul  string // URL
 	primary int    // HAProxy's port
+	global  string // more for haproxy.global, as HCL
 	servers map[string]net.Listener
 	apiOf   map[string]string // host:port; a member without one gets its server's
 }
@@ -208,6 +209,7 @@ haproxy {
   socket       = %q
   primary_port = %d
   replica_port = %d
+  global       = [%s]
 }
 template "haproxy" {
   builtin     = "haproxy.cfg"
@@ -219,7 +221,7 @@ template "pgbouncer" {
   builtin     = "pgbouncer.ini"
   destination = %q
 }
-`, strings.TrimPrefix(l.consul, "http://"), filepath.Join(l.dir, "s"), p[0], p[1], filepath.Join(l.dir, "haproxy.cfg"), haproxy, reload,
+`, strings.TrimPrefix(l.consul, "http://"), filepath.Join(l.dir, "s"), p[0], p[1], l.global, filepath.Join(l.dir, "haproxy.cfg"), haproxy, reload,
 		filepath.Join(l.dir, "pgbouncer.ini")), 0o600))
 	cfg, err := config.LoadProxy(path, config.OSEnvironment())
 	l.must(err)

@@ -39,7 +39,9 @@ haproxy {
   # connect_timeout = "50ms"            # more than the round trip to the farthest member
   # queue_timeout   = "30s"             # how long a client waits for a primary
   # idle_timeout    = "24h"
-  # global          = ["user haproxy", "group haproxy", "log /dev/log local0"]
+  # global          = ["user haproxy", "group haproxy", "log /dev/log local0", "cpu-map auto:1/1-4 0-3"]
+  #                                     # cpu-map: a core for each of 4 threads, which the kernel otherwise puts
+  #                                     # two on one at times, when the sessions of a lost primary are ended
   # check_ca_file   = "/etc/pgsidecar/ca.crt"     # where the members' APIs have TLS
   # check_cert_file = "/etc/pgsidecar/haproxy.pem"
 }
