@@ -36,12 +36,16 @@
 // primary 1 ms after a gap, 6 ms where the old one's sessions have to be ended
 // at the same time; from the record's change in Consul to that connection 5 ms;
 // sessions of the deposed primary ended after 7 ms; 50 clients that waited were
-// served within 6 ms. With 1,000 sessions open, on two quiet cores: 2 ms to the
-// first new connection (worst 4 to 6), and 20 ms until the deposed primary's last
-// session has ended (worst 24 to 26). That is HAProxy's own work, 36 µs of a
-// core for each, four fifths of it in the kernel (shutdown and close of two
-// sockets); tune.runqueue-depth changes nothing, option nolinger takes 1 ms off it
-// and cuts what servers have not read.
+// served within 6 ms. With 1,000 sessions open, on two quiet cores and with the
+// write to Consul (1.1 ms): 2.2 ms to the first new connection (worst 4 to 7), and
+// 20 to 21 ms until the deposed primary's last session has ended (worst 25 to 31); with
+// each of HAProxy's threads on a core of its own (cpu-map) 19 to 20 ms, worst 21 to 26,
+// as the kernel at times runs two threads on one core for 10 ms while the other is
+// idle. That is HAProxy's own work, 17 ms of both cores: 36 µs for each session, four
+// fifths of it in the kernel (shutdown and close of two sockets). Nothing is won by
+// tune.runqueue-depth, tune.sched.low-latency, tune.fd.edge-triggered, buffer sizes or
+// one thread (28 ms); option nolinger takes 1 ms off it and cuts what servers have not
+// read.
 //
 // What was tried and is not so: without _hold a connection in the gap is
 // accepted and closed at once; a backup server without `option allbackups` keeps
