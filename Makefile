@@ -4,9 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# -p 1: packages run their tests against real servers, and more of them at once
-# make each other's timing look bad on two cores.
-TESTFLAGS ?= -p 1 -timeout 30m
+TESTFLAGS ?= -timeout 30m
+# These run whole clusters, one package after the other: side by side they make each
+# other's timing look bad on two cores. The others mostly wait, two at a time.
+CLUSTERS  := github.com/pgsidecar/pgsidecar/cmd/pgsidecar github.com/pgsidecar/pgsidecar/sidecar/drill
 BENCHFLAGS ?= -p 1 -timeout 60m
 # How often each failover is played by make bench; how often those that take
 # long, and all of Patroni's; and how long the steady state is looked at, idle and
@@ -53,7 +54,10 @@ drills: programs build ## play every scenario, one after the other, and write DR
 
 .PHONY: test
 test: programs build format vet ## run every test, on real programs where it matters
-	go test $(TESTFLAGS) ./...
+	@failed=0; set -x; \
+	go test -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
+	go test -p 1 $(TESTFLAGS) $(CLUSTERS) || failed=1; \
+	{ set +x; } 2>/dev/null; exit $$failed
 
 .PHONY: test-nomad
 test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minutes, besides Nomad's build)

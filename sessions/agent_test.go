@@ -148,10 +148,25 @@ func (a *agent) stop(signal syscall.Signal) {
 
 func (a *agent) kill() { a.stop(syscall.SIGKILL) }
 
+// signal sends it, and returns when a process that is to stop does: a thread that runs
+// on another processor at that moment may still answer.
 func (a *agent) signal(s syscall.Signal) {
 	if err := a.cmd.Process.Signal(s); err != nil {
 		a.t.Fatal(err)
 	}
+	if s != syscall.SIGSTOP {
+		return
+	}
+	eventually(a.t, 10*time.Second, "the agent's stop", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", a.cmd.Process.Pid))
+		for _, path := range threads {
+			stat, gone := os.ReadFile(path)
+			if _, state, _ := bytes.Cut(stat, []byte(") ")); gone == nil && !bytes.HasPrefix(state, []byte("T")) {
+				err = errors.New("a thread runs: " + string(stat))
+			}
+		}
+		return err
+	})
 }
 
 // primary asks DNS for primary.pg.service.consul and returns the ports of the
