@@ -64,6 +64,17 @@ func (d drillProgram) command(scenarios ...string) *exec.Cmd {
 // and waits for the end. It returns the lab.
 func (d drillProgram) interrupt(t *testing.T, scenario string, sig syscall.Signal) made {
 	t.Helper()
+	return d.interruptWhen(t, scenario, sig, moment{after: "waiting until writes go on"})
+}
+
+// moment is when a drill is to be interrupted.
+type moment struct {
+	after string // what it says
+	wait  func() // and for what then; nil: nothing
+}
+
+func (d drillProgram) interruptWhen(t *testing.T, scenario string, sig syscall.Signal, when moment) made {
+	t.Helper()
 	cmd := d.command(scenario)
 	progress, err := cmd.StderrPipe()
 	if err != nil {
@@ -76,8 +87,11 @@ func (d drillProgram) interrupt(t *testing.T, scenario string, sig syscall.Signa
 	var seen made
 	for lines := bufio.NewScanner(progress); lines.Scan(); {
 		said = append(said, lines.Text())
-		if seen.Plan == nil && strings.Contains(lines.Text(), "waiting until writes go on") {
+		if seen.Plan == nil && strings.Contains(lines.Text(), when.after) {
 			seen = labIn(t, d.folder)
+			if when.wait != nil {
+				when.wait()
+			}
 			if err := cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}

@@ -91,6 +91,25 @@ func TestFaultInterrupted(t *testing.T) {
 			}
 		})
 	}
+	t.Run("sidecar-restarted", func(t *testing.T) { restartInterrupted(ctx, t, d, l) })
+}
+
+// restartInterrupted stops a drill in the middle of a fault that brings back itself
+// what it took, half a second later: after Ctrl-C it is back too.
+func restartInterrupted(ctx context.Context, t *testing.T, d drillProgram, l *lab.Lab) {
+	if err := l.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	d.interruptWhen(t, "sidecar-restarted", syscall.SIGINT, moment{after: "injecting the fault", wait: func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for sidecarsGoOn(ctx, l) == nil && ctx.Err() == nil {
+			<-tick.C
+		}
+	}})
+	if err := sidecarsGoOn(ctx, l); err != nil {
+		t.Fatalf("after Ctrl-C: %v", err)
+	}
 }
 
 // leading waits until the cluster is led in this term or a later one, and returns
