@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -52,6 +54,56 @@ func TestLeaseSuffices(t *testing.T) {
 			s.tasks.Wait()
 			if asked := g.until == until; asked != c.asked {
 				t.Errorf("the guard was asked: %v, want %v", asked, c.asked)
+			}
+		})
+	}
+}
+
+// slowDisk is a server whose files are read slowly: what they said at the beginning is
+// told when meanwhile has returned.
+type slowDisk struct {
+	Server
+	meanwhile func()
+}
+
+func (d slowDisk) Inspect(_ context.Context, v *ha.Server) error {
+	v.DataDir, v.CleanStop, v.Position = ha.DataPresent, true, ha.Position{TLI: 1, LSN: 100}
+	d.meanwhile()
+	return nil
+}
+
+// told is a guard with a status.
+type told struct {
+	Guard
+	GuardStatus
+}
+
+func (g *told) Status() GuardStatus { return g.GuardStatus }
+
+// TestInspectIsOfThisEnd: what the files of a cleanly stopped server said is not taken
+// for a later end of it, before which it has run: it would be a final position that
+// lacks what was acknowledged meanwhile (S3).
+func TestInspectIsOfThisEnd(t *testing.T) {
+	for name, lives := range map[string]bool{"stopped all the while": false, "ran meanwhile": true} {
+		t.Run(name, func(t *testing.T) {
+			g := &told{GuardStatus: GuardStatus{Process: ha.ProcessStopped, StartedAt: 1, ExitedAt: 2}}
+			s := &Sidecar{opts: Options{Guard: g, Now: func() ha.Instant { return ha.Instant(time.Hour) }}, log: hclog.NewNullLogger()}
+			s.opts.Server = slowDisk{meanwhile: func() {
+				if !lives {
+					return
+				}
+				g.GuardStatus = GuardStatus{Process: ha.ProcessRunning, StartedAt: 3}
+				s.guardChanged()
+				s.mu.Lock()
+				s.server.SeenAt = 4
+				s.mu.Unlock()
+				g.GuardStatus = GuardStatus{Process: ha.ProcessStopped, StartedAt: 3, ExitedAt: 5}
+				s.guardChanged()
+			}}
+			s.guardChanged()
+			s.inspect(t.Context())
+			if v := &s.server; v.CleanStop == lives || v.Position.Known() == lives || v.DataDir != ha.DataPresent {
+				t.Errorf("clean stop %v, position %s", v.CleanStop, v.Position)
 			}
 		})
 	}

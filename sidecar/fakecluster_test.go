@@ -51,6 +51,9 @@ func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
 	if err := ch.Record.Validate(); err != nil {
 		w.t.Errorf("record: %v", err)
 	}
+	if f := ch.Record.Final; f != nil {
+		w.finals = append(w.finals, *f)
+	}
 	w.index++
 	w.record = ch.Record
 	w.record.Index = w.index

@@ -111,7 +111,9 @@ func (s *Sidecar) guardChanged() {
 	v.Process, v.StartedAt, v.ExitedAt, v.Armed, v.LeaseUntil = g.Process, g.StartedAt, g.ExitedAt, g.Armed, g.LeaseUntil
 	died := was == ha.ProcessRunning && g.Process == ha.ProcessStopped
 	answered := v.SeenAt != 0
-	if died {
+	if g.Process == ha.ProcessStopped && was != ha.ProcessStopped {
+		// Also one that ended unseen, as with its guard: an earlier life's clean stop,
+		// with a position by SQL, would be the vote that stands for all (S3).
 		forgetSQL(v)
 		v.CleanStop, s.occupiedAt = false, 0
 	}
@@ -168,8 +170,9 @@ func (s *Sidecar) inspect(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	s.mu.Lock()
-	v := s.server
+	before := s.server
 	s.mu.Unlock()
+	v := before
 	err := s.opts.Server.Inspect(ctx, &v)
 	if err != nil {
 		s.log.Error("cannot inspect the data directory", "error", err)
@@ -179,8 +182,8 @@ func (s *Sidecar) inspect(ctx context.Context) {
 	w := &s.server
 	w.DataDir, w.Problem, w.SystemID, w.WasPrimary, w.Founding, w.Rewound = v.DataDir, v.Problem, v.SystemID, v.WasPrimary, v.Founding, v.Rewound
 	w.Promise, w.Fenced = max(w.Promise, v.Promise), v.Fenced
-	if w.Process == ha.ProcessStopped {
-		w.CleanStop, w.Position = v.CleanStop, v.Position
+	if w.Process == ha.ProcessStopped && before.Process == ha.ProcessStopped && w.StartedAt == before.StartedAt {
+		w.CleanStop, w.Position = v.CleanStop, v.Position // of this end, not of one before it
 	}
 	s.mu.Unlock()
 	s.notify()

@@ -83,6 +83,38 @@ func TestGuardKilled(t *testing.T) {
 	})
 }
 
+// TestGuardKilledAfterCleanStop: a server that once stopped cleanly has run since, and
+// has ended with its guard. What it was known to have then, or was last seen to have, is
+// no final position, which would stand for all votes (S3).
+func TestGuardKilledAfterCleanStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		before := n1.startedAt
+		n1.sidecar.Restart()
+		w.until("restarted", 5*time.Second, func() bool { return n1.running && n1.startedAt > before })
+		w.settled("n1")
+		w.primaryIs("n1", time.Second)
+		change := func(f func()) {
+			w.mu.Lock()
+			f()
+			w.wakeAll()
+			w.mu.Unlock()
+			synctest.Wait()
+		}
+		change(func() { n1.lost = true })
+		change(func() {
+			n1.lost, n1.running, n1.clean, n1.armed, n1.leaseUntil, n1.startedAt, n1.exitedAt = false, false, false, false, 0, 0, 0
+		})
+		w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
+		if len(w.finals) > 0 {
+			t.Errorf("a server that crashed told a final position: %v", w.finals)
+		}
+		w.settled(w.record.Leader)
+	})
+}
+
 func TestMemberKilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)

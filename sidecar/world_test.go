@@ -26,6 +26,7 @@ type world struct {
 	lock    ha.Lock
 	index   uint64
 	history []uint64
+	finals  []ha.Final // of all changes of the record
 	members map[string]*member
 	set     string // the cluster-wide settings
 }
@@ -48,6 +49,7 @@ type member struct {
 	echoed  map[string]uint64
 
 	// The guard and the server.
+	lost       bool // there is no connection to the guard
 	dir        ha.DataDir
 	systemID   string
 	running    bool
@@ -189,7 +191,10 @@ func (g fakeGuard) Status() sidecar.GuardStatus {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
 	s := sidecar.GuardStatus{Process: ha.ProcessStopped, StartedAt: g.startedAt, ExitedAt: g.exitedAt, Armed: g.armed, LeaseUntil: g.leaseUntil}
-	if g.running {
+	switch {
+	case g.lost:
+		s.Process = ha.ProcessUnknown
+	case g.running:
 		s.Process = ha.ProcessRunning
 	}
 	return s
