@@ -30,8 +30,8 @@ type Facts struct {
 	// included; otherwise it is unknown.
 	CleanStop bool
 	Position  ha.Position
-	// WasPrimary: there is no standby.signal. It means nothing while Data is
-	// not DataPresent.
+	// WasPrimary: there is no standby.signal, and pg_control does not say that the
+	// server was still a standby. It means nothing while Data is not DataPresent.
 	WasPrimary bool
 	// Timeline is that of the last checkpoint.
 	Timeline ha.TLI
@@ -99,7 +99,9 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	}
 	_, err = os.Lstat(s.data("standby.signal"))
 	f.Data, f.SystemID, f.Timeline = ha.DataPresent, c.systemID, c.timeline
-	f.WasPrimary = errors.Is(err, fs.ErrNotExist)
+	// A promotion removes standby.signal first. One that was cut off then, and is taken
+	// for done, would go on on the old timeline, beside what others have there (S7).
+	f.WasPrimary = errors.Is(err, fs.ErrNotExist) && c.state != stateArchiveRecovery && c.state != stateShutDownRecovery
 	if !f.WasPrimary || c.state != stateShutDown {
 		return f, nil
 	}
@@ -168,6 +170,7 @@ type control struct {
 const (
 	stateShutDown         = "shut down"
 	stateShutDownRecovery = "shut down in recovery"
+	stateArchiveRecovery  = "in archive recovery"
 )
 
 // controlCache keeps the last parse, because Inspect is called often and the

@@ -248,6 +248,32 @@ func TestKilledClone(t *testing.T) {
 	})
 }
 
+// A promotion removes standby.signal before the new timeline stands. A server that was
+// killed in between is a standby still: as a primary it would go on on the old timeline,
+// where the primary before it has written something else.
+func TestPromotionCutOff(t *testing.T) {
+	a := newPrimary(t, "n1")
+	b := a.newStandby("n2")
+	b.caughtUp(a)
+	at := b.fenced(1)
+	must(t, b.ReserveTimeline(at, 2))
+	b.guard.crash()
+	must(t, os.Remove(b.data("standby.signal")))
+	if f := b.inspect(); f.WasPrimary || f.CleanStop {
+		t.Fatalf("cut off: %+v", f)
+	}
+	must(t, b.Start(soon(t), StartOptions{}))
+	b.up()
+	must(t, b.ReserveTimeline(b.fenced(1), 2))
+	if tli := b.promote(); tli != 2 {
+		t.Fatalf("promoted to %d", tli)
+	}
+	b.guard.crash()
+	if f := b.inspect(); !f.WasPrimary {
+		t.Fatalf("promoted, and crashed: %+v", f)
+	}
+}
+
 // kill -9 at each step of a rewind of a crashed primary.
 func TestKilledRewind(t *testing.T) {
 	a := newPrimary(t, "n1")
