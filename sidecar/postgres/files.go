@@ -196,8 +196,10 @@ type marker struct {
 	Since     time.Time `json:"since"`
 	// Standby: the directory held a standby's data, and is to again.
 	Standby bool `json:"standby,omitempty"`
-	// Fresh is where the copy is made; empty: in the data directory itself.
+	// Fresh is where the copy is made; empty: in the data directory itself. Old is
+	// where it then puts the data that it replaces.
 	Fresh string `json:"fresh,omitempty"`
+	Old   string `json:"old,omitempty"`
 }
 
 // phase is how far an operation has come, and so what Discard must do.

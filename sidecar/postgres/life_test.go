@@ -248,6 +248,29 @@ func TestKilledClone(t *testing.T) {
 	})
 }
 
+// A clone leaves alone what a person has put beside the data directory.
+func TestCloneLeavesNeighbours(t *testing.T) {
+	a := newPrimary(t, "n1")
+	b := a.newStandby("n2")
+	must(t, b.Stop(soon(t), false))
+	var kept []string
+	for _, name := range []string{".old", ".clone", ".bak"} {
+		must(t, os.Mkdir(b.o.DataDir+name, 0o700))
+		kept = append(kept, filepath.Join(b.o.DataDir+name, "mine"))
+		must(t, os.WriteFile(kept[len(kept)-1], nil, 0o600))
+	}
+	must(t, os.WriteFile(b.data("old_data"), nil, 0o600))
+	must(t, b.Clone(soon(t), a.source(), nil))
+	if _, err := os.Stat(b.data("old_data")); err == nil {
+		t.Fatal("not cloned")
+	}
+	for _, name := range kept {
+		if _, err := os.Stat(name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A promotion removes standby.signal before the new timeline stands. A server that was
 // killed in between is a standby still: as a primary it would go on on the old timeline,
 // where the primary before it has written something else.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -123,7 +124,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 	m := marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now()}
 	target := s.o.DataDir
 	if old && s.roomBeside() {
-		m.Fresh = filepath.Clean(s.o.DataDir) + ".clone"
+		m.Fresh, m.Old = s.beside("clone"), s.beside("old")
 		target = m.Fresh
 	}
 	if old && m.Fresh == "" {
@@ -162,6 +163,12 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 		return err
 	}
 	return s.swap(m)
+}
+
+// beside names a directory next to the data directory that nobody else makes: what
+// is there is removed, and a person's copy may well be named .old.
+func (s *Server) beside(what string) string {
+	return filepath.Clean(s.o.DataDir) + ".pgsidecar-" + what
 }
 
 // oldData reports whether there is data that a failed clone must not cost.
@@ -231,7 +238,7 @@ func size(dir string) int64 {
 // swap puts the whole copy in the place of the old data. Each step may be done
 // already: Discard calls it again after a crash.
 func (s *Server) swap(m marker) error {
-	old := filepath.Clean(s.o.DataDir) + ".old"
+	old := cmp.Or(m.Old, filepath.Clean(s.o.DataDir)+".old") // a marker without it is of an earlier release
 	if _, err := os.Lstat(m.Fresh); err == nil {
 		if _, err := os.Lstat(s.o.DataDir); err == nil {
 			if err := s.wipeAway(old); err != nil {
