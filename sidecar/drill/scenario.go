@@ -146,7 +146,7 @@ func processScenarios() []Scenario {
 					return err
 				}
 				sleep(ctx, 500*time.Millisecond)
-				return startAgain(ctx, c, c.Primary, lab.Sidecar)
+				return startAbsent(ctx, c, c.Primary, lab.Sidecar)
 			},
 		},
 		{
@@ -190,14 +190,14 @@ func processScenarios() []Scenario {
 				if err := kill(ctx, c, app, lab.HAProxy); err != nil {
 					return err
 				}
-				return startAgain(ctx, c, app, lab.HAProxy)
+				return startAbsent(ctx, c, app, lab.HAProxy)
 			},
 		},
 	}
 }
 
 func startSidecar(ctx context.Context, c Cast) error {
-	return startAgain(ctx, c, c.Primary, lab.Sidecar)
+	return startAbsent(ctx, c, c.Primary, lab.Sidecar)
 }
 
 // kill kills programs of a host together, and returns when they are gone.
@@ -230,14 +230,6 @@ func startAbsent(ctx context.Context, c Cast, host string, program lab.Program) 
 		return err
 	}
 	return c.Lab.Start(ctx, host, program)
-}
-
-// startAgain is the second half of a fault that brings back itself what it took: also
-// when the caller has given up, as such a fault has no Undo.
-func startAgain(ctx context.Context, c Cast, host string, program lab.Program) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
-	return startAbsent(ctx, c, host, program)
 }
 
 func ignoreAbsent(err error) error {

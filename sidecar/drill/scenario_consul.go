@@ -29,7 +29,7 @@ func consulScenarios() []Scenario {
 				if err := c.Lab.WipeConsul(c.Primary); err != nil {
 					return err
 				}
-				return startAgain(ctx, c, c.Primary, lab.Consul)
+				return startAbsent(ctx, c, c.Primary, lab.Consul)
 			},
 		},
 		{
@@ -83,7 +83,7 @@ func restartConsul(ctx context.Context, c Cast, host string) error {
 	if err := stopConsul(ctx, c, host); err != nil {
 		return err
 	}
-	return startAgain(ctx, c, host, lab.Consul)
+	return startAbsent(ctx, c, host, lab.Consul)
 }
 
 // servers calls f for every Consul server.
