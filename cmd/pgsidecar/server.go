@@ -362,9 +362,21 @@ func (s *localServer) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, 
 	return s.sql.SetSync(ctx, set)
 }
 
-// Promote leaves recovery on a timeline that no other term has.
+// Promote leaves recovery on a timeline that no other term has. A server that knows of
+// a later timeline which its log has not come to is started without it; the next
+// attempt then finds nothing in its way.
 func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error) {
-	at, err := s.sql.Promote(ctx, func(at ha.Position) error { return s.files.ReserveTimeline(at, timeline) })
+	var own ha.TLI
+	at, err := s.sql.Promote(ctx, func(at ha.Position) error {
+		own = at.TLI
+		return s.files.ReserveTimeline(at, timeline)
+	})
+	if errors.Is(err, postgres.ErrUnreached) {
+		if forget := s.forgetAfter(ctx, own); forget != nil {
+			return at, fmt.Errorf("%w, and was not started without it: %w", err, forget)
+		}
+		return at, fmt.Errorf("%w; it was started without it", err)
+	}
 	s.mu.Lock()
 	s.promotedAt = time.Now()
 	s.mu.Unlock()
@@ -372,6 +384,15 @@ func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position
 		err = fmt.Errorf("promoted to timeline %d, not to %d as claimed", at.TLI, timeline)
 	}
 	return at, err
+}
+
+// forgetAfter starts a fenced standby anew without what it knows of timelines after its
+// own. It stays fenced.
+func (s *localServer) forgetAfter(ctx context.Context, own ha.TLI) error {
+	if err := s.files.Stop(ctx, false); err != nil {
+		return err
+	}
+	return s.files.Start(ctx, postgres.StartOptions{Forget: own})
 }
 
 // Unhide lets clients in.
