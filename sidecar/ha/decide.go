@@ -126,6 +126,10 @@ func (v *Server) votedIn(term uint64) bool {
 		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed
 }
 
+// halfFenced reports whether a fence was promised and then not carried out, as by a
+// sidecar that was killed meanwhile: the vote would never come.
+func (v *Server) halfFenced() bool { return v.Fenced && !v.Settled && v.Upstream != "" }
+
 // do asks for an action. Of the exclusive operations on the server only the
 // first asked for counts, and none but a stop while another is under way.
 func (d *decision) do(a Action) {

@@ -228,7 +228,7 @@ func (d *decision) elect() {
 		return
 	case d.catchingUp():
 		return
-	case !v.Fenced:
+	case !v.Fenced || v.halfFenced():
 		d.do(Action{Kind: Fence, Term: term, Sync: sync, Why: "its own vote"})
 		return
 	case !v.Settled || !v.Position.Known():

@@ -184,6 +184,9 @@ func (d *decision) attend() {
 	case v.Promise > d.seen.Term:
 		d.block(Block{What: "no leader is followed", Missing: "Consul's answer for the term that was promised"})
 		return
+	case d.seen.Phase == PhaseElecting && v.halfFenced():
+		d.do(Action{Kind: Fence, Term: d.seen.Term, Why: "its vote, which was promised and not given"})
+		return
 	case d.o.Intent.Restart:
 		d.do(Action{Kind: Stop, Why: "a restart was asked for"})
 		return
