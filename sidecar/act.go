@@ -248,7 +248,7 @@ func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 		}
 		b.FailedAt, b.FailedKind = now, a.Kind
 		b.Failures++
-		s.server.Problem = err.Error()
+		s.server.Problem, s.failure = err.Error(), err.Error()
 	}
 	s.mu.Unlock()
 	took := now.Sub(begun)
@@ -369,8 +369,15 @@ func (s *Sidecar) stopThen(ctx context.Context, f func() error) error {
 func (s *Sidecar) startServer(ctx context.Context, a ha.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err := s.opts.Server.Start(ctx, Start{Primary: a.Primary, Hidden: a.Hidden, Sync: a.Sync,
-		From: Source{Member: a.From, Address: a.Address}, Term: a.Term})
+	how := Start{Primary: a.Primary, Hidden: a.Hidden, Sync: a.Sync, From: Source{Member: a.From, Address: a.Address}, Term: a.Term}
+	// What takes effect by a start alone must be there now, and what kept the server
+	// from starting may have been taken back.
+	if view := s.opts.Cluster.View(); view.Consul.SeenAt != 0 {
+		if set, err := ParseSettings(view.Settings); err == nil { // overlay has said why not
+			how.Settings = &set
+		}
+	}
+	err := s.opts.Server.Start(ctx, how)
 	s.guardChanged()
 	return s.learn(err, func(v *ha.Server) {
 		forgetSQL(v)

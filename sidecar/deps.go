@@ -141,6 +141,9 @@ type Start struct {
 	Sync    ha.SyncSetting
 	From    Source // what a rewound standby receives from at once
 	Term    uint64 // with a source: promised on disk first
+	// Settings are the cluster-wide ones, which the server starts with unless
+	// PostgreSQL refuses them; nil: it has those that it last took up.
+	Settings *Settings
 }
 
 // Stop says how the server is to be stopped.

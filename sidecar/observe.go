@@ -148,7 +148,7 @@ func (s *Sidecar) exited(g GuardStatus, answered bool) {
 	}
 	b.FailedAt, b.FailedKind, b.Damaged = s.opts.Now(), ha.Start, damaged
 	b.Failures++
-	s.server.Problem = words
+	s.server.Problem, s.failure = words, words
 	s.mu.Unlock()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,7 @@ type Sidecar struct {
 	// false before, and after the configuration file has changed.
 	settings   Settings
 	configured bool
+	failure    string // why the last operation on the server failed, for people
 	tagged     []byte // the cluster-wide settings whose tags the registration has
 	// configureFailed belongs to the upkeep: it has said that the settings cannot
 	// be taken up.
@@ -314,12 +316,32 @@ const endTimeout = 4 * time.Second
 func (s *Sidecar) report(o ha.Observation) {
 	r := ha.MakeReport(s.state, o)
 	r.Postgres, r.API, r.Version = s.opts.Postgres, s.opts.API, s.opts.Version
+	if r.Blocked == "" {
+		r.Blocked = s.notUp(&o)
+	}
 	s.show(&Snapshot{Observation: o, State: s.state, Report: r, Problem: errText(s.opts.Cluster.View().Err), Behind: s.growth.behind(&o, r)})
 	// After every decision, changed or not: what the mesh goes on sending by
 	// itself while the loop stands still must not look alive.
 	s.opts.Peers.Publish(r)
 	s.noteUpkeep(&o)
 	s.opts.Cluster.SetHolding(o.Consul.Record.Leader == s.opts.Member && o.Consul.Lock.Session != "" && o.Consul.Lock.Session == o.Consul.Session)
+}
+
+// maxFailure is how many bytes of a failure's words the others are told.
+const maxFailure = 500
+
+// notUp says why there is no server that answers, if an operation that was to bring
+// it there has failed.
+func (s *Sidecar) notUp(o *ha.Observation) string {
+	switch kind := o.Busy.FailedKind; {
+	case o.Server.InRecovery != ha.Unknown:
+		return ""
+	case kind == ha.Init, kind == ha.Clone, kind == ha.Rewind, kind == ha.Start:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return kind.String() + " failed: " + strings.ToValidUTF8(s.failure[:min(len(s.failure), maxFailure)], "")
+	}
+	return ""
 }
 
 func errText(err error) string {

@@ -40,14 +40,20 @@ func (c control) Restart(ctx context.Context, req api.Restart) error {
 		c.planRestart(req)
 		return nil
 	}
-	before := snap.Observation.Server.StartedAt
+	before, asked := snap.Observation.Server.StartedAt, snap.Observation.Now
+	fails := func(s *sidecar.Snapshot) bool {
+		return s.Observation.Busy.FailedKind == ha.Start && s.Observation.Busy.FailedAt > asked
+	}
 	c.sidecar.Restart()
-	_, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
+	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
 		v := &s.Observation.Server
-		return v.StartedAt > before && v.InRecovery != ha.Unknown && !s.Observation.Intent.Restart
+		return v.StartedAt > before && v.InRecovery != ha.Unknown && !s.Observation.Intent.Restart || fails(s)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return api.Refuse(http.StatusServiceUnavailable, "the restart is not done yet; see pgsidecar status")
+	case fails(after):
+		return api.Refuse(http.StatusServiceUnavailable, "the server was stopped, and does not start again; it is tried again and again: %s", after.Report.Blocked)
 	}
 	return nil
 }

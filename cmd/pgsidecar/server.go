@@ -269,6 +269,11 @@ func (s *localServer) Start(ctx context.Context, how sidecar.Start) error {
 		}
 		options.Upstream = postgres.Upstream{Member: source.Member, ConnInfo: s.conninfo(source), Slot: checks.SlotName(s.config.Load().Member)}
 	}
+	if how.Settings != nil {
+		if err := s.files.Preset(ctx, s.over(*how.Settings)); err != nil {
+			s.log.Error("the server starts without the cluster's settings; the ones before hold", "error", err)
+		}
+	}
 	err := s.files.Start(ctx, options)
 	if err == nil {
 		s.setHidden(how.Hidden && how.Primary)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -129,7 +130,9 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 		fmt.Fprintf(b, "\nConsul, as %s sees it: reachable: %s, last answer %s ago. %s\n", st.Member,
 			st.Consul.Reachable, seconds(st.Consul.SeenAge), st.Consul.Problem)
 	}
-	if st.Problem != "" {
+	if st.Problem != "" && !slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
+		return m.Member == st.Member && strings.Contains(m.Blocked, st.Problem) // it is below
+	}) {
 		fmt.Fprintf(b, "\n%s: %s\n", st.Member, st.Problem)
 	}
 	var files templates.AgentStatus
@@ -148,7 +151,7 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 		}
 	}
 	for _, m := range st.Members {
-		if m.Blocked != "" && m.Member != st.Member {
+		if m.Blocked != "" && (m.Member != st.Member || len(st.Blocks) == 0) { // its own are above
 			fmt.Fprintf(b, "\n%s is blocked: %s\n", m.Member, m.Blocked)
 		}
 	}

@@ -357,6 +357,21 @@ func (s *Server) Try(ctx context.Context, set Settings) error {
 // for what must be ours, ErrSetting for what cannot be.
 func Check(set Settings) error { return checkSettings(set) }
 
+// Preset gives the next start other settings. On an error nothing has changed.
+func (s *Server) Preset(ctx context.Context, set Settings) error {
+	now := s.current()
+	if maps.Equal(now.Parameters, set.Parameters) && (now.HBA == nil) == (set.HBA == nil) && slices.Equal(now.HBA, set.HBA) && slices.Equal(now.Ident, set.Ident) {
+		return nil
+	}
+	if err := s.Try(ctx, set); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.settings = set
+	s.mu.Unlock()
+	return nil
+}
+
 // Reload takes other settings up. On an error nothing has changed.
 func (s *Server) Reload(ctx context.Context, set Settings) error {
 	s.mu.Lock()
