@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/pgsidecar/pgsidecar/sessions"
 	"github.com/pgsidecar/pgsidecar/sidecar"
@@ -194,53 +193,6 @@ func (c control) Reload(context.Context) error {
 	return nil
 }
 
-// Pause begins maintenance.
-func (c control) Pause(ctx context.Context, req api.Pause) error {
-	p := sidecar.Pause{Members: req.Members, Reason: req.Reason}
-	if req.For > 0 {
-		p.Until = time.Now().Add(req.For)
-	}
-	text, err := json.Marshal(map[string]any{"paused": p})
-	if err != nil {
-		return err
-	}
-	_, err = c.PatchConfig(ctx, api.ConfigChange{Patch: text})
-	return err
-}
-
-// Resume ends maintenance.
-func (c control) Resume(ctx context.Context, req api.Resume) error {
-	if len(req.Members) == 0 {
-		_, err := c.PatchConfig(ctx, api.ConfigChange{Patch: []byte(`{"paused":null}`)})
-		return err
-	}
-	set, err := sidecar.ParseSettings(c.cluster.View().Settings)
-	if err != nil || set.Paused == nil || len(set.Paused.Members) == 0 {
-		return api.Refuse(http.StatusConflict, "the whole cluster is paused, or nothing is; resume without naming members")
-	}
-	var left []string
-	for _, m := range set.Paused.Members {
-		keep := true
-		for _, r := range req.Members {
-			keep = keep && m != r
-		}
-		if keep {
-			left = append(left, m)
-		}
-	}
-	if len(left) == 0 {
-		_, err := c.PatchConfig(ctx, api.ConfigChange{Patch: []byte(`{"paused":null}`)})
-		return err
-	}
-	set.Paused.Members = left
-	text, err := json.Marshal(map[string]any{"paused": set.Paused})
-	if err != nil {
-		return err
-	}
-	_, err = c.PatchConfig(ctx, api.ConfigChange{Patch: text})
-	return err
-}
-
 // Remove takes a member off the record and out of Consul's catalog. Only the
 // leader does it.
 func (c control) Remove(ctx context.Context, name string) error {
@@ -301,7 +253,11 @@ func (c control) PatchConfig(ctx context.Context, change api.ConfigChange) (json
 		return next, nil
 	}
 	set, err := checkSettings(next, c.server.lastSight().Version)
-	if old, _ := sidecar.ParseSettings(view.Settings); err == nil && !maps.Equal(old.Parameters, set.Parameters) {
+	old, _ := sidecar.ParseSettings(view.Settings) //nolint:errcheck // then all of it is new
+	if now := set.Failover; err == nil && now != nil && (old.Failover == nil || old.Failover.FailureTimeout != now.FailureTimeout) {
+		err = checkTimeout(now.FailureTimeout, c.config.Failover.Lease)
+	}
+	if err == nil && !maps.Equal(old.Parameters, set.Parameters) {
 		err = c.server.try(ctx, set)
 	}
 	if err != nil {
@@ -357,8 +313,8 @@ func ownWords(patch []byte) ([]byte, error) {
 	if pause, is := fields["pause"]; is {
 		delete(fields, "pause")
 		fields["paused"] = nil
-		if pause == true {
-			fields["paused"] = map[string]any{}
+		if pause == true { // of all, until it is resumed, whatever was paused before
+			fields["paused"] = pausePatch(sidecar.Pause{})
 		}
 	}
 	under, is := fields["postgresql"].(map[string]any)

@@ -271,3 +271,40 @@ func (o *operated) consulAway(t *testing.T) {
 		t.Errorf("pause: exit status %d, %s", code, stderr)
 	}
 }
+
+// pauses add up, and one of the whole cluster takes the place of members'. Wrong
+// names are refused, and so are settings that would depose a healthy primary.
+func (o *operated) pauses(t *testing.T) {
+	paused := func() []string {
+		st := o.status()
+		if !st.Paused && len(st.PausedMembers) == 0 {
+			return nil
+		}
+		return append([]string{fmt.Sprint("all: ", len(st.PausedMembers) == 0), st.PausedReason}, st.PausedMembers...)
+	}
+	are := func(line string, want ...string) {
+		t.Helper()
+		o.good(t, line)
+		o.until(t, fmt.Sprint("pause ", want, " after ", line), func() bool { return slices.Equal(paused(), want) })
+	}
+	refused := func(line, why string) {
+		t.Helper()
+		if code, stdout, stderr := command(t, strings.Fields(line)...); code != exitFailed || !strings.Contains(stderr, why) {
+			t.Errorf("%s: exit status %d, %s%s", line, code, stdout, stderr)
+		}
+	}
+	refused("pause n9", "there is no member n9; there are n1, n2, n3")
+	are("pause n1 --for 10m --reason upgrade", "all: false", "upgrade", "n1")
+	are("pause n3 --for 5m", "all: false", "upgrade", "n1", "n3")
+	if left := time.Until(o.status().PausedUntil); left < 6*time.Minute {
+		t.Errorf("the second pause ends the first in %v", left)
+	}
+	refused("resume n2", "n2 is not paused; paused: n1, n3")
+	are("resume n1", "all: false", "upgrade", "n3")
+	are("pause", "all: true", "")
+	refused("pause n2", "the whole cluster is paused")
+	are("resume")
+
+	refused("config set failover.failure_timeout=100ms -yes", "expected 500ms or more")
+	refused("config set failover.failure_timeout=10s -yes", "half of the lease")
+}

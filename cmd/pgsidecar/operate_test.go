@@ -44,6 +44,7 @@ func TestOperate(t *testing.T) {
 	t.Run("facts that check_patroni reads", o.checkPatroni)
 	t.Run("unauthenticated", o.unauthenticated)
 	t.Run("planned", o.planned)
+	t.Run("pauses", o.pauses)
 	t.Run("a pause ends by itself", o.pauseEnds)
 	t.Run("tags in the settings", o.tags)
 	t.Run("slots", o.slots)

@@ -272,6 +272,22 @@ func checkSettings(raw []byte, version int) (sidecar.Settings, error) {
 	return set, nil
 }
 
+// checkTimeout refuses a failure_timeout of the settings that pg.hcl could not have
+// beside this lease: one delayed heartbeat would be a failover.
+func checkTimeout(text string, lease time.Duration) error {
+	if text == "" {
+		return nil
+	}
+	timeout, err := time.ParseDuration(text)
+	if err == nil {
+		err = config.CheckFailureTimeout(timeout, lease)
+	}
+	if err != nil {
+		return fmt.Errorf("failover.%w", err)
+	}
+	return nil
+}
+
 // settingsChange is the account of one change of the settings.
 type settingsChange struct {
 	At     time.Time `json:"at"`

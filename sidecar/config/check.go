@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -203,10 +204,22 @@ func samePort(a, b string) bool {
 	return errA == nil && errB == nil && portA == portB && (hostA == hostB || wildcard(hostA) || wildcard(hostB))
 }
 
+// CheckFailureTimeout returns what is wrong with a failure_timeout beside a lease.
+func CheckFailureTimeout(timeout, lease time.Duration) error {
+	switch {
+	case timeout < 500*time.Millisecond:
+		return fmt.Errorf("failure_timeout %s: expected 500ms or more; a heartbeat and a pause of the scheduler must fit in", timeout)
+	case 2*timeout > lease:
+		return fmt.Errorf("failure_timeout %s is more than half of the lease of %s, which one lost heartbeat would then end; expected %s or less", timeout, lease, lease/2)
+	}
+	return nil
+}
+
 func (r *reader) checkTimers(c *Config) {
 	f := &c.Failover
-	r.require(f.FailureTimeout >= 500*time.Millisecond, "failover.failure_timeout",
-		"failure_timeout %s: expected 500ms or more; a heartbeat and a pause of the scheduler must fit in", f.FailureTimeout)
+	if err := CheckFailureTimeout(f.FailureTimeout, 2*f.FailureTimeout); err != nil { // the lease has a line of its own
+		r.refuse("failover.failure_timeout", "%s", err)
+	}
 	r.require(f.Lease >= 2*f.FailureTimeout, "failover.lease",
 		"lease %s is less than twice failure_timeout %s; expected %s or more, or one lost heartbeat would end it", f.Lease, f.FailureTimeout, 2*f.FailureTimeout)
 	r.require(f.Lease <= c.Consul.SessionTTL, "failover.lease",
