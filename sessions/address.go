@@ -123,6 +123,7 @@ type request struct {
 	need    string        // the ACL rule that it needs
 	timeout time.Duration // at each address
 	once    bool          // it must not be sent twice: without an answer its outcome is unknown
+	exists  bool          // Consul has what is asked: that it is not found, a proxy or another program says
 	run     func(ctx context.Context, consul *api.Client) error
 }
 

@@ -53,11 +53,12 @@
 // # Addresses
 //
 // Each call goes to the address that answered last. If that gives no answer
-// within a second, or refuses the connection, or knows no leader, the next is
-// asked at once, and all go there; every 2 s it is seen whether an earlier one
-// answers again. The blocking queries follow. The service is registered with
-// the first address only: what another agent registers belongs to that one's
-// node, and would be a second entry when the first is back.
+// within a second, or one that is not Consul's, or refuses the connection, or
+// knows no leader, the next is asked at once, and all go there; every 2 s it is
+// seen whether an earlier one answers again. The blocking queries follow. The
+// service is registered with the first address only: what another agent
+// registers belongs to that one's node, and would be a second entry when the
+// first is back.
 //
 // # Never two answers
 //

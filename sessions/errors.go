@@ -36,6 +36,9 @@ var (
 // session ended within its lock delay.
 var errLockDelay = fmt.Errorf("%w: the lock's delay has not passed", ErrConflict)
 
+// errForeign: something else than Consul has answered.
+var errForeign = fmt.Errorf("%w: the answer is not Consul's", ErrUnreachable)
+
 // exchange is what happened to one HTTP request, beyond what the Consul client
 // tells: it returns plain text for most failures.
 type exchange struct {
@@ -70,6 +73,10 @@ func (ex *exchange) text() string {
 // canRetry: "always safe to retry").
 const noLeader = "No cluster leader"
 
+// wrongTTL is how Consul refuses a session's TTL, with a status of 500
+// (agent/structs/structs.go, Session's check of its TTL).
+const wrongTTL = "Invalid Session TTL"
+
 // explain turns the failure of a request into one of the errors above.
 func explain(err error, ex *exchange, req request) error {
 	for _, known := range []error{ErrConflict, ErrUnreachable, ErrPermission, ErrNoSession} {
@@ -81,12 +88,14 @@ func explain(err error, ex *exchange, req request) error {
 	switch {
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
 		return denied(req.need, ex.text())
+	case strings.Contains(ex.text(), wrongTTL):
+		return fmt.Errorf("consul refuses the session; set consul.session_ttl to what its servers' session_ttl_min allows: %w", err)
 	case status == 0 && !ex.sent.Load(),
 		status == http.StatusTooManyRequests, // refused before it was proposed
 		strings.Contains(ex.text(), noLeader):
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	case status == 0, status == http.StatusOK, status >= http.StatusInternalServerError:
-		// A status of 200 comes here when the body was cut off.
+	case status == 0, status == http.StatusOK, status == http.StatusNotFound && req.exists, status >= http.StatusInternalServerError:
+		// A status of 200 comes here when the body was cut off, or is not Consul's.
 		if req.once {
 			return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 		}

@@ -3,6 +3,7 @@ package sessions_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,15 +35,31 @@ const (
 	stall              // does not answer until the client has gone
 	noLeader           // answers as a server that knows no leader
 	hideLock           // so for transactions, and so for what reads the lock, alone
+	limited            // answers 429, as Consul does beyond its limits
+	webPage            // answers 200, as another program at this address does
+	noPage             // answers 404, as a proxy that knows no Consul does
+	nothing            // answers 200, and an empty object
 )
+
+// strange are answers that are not Consul's, or say nothing.
+var strange = map[fault]struct {
+	status int
+	body   string
+}{
+	limited: {http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"},
+	webPage: {http.StatusOK, "<html><body>Welcome</body></html>"},
+	noPage:  {http.StatusNotFound, "404 page not found"},
+	nothing: {http.StatusOK, "{}"},
+}
 
 // flaky is an address before a real agent.
 type flaky struct {
 	*httptest.Server
 	fault   atomic.Int32
 	writes  atomic.Int32
-	told    sync.Map // what the agent was told of registration and checks
-	blocked sync.Map // key and index of each blocking query
+	asked   atomic.Int32 // how often it was asked anything
+	told    sync.Map     // what the agent was told of registration and checks
+	blocked sync.Map     // key and index of each blocking query
 	closing chan struct{}
 }
 
@@ -57,6 +74,7 @@ func newFlaky(t *testing.T, agent string) *flaky {
 		if err != nil {
 			return
 		}
+		f.asked.Add(1)
 		if write {
 			f.writes.Add(1)
 		}
@@ -75,6 +93,10 @@ func newFlaky(t *testing.T, agent string) *flaky {
 			return
 		case mode == noLeader, mode == hideLock && r.URL.Path == "/v1/txn":
 			http.Error(w, "No cluster leader", http.StatusInternalServerError)
+			return
+		case strange[mode].status != 0:
+			w.WriteHeader(strange[mode].status)
+			_, _ = io.WriteString(w, strange[mode].body)
 			return
 		case mode == refuseWrites && write:
 			http.Error(w, "rpc error making call: EOF", http.StatusInternalServerError)
@@ -143,6 +165,99 @@ func TestUnknownOutcome(t *testing.T) {
 	n1.await(t, 5*time.Second, "unreachable", func(v sessions.View) bool { return v.Consul.Reachable == ha.No && v.Err != nil })
 	f.fault.Store(int32(healthy))
 	n1.await(t, 5*time.Second, "reachable again", func(v sessions.View) bool { return v.Consul.Reachable == ha.Yes && v.Err == nil })
+}
+
+// Patroni demotes its primary at an answer that it does not know (#3403, #3572), and
+// asks again without a pause where it is refused. Here every answer that says nothing
+// leaves what is known as it is, Consul counts as away, and it is asked at the pace of
+// an address that fails.
+func TestStrangeAnswers(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", "")
+	for name, mode := range map[string]fault{"no leader": noLeader, "limited": limited, "a web page": webPage, "no such page": noPage, "nothing": nothing} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := background(t)
+			f := newFlaky(t, server.http)
+			o := options("n1", f.host())
+			o.Cluster = strings.ReplaceAll(name, " ", "-")
+			n1 := run(t, o)
+			n1.session(t)
+			must(t, n1.PutSettings(ctx, []byte(`{"a":1}`), 0))
+			must(t, n1.Commit(ctx, ballot(n1, "n1")))
+			reader := n1.NewReader(func() {})
+			reading, end := context.WithCancel(ctx)
+			ended := make(chan struct{})
+			go func() { _ = reader.Run(reading); close(ended) }()
+			t.Cleanup(func() { end(); <-ended })
+			read := func() error {
+				value, is, err := reader.Key("pgsidecar/" + o.Cluster + "/config")
+				if err == nil && (!is || value != `{"a":1}`) {
+					err = fmt.Errorf("the key is %q, there: %v", value, is)
+				}
+				return err
+			}
+			eventually(t, 5*time.Second, "the key", read)
+			n1.SetHolding(true)
+			before := n1.View()
+
+			f.fault.Store(int32(mode))
+			f.CloseClientConnections() // the queries that wait as well
+			n1.await(t, 5*time.Second, "that Consul is away", func(v sessions.View) bool { return v.Consul.Reachable == ha.No && v.Err != nil })
+			f.asked.Store(0)
+			<-time.After(2 * time.Second)
+			if n := f.asked.Load(); n > 200 {
+				t.Errorf("asked %d times in two seconds", n)
+			}
+			v := n1.View()
+			if v.Consul.Record.Term != before.Consul.Record.Term || v.Consul.Lock != before.Consul.Lock || string(v.Settings) != string(before.Settings) {
+				t.Errorf("the view lost what it knew: %+v", v)
+			}
+			if err := read(); err != nil {
+				t.Error(err)
+			}
+			if err := n1.Confirm(ctx); mode != nothing && !errors.Is(err, sessions.ErrUnreachable) {
+				t.Errorf("a reading: %v", err)
+			}
+			if err := n1.Commit(ctx, keep(n1, "n1")); err == nil || mode == noPage && !errors.Is(err, sessions.ErrUnknownOutcome) {
+				t.Errorf("a change: %v", err)
+			}
+
+			f.fault.Store(int32(healthy))
+			n1.await(t, 10*time.Second, "that Consul is back", func(v sessions.View) bool {
+				return v.Consul.Reachable == ha.Yes && v.Err == nil && v.Consul.Session != ""
+			})
+			must(t, n1.Commit(ctx, ballot(n1, "n1")))
+		})
+	}
+}
+
+// Patroni reads Consul's session_ttl_min where newer agents do not say it. Here the
+// session is refused, whoever looks is told of the bound, and Consul does not count as
+// away.
+func TestSessionTooShortForConsul(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", `session_ttl_min = "30s"`)
+	o := options("n1", server.http)
+	refused := make(chan struct{}, 100)
+	o.Requested = func(operation string, _ time.Duration, err error) {
+		if operation == "session create" {
+			refused <- struct{}{}
+		}
+	}
+	n1 := run(t, o)
+	v := n1.await(t, 5*time.Second, "the refusal", func(v sessions.View) bool { return v.Err != nil && v.Consul.SeenAt != 0 })
+	wantErr(t, v.Err, v.Err, "create session", "consul.session_ttl", "30s")
+	for range 3 {
+		<-refused
+		n1.await(t, time.Second, "the word of it", func(v sessions.View) bool { return v.Err != nil })
+		if n1.View().Consul.Reachable == ha.No {
+			t.Error("Consul counts as away, although it answers")
+		}
+	}
+	o = options("n2", server.http)
+	o.TTL = 30 * time.Second
+	run(t, o).session(t)
 }
 
 // The lease counts from before the request was sent, and an address that

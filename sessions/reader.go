@@ -253,7 +253,7 @@ func (r *Reader) ask(ctx, moved context.Context, a *address, s *subject, index u
 		run: func(ctx context.Context, consul *api.Client) (err error) {
 			q := &api.QueryOptions{WaitIndex: index, WaitTime: wait}
 			value, got, err = s.query(consul, q.WithContext(ctx))
-			return err
+			return indexed(got, err)
 		},
 	})
 	return value, got, err

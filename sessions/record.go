@@ -77,7 +77,7 @@ func (c *Client) Confirm(ctx context.Context) error {
 
 func (c *Client) confirm(ctx context.Context) (*reading, error) {
 	var r *reading
-	err := c.do(ctx, request{need: c.needKeys("read"), run: func(ctx context.Context, consul *api.Client) error {
+	err := c.do(ctx, request{need: c.needKeys("read"), exists: true, run: func(ctx context.Context, consul *api.Client) error {
 		r = c.begin()
 		q := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
 		ok, resp, _, err := consul.Txn().Txn(c.bothKeys(), q)
@@ -292,7 +292,7 @@ func (c *Client) operations(change ha.Change) ([]byte, api.TxnOps, error) {
 func (c *Client) commit(ctx context.Context, ops api.TxnOps) error {
 	need := c.needKeys("write")
 	var r *reading
-	err := c.do(ctx, request{need: need, timeout: commitTimeout, once: true, run: func(ctx context.Context, consul *api.Client) error {
+	err := c.do(ctx, request{need: need, timeout: commitTimeout, once: true, exists: true, run: func(ctx context.Context, consul *api.Client) error {
 		r = c.begin()
 		ok, resp, _, err := consul.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
 		if err != nil {

@@ -100,10 +100,20 @@ func (c *Client) block(ctx, moved context.Context, a *address, w watch, index ui
 		run: func(ctx context.Context, consul *api.Client) (err error) {
 			q := &api.QueryOptions{WaitIndex: index, WaitTime: wait, RequireConsistent: index == 0}
 			got, apply, err = w.query(ctx, consul, q.WithContext(ctx))
-			return err
+			return indexed(got, err)
 		},
 	})
 	return got, apply, err
+}
+
+// indexed returns err or, of an answer without an index, that it is not Consul's: a
+// proxy's page for what it does not know has the status by which Consul says that a
+// key is missing.
+func indexed(index uint64, err error) error {
+	if err == nil && index == 0 {
+		return errForeign
+	}
+	return err
 }
 
 // watches are those that live as long as Run.
