@@ -225,13 +225,15 @@ func poll(t testing.TB, d time.Duration, what string, done func() bool) {
 	}
 }
 
-// admit opens the gate and follows.
-func (s *server) follow(from *server) {
+// follow opens the gate and follows.
+func (s *server) follow(from *server) { s.followBySlot(from, "") }
+
+func (s *server) followBySlot(from *server, slot string) {
 	s.t.Helper()
 	service := "pgsidecar:" + from.name
 	must(s.t, os.WriteFile(s.gate(), []byte("["+service+"]\n"), 0o644))
 	must(s.t, s.conn.Follow(within(s.t, 10*time.Second), checks.ConnInfo(checks.Upstream{Service: service,
-		Host: "127.0.0.1", Port: from.port, User: "postgres", Self: s.name, Timeout: 2 * time.Second}), "", ""))
+		Host: "127.0.0.1", Port: from.port, User: "postgres", Self: s.name, Timeout: 2 * time.Second}), slot, ""))
 }
 
 func (s *server) shut() { _ = os.Remove(s.gate()) }

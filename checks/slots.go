@@ -52,7 +52,7 @@ type SlotAt struct {
 }
 
 // EnsureSlots makes the physical slots, drops the members' slots that are not
-// wanted and not in use, makes those anew that have lost their log, and moves a
+// wanted and not in use, makes those anew that are of no use (renewed), and moves a
 // standby's on. A standby's slots are there so that their consumers can go on
 // from it the moment it leads: each keeps what its consumer is not known to have.
 // max_slot_wal_keep_size bounds what one that stays away costs.
@@ -74,36 +74,56 @@ type slotRow struct {
 	Name    string
 	Active  bool
 	Lost    bool
+	Pins    bool  // it has the horizon of a standby's queries
 	Restart int64 // from the log's beginning, in bytes
 }
 
-func readSlots(ctx context.Context, conn *pgx.Conn) (have []slotRow, standby bool, replayed ha.LSN, err error) {
-	rows, err := conn.Query(ctx, `select slot_name::text, active, coalesce(wal_status = 'lost', false),
+// slotState is what there is to keep slots by.
+type slotState struct {
+	have     []slotRow
+	standby  bool
+	replayed ha.LSN // by a standby
+	redo     ha.LSN // where a slot that is made now begins
+}
+
+func readSlots(ctx context.Context, conn *pgx.Conn) (s slotState, err error) {
+	rows, err := conn.Query(ctx, `select slot_name::text, active, coalesce(wal_status = 'lost', false), xmin is not null,
 		coalesce(restart_lsn - '0/0', 0)::bigint from pg_replication_slots where slot_type = 'physical' and not temporary`)
 	if err != nil {
-		return nil, false, 0, err
+		return s, err
 	}
-	if have, err = pgx.CollectRows(rows, pgx.RowToStructByPos[slotRow]); err != nil {
-		return nil, false, 0, err
+	if s.have, err = pgx.CollectRows(rows, pgx.RowToStructByPos[slotRow]); err != nil {
+		return s, err
 	}
-	var at int64
-	err = conn.QueryRow(ctx, `select pg_is_in_recovery(),
-		coalesce(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() - '0/0' end, 0)::bigint`).Scan(&standby, &at)
-	return have, standby, ha.LSN(at), err
+	var replayed, redo int64
+	err = conn.QueryRow(ctx, `select pg_is_in_recovery(), (redo_lsn - '0/0')::bigint,
+		coalesce(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() - '0/0' end, 0)::bigint
+		from pg_control_checkpoint()`).Scan(&s.standby, &redo, &replayed)
+	s.replayed, s.redo = ha.LSN(replayed), ha.LSN(redo)
+	return s, err
+}
+
+// renewed says of a slot that is wanted whether it is to be made anew: one that has
+// lost its log, and on a standby one that has the horizon of queries from when this
+// server led. That one would hold back the cleaning up on the new primary for ever
+// (hot_standby_feedback); it stays only while its consumer may need older log than
+// a new one would keep.
+func (s *slotState) renewed(h slotRow, w Slot) bool {
+	return h.Lost || s.standby && h.Pins && w.Has >= s.redo
 }
 
 func ensureSlots(ctx context.Context, conn *pgx.Conn, want []Slot) ([]SlotAt, error) {
-	have, standby, replayed, err := readSlots(ctx, conn)
+	s, err := readSlots(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
-	wanted := func(name string) int {
-		return slices.IndexFunc(want, func(w Slot) bool { return w.Name == name })
-	}
 	kept := map[string]ha.LSN{}
-	for _, h := range have {
-		gone := wanted(h.Name) < 0 && strings.HasPrefix(h.Name, slotPrefix)
-		if h.Active || !gone && !(h.Lost && wanted(h.Name) >= 0) {
+	for _, h := range s.have {
+		drop := strings.HasPrefix(h.Name, slotPrefix)
+		if i := slices.IndexFunc(want, func(w Slot) bool { return w.Name == h.Name }); i >= 0 {
+			drop = s.renewed(h, want[i])
+		}
+		if h.Active || !drop {
 			kept[h.Name] = ha.LSN(h.Restart)
 			continue
 		}
@@ -120,7 +140,7 @@ func ensureSlots(ctx context.Context, conn *pgx.Conn, want []Slot) ([]SlotAt, er
 				return nil, fmt.Errorf("make slot %s: %w", w.Name, err)
 			}
 		}
-		if to := min(w.Has, replayed); is && standby && to > restart {
+		if to := min(w.Has, s.replayed); is && s.standby && to > restart {
 			if _, err := conn.Exec(ctx, `select pg_replication_slot_advance(slot_name, $2::text::pg_lsn) from pg_replication_slots
 				where slot_name = $1 and not active`, w.Name, to.String()); err != nil {
 				return nil, fmt.Errorf("move slot %s on: %w", w.Name, err)
