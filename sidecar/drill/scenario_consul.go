@@ -16,6 +16,17 @@ func consulScenarios() []Scenario {
 			Fault: func(ctx context.Context, c Cast) error { return restartConsul(ctx, c, c.Primary) },
 		},
 		{
+			Name: "agent-left", Why: "Consul's agent beside the primary leaves, as for its upgrade, and is started again: its node and the session end with it",
+			Expect: Stays, Hold: 5 * time.Second,
+			Fault: func(ctx context.Context, c Cast) error {
+				if err := leaveConsul(ctx, c, c.Primary); err != nil {
+					return err
+				}
+				return startAbsent(ctx, c, c.Primary, lab.Consul)
+			},
+			Undo: func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Primary, lab.Consul) },
+		},
+		{
 			Name: "agent-lost", Why: "Consul's agent beside the primary is killed and stays away", Expect: Either, Hold: 40 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error { return stopConsul(ctx, c, c.Primary) },
 			Undo:  func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Primary, lab.Consul) },
@@ -77,6 +88,18 @@ func consulScenarios() []Scenario {
 
 func stopConsul(ctx context.Context, c Cast, host string) error {
 	return kill(ctx, c, host, lab.Consul)
+}
+
+// leaveConsul tells an agent to leave. One that cannot, because its host stands still
+// or is cut off, is killed, as by its supervisor.
+func leaveConsul(ctx context.Context, c Cast, host string) error {
+	if err := c.Lab.Signal(host, lab.Consul, syscall.SIGTERM); err != nil {
+		return err
+	}
+	if gone(ctx, c, host, lab.Consul) == nil {
+		return nil
+	}
+	return ignoreAbsent(stopConsul(ctx, c, host))
 }
 
 func restartConsul(ctx context.Context, c Cast, host string) error {
