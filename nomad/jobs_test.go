@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,6 +103,69 @@ func variables(t *testing.T, name, text string) map[string]string {
 	}
 	if len(all) < 5 {
 		t.Errorf("%s: only %d variables", name, len(all))
+	}
+	return all
+}
+
+// The faults that are found in others' jobs for PostgreSQL on Nomad, one line each; the
+// tests on a real Nomad show what comes of them.
+func TestJobsOfMembers(t *testing.T) {
+	for _, name := range []string{"docker", "exec", "raw_exec"} {
+		text, err := nomad.Job(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, diags := hclsyntax.ParseConfig([]byte(text), name, hcl.InitialPos)
+		if diags.HasErrors() {
+			t.Fatalf("%s: %v", name, diags)
+		}
+		settings := settingsIn(text, "", file.Body.(*hclsyntax.Body))
+		for setting, want := range map[string]string{
+			"job.group.update.max_parallel":               "1",
+			"job.group.update.canary":                     "0", // there is no data directory for one more
+			"job.group.update.auto_revert":                "false",
+			"job.group.update.auto_promote":               "",
+			"job.group.migrate.max_parallel":              "1",
+			"job.group.disconnect.replace":                "false", // else a second member is made, with no data
+			"job.group.disconnect.reconcile":              `"keep_original"`,
+			"job.group.reschedule.attempts":               "0",
+			"job.group.reschedule.unlimited":              "false",
+			"job.group.ephemeral_disk.sticky":             "",
+			"job.group.shutdown_delay":                    "", // clients lose the name, and the handover has not begun
+			"job.group.task.shutdown_delay":               "",
+			"job.group.task.kill_signal":                  `"SIGTERM"`,
+			"job.group.task.kill_timeout":                 "var.kill_timeout", // Nomad's default of 5 s is no time for a handover
+			"job.group.constraint.content.operator":       `"distinct_hosts"`,
+			"job.group.volume.source":                     "var.volume",
+			"job.group.service.check.check_restart.limit": "",
+			"job.group.task.env.CONSUL_HTTP_TOKEN":        "",
+			"job.group.task.service.check.interval":       "", // Nomad would announce before there is a role
+			"job.group.task.template.content.change_mode": `"noop"`,
+			"variable.kill_timeout.default":               `"30s"`,
+		} {
+			if have := settings[setting]; have != want {
+				t.Errorf("%s: %s is %q, want %q", name, setting, have, want)
+			}
+		}
+	}
+}
+
+// settingsIn are the attributes of a body and of all blocks in it, by their path.
+func settingsIn(text, path string, body *hclsyntax.Body) map[string]string {
+	all := map[string]string{}
+	for name, a := range body.Attributes {
+		r := a.Expr.Range()
+		all[path+name] = text[r.Start.Byte:r.End.Byte]
+	}
+	for _, b := range body.Blocks {
+		name := b.Type
+		if name == "dynamic" || name == "variable" {
+			name = b.Labels[0]
+		}
+		if b.Type == "variable" {
+			name = "variable." + name
+		}
+		maps.Copy(all, settingsIn(text, path+name+".", b.Body))
 	}
 	return all
 }

@@ -286,6 +286,41 @@ func TestSidecarReplaced(t *testing.T) {
 	})
 }
 
+// TestAllKilled: all members lose power at once. LiteFS then had no primary (#76). Here
+// one leads again when all are back, or, with the old primary's host gone, both others.
+func TestAllKilled(t *testing.T) {
+	for _, back := range [][]string{{"n3", "n2", "n1"}, {"n2", "n3"}} {
+		t.Run(strings.Join(back, " "), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := three(t)
+				defer w.stop()
+				for _, name := range []string{"n1", "n2", "n3"} {
+					w.members[name].kill()
+				}
+				time.Sleep(time.Minute)
+				for _, name := range back {
+					w.members[name].run()
+				}
+				w.until("a primary, and the other replicas", 30*time.Second, func() bool {
+					primaries, replicas := 0, 0
+					for _, m := range w.members {
+						if !m.running {
+							continue
+						}
+						switch m.tag {
+						case "primary":
+							primaries++
+						case "replica":
+							replicas++
+						}
+					}
+					return w.record.Phase == ha.PhaseLeading && w.members[w.record.Leader].running && primaries == 1 && replicas == len(back)-1
+				})
+			})
+		})
+	}
+}
+
 // TestCandidateDies: a switchover whose target dies with the lock in its hand is
 // rolled back, or goes on to the third member; writes are possible again within
 // a second.

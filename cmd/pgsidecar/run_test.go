@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,11 +260,16 @@ func (r *rig) exits(within time.Duration) int {
 // stop asks the member to end, and sees that it does, with status 0.
 func (r *rig) stop() {
 	r.t.Helper()
-	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	r.stopBy(syscall.SIGTERM)
+}
+
+func (r *rig) stopBy(signal syscall.Signal) {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(signal); err != nil {
 		r.t.Fatal(err)
 	}
 	if code := r.exits(30 * time.Second); code != 0 {
-		r.t.Errorf("exit status %d after SIGTERM", code)
+		r.t.Errorf("exit status %d after %v", code, signal)
 	}
 	if out, err := exec.Command("pgrep", "-f", r.data()).Output(); err == nil {
 		r.t.Errorf("processes are left: %s", out)
@@ -272,8 +279,8 @@ func (r *rig) stop() {
 const long = 90 * time.Second // the machine may be busy; what is waited for is an event
 
 // TestNoConsul: without Consul the member says so and waits; when it comes the
-// cluster is founded; SIGTERM stops all of it; the next start goes on with the
-// same data.
+// cluster is founded; SIGTERM or SIGINT stops all of it and gives the lock back (LiteFS
+// did not at SIGINT, #171); the next start goes on with the same data.
 func TestNoConsul(t *testing.T) {
 	r := newRig(t)
 	r.start()
@@ -286,9 +293,18 @@ func TestNoConsul(t *testing.T) {
 	}
 	r.start()
 	r.logged(long, "announced", "tag=primary", "term=1")
-	r.stop()
+	r.stopBy(syscall.SIGINT)
 	if strings.Contains(r.log.String(), "init:") {
 		t.Error("the second start made a new data directory")
+	}
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/v1/kv/pgsidecar/pg/leader", r.consul))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lock, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(lock), "Value") || strings.Contains(string(lock), "Session") {
+		t.Errorf("after SIGINT the lock is %s, %v", lock, err)
 	}
 }
 

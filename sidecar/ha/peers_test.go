@@ -49,6 +49,24 @@ func lonely() ha.Observation {
 	return o
 }
 
+// diverged is n2 with what n1, which leads, does not have.
+func diverged() ha.Observation {
+	o := following()
+	o.Server.Receiving, o.Server.Upstream, o.Server.Settled, o.Server.Position = ha.No, "", true, at(2, 99)
+	o.Peers[0].Report.Position, o.Peers[0].Report.Checkpointed = at(3, 100, forked...), true
+	return o
+}
+
+// stopped is an observation's server after somebody stopped it by hand.
+func stopped(o *ha.Observation) {
+	o.Server.Process, o.Server.ExitedAt, o.Server.InRecovery, o.Server.Receiving = ha.ProcessStopped, now.Add(-time.Minute), ha.Unknown, ha.No
+}
+
+// silent makes a peer silent since a minute.
+func silent(o *ha.Observation, peer int) {
+	o.Peers[peer].Link, o.Peers[peer].ReceivedAt, o.Peers[peer].EchoSentAt = ha.LinkSilent, now.Add(-time.Minute), now.Add(-time.Minute)
+}
+
 // step is what is decided: the first transaction's name and whose the record is
 // then, or the first action on the server, or the first block.
 func step(o ha.Observation) string {
@@ -60,6 +78,10 @@ func step(o ha.Observation) string {
 			return fmt.Sprintf("claim timeline %d", a.Change.Record.Timeline)
 		case a.Kind == ha.Commit:
 			return a.Change.What + " to " + a.Change.Record.Leader
+		case a.Kind == ha.Start && a.Primary:
+			return "start as primary"
+		case a.Kind == ha.Exit:
+			return "exit"
 		case a.Kind.OnServer():
 			return strings.TrimSpace(a.Kind.String() + " " + a.From)
 		}
@@ -124,11 +146,26 @@ func TestPeersBugs(t *testing.T) {
 			}, "stop"},
 		{"pgconsul: the primary came back while the others elected", lonely,
 			func(o *ha.Observation) { o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkUp, now }, "nothing"},
-		{"Patroni #3367: a rewind before the new primary's checkpoint", following,
+		{"Patroni frozen and awake again: a candidate that slept between its last look and the promotion", promoting,
 			func(o *ha.Observation) {
-				o.Server.Receiving, o.Server.Upstream, o.Server.Settled, o.Server.Position = ha.No, "", true, at(2, 99)
-				o.Peers[0].Report.Position, o.Peers[0].Report.Checkpointed = at(3, 100, forked...), false
-			}, "blocked: a checkpoint of n1 after its promotion"},
+				o.Consul.HeldAt, o.Server.LeaseUntil = now.Add(-time.Minute), now.Add(-time.Second)
+			}, "nothing"},
+		{"CloudNativePG #10409: a replica that has voted goes back to the old primary", following,
+			func(o *ha.Observation) { o.Server.Promise = 4 }, "blocked: Consul's answer for the term that was promised"},
+		{"Patroni's graceful stop outlasts its ttl: whoever leads by then is not told of an end", leading,
+			func(o *ha.Observation) {
+				stopped(o)
+				o.Intent.Shutdown, o.Server.CleanStop, o.Consul.Lock, o.Consul.Session = true, true, ha.Lock{Index: 9}, "a new one"
+			}, "exit"},
+
+		// The way back.
+		{"the plain way back", diverged, func(*ha.Observation) {}, "rewind n1"},
+		{"Patroni #3367: a rewind before the new primary's checkpoint", diverged,
+			func(o *ha.Observation) { o.Peers[0].Report.Checkpointed = false }, "blocked: a checkpoint of n1 after its promotion"},
+		{"Patroni #99, #2581: a rewind that fails keeps the member out for good", diverged,
+			func(o *ha.Observation) {
+				o.Busy = ha.Busy{FailedAt: now.Add(-time.Minute), FailedKind: ha.Rewind, Failures: 2}
+			}, "clone n1"},
 
 		// Deadlocks.
 		{"Patroni #3662: a member that is no voter hangs, and nobody leads", electing,
@@ -140,6 +177,13 @@ func TestPeersBugs(t *testing.T) {
 			func(o *ha.Observation) { o.Peers[0].Report.Position = at(3, 900) }, "claim timeline 4"},
 		{"Patroni #251: a demoted primary that is ahead leaves the cluster without a leader", electing,
 			func(o *ha.Observation) {
+				o.Peers[0] = o.Peers[1]
+				o.Peers[0].Member, o.Peers[0].Report.Member, o.Peers[0].Report.Session = "n1", "n1", "session of n1"
+				vote(o, 0, at(3, 900))
+			}, "pass to n1"},
+		{"Patroni #2070: the same in async mode", electing,
+			func(o *ha.Observation) {
+				o.Consul.Record.Durability, o.Policy.Mode, o.Server.Sync = ha.Durability{Mode: ha.ModeAsync}, ha.ModeAsync, ha.SyncSetting{}
 				o.Peers[0] = o.Peers[1]
 				o.Peers[0].Member, o.Peers[0].Report.Member, o.Peers[0].Report.Session = "n1", "n1", "session of n1"
 				vote(o, 0, at(3, 900))
@@ -160,6 +204,44 @@ func TestPeersBugs(t *testing.T) {
 			}, "reacquire to n1"},
 		{"Patroni #1003: Consul away means read only, although the members are all there", leading,
 			func(o *ha.Observation) { o.Consul.HeldAt, o.Consul.Reachable = now.Add(-time.Minute), ha.No }, "nothing"},
+		{"Patroni #2625: and one member away as well", leading,
+			func(o *ha.Observation) {
+				o.Consul.HeldAt, o.Consul.Reachable, o.Server.LeaseUntil = now.Add(-time.Minute), ha.No, now
+				silent(o, 1)
+			}, "nothing"},
+		{"and all of them: somebody else may be elected", leading,
+			func(o *ha.Observation) {
+				o.Consul.HeldAt, o.Consul.Reachable, o.Server.LeaseUntil = now.Add(-time.Minute), ha.No, now
+				silent(o, 0)
+				silent(o, 1)
+			}, "stop"},
+		{"CloudNativePG #10445: one look that fails makes a failover", leading,
+			func(o *ha.Observation) { o.Server.FailingSince = now.Add(-time.Second) }, "nothing"},
+		{"Patroni #1371: a server that hangs is left to hang", leading,
+			func(o *ha.Observation) { o.Server.FailingSince = now.Add(-3 * time.Second) }, "stop"},
+
+		// Maintenance.
+		{"Patroni #2179: the lock is given up in a pause", leading,
+			func(o *ha.Observation) {
+				o.Policy.Paused, o.Consul.Lock, o.Consul.Session = true, ha.Lock{Index: 9}, "a new one"
+			}, "reacquire to n1"},
+		{"Patroni #2919: another is promoted in a pause", lonely,
+			func(o *ha.Observation) { o.Policy.Paused = true }, "nothing"},
+		{"Patroni #2919: a primary whose host was restarted in a pause comes back as a replica", leading,
+			func(o *ha.Observation) {
+				stopped(o)
+				o.Policy.Paused, o.Server.ExitedAt = true, 0
+			}, "start as primary"},
+		{"Patroni #2834: a replica that was stopped by hand in a pause is started", following,
+			func(o *ha.Observation) {
+				stopped(o)
+				o.Policy.Paused = true
+			}, "blocked: the cluster is paused"},
+		{"and a primary", leading,
+			func(o *ha.Observation) {
+				stopped(o)
+				o.Policy.Paused = true
+			}, "blocked: the cluster is paused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := c.from()

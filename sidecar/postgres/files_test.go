@@ -197,3 +197,18 @@ func TestTLSRequired(t *testing.T) {
 		t.Errorf("conninfo %s", info)
 	}
 }
+
+// Nothing of the sidecar's environment gets to PostgreSQL: no secret, nothing that
+// libpq reads, and no NOTIFY_SOCKET, by which the server would tell systemd that the
+// member is ready or ends (Patroni hid it from 4.1 on).
+func TestEnvironment(t *testing.T) {
+	for _, name := range []string{"NOTIFY_SOCKET", "CONSUL_HTTP_TOKEN", "PGPASSWORD", "PGHOST", "LD_PRELOAD"} {
+		t.Setenv(name, "a value of the sidecar's")
+	}
+	s := &Server{o: Options{BinDir: "/bin", User: "postgres"}, home: "/"}
+	for _, variable := range s.environment() {
+		if strings.Contains(variable, "a value of the sidecar's") {
+			t.Errorf("PostgreSQL gets %s", variable)
+		}
+	}
+}
