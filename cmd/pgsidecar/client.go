@@ -47,6 +47,7 @@ type client struct {
 	// registry names more of them if none answers; nil: nobody does.
 	registry *registry
 	token    string
+	hint     string // for whoever named no member, if none answers
 }
 
 // clientFlags are how a command finds a member's API, and who it says it is.
@@ -115,6 +116,7 @@ func (f *clientFlags) fromConfig(cmd *cobra.Command, c *client) (string, error) 
 		if c.registry != nil {
 			return "", nil
 		}
+		c.hint = "; say where one is: --api HOST:8008, --config /etc/pgsidecar/pg.hcl, or --consul HOST:8500"
 		return "127.0.0.1:8008", nil
 	}
 	cfg, err := config.Load(f.config, environment())
@@ -211,7 +213,7 @@ func (c *client) statusOfAny(ctx context.Context, addresses []string) (*api.Stat
 	if failures == nil {
 		return nil, errNoMember // none was asked
 	}
-	return nil, fmt.Errorf("%w: %w", errNoMember, errors.Join(failures...))
+	return nil, fmt.Errorf("%w: %w%s", errNoMember, errors.Join(failures...), c.hint)
 }
 
 func (c *client) statusOf(ctx context.Context, address string) (*api.Status, error) {
@@ -235,6 +237,18 @@ func memberAPI(st *api.Status, name string) (address string, ok bool) {
 		return "", false
 	}
 	return st.Members[i].API, true
+}
+
+// unknownMember says that there is no such member, or that nobody knows where its API is.
+func unknownMember(st *api.Status, name string) error {
+	var names []string
+	for _, m := range st.Members {
+		if m.Member == name {
+			return fmt.Errorf("%s does not answer, and where its API is is not known; see pgsidecar status", name)
+		}
+		names = append(names, m.Member)
+	}
+	return fmt.Errorf("there is no member %s; there are %s", name, strings.Join(names, ", "))
 }
 
 // change asks one member for a change and prints what it answers.
@@ -285,9 +299,15 @@ func (c *client) ask(ctx context.Context, method, address, path string, body []b
 	}
 	switch text := strings.TrimSpace(string(answer)); {
 	case res.StatusCode == http.StatusPreconditionFailed:
-		return nil, fmt.Errorf("%s: %s: %w", address, orDefault(text, "no text"), errNotPossible)
+		return nil, fmt.Errorf("%s: %w: %s", address, errNotPossible, orDefault(text, "no text"))
+	case res.StatusCode == http.StatusUnauthorized && text == api.NoToken:
+		return nil, fmt.Errorf("%s: %s", address, text)
 	case res.StatusCode == http.StatusUnauthorized && c.token == "":
 		return nil, fmt.Errorf("%s: %s; name the token's file with --token-file", address, text)
+	case res.StatusCode == http.StatusUnauthorized:
+		return nil, fmt.Errorf("%s: %s: the token is not the one of token_file, in the block api of that member's pg.hcl", address, text)
+	case res.StatusCode >= 300 && text != "" && strings.HasPrefix(res.Header.Get("Content-Type"), "text/plain"):
+		return nil, fmt.Errorf("%s: %s", address, text)
 	case res.StatusCode >= 300:
 		return nil, fmt.Errorf("%s: %s (%s)", address, orDefault(text, "no text"), res.Status)
 	}

@@ -79,6 +79,7 @@ func fakeCluster(t *testing.T) (n1, n2 *fakeMember) {
 		{Member: "n3", Role: ha.RoleReplica, Term: 6, Link: "silent", HeardAge: 31, Voter: true, Restart: true, Postgres: "10.0.0.3:5432"},
 	}
 	n1.status.Leader, n1.status.Members = "n2", members
+	n2.status.Recorded = []string{"n1", "n2", "n3", "n4"}
 	n2.status.Leader, n2.status.Members = "n2", members
 	n2.status.LeaseLeft = 4.62
 	n2.status.Templates = json.RawMessage(`{"templates":[{"name":"uri"},{"name":"pgbouncer","error":"checker refused the file: exit status 1"}],` +
@@ -175,14 +176,24 @@ func TestChangesRefused(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	api := n1.address()
+	wrong := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(wrong, []byte("guessed\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, line string
 		code       int
 		stderr     string
 	}{
 		{"no token", "switchover -api " + api, 1, "name the token's file with --token-file"},
-		{"no such member", "restart n9 -api " + api, 1, "member n9 is not known"},
-		{"its API is not known", "restart n3 -api " + api, 1, "member n3 is not known, or its API"},
+		{"a wrong token", "switchover -token-file " + wrong + " -api " + api, 1, "the token is not the one of token_file"},
+		{"no such member", "restart n9 -api " + api, 1, "there is no member n9; there are n1, n2, n3\n"},
+		{"no such candidate", "switchover -to n9 -api " + api, 1, "there is no member n9; there are n1, n2, n3\n"},
+		{"the leader as candidate", "switchover -to n2 -api " + api, 1, "n2 leads already\n"},
+		{"nobody to clone, before asking", "reinit n9 -api " + api, 1, "pgsidecar: there is no member n9"},
+		{"nobody to remove, before asking", "remove n9 -api " + api, 1, "pgsidecar: there is no member n9"},
+		{"its API is not known", "restart n3 -api " + api, 1, "n3 does not answer"},
+		{"a time that a person may type", "switchover -at tomorrow -api " + api, 2, "such as 2026-01-31T04:00:00Z"},
 		{"no member", "restart -api " + api, 2, "which members?"},
 		{"no candidate", "failover -api " + api, 2, "--to is missing"},
 		{"not confirmed", "failover -to n1 -accept-data-loss -api " + api, 1, "nothing was done"},
@@ -191,6 +202,7 @@ func TestChangesRefused(t *testing.T) {
 		{"a time without zone", "switchover -at 2036-01-31T04:00:00 -api " + api, 2, "expected a time with its zone"},
 		{"no time", "pause -for 0s -api " + api, 2, "expected a time such as 30m"},
 		{"nobody there", "status -api " + strings.TrimPrefix(gone.URL, "http://"), 1, "no member answers"},
+		{"where members may be", "status", 1, "say where one is: --api"},
 		{"no such configuration", "status -config nowhere.hcl", 2, "nowhere.hcl: cannot be read"},
 		{"no such token", "status -token-file nowhere", 2, "nowhere"},
 	} {

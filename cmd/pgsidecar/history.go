@@ -77,6 +77,10 @@ func showChanges(ctx context.Context, c *client, st *api.Status, asJSON bool, to
 	if err := json.Unmarshal(text, &all); err != nil {
 		return fmt.Errorf("read changes: %w", err)
 	}
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(to, "no setting has been changed")
+		return err
+	}
 	for _, change := range all {
 		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(time.DateTime), orDefault(change.By, "pgsidecar itself"), change.Member)
 		for line := range strings.Lines(change.Diff + "\n") {

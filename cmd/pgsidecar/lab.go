@@ -185,6 +185,11 @@ func describe(w io.Writer, l *lab.Lab) error {
 	for _, m := range p.Members() {
 		fmt.Fprintf(t, "%s\tPostgreSQL %s, API %s, log %s\n", m.Name, m.PostgresAddress(), m.APIAddress(), filepath.Join(m.Dir, "sidecar.log"))
 	}
+	inside := ""
+	if p.Isolated {
+		inside = "ip netns exec " + app.Namespace + " "
+	}
+	fmt.Fprintf(t, "to look at it\t%spgsidecar status --config %s\n", inside, filepath.Join(p.Members()[0].Dir, "pg.hcl"))
 	if p.Isolated {
 		fmt.Fprintf(t, "to get in\tip netns exec %s bash\n", app.Namespace)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -67,6 +68,7 @@ func watchLab(ctx context.Context, a *app, l *lab.Lab) error {
 	go lookAtLab(ctx, l, sights)
 	v := &labView{app: a, lab: l, beat: beat, started: time.Now(), pauses: time.Now(), primary: beat.Primary()}
 	v.say("the cluster is whole; press k to kill the primary's PostgreSQL")
+	v.say("or: pgsidecar status --config " + filepath.Join(l.Plan().Members()[0].Dir, "pg.hcl"))
 	return v.show(ctx, keys, sights, done)
 }
 

@@ -49,7 +49,7 @@ With --database an application's writes are measured: a table drill.writes is ma
 there, and removed afterwards. The exit status is 1 if an objective was missed.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || liveFaults[args[0]] == "" {
-				return usage("say which one drill: switchover, postgres-killed or sidecar-stopped")
+				return usage("say which drill, one of: switchover, postgres-killed or sidecar-stopped")
 			}
 			return nil
 		},

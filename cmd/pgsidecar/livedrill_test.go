@@ -91,8 +91,8 @@ func TestLiveDrillRefuses(t *testing.T) {
 		{"--database", append(good, "--database", "port=nonsense")},
 		{"are not negative", append(good, "--rpo", "-1")},
 		{"no such file", append(good, "--html", "/no/such/folder/x.html")},
-		{"say which one drill", []string{"drill", "live", "earthquake", "--yes"}},
-		{"say which one drill", []string{"drill", "live", "--yes"}},
+		{"say which drill", []string{"drill", "live", "earthquake", "--yes"}},
+		{"say which drill", []string{"drill", "live", "--yes"}},
 	} {
 		code, stdout, stderr := command(t, c.args...)
 		if code != exitUsage || stdout != "" || !strings.Contains(stderr, c.want) || strings.Contains(stderr, "secret") {

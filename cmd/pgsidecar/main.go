@@ -67,6 +67,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	refuseUnknown(root)
 	err := root.ExecuteContext(ctx)
 	var silent exitStatus
 	switch {
@@ -83,7 +84,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 }
 
 // twoDashes lets flags be written as Consul's and Nomad's are, with one dash:
-// -config is --config. There are no flags of one letter but -h.
+// -config is --config. There are no flags of one letter but -h and -v.
 func twoDashes(args []string) []string {
 	out := append([]string{}, args...) // never nil, for which cobra takes os.Args
 	for i, arg := range out {
@@ -119,10 +120,10 @@ func newRootCommand(a *app) *cobra.Command {
 		Short: "Make PostgreSQL highly available on Consul",
 		Long: "pgsidecar runs beside each PostgreSQL server and makes a set of them one highly\n" +
 			"available service on Consul.",
-		SilenceErrors:              true,
-		SilenceUsage:               true,
-		SuggestionsMinimumDistance: 2,
-		Args:                       needCommand,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       versionWords(a),
+		Args:          needCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -153,7 +154,31 @@ func newRootCommand(a *app) *cobra.Command {
 		newSwitchoverCommand(a),
 		newVersionCommand(a),
 	)
+	root.SetVersionTemplate("pgsidecar {{.Version}}\n")
 	return root
+}
+
+// refuseUnknown makes the commands that cobra adds refuse a word that is no command,
+// as all others do. The streams must be set: completion takes them over.
+func refuseUnknown(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd("")
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "completion":
+			cmd.Args, cmd.RunE = needCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		case "help":
+			show := cmd.Run
+			cmd.Run = nil
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if of, left, err := root.Find(args); err == nil && of != root || len(left) == 0 {
+					show(cmd, args)
+					return nil
+				}
+				return needCommand(root, args)
+			}
+		}
+	}
 }
 
 // needCommand refuses words that are no command, with the likeliest one.
@@ -161,6 +186,7 @@ func needCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	cmd.SuggestionsMinimumDistance = 2 // letters that may be wrong
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return usage("no command %q; did you mean %q?", args[0], near[0])
 	}
@@ -170,7 +196,7 @@ func needCommand(cmd *cobra.Command, args []string) error {
 // noArgs refuses arguments, as a usage error.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usage("%s takes no arguments, and got %q", cmd.CommandPath(), args)
+		return usage("%s takes no arguments, and got %q; see %s --help", cmd.CommandPath(), args, cmd.CommandPath())
 	}
 	return nil
 }

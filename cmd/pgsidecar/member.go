@@ -32,14 +32,14 @@ a replica with the tag clonefrom that streams; else from the primary. It is show
 far it is until the replica streams again; Ctrl-C ends the looking, not the clone.`,
 		Args: oneMember,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			c, address, err := flags.member(cmd, args[0])
+			if err != nil {
+				return err
+			}
 			if !yes {
 				if err := confirm(a, "The data directory of "+args[0]+" is replaced by a new clone.", args[0]); err != nil {
 					return err
 				}
-			}
-			c, address, err := flags.member(cmd, args[0])
-			if err != nil {
-				return err
 			}
 			body := map[string]any{}
 			if from != "" {
@@ -153,7 +153,7 @@ func (f *clientFlags) member(cmd *cobra.Command, name string) (*client, string, 
 	}
 	address, ok := memberAPI(st, name)
 	if !ok {
-		return nil, "", fmt.Errorf("member %s is not known, or its API is not; see pgsidecar status", name)
+		return nil, "", unknownMember(st, name)
 	}
 	return c, address, nil
 }

@@ -19,11 +19,10 @@ import (
 // newNomadCommand returns `nomad` and the commands under it.
 func newNomadCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:                        "nomad",
-		Short:                      "Print a job file for Nomad",
-		Args:                       needCommand,
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		SuggestionsMinimumDistance: 2,
+		Use:   "nomad",
+		Short: "Print a job file for Nomad",
+		Args:  needCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newNomadJobCommand(a))
 	return cmd

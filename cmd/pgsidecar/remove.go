@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,8 +98,12 @@ func mayRemove(st *api.Status, member string) error {
 		if m.Link == "up" || m.Link == "self" {
 			return fmt.Errorf("%s is alive; stop its sidecar first: systemctl stop pgsidecar, on its machine", member)
 		}
+		return nil
 	}
-	return nil
+	if slices.Contains(st.Recorded, member) {
+		return nil
+	}
+	return unknownMember(st, member)
 }
 
 // removeCluster deletes a cluster's keys in Consul.

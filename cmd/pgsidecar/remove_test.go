@@ -20,6 +20,7 @@ func TestRemoveMember(t *testing.T) {
 	}{
 		{"gone", "remove n3", "n3\n", 0, `POST /remove {"member":"n3"}`, "its sidecar, if it is ever started again, brings it back"},
 		{"known by the record alone", "remove n4", "n4\n", 0, `POST /remove {"member":"n4"}`, "n4 is removed"},
+		{"unknown", "remove n5", "n5\n", 1, "", "there is no member n5; there are n1, n2, n3"},
 		{"another name typed", "remove n3", "n1\n", 1, "", `nothing was removed: "n1" was typed, not "n3"`},
 		{"yes typed", "remove n3", "yes\n", 1, "", "nothing was removed"},
 		{"nothing typed", "remove n3", "", 1, "", "nothing was removed"},

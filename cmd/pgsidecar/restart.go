@@ -58,7 +58,11 @@ where it is (--role primary), then the replicas: a standby needs what its primar
 				return err
 			}
 			if len(chosen) == 0 {
-				_, err := fmt.Fprintln(a.stdout, "no member is to be restarted")
+				none := "no member is to be restarted"
+				if f.pending {
+					none = "no parameter of these members waits for a restart"
+				}
+				_, err := fmt.Fprintln(a.stdout, none)
 				return err
 			}
 			return f.restart(cmd.Context(), rollout{c, a.stdout}, st, chosen)
@@ -87,7 +91,7 @@ func (f *restartFlags) check(members []string) error {
 	}
 	if f.at != "" {
 		if _, err := time.Parse(time.RFC3339, f.at); err != nil {
-			return usage("--at %q: expected a time with its zone, such as %s", f.at, time.RFC3339)
+			return usage("--at %q: expected a time with its zone, such as 2026-01-31T04:00:00Z", f.at)
 		}
 	}
 	return nil
@@ -97,7 +101,7 @@ func (f *restartFlags) check(members []string) error {
 func (f *restartFlags) choose(st *api.Status, names []string) ([]api.MemberStatus, error) {
 	for _, name := range names {
 		if _, ok := memberAPI(st, name); !ok {
-			return nil, fmt.Errorf("member %s is not known, or its API is not; see pgsidecar status", name)
+			return nil, unknownMember(st, name)
 		}
 	}
 	var chosen []api.MemberStatus

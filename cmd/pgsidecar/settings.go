@@ -328,6 +328,9 @@ func settingValue(kind reflect.Type, text string) (any, error) {
 	}
 	var value any
 	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		if kind.Kind() == reflect.Slice {
+			return nil, errors.New(`expected JSON: a list of lines, such as '["first line", "second line"]'`)
+		}
 		return nil, fmt.Errorf("expected JSON: %w", err)
 	}
 	return value, nil

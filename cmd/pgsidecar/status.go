@@ -117,7 +117,7 @@ func writeStatus(b *strings.Builder, st *api.Status) {
 		if m.Position.Known() {
 			timeline, position = strconv.FormatUint(uint64(m.Position.TLI), 10), m.Position.LSN.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, m.Role, memberState(st, m), m.Term,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, orDefault(string(m.Role), "-"), memberState(st, m), m.Term,
 			timeline, position, lagWords(st, m), heardWords(m), orDefault(m.Postgres, "-"))
 	}
 	w.Flush()
@@ -149,6 +149,9 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 		if block.Override != "" {
 			fmt.Fprintf(b, "  override: %s\n  its cost: %s\n", block.Override, orDefault(block.Cost, "nothing"))
 		}
+	}
+	if slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Restart }) {
+		b.WriteString("\nA parameter waits for a restart: pgsidecar restart --pending\n")
 	}
 	for _, m := range st.Members {
 		if m.Blocked != "" && (m.Member != st.Member || len(st.Blocks) == 0) { // its own are above
@@ -184,6 +187,8 @@ func memberState(st *api.Status, m api.MemberStatus) string {
 	switch {
 	case m.Link == "silent" || m.Link == "refused":
 		return m.Link
+	case m.Link == "unknown":
+		return "not heard"
 	case m.Writable:
 		words = append(words, "writable")
 	case m.Streaming:
@@ -192,6 +197,8 @@ func memberState(st *api.Status, m api.MemberStatus) string {
 		words = append(words, progressWords(st.Progress))
 	case m.Member == st.Member:
 		words = append(words, st.Server)
+	case m.Role == ha.RoleStopped:
+		words = append(words, "no server") // it is being made, mended or started
 	default:
 		words = append(words, "up")
 	}

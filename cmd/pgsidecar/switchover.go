@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -40,7 +42,7 @@ given up.`,
 			}
 			if at != "" {
 				if _, err := time.Parse(time.RFC3339, at); err != nil {
-					return usage("--at %q: expected a time with its zone, such as %s", at, time.RFC3339)
+					return usage("--at %q: expected a time with its zone, such as 2026-01-31T04:00:00Z", at)
 				}
 			}
 			c, err := flags.client(cmd)
@@ -55,8 +57,13 @@ given up.`,
 				return c.forget(cmd.Context(), a.stdout, st, "/switchover")
 			}
 			leader, ok := memberAPI(st, st.Leader)
-			if !ok {
+			switch {
+			case !ok:
 				return fmt.Errorf("there is no leader that could hand over; see pgsidecar status")
+			case to == st.Leader:
+				return fmt.Errorf("%s leads already", to)
+			case to != "" && !slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == to }):
+				return unknownMember(st, to)
 			}
 			return c.change(cmd.Context(), a.stdout, leader, "/switchover",
 				handoverBody{Leader: st.Leader, Candidate: to, ScheduledAt: at})
@@ -78,7 +85,13 @@ func newFailoverCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "failover --to MEMBER",
 		Short: "Make a member lead where no leader is left to hand over",
-		Args:  noArgs,
+		Long: `Make a member lead where no leader is left to hand over. While one is heard this is a
+switchover, which loses nothing. Without one, members elect by themselves as soon as
+safety allows it; where it does not, pgsidecar status says what is missing, and
+--accept-data-loss goes on without it.`,
+		Example: `  pgsidecar failover --to n2
+  pgsidecar failover --to n2 --accept-data-loss      # asks before`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if to == "" {
 				return usage("--to is missing: which member is to lead?")
@@ -93,7 +106,7 @@ func newFailoverCommand(a *app) *cobra.Command {
 			}
 			candidate, ok := memberAPI(st, to)
 			if !ok {
-				return fmt.Errorf("member %s is not known, or its API is not; see pgsidecar status", to)
+				return unknownMember(st, to)
 			}
 			if lose && !yes {
 				what := fmt.Sprintf("%s is to lead without the votes that safety asks for. Commits that were acknowledged may be lost.", to)

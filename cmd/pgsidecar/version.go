@@ -14,8 +14,13 @@ func newVersionCommand(a *app) *cobra.Command {
 		Short: "Print the version",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.stdout, "pgsidecar %s (%s %s/%s)\n", a.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(a.stdout, "pgsidecar %s\n", versionWords(a))
 			return err
 		},
 	}
+}
+
+// versionWords is what `version` and --version print.
+func versionWords(a *app) string {
+	return fmt.Sprintf("%s (%s %s/%s)", a.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

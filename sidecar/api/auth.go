@@ -12,6 +12,10 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
+// NoToken is why a member without a token of its own refuses a change.
+const NoToken = "this member has no token, so only a client certificate may change something; " +
+	"set token_file in the block api of each pg.hcl, and restart pgsidecar"
+
 // authorize returns who asks for a change, in words for the log, or a Refusal:
 // 403 for another site's page, 401 for all else.
 func (s *Server) authorize(r *http.Request) (by string, err error) {
@@ -30,7 +34,7 @@ func (s *Server) authorize(r *http.Request) (by string, err error) {
 	}
 	switch shown := shownToken(r); {
 	case token == "":
-		return "", Refuse(http.StatusUnauthorized, "a client certificate is required: this member has no token")
+		return "", Refuse(http.StatusUnauthorized, NoToken)
 	case shown == "":
 		return "", Refuse(http.StatusUnauthorized, "no auth header received")
 	case !sameSecret(shown, token):

@@ -191,7 +191,7 @@ func TestLiveRefused(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"switchover", "say so with --yes"},
 		{"switchover --yes", "token is missing"},
-		{"earthquake --yes --token-file " + token, "say which one drill"},
+		{"earthquake --yes --token-file " + token, "say which drill"},
 		{"switchover --yes --token-file " + token, "it is paused, and nobody would take over"},
 	} {
 		refused(t, exec.Command(program, append([]string{"drill", "live", "--api", server.URL}, strings.Fields(c.args)...)...), c.want)
