@@ -167,13 +167,13 @@ func (d *decision) preVotesAsync() string {
 // rank counts the better candidates that are in sight.
 func (d *decision) rank() int {
 	better := 0
-	me := candidate{member: d.o.Self, position: d.o.Server.Position, priority: d.o.Policy.Priority}
+	me := candidate{member: d.o.Self, position: d.o.Server.Position, late: late(d.o.Server.Position, d.o.Server.Replayed), priority: d.o.Policy.Priority}
 	for i := range d.o.Peers {
 		p := &d.o.Peers[i]
 		if !d.fresh(p) || !p.Report.Eligible || p.Report.Hears {
 			continue
 		}
-		if (candidate{member: p.Member, position: p.Report.Position, priority: p.Report.Priority}).better(me) {
+		if p.candidate().better(me) {
 			better++
 		}
 	}
@@ -184,12 +184,25 @@ func (d *decision) rank() int {
 type candidate struct {
 	member   string
 	position Position
+	late     bool // it has much to replay before it takes writes
 	priority int
 }
+
+func (p *Peer) candidate() candidate {
+	r := &p.Report
+	return candidate{member: p.Member, position: r.Position, late: late(r.Position, r.Replay), priority: r.Priority}
+}
+
+// late reports whether a standby that has received the log up to at has much to
+// replay before it takes writes.
+func late(at Position, replayed LSN) bool { return replayed != 0 && replayed+maxHandoverLag < at.LSN }
 
 func (c candidate) better(than candidate) bool {
 	if order := c.position.Compare(than.position); order != 0 {
 		return order > 0
+	}
+	if c.late != than.late {
+		return than.late
 	}
 	if c.priority != than.priority {
 		return c.priority > than.priority

@@ -191,6 +191,45 @@ func TestPlannedHeir(t *testing.T) {
 	}
 }
 
+// A member that has received everything and replayed little takes no writes before it
+// has: Patroni chooses by what was received, and its switchover takes as long as the
+// rest. Here it is not the first choice, and a switchover to it is refused.
+func TestHeirThatReplaysLate(t *testing.T) {
+	o := leading()
+	o.Intent = ha.Intent{Switchover: true, Since: now.Add(-time.Second)}
+	o.Server.CheckpointAt = now
+	for i := range o.Peers {
+		o.Peers[i].Report.Position.LSN, o.Server.Walsenders[i].Flush = 1<<30, 1<<30
+		o.Peers[i].Report.Replay = 1 << 30
+	}
+	o.Server.Position.LSN = 1 << 30
+	o.Peers[0].Report.Replay, o.Peers[0].Report.Priority = 1<<29, 7
+	for target, want := range map[string]string{"": "", "n3": "", "n2": "n2 has more than 16 MiB to replay"} {
+		o.Intent.Target = target
+		if _, s := asked(o, ha.Stop); !strings.HasPrefix(s.Refused, want) || want == "" && s.Refused != "" {
+			t.Errorf("a switchover to %q is refused by %q, want %q", target, s.Refused, want)
+		}
+	}
+	o.Intent.Target, o.Server.Process, o.Server.CleanStop, o.Server.ExitedAt, o.Server.InRecovery = "", ha.ProcessStopped, true, now, ha.Unknown
+	if pass, _ := asked(o, ha.Commit); pass == nil || pass.Change.Record.Leader != "n3" {
+		t.Errorf("handed over by %+v", pass)
+	}
+
+	// Without a primary the member that can take writes at once begins.
+	ballot := func(own, other ha.LSN) bool {
+		o := following()
+		o.Server.Receiving, o.Server.Position.LSN, o.Server.Replayed = ha.No, 1<<30, own
+		o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkSilent, now.Add(-3*time.Second)
+		n3 := &o.Peers[1].Report
+		n3.Hears, n3.Position.LSN, n3.Replay = false, 1<<30, other
+		_, actions := ha.Decide(ha.State{PhaseTerm: 3, Phase: ha.PhaseLeading, PhaseAt: now.Add(-time.Minute), LostAt: now.Add(-time.Millisecond), LostTerm: 3}, o)
+		return slices.ContainsFunc(actions, func(a ha.Action) bool { return a.Kind == ha.Commit && a.Change.What == "ballot" })
+	}
+	if !ballot(1<<30, 1<<29) || ballot(1<<29, 1<<30) {
+		t.Error("the member that has much to replay begins first")
+	}
+}
+
 // A voter's word that it hears nobody counts only for the phase that it spoke of
 // (S8; found by the simulation, seed 9057530 of three members): before the leader
 // led there was nobody to hear.

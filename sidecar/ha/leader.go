@@ -87,7 +87,7 @@ func (d *decision) heir() *Peer {
 			!slices.Contains(d.rec.Members, p.Member) {
 			continue
 		}
-		c := candidate{member: p.Member, position: p.Report.Position, priority: p.Report.Priority}
+		c := p.candidate()
 		if own := &d.o.Server.Position; planned && own.Known() && c.position.TLI == own.TLI && c.position.LSN+maxHandoverLag >= own.LSN {
 			c.position = *own
 		}
@@ -422,8 +422,9 @@ func (d *decision) depart() bool {
 // makes one that takes as long, with clients waiting.
 const checkpointPatience = 30 * time.Second
 
-// maxHandoverLag is how far the target of a switchover may be behind: what is
-// left is sent while the server shuts down, and clients wait for it.
+// maxHandoverLag is how far the target of a switchover may be behind, in receiving
+// and in replaying: what is left is sent while the server shuts down, and replayed
+// before the target takes writes, and clients wait for it.
 const maxHandoverLag = 16 << 20
 
 // unready says why no switchover can begin.
@@ -434,6 +435,8 @@ func (d *decision) unready() string {
 		return "no other member can lead now"
 	case d.o.Intent.Target != "" && p.Member != d.o.Intent.Target:
 		return d.o.Intent.Target + " cannot lead now"
+	case p.candidate().late:
+		return p.Member + " has more than 16 MiB to replay, and writes would wait for that; pgsidecar status shows its lag"
 	}
 	for i := range d.o.Server.Walsenders {
 		w := &d.o.Server.Walsenders[i]
