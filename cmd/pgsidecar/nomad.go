@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/nomad"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 )
 
 // newNomadCommand returns `nomad` and the commands under it.
@@ -72,6 +73,7 @@ func listJobs(w io.Writer) error {
 // if it is in one.
 func environment() config.Environment {
 	env := config.OSEnvironment()
+	env.BinDir = postgres.BinDir
 	// A wrong value is said by run (newTask); all others need none of those.
 	a, in, _ := nomad.FromEnvironment(env.Getenv)
 	if !in {

@@ -355,3 +355,23 @@ func TestForeignDirectory(t *testing.T) {
 		t.Errorf("the directory was touched: %q, %v", got, err)
 	}
 }
+
+// TestProgramsFound: a configuration that does not say where PostgreSQL's programs
+// are, as the one of config init does not, finds Debian's.
+func TestProgramsFound(t *testing.T) {
+	r := newRig(t)
+	bin, err := programs.PostgresBin()
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := r.replace(fmt.Sprintf("  bin_dir   = %q\n", bin), ""); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := command(t, "config", "show", "-config", r.config()); code != exitOK || !strings.Contains(stdout, bin) {
+		t.Errorf("config show: exit status %d, %s%s", code, stdout, stderr)
+	}
+	t.Setenv("PATH", "/usr/bin:/bin") // Debian has only the clients' programs there
+	r.startConsul()
+	r.start()
+	r.logged(long, "announced", "tag=primary")
+}

@@ -180,6 +180,9 @@ func (r *reader) checkAddresses(c *Config) {
 		host, _, _ := net.SplitHostPort(a)
 		key := path[strings.LastIndexByte(path, '.')+1:]
 		switch {
+		case bareIPv6(a):
+			at := strings.LastIndexByte(a, ':')
+			r.refuse(path, `%s %q: an IPv6 address has brackets; expected "[%s]%s"`, key, a, a[:at], a[at:])
 		case hostPort(a) != nil:
 			r.refuse(path, `%s %q: expected host:port, such as "10.0.0.1:5432"`, key, a)
 		case key == "advertise" && wildcard(host):
@@ -195,6 +198,13 @@ func (r *reader) checkAddresses(c *Config) {
 		"require_client_cert needs client_ca_file, which says whose certificates are good")
 	r.require(!(r.set("api.token_file") && r.set("api.token")), "api.token", "token and token_file are both set; expected one of them")
 	r.require(!(r.set("peers.key_file") && r.set("peers.key")), "peers.key", "key and key_file are both set; expected one of them")
+}
+
+// bareIPv6 reports whether a is an IPv6 address and a port, without the brackets
+// that tell one from the other: what a go-sockaddr template makes on some machines.
+func bareIPv6(a string) bool {
+	host, err := netip.ParseAddr(a[:max(strings.LastIndexByte(a, ':'), 0)])
+	return err == nil && host.Is6()
 }
 
 // samePort reports whether two listeners would collide.

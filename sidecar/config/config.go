@@ -63,7 +63,7 @@ type Service struct {
 
 // Postgres describes the local server.
 type Postgres struct {
-	BinDir    string // empty: the version of DataDir, or the newest under /usr/lib/postgresql
+	BinDir    string // the version of DataDir, or the newest under /usr/lib/postgresql; empty: on PATH
 	DataDir   string // absolute
 	StateDir  string // absolute; promises and markers, which must survive what replaces DataDir
 	User      string // the operating system's user that runs the server

@@ -19,6 +19,9 @@ type Environment struct {
 	User string
 	// Sockaddr evaluates a go-sockaddr template such as "{{ GetPrivateIP }}".
 	Sockaddr func(string) (string, error)
+	// BinDir finds PostgreSQL's server programs for a data directory; empty: there
+	// are none where they usually are. nil: nobody looks.
+	BinDir func(dataDir string) string
 	// Task is what the scheduler says whose task this process is; nil outside
 	// of one.
 	Task *Task

@@ -25,6 +25,9 @@ func (r *reader) derive(c *Config, of kind) {
 		// not in it: a clone replaces that.
 		p.StateDir = strings.TrimRight(p.DataDir, "/") + ".pgsidecar"
 	}
+	if p.BinDir == "" && r.env.BinDir != nil {
+		p.BinDir = r.env.BinDir(p.DataDir)
+	}
 	if r.env.Task != nil {
 		r.deriveTask(c)
 	}

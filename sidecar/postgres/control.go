@@ -315,7 +315,7 @@ var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 func programVersion(path string) (int, error) {
 	out, err := exec.Command(path, "--version").Output()
 	if err != nil {
-		return 0, fmt.Errorf("find PostgreSQL's programs: %w", err)
+		return 0, fmt.Errorf("find PostgreSQL's programs; set bin_dir to where they are: %w", err)
 	}
 	m := versionPattern.FindSubmatch(out)
 	if m == nil {
