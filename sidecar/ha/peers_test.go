@@ -150,6 +150,10 @@ func TestPeersBugs(t *testing.T) {
 			func(o *ha.Observation) {
 				o.Consul.HeldAt, o.Server.LeaseUntil = now.Add(-time.Minute), now.Add(-time.Second)
 			}, "nothing"},
+		{"Patroni #3306: a promotion that fails leaves a leader that is read only", promoting,
+			func(o *ha.Observation) {
+				o.Busy = ha.Busy{FailedAt: now.Add(-time.Second), FailedKind: ha.Promote, Failures: 2}
+			}, "pass to n3"},
 		{"CloudNativePG #10409: a replica that has voted goes back to the old primary", following,
 			func(o *ha.Observation) { o.Server.Promise = 4 }, "blocked: Consul's answer for the term that was promised"},
 		{"Patroni's graceful stop outlasts its ttl: whoever leads by then is not told of an end", leading,
@@ -219,6 +223,10 @@ func TestPeersBugs(t *testing.T) {
 			func(o *ha.Observation) { o.Server.FailingSince = now.Add(-time.Second) }, "nothing"},
 		{"Patroni #1371: a server that hangs is left to hang", leading,
 			func(o *ha.Observation) { o.Server.FailingSince = now.Add(-3 * time.Second) }, "stop"},
+		{"CloudNativePG #11348: a server that hangs is asked for a checkpoint before it is stopped", leading,
+			func(o *ha.Observation) {
+				o.Server.FailingSince, o.Intent = now.Add(-3*time.Second), ha.Intent{Switchover: true, Since: now.Add(-time.Second)}
+			}, "stop"},
 
 		// Maintenance.
 		{"Patroni #2179: the lock is given up in a pause", leading,
