@@ -340,3 +340,28 @@ func TestNextAddress(t *testing.T) {
 		t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }
+
+// TestLeaderNotHeard: a leader that is gone is shown as such, not as a second
+// primary, and nobody is asked for what it alone, or another silent one, can do.
+func TestLeaderNotHeard(t *testing.T) {
+	n1, n2 := fakeCluster(t)
+	n2.Close()
+	n1.status.Members[1].Link, n1.status.Members[0].Link = "refused", "self"
+	if code, got, stderr := command(t, "status", "-api", n1.address()); code != exitOK || !strings.Contains(got, "leader n2, which is not heard") ||
+		!strings.Contains(got, "was primary") {
+		t.Errorf("exit status %d, %s%s", code, got, stderr)
+	}
+	for line, want := range map[string]string{
+		"switchover":                "n2, the leader, is not heard",
+		"failover -to n3":           "n3 is not heard, and cannot lead",
+		"failover -to n2 -yes":      "n2 is not heard, and cannot lead",
+		"switchover -to n1 -cancel": "--cancel stands alone",
+	} {
+		if code, stdout, stderr := command(t, append(strings.Fields(line), "-api", n1.address())...); code == exitOK || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit status %d, %s%s", line, code, stdout, stderr)
+		}
+	}
+	if n1.requests() != "" {
+		t.Errorf("n1 was asked %q", n1.requests())
+	}
+}

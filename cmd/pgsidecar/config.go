@@ -48,6 +48,9 @@ func (f *configFile) load(a *app) (*config.Config, error) {
 	}
 	c, err := read(f.path, environment())
 	if err != nil {
+		if _, other := config.LoadProxy(f.path, environment()); !f.proxy && other == nil {
+			return nil, usage("%s is a proxy's configuration, not a member's; say so with --proxy", f.path)
+		}
 		return nil, reportFaults(a, err)
 	}
 	for _, t := range c.Templates {

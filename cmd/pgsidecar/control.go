@@ -42,6 +42,9 @@ func (c control) Switchover(ctx context.Context, req api.Switchover) (string, er
 		return "", c.plan(ctx, &sidecar.PlannedSwitchover{At: req.At, From: r.Leader, To: req.Candidate})
 	case r.Leader != snap.Observation.Self:
 		return c.forward(ctx, r.Leader, "/switchover", map[string]any{"leader": r.Leader, "candidate": req.Candidate})
+	case snap.Observation.Consul.Reachable == ha.No:
+		// The lock could not be passed on: the server would be stopped for nothing.
+		return "", api.Refuse(http.StatusPreconditionFailed, "Consul does not answer, and a handover needs it; nothing was begun")
 	}
 	c.sidecar.Switchover(req.Candidate)
 	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {

@@ -270,6 +270,14 @@ func (o *operated) consulAway(t *testing.T) {
 	if code, _, stderr := command(t, "pause"); code != exitFailed || !strings.Contains(stderr, "onsul") {
 		t.Errorf("pause: exit status %d, %s", code, stderr)
 	}
+	began := func() string { return o.asked(t, st.Leader, "select pg_postmaster_start_time()::text") }
+	before := began()
+	if code, _, stderr := command(t, "switchover"); code != exitFailed || !strings.Contains(stderr, "Consul does not answer") {
+		t.Errorf("switchover: exit status %d, %s", code, stderr)
+	}
+	if after := began(); after != before {
+		t.Errorf("a switchover that could not be done restarted the primary: %s, before %s", after, before)
+	}
 }
 
 // pauses add up, and one of the whole cluster takes the place of members'. Wrong

@@ -117,7 +117,7 @@ func writeStatus(b *strings.Builder, st *api.Status) {
 		if m.Position.Known() {
 			timeline, position = strconv.FormatUint(uint64(m.Position.TLI), 10), m.Position.LSN.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, orDefault(string(m.Role), "-"), memberState(st, m), m.Term,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, roleWords(st, m), memberState(st, m), m.Term,
 			timeline, position, lagWords(st, m), heardWords(m), orDefault(m.Postgres, "-"))
 	}
 	w.Flush()
@@ -166,10 +166,31 @@ func leaderWords(st *api.Status) string {
 		return "no leader yet"
 	case st.Phase != ha.PhaseLeading:
 		return fmt.Sprintf("%s is to lead (%s)", st.Leader, st.Phase)
+	case unheard(st, st.Leader):
+		return fmt.Sprintf("leader %s, which is not heard", st.Leader)
 	case st.Leader == st.Member && st.LeaseLeft > 0:
 		return fmt.Sprintf("leader %s, whose lease has %s left", st.Leader, seconds(st.LeaseLeft))
 	}
 	return "leader " + st.Leader
+}
+
+// unheard reports whether the member that answered hears nothing of this one.
+func unheard(st *api.Status, name string) bool {
+	return slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
+		return m.Member == name && (m.Link == "silent" || m.Link == "refused")
+	})
+}
+
+// roleWords is a member's role; of one that is not heard it is what it was, and two
+// primaries are never shown.
+func roleWords(st *api.Status, m api.MemberStatus) string {
+	switch {
+	case m.Role == "":
+		return "-"
+	case unheard(st, m.Member):
+		return "was " + string(m.Role)
+	}
+	return string(m.Role)
 }
 
 func durabilityWords(d ha.Durability) string {

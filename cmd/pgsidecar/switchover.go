@@ -60,6 +60,9 @@ given up.`,
 			switch {
 			case !ok:
 				return fmt.Errorf("there is no leader that could hand over; see pgsidecar status")
+			case unheard(st, st.Leader):
+				return fmt.Errorf("%s, the leader, is not heard, and cannot hand over. The others elect by themselves where that is safe; "+
+					"pgsidecar status says what it waits for, and what goes on without", st.Leader)
 			case to == st.Leader:
 				return fmt.Errorf("%s leads already", to)
 			case to != "" && !slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == to }):
@@ -103,6 +106,9 @@ safety allows it; where it does not, pgsidecar status says what is missing, and
 			st, err := c.status(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if unheard(st, to) {
+				return fmt.Errorf("%s is not heard, and cannot lead; name one that is: pgsidecar status", to)
 			}
 			candidate, ok := memberAPI(st, to)
 			if !ok {

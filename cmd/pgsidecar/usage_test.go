@@ -74,6 +74,7 @@ postgres {
 api { listen = "127.0.0.1:8008" }
 `)
 	proxy := file("proxy.hcl", "member = \"p1\"\ntemplate \"x\" {\n  builtin = \"nonesuch\"\n  destination = \"/x\"\n}\n")
+	goodProxy := file("good-proxy.hcl", "template \"x\" {\n  builtin = \"uri\"\n  destination = \"/x\"\n}\n")
 	bad := file("bad.hcl", "clutser = \"pg\"\n")
 	for _, c := range []struct {
 		name           string
@@ -98,6 +99,8 @@ api { listen = "127.0.0.1:8008" }
 		{"an argument too many", []string{"version", "now"}, 2, "", "takes no arguments"},
 		{"a guard without a directory", []string{"guard"}, 2, "", "-state-dir"},
 		{"a good configuration", []string{"config", "validate", "-config", good}, 0, "good; member n1 of cluster pg", ""},
+		{"a proxy's as a member's", []string{"config", "validate", "-config", goodProxy}, 2, "", "say so with --proxy"},
+		{"a proxy's", []string{"config", "validate", "-proxy", "-config", goodProxy}, 0, "good", ""},
 		{"two dashes", []string{"config", "validate", "--config=" + good}, 0, "good", ""},
 		{"a bad configuration", []string{"config", "validate", "-config", bad}, 2, "", `bad.hcl:1:1: unknown key "clutser"; did you mean "cluster"?`},
 		{"no configuration", []string{"config", "validate", "-config", dir + "/none"}, 2, "", "no such file"},
