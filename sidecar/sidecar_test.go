@@ -131,6 +131,37 @@ func TestMemberKilled(t *testing.T) {
 	})
 }
 
+// TestRecordLost: Consul loses all it had of the cluster, its indexes too. The primary
+// founds it anew, in the term that it leads: the others have promised to follow none of
+// an earlier one. A failover is possible as before.
+func TestRecordLost(t *testing.T) {
+	for name, index := range map[string]uint64{"keys deleted": 1000, "another consul": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := three(t)
+				defer w.stop()
+				w.members["n1"].crash()
+				w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
+				leader := w.record.Leader
+				w.settled(leader)
+				w.mu.Lock()
+				w.record, w.lock, w.index = ha.Record{}, ha.Lock{}, w.index*index
+				started := w.members[leader].startedAt
+				w.wakeAll()
+				w.mu.Unlock()
+				w.primaryIs(leader, 10*time.Second)
+				w.settled(leader)
+				if w.members[leader].startedAt != started {
+					t.Error("the primary was restarted")
+				}
+				w.members[leader].crash()
+				w.until("another leads", 5*time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != leader })
+				w.settled(w.record.Leader)
+			})
+		})
+	}
+}
+
 func TestSwitchover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)

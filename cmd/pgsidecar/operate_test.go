@@ -53,6 +53,7 @@ func TestOperate(t *testing.T) {
 	t.Run("consul is away", o.consulAway)
 	t.Run("parallel changes", o.parallel)
 	t.Run("rolling restart", o.rolling)
+	t.Run("the record is lost", o.recordLost)
 	t.Run("no secret anywhere", o.secrets)
 }
 

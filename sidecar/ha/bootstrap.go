@@ -19,7 +19,10 @@ func (d *decision) bootstrap() {
 	case v.DataDir == DataAbsent && !d.after(d.s.EmptySince, o.Policy.FailureTimeout):
 		return // a member that has data goes first
 	}
-	r := Record{SystemID: v.SystemID, Term: 1, Leader: o.Self, Phase: PhaseBootstrap, Members: []string{o.Self},
+	// If there was a record and it is lost, others have promised to follow no leader of an
+	// earlier term than they know; nor does this one lead in one. The term that it has
+	// promised is not above that of a later primary, if there was one.
+	r := Record{SystemID: v.SystemID, Term: max(1, v.Promise), Leader: o.Self, Phase: PhaseBootstrap, Members: []string{o.Self},
 		Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Reason: "the cluster is founded"}
 	d.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, "there is no cluster yet")
 }

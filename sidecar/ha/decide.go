@@ -78,7 +78,8 @@ func (o *Observation) newestSeen() RecordSeen {
 	r := &o.Consul.Record
 	newest := RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index}
 	for i := range o.Peers {
-		if seen := &o.Peers[i].Report.Record; seen.Index > newest.Index {
+		// By the term first: indexes begin anew when Consul has lost all it had.
+		if seen := &o.Peers[i].Report.Record; seen.Term > newest.Term || seen.Term == newest.Term && seen.Index > newest.Index {
 			newest = *seen
 		}
 	}
