@@ -125,14 +125,6 @@ func supplementaryGroups(uid uint32) ([]uint32, error) {
 	return groups, nil
 }
 
-// Stop stops the server, fast (SIGINT) or immediate (SIGQUIT, and SIGKILL after
-// a second), and returns when no process of it is left. When ctx ends first the
-// shutdown goes on as it was; a second Stop may make it immediate. It returns
-// nil at once when there is no server.
-func (c *Client) Stop(ctx context.Context, immediate bool) error {
-	return c.call(ctx, request{Op: opStop, Immediate: immediate})
-}
-
 // Signal sends the postmaster a signal (PostgreSQL documentation, section
 // 19.5). It returns ErrNotRunning if there is none.
 func (c *Client) Signal(ctx context.Context, sig int) error {
@@ -215,20 +207,6 @@ func (c *Client) closed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ending || c.ctx.Err() != nil
-}
-
-// Kill ends the guard with SIGKILL, and the server with it: the way out when
-// the guard does not answer. The client then starts another, which sweeps.
-func (c *Client) Kill() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.link == nil {
-		return ErrLost
-	}
-	if err := c.link.guard.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill guard: %w", err)
-	}
-	return nil
 }
 
 // call sends a request and waits for its answer.

@@ -204,6 +204,20 @@ func TestGuardStopped(t *testing.T) {
 	}
 }
 
+// TestStopWithGuardStopped: a server whose guard does not answer is stopped all the same.
+func TestStopWithGuardStopped(t *testing.T) {
+	r := newRig(t, "polite")
+	r.start(t)
+	must(t, syscall.Kill(r.GuardPID(), syscall.SIGSTOP))
+	if err := r.Stop(deadline(t), true); !errors.Is(err, guard.ErrLost) {
+		t.Errorf("stop: %v", err)
+	}
+	r.awaitStatus(t, "a new guard without a server", func(s guard.Status) bool { return s.Known && !s.Running })
+	if left := r.leftovers(t); len(left) > 0 {
+		t.Errorf("left after stop: %v", left)
+	}
+}
+
 // TestGuardTerminated: SIGTERM is a fast shutdown of the server, then the end.
 func TestGuardTerminated(t *testing.T) {
 	r := newRig(t, "polite")
