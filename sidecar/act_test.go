@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -106,5 +107,20 @@ func TestInspectIsOfThisEnd(t *testing.T) {
 				t.Errorf("clean stop %v, position %s", v.CleanStop, v.Position)
 			}
 		})
+	}
+}
+
+// unreadable is a server whose files cannot be read.
+type unreadable struct{ Server }
+
+func (unreadable) Inspect(context.Context, *ha.Server) error { return errors.New("promise is damaged") }
+
+// TestUnreadableFilesAreSaid: why a member knows nothing of its own files is in what it
+// decides from, and so in what it says (S11).
+func TestUnreadableFilesAreSaid(t *testing.T) {
+	s := &Sidecar{opts: Options{Server: unreadable{}}, log: hclog.NewNullLogger()}
+	s.inspect(t.Context())
+	if s.server.DataDir != ha.DataUnknown || s.server.Problem != "promise is damaged" {
+		t.Errorf("%+v", s.server)
 	}
 }

@@ -176,6 +176,11 @@ func (s *Sidecar) inspect(ctx context.Context) {
 	err := s.opts.Server.Inspect(ctx, &v)
 	if err != nil {
 		s.log.Error("cannot inspect the data directory", "error", err)
+		s.mu.Lock()
+		if s.server.DataDir == ha.DataUnknown {
+			s.server.Problem = err.Error()
+		}
+		s.mu.Unlock()
 		return
 	}
 	s.mu.Lock()

@@ -44,8 +44,12 @@ func (d *decision) dispatch() {
 	case o.Consul.SeenAt == 0:
 		d.keepTag = true
 		d.block(Block{What: "nothing is decided", Missing: "Consul has not answered yet"})
-	case o.Server.DataDir == DataUnknown || o.Server.Process == ProcessUnknown:
+	case o.Server.Process == ProcessUnknown:
 		d.keepTag = true
+		d.block(Block{What: "nothing is decided", Missing: "the guard's word on the server"})
+	case o.Server.DataDir == DataUnknown:
+		d.keepTag = true
+		d.block(Block{What: "nothing is decided", Missing: cmpOr(o.Server.Problem, "a look at the data directory")})
 	case !d.rec.Exists():
 		d.bootstrap()
 	case d.foreign() && o.Server.Founding:

@@ -22,6 +22,10 @@ func (d *decision) follow() {
 		}
 		return
 	}
+	if d.rec.Term < d.seen.Term && d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout) {
+		d.block(Block{What: "no leader is followed", Missing: "the record of term " + itoa(d.seen.Term) + ", which other members have seen; Consul has that of term " +
+			itoa(d.rec.Term) + ", and was put back to an earlier state"})
+	}
 	switch {
 	case d.rec.Phase == PhaseBootstrap:
 		d.takeOverBootstrap()
