@@ -70,6 +70,7 @@ type HAProxy struct {
 	overdue bool      // held for too long
 	status  HAProxyStatus
 	told    string // what was last logged of the primary
+	failing string // what was last logged of a failure; empty: since then it was connected
 }
 
 // HAProxyStatus is how it goes with one HAProxy.
@@ -461,12 +462,14 @@ func (h *HAProxy) tellWrong(now wrongState, pid int, term uint64) {
 
 // fail notes an error, and logs it when it is a new one.
 func (h *HAProxy) fail(err error) {
+	what, _, _ := strings.Cut(err.Error(), "\n") // of several commands the first that failed
 	h.mu.Lock()
-	fresh := h.status.Error != err.Error()
+	fresh := h.failing != what
+	h.failing = what
 	h.status.Error, h.status.LastError, h.status.ErrorAt = err.Error(), err.Error(), time.Now()
 	h.mu.Unlock()
 	if fresh {
-		h.log.Warn("haproxy not reached", "error", err)
+		h.log.Warn("haproxy not reached", "error", what)
 	}
 }
 
@@ -478,7 +481,7 @@ func (h *HAProxy) setConnected(connected bool, pid int) {
 	}
 	h.status.Connected = connected
 	if connected {
-		h.status.Pid, h.status.Error, h.status.ConnectedAt = pid, "", time.Now()
+		h.status.Pid, h.status.Error, h.status.ConnectedAt, h.failing = pid, "", time.Now(), ""
 		h.old.wake()
 	}
 }

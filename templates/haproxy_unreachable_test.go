@@ -168,3 +168,28 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.text.String()
 }
+
+// TestHAProxyNotThere: that HAProxy is not reached is logged, once, and when it has
+// come it is told all.
+func TestHAProxyNotThere(t *testing.T) {
+	l := newLab(t, 2)
+	var log lockedBuffer
+	h, err := templates.NewHAProxy(templates.HAProxyOptions{
+		Socket: l.settings.Socket, AgentSocket: filepath.Join(l.dir, "pg-agent.sock"),
+		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas", Logger: hclog.New(&hclog.LoggerOptions{Output: &log}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Apply(t.Context(), l.topology(1, "pg1", ha.PhaseLeading)); err == nil {
+		t.Error("told to nobody, without an error")
+	}
+	l.run(h)
+	l.eventually(10*time.Second, "word of it", func() bool { return strings.Contains(log.String(), "haproxy not reached") })
+	l.start()
+	l.connected(h)
+	l.answers(l.settings.PrimaryPort, "pg1")
+	if n := strings.Count(log.String(), "stats socket: dial unix "+l.settings.Socket+": connect: no such file"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, log.String())
+	}
+}

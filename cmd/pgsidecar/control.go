@@ -192,7 +192,9 @@ func (c control) Reinitialize(ctx context.Context, req api.Reinitialize) error {
 
 // Reload reads the configuration again.
 func (c control) Reload(context.Context) error {
-	c.reload()
+	if err := c.reload(); err != nil {
+		return api.Refuse(http.StatusBadRequest, "%v", err)
+	}
 	return nil
 }
 

@@ -274,7 +274,7 @@ func (m *member) handleSignals(asked context.Context, detach context.CancelFunc)
 					detach()
 					continue
 				}
-				m.reload()
+				m.reload() //nolint:errcheck // it has logged it, and nobody else listens
 			}
 		}
 	}()
@@ -286,11 +286,11 @@ func (m *member) handleSignals(asked context.Context, detach context.CancelFunc)
 }
 
 // reload reads the configuration again. A fault changes nothing.
-func (m *member) reload() {
+func (m *member) reload() error {
 	next, err := config.Load(m.path, environment())
 	if err != nil {
 		m.log.Error("the configuration was not reloaded; the old one holds", "error", err)
-		return
+		return fmt.Errorf("the configuration was not reloaded; the old one holds: %w", err)
 	}
 	if blocks := m.config.NeedsRestart(next); len(blocks) > 0 {
 		m.log.Warn("part of the new configuration needs a restart of the sidecar", "blocks", blocks)
@@ -305,6 +305,7 @@ func (m *member) reload() {
 		}
 	}
 	m.log.Info("configuration reloaded")
+	return nil
 }
 
 // ready is called once, when the member first has a role.

@@ -81,6 +81,17 @@ func TestSettingsAtStart(t *testing.T) {
 		t.Errorf("it has started with %s connections", got)
 	}
 
+	if err := r.replace("cluster = ", "clutser = "); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := command(t, "reload", "n1", "-api", fmt.Sprint("127.0.0.1:", r.api), "-token-file", r.dir+"/superuser")
+	if code != exitFailed || !strings.Contains(stderr, `the old one holds`) || !strings.Contains(stderr, `unknown key "clutser"`) {
+		t.Errorf("reload of a wrong configuration: exit status %d, %s%s", code, stdout, stderr)
+	}
+	if err := r.replace("clutser = ", "cluster = "); err != nil {
+		t.Fatal(err)
+	}
+
 	set("parameters.shared_preload_libraries=nonesuch")
 	got := pgsidecar("restart n1")
 	if got.code != exitFailed || !strings.Contains(got.stderr, "does not start") || !strings.Contains(got.stderr, `access file "nonesuch"`) {

@@ -56,12 +56,21 @@ func (d *decision) follow() {
 // comes so far as to take connections and be told whom to follow.
 func (d *decision) restore() {
 	if d.rec.Durability.Has(d.o.Self) && d.leaderPeer() != nil {
-		d.block(Block{What: "the data directory, whose log is damaged, is not cloned anew",
-			Missing:  d.seen.Leader + " to do without this member's copy of the last commits",
-			Override: "pgsidecar config set durability.strict=false", Cost: "until the clone is done only the primary has the newest commits"})
+		d.spared("the data directory, whose log is damaged, is not cloned anew")
 		return
 	}
 	d.clone("the server waits for log that it has not got")
+}
+
+// spared waits until the leader does without this member's copy. Only a strict one
+// may never do so.
+func (d *decision) spared(what string) {
+	b := Block{What: what, Missing: d.seen.Leader + " to do without this member's copy of the last commits"}
+	if d.o.Policy.Strict {
+		b.Override = "pgsidecar config set durability.strict=false"
+		b.Cost = "until the clone is done only the primary has the newest commits"
+	}
+	d.block(b)
 }
 
 // settleTime is how long after a new leader took writes the others have to
@@ -196,8 +205,7 @@ func (d *decision) attend() {
 		return
 	case d.o.Intent.Reinit:
 		if d.rec.Durability.Has(d.o.Self) {
-			d.block(Block{What: "the data directory is not cloned anew", Missing: d.seen.Leader + " to do without this member's copy of the last commits",
-				Override: "pgsidecar config set durability.strict=false", Cost: "until the clone is done only the primary has the newest commits"})
+			d.spared("the data directory is not cloned anew")
 			break
 		}
 		d.clone("a new clone was asked for")

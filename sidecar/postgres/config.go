@@ -348,10 +348,13 @@ func (s *Server) Try(ctx context.Context, set Settings) error {
 	defer os.Remove(draft) // only a draft
 	if _, err := s.program(ctx, "postgres", []string{"-C", "data_directory", "-D", s.o.DataDir,
 		"-c", "config_file=" + draft}, runOptions{}); err != nil {
-		return fmt.Errorf("%w: %w", ErrSetting, err)
+		return fmt.Errorf("%w: %s", ErrSetting, draftNoise.ReplaceAllString(err.Error(), ""))
 	}
 	return nil
 }
+
+// draftNoise is what PostgreSQL says of a draft's file, which nobody has written.
+var draftNoise = regexp.MustCompile(` in file "[^"]*" line \d+|; FATAL:  configuration file "[^"]*" contains errors|LOG:  `)
 
 // Check returns what Reload would refuse about the settings by itself: ErrOwned
 // for what must be ours, ErrSetting for what cannot be.

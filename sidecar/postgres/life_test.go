@@ -458,7 +458,8 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s = %q: %v", bad.name, bad.value, err)
 		}
 	}
-	if err := a.Try(soon(t), Settings{Parameters: map[string]string{"nosuch": "1"}}); !errors.Is(err, ErrSetting) {
+	if err := a.Try(soon(t), Settings{Parameters: map[string]string{"nosuch": "1"}}); !errors.Is(err, ErrSetting) ||
+		!strings.Contains(err.Error(), `unrecognized configuration parameter "nosuch"`) || strings.Contains(err.Error(), "postgresql.conf") {
 		t.Errorf("tried: %v", err)
 	}
 	must(t, a.Try(soon(t), Settings{Parameters: map[string]string{"work_mem": "88MB"}}))
