@@ -195,6 +195,9 @@ func (m *member) run(asked context.Context) (err error) {
 		return fmt.Errorf("start the guard: %w", err)
 	}
 	defer m.guard.Close()
+	if err := m.unique(ctx); err != nil {
+		return errors.Join(err, m.endGuard(ctx))
+	}
 	if m.server, err = newLocalServer(m.config, m.guard, m.log); err != nil {
 		return err
 	}

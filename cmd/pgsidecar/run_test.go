@@ -375,3 +375,23 @@ func TestProgramsFound(t *testing.T) {
 	r.start()
 	r.logged(long, "announced", "tag=primary")
 }
+
+// TestNameTaken: a second process of a member's name does not take its place.
+func TestNameTaken(t *testing.T) {
+	n1 := newRig(t)
+	n1.startConsul()
+	n1.start()
+	n1.logged(long, "announced", "tag=primary")
+	again := n1.beside("n1")
+	again.start()
+	if code := again.exits(long); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+	again.logged(long, "member n1 of cluster pg runs already", fmt.Sprint(n1.api))
+	if code, stdout, stderr := command(t, "status", "-consul", fmt.Sprint("127.0.0.1:", n1.consul)); code != exitOK || !strings.Contains(stdout, fmt.Sprint("127.0.0.1:", n1.pg)) {
+		t.Errorf("the status is %s%s", stdout, stderr)
+	}
+	n1.stop()
+	again.start() // it is gone, and this is its place
+	again.logged(long, "member started", "member=n1")
+}
