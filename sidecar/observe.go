@@ -73,7 +73,7 @@ func (s *Sidecar) fulfil(r ha.Record) {
 	if s.intent.Remove != "" && r.Exists() && !slices.Contains(r.Members, s.intent.Remove) {
 		s.intent.Remove = ""
 	}
-	if s.intent.Restart && s.server.StartedAt > s.intent.Since && s.server.InRecovery != ha.Unknown {
+	if s.intent.Restart && s.server.StartedAt > s.restartAsked && s.server.InRecovery != ha.Unknown {
 		s.intent.Restart = false
 	}
 	if s.intent.Force && r.Leader == s.opts.Member && r.Phase == ha.PhaseLeading && s.server.InRecovery == ha.No {

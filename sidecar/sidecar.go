@@ -41,6 +41,8 @@ type Sidecar struct {
 	operations uint64
 	intent     ha.Intent
 	asked      uint64 // the term in which the switchover was asked for
+	// restartAsked is when the restart was asked for: a server started since has done it.
+	restartAsked ha.Instant
 	// announced is what the registration says; announcing that it is being changed.
 	// retold grows when it is to say something else than the role: one that was
 	// being made then may lack that.
@@ -208,11 +210,16 @@ func (s *Sidecar) Shutdown() {
 // member. The answer is in the snapshots: the leader of a later term, or
 // State.Refused.
 func (s *Sidecar) Switchover(target string) {
-	s.ask(func(i *ha.Intent) { i.Switchover, i.Target = true, target })
+	s.ask(func(i *ha.Intent) {
+		i.Switchover, i.Target = true, target
+		s.asked = s.opts.Cluster.View().Consul.Record.Term
+	})
 }
 
 // Restart asks for a restart of the local server.
-func (s *Sidecar) Restart() { s.ask(func(i *ha.Intent) { i.Restart = true }) }
+func (s *Sidecar) Restart() {
+	s.ask(func(i *ha.Intent) { i.Restart, s.restartAsked = true, s.opts.Now() })
+}
 
 // Reinit asks for a new clone of a replica.
 func (s *Sidecar) Reinit() { s.ask(func(i *ha.Intent) { i.Reinit = true }) }
@@ -224,16 +231,26 @@ func (s *Sidecar) Remove(member string) { s.ask(func(i *ha.Intent) { i.Remove = 
 // Force lets this member lead without the votes that safety asks for.
 func (s *Sidecar) Force() { s.ask(func(i *ha.Intent) { i.Force = true }) }
 
-// Withdraw takes back whatever was asked for but a shutdown.
-func (s *Sidecar) Withdraw() {
-	s.ask(func(i *ha.Intent) { *i = ha.Intent{Shutdown: i.Shutdown} })
+// WithdrawSwitchover takes back a switchover that was asked for, and nothing that
+// somebody else has asked for meanwhile.
+func (s *Sidecar) WithdrawSwitchover() {
+	s.intend(func(i *ha.Intent) { i.Switchover, i.Target = false, "" })
 }
 
+// WithdrawRemoval takes back a removal, likewise.
+func (s *Sidecar) WithdrawRemoval() { s.intend(func(i *ha.Intent) { i.Remove = "" }) }
+
 func (s *Sidecar) ask(change func(*ha.Intent)) {
+	s.intend(func(i *ha.Intent) {
+		change(i)
+		i.Since = s.opts.Now()
+	})
+}
+
+// intend changes what is asked for. It holds mu meanwhile.
+func (s *Sidecar) intend(change func(*ha.Intent)) {
 	s.mu.Lock()
 	change(&s.intent)
-	s.intent.Since = s.opts.Now()
-	s.asked = s.opts.Cluster.View().Consul.Record.Term
 	s.mu.Unlock()
 	s.notify()
 	s.lookNow() // who streams decides whether a handover can begin

@@ -425,6 +425,42 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestTwoOperators: what one asks for, and what is taken back of it, changes nothing of
+// what another has asked for: a restart in place stays one, and is one.
+func TestTwoOperators(t *testing.T) {
+	for name, started := range map[string]bool{"while the server is being stopped": false, "when it has just been started": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := three(t)
+				defer w.stop()
+				n1 := w.members["n1"]
+				w.mu.Lock()
+				before := n1.startedAt
+				n1.ops = nil
+				w.mu.Unlock()
+				n1.sidecar.Restart()
+				w.until("the moment", 5*time.Second, func() bool {
+					return n1.running && (n1.startedAt > before) == started && (n1.tag == "" || started)
+				})
+				n1.sidecar.Remove("n3")
+				n1.sidecar.WithdrawRemoval()
+				w.primaryIs("n1", 5*time.Second)
+				time.Sleep(5 * time.Second)
+				w.settled("n1")
+				starts := 0
+				for _, op := range n1.ops {
+					if op == "start" {
+						starts++
+					}
+				}
+				if w.record.Term != 1 || starts != 1 {
+					t.Errorf("term %d, started %d times: %v", w.record.Term, starts, n1.ops)
+				}
+			})
+		})
+	}
+}
+
 func TestReinit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)
@@ -450,7 +486,7 @@ func TestRemove(t *testing.T) {
 		n1 := w.members["n1"]
 		n1.sidecar.Remove("n3")
 		w.until("a refusal", 5*time.Second, func() bool { return strings.Contains(n1.sidecar.Snapshot().State.Refused, "n3 is alive") })
-		n1.sidecar.Withdraw()
+		n1.sidecar.WithdrawRemoval()
 		w.members["n3"].kill()
 		w.until("n3 is no voter", 30*time.Second, func() bool { return !w.record.Durability.Has("n3") })
 		n1.sidecar.Remove("n3")

@@ -55,7 +55,7 @@ func (c control) Switchover(ctx context.Context, req api.Switchover) (string, er
 		return "", api.Refuse(http.StatusServiceUnavailable, "not done in time, and given up if it has not begun; see pgsidecar status")
 	}
 	if after.State.Refused != "" {
-		c.sidecar.Withdraw()
+		c.sidecar.WithdrawSwitchover()
 		return "", api.Refuse(http.StatusPreconditionFailed, "%s", after.State.Refused)
 	}
 	now := after.Observation.Consul.Record
@@ -220,11 +220,11 @@ func (c control) Remove(ctx context.Context, name string) error {
 			return !slices.Contains(s.Observation.Consul.Record.Members, name) || s.State.Refused != ""
 		})
 		if err != nil {
-			c.sidecar.Withdraw()
+			c.sidecar.WithdrawRemoval()
 			return api.Refuse(http.StatusServiceUnavailable, "%s is not removed yet; see pgsidecar status", name)
 		}
 		if after.State.Refused != "" {
-			c.sidecar.Withdraw()
+			c.sidecar.WithdrawRemoval()
 			return api.Refuse(http.StatusPreconditionFailed, "%s", after.State.Refused)
 		}
 	}
