@@ -127,8 +127,11 @@ func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 func programError(name string, err error, said string) error {
 	kind := error(nil)
 	switch {
-	case strings.Contains(said, "password authentication failed"), strings.Contains(said, "no password supplied"):
+	case strings.Contains(said, "password authentication failed"):
 		kind = ErrPassword
+	case strings.Contains(said, "no password supplied"): // libpq says nothing of a file that it cannot open
+		kind = ErrPassword
+		said += "; the password file is in state_dir: may PostgreSQL's user enter it, and each folder above it?"
 	case strings.Contains(said, "No space left on device"), strings.Contains(said, "Disk quota exceeded"):
 		kind = ErrDiskFull
 	case strings.Contains(said, "could not find common ancestor"),
