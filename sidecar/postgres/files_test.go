@@ -1,11 +1,16 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -210,5 +215,33 @@ func TestEnvironment(t *testing.T) {
 		if strings.Contains(variable, "a value of the sidecar's") {
 			t.Errorf("PostgreSQL gets %s", variable)
 		}
+	}
+}
+
+// TestForgottenGroup: a program that was killed with its sidecar before its process group
+// was noted must not be looked for under the number that an earlier one had: that may be
+// anybody's by now.
+func TestForgottenGroup(t *testing.T) {
+	m := newMember(t, "n1")
+	must(t, m.makeState())
+	innocent := exec.Command("sleep", "60")
+	innocent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, innocent.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- innocent.Wait() }()
+	t.Cleanup(func() { _ = innocent.Process.Kill() })
+	must(t, os.WriteFile(m.state("programs.group"), []byte(strconv.Itoa(innocent.Process.Pid)), 0o600))
+	held, err := m.lockPrograms(t.Context()) // as the program that was killed inherits it
+	must(t, err)
+	defer held.Close()
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := m.lockPrograms(short); err == nil {
+		t.Error("locked twice")
+	}
+	select {
+	case <-ended:
+		t.Error("a process that has nothing to do with it was killed")
+	default:
 	}
 }

@@ -87,7 +87,8 @@ func (s *Server) program(ctx context.Context, name string, args []string, o runO
 
 // lockPrograms takes the lock that each program which changes the data directory
 // inherits. If one outlived its sidecar, it is ended: what it was making is
-// named by a marker, and worth nothing.
+// named by a marker, and worth nothing. With the lock goes the note of its process
+// group, whose number may be anybody's from then on.
 func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 	if err := s.makeState(); err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 	}
 	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
-		return lock, nil
+		return s.forgetGroup(lock)
 	}
 	s.log.Warn("ending a program left by an earlier run")
 	if text, err := os.ReadFile(s.state("programs.group")); err == nil {
@@ -119,6 +120,14 @@ func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the data directory: %w", err), lock.Close())
+	}
+	return s.forgetGroup(lock)
+}
+
+// forgetGroup removes the note of the process group of whoever had the lock before.
+func (s *Server) forgetGroup(lock *os.File) (*os.File, error) {
+	if err := remove(s.state("programs.group")); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
 }
