@@ -292,7 +292,8 @@ func TestCheckSettings(t *testing.T) {
 // name for it.
 func TestOwnWords(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"pause":true}`: `{"paused":{}}`,
+		// Whatever was paused before, all are now, without an end.
+		`{"pause":true}`: `{"paused":{"members":null,"reason":null,"until":null}}`,
 		`{"pause":null}`: `{"paused":null}`,
 		`{"postgresql":{"parameters":{"work_mem":"8MB","log_connections":true,"max_connections":50,"x":null},"pg_hba":["a"]}}`: `{"hba":["a"],` +
 			`"parameters":{"log_connections":"on","max_connections":"50","work_mem":"8MB","x":null}}`,
