@@ -90,6 +90,25 @@ func (o *Observation) newestSeen() RecordSeen {
 	return newest
 }
 
+// noteHolder notes who has taken the lock, and whether he refused connections before it
+// was seen: a refusal from then on is news only after his address has answered otherwise.
+func (d *decision) noteHolder() {
+	s, lock := &d.s, &d.o.Consul.Lock
+	refuses := func(member string) bool {
+		p := d.peer(member)
+		return p != nil && p.Link == LinkRefused
+	}
+	if lock.Session != "" && lock.Session != s.LockSession {
+		s.LockSession = lock.Session
+		if refuses(lock.Holder) {
+			s.Revived = lock.Holder
+		}
+	}
+	if s.Revived != "" && !refuses(s.Revived) {
+		s.Revived = ""
+	}
+}
+
 // remember dates what is new in this observation.
 func (d *decision) remember() {
 	s, now := &d.s, d.o.Now
@@ -105,6 +124,7 @@ func (d *decision) remember() {
 	if d.o.Server.votedIn(d.seen.Term) && s.VotedTerm != d.seen.Term {
 		s.VotedAt, s.VotedTerm = now, d.seen.Term
 	}
+	d.noteHolder()
 	d.noteAdvance()
 	if d.rec.Exists() || d.o.Consul.SeenAt == 0 {
 		s.EmptySince = 0

@@ -421,7 +421,8 @@ const clockDrift = 20
 
 // provenDead reports whether the old primary's server surely runs no more: its
 // own word, or both its ports refuse (the guard makes the second follow from
-// the first: S6).
+// the first: S6), and have done so since it was seen to take the lock: it may have
+// come back, and be cut off, since they did.
 func (d *decision) provenDead() bool {
 	if d.rec.Fenced {
 		return true
@@ -430,7 +431,7 @@ func (d *decision) provenDead() bool {
 	if p == nil {
 		return false
 	}
-	if p.Link == LinkRefused && p.PostgresRefused == Yes {
+	if p.Link == LinkRefused && p.PostgresRefused == Yes && d.s.Revived != p.Member {
 		return true
 	}
 	return d.fresh(p) && p.Report.Term >= d.rec.Term && !p.Report.Serving && (p.Report.Voted || p.Report.Down)

@@ -33,6 +33,10 @@ type State struct {
 	AdvancedLSN LSN
 	// Gone are the voters that do not stream, and since when.
 	Gone []Gone
+	// LockSession is the session that was last seen to hold the lock. Revived is the
+	// member that took it while its address refused: that it was dead was seen before.
+	LockSession string
+	Revived     string
 	// EmptySince is since when Consul has been seen without a record.
 	EmptySince Instant
 }
