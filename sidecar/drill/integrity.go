@@ -110,6 +110,9 @@ func (r *rehearsal) inspect(ctx context.Context, conn *pgx.Conn) ([]MemberReport
 	if err := prepareInspection(ctx, conn); err != nil {
 		return nil, err
 	}
+	if err := workEnded(ctx, conn); err != nil {
+		return nil, err
+	}
 	var written string
 	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&written); err != nil {
 		return nil, fmt.Errorf("ask for the primary's position: %w", err)
@@ -130,6 +133,29 @@ func (r *rehearsal) inspect(ctx context.Context, conn *pgx.Conn) ([]MemberReport
 		all[i].Differs = all[i].Rows - primaryRows
 	}
 	return all, nil
+}
+
+// workEnded waits until the server does nothing more for the application: what a writer
+// that was stopped had sent is still done, and rows would be counted before it here and
+// after it there.
+func workEnded(ctx context.Context, conn *pgx.Conn) error {
+	tick := time.NewTicker(20 * time.Millisecond) // PostgreSQL tells nobody
+	defer tick.Stop()
+	for {
+		var works bool
+		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1 AND state = 'active')", lab.ApplicationRole).Scan(&works)
+		if err != nil {
+			return fmt.Errorf("wait for the end of what was sent: %w", err)
+		}
+		if !works {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of what was sent: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 func (r *rehearsal) inspectMember(ctx context.Context, name, written string) (MemberReport, error) {
