@@ -421,7 +421,10 @@ func (s *Sidecar) fence(ctx context.Context, a ha.Action) error {
 func (s *Sidecar) followLeader(ctx context.Context, a ha.Action, from Source) error {
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
-	return s.learn(s.opts.Server.Follow(ctx, a.Term, from), func(v *ha.Server) {
+	s.mu.Lock()
+	how := Follow{Term: a.Term, From: from, Own: s.server.Position.TLI, Leader: a.Position}
+	s.mu.Unlock()
+	return s.learn(s.opts.Server.Follow(ctx, how), func(v *ha.Server) {
 		v.Promise, v.Fenced, v.Settled, v.Upstream = max(v.Promise, a.Term), false, false, a.From
 	})
 }

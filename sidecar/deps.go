@@ -153,6 +153,14 @@ type Stop struct {
 	Yield     bool // do not stop if they do not end: ErrTransactions
 }
 
+// Follow says whom a standby is to receive from.
+type Follow struct {
+	Term   uint64
+	From   Source
+	Own    ha.TLI      // the timeline of the standby's log
+	Leader ha.Position // a later timeline is the leader's if this passed it
+}
+
 // Server is the local PostgreSQL server. Each method but the looks is an
 // exclusive operation; all keep their deadline from ctx.
 type Server interface {
@@ -181,7 +189,7 @@ type Server interface {
 	// final position (S2). A setting with names is made at the same time.
 	Fence(ctx context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error)
 	// Follow promises the term on disk and receives from the source.
-	Follow(ctx context.Context, term uint64, from Source) error
+	Follow(ctx context.Context, how Follow) error
 	// SetSync makes the setting, and returns what SyncInEffect would if it is
 	// in effect already.
 	SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error)

@@ -329,10 +329,10 @@ func (s fakeServer) Fence(_ context.Context, term uint64, sync ha.SyncSetting) (
 	return s.position, nil
 }
 
-func (s fakeServer) Follow(_ context.Context, term uint64, from sidecar.Source) error {
-	s.did("follow "+from.Member, 8*time.Millisecond)
+func (s fakeServer) Follow(_ context.Context, how sidecar.Follow) error {
+	s.did("follow "+how.From.Member, 8*time.Millisecond)
 	defer s.w.mu.Unlock()
-	s.promise, s.fenced, s.upstream = term, false, from.Member
+	s.promise, s.fenced, s.upstream = how.Term, false, how.From.Member
 	return nil
 }
 

@@ -339,16 +339,21 @@ func (s *localServer) Fence(ctx context.Context, term uint64, sync ha.SyncSettin
 	return s.sql.Fence(ctx, sync)
 }
 
-// Follow promises the term, admits the source, and receives from it.
-func (s *localServer) Follow(ctx context.Context, term uint64, from sidecar.Source) error {
-	source, err := sourceOf(from)
+// Follow promises the term, admits the source, and receives from it. A server that
+// knows of a timeline which neither its log nor its leader's came to is started without
+// it; the next attempt then finds nothing in its way.
+func (s *localServer) Follow(ctx context.Context, how sidecar.Follow) error {
+	source, err := sourceOf(how.From)
 	if err != nil {
 		return err
 	}
-	if err := s.files.Promise(term, false); err != nil {
+	if err := s.files.CheckLine(how.Own, how.Leader); err != nil {
+		return s.forgetAfter(ctx, how.Own, err)
+	}
+	if err := s.files.Promise(how.Term, false); err != nil {
 		return err
 	}
-	if err := s.files.Admit(from.Member); err != nil {
+	if err := s.files.Admit(how.From.Member); err != nil {
 		return err
 	}
 	return s.sql.Follow(ctx, s.conninfo(source), checks.SlotName(s.config.Load().Member), "")
@@ -377,10 +382,7 @@ func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position
 		return s.files.ReserveTimeline(at, timeline)
 	})
 	if errors.Is(err, postgres.ErrUnreached) {
-		if forget := s.forgetAfter(ctx, own); forget != nil {
-			return at, fmt.Errorf("%w, and was not started without it: %w", err, forget)
-		}
-		return at, fmt.Errorf("%w; it was started without it", err)
+		return at, s.forgetAfter(ctx, own, err)
 	}
 	s.mu.Lock()
 	s.promotedAt = time.Now()
@@ -392,12 +394,19 @@ func (s *localServer) Promote(ctx context.Context, timeline ha.TLI) (ha.Position
 }
 
 // forgetAfter starts a fenced standby anew without what it knows of timelines after its
-// own. It stays fenced.
-func (s *localServer) forgetAfter(ctx context.Context, own ha.TLI) error {
-	if err := s.files.Stop(ctx, false); err != nil {
-		return err
+// own, if that is why: it returns why with what was done. The server stays fenced.
+func (s *localServer) forgetAfter(ctx context.Context, own ha.TLI, why error) error {
+	if !errors.Is(why, postgres.ErrUnreached) {
+		return why
 	}
-	return s.files.Start(ctx, postgres.StartOptions{Forget: own})
+	err := s.files.Stop(ctx, false)
+	if err == nil {
+		err = s.files.Start(ctx, postgres.StartOptions{Forget: own})
+	}
+	if err != nil {
+		return fmt.Errorf("%w, and was not started without it: %w", why, err)
+	}
+	return fmt.Errorf("%w; it was started without it", why)
 }
 
 // Unhide lets clients in.

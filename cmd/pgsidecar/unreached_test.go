@@ -16,7 +16,8 @@ import (
 
 // TestUnreachedTimeline: both replicas have fetched the history of a new primary, which
 // died before they had any of its log. PostgreSQL would promote them with a wrong
-// ancestor, so they are started without that history, and one leads.
+// ancestor, so the one that leads is started without that history. The other may have
+// taken the lost timeline for its target, and would follow nobody on another.
 func TestUnreachedTimeline(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a cluster")

@@ -15,7 +15,7 @@ const (
 	Start   // start the server; Primary says as what, Hidden whether clients stay out; From is what a rewound standby receives from at once, with Term promised
 	Stop    // stop it: fast, or Immediate
 	Fence   // promise Term on disk, clear the upstream, see the walreceiver gone (S2)
-	Follow  // promise Term on disk, receive from From
+	Follow  // promise Term on disk, receive from From, whose history is that of Position
 	SetSync // synchronous_standby_names = Sync, and see it in effect
 	Promote // leave recovery, on Timeline
 	Unhide  // let clients in (S9)
@@ -43,6 +43,7 @@ type Action struct {
 	Timeline  TLI
 	From      string // a member
 	Address   string // From's server, host:port
+	Position  Position
 	Primary   bool
 	Hidden    bool
 	Immediate bool

@@ -337,7 +337,7 @@ func (d *decision) yield(to candidate) {
 		return
 	}
 	if p.Report.Role == RoleReplica && d.votes(p) && to.position.Contains(d.o.Server.Position) {
-		d.do(Action{Kind: Follow, Term: d.rec.Term, From: to.member, Address: p.Report.Postgres,
+		d.do(Action{Kind: Follow, Term: d.rec.Term, From: to.member, Address: p.Report.Postgres, Position: to.position,
 			Why: to.member + " is ahead and may not lead: fetch what is lacking"})
 	}
 }

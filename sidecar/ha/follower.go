@@ -293,7 +293,7 @@ func (d *decision) join() {
 		if up.Member != p.Member {
 			why = "follow a replica of the leader, as replicatefrom asks"
 		}
-		d.do(Action{Kind: Follow, Term: d.seen.Term, From: up.Member, Address: up.Report.Postgres, Why: why})
+		d.do(Action{Kind: Follow, Term: d.seen.Term, From: up.Member, Address: up.Report.Postgres, Position: theirs, Why: why})
 	case d.seen.Phase != PhaseLeading || !p.Report.Serving:
 		// A candidate that lacks what we have will not promote; wait.
 	case theirs.TLI == v.Position.TLI:

@@ -47,6 +47,9 @@ func (p Position) end(tli TLI) LSN {
 	return 0
 }
 
+// Passed reports whether p's history is or was on timeline tli.
+func (p Position) Passed(tli TLI) bool { return p.end(tli) != 0 }
+
 // origin is where p's timeline was begun: on the timeline before it. It is
 // unknown for the first.
 func (p Position) origin() Position {

@@ -19,7 +19,7 @@ var (
 	ErrSetting = errors.New("the configuration is not valid")
 	// ErrUnreached: a timeline history file is there that the server's log has
 	// not come to; it must be started without it (StartOptions.Forget) before it
-	// may be promoted.
+	// may be promoted, or follow a leader that never was on it.
 	ErrUnreached = errors.New("the server knows of a timeline that it has not reached")
 	// ErrTaken: the timeline to promote to is not above those known.
 	ErrTaken = errors.New("the timeline is taken")

@@ -158,6 +158,12 @@ func TestUnreachedTimeline(t *testing.T) {
 	if err := c.ReserveTimeline(low, 3); !errors.Is(err, ErrUnreached) {
 		t.Fatalf("reserve: %v", err)
 	}
+	forked := []ha.Fork{{TLI: 1, End: low.LSN}}
+	if err := c.CheckLine(low.TLI, ha.Position{History: forked, TLI: 3, LSN: high.LSN}); !errors.Is(err, ErrUnreached) {
+		t.Fatalf("a leader that never was on timeline 2: %v", err)
+	}
+	must(t, c.CheckLine(low.TLI, ha.Position{History: forked, TLI: 2, LSN: high.LSN}))
+	must(t, c.CheckLine(low.TLI, ha.Position{History: append(forked, ha.Fork{TLI: 2, End: high.LSN}), TLI: 4, LSN: high.LSN}))
 	must(t, c.Stop(soon(t), false))
 	must(t, c.Start(soon(t), StartOptions{Forget: low.TLI}))
 	c.up()

@@ -27,7 +27,7 @@ func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
 	if !at.Known() || want <= at.TLI {
 		return fmt.Errorf("reserve timeline %d at %s: %w", want, at, ErrTaken)
 	}
-	if err := s.findUnreached(at.TLI); err != nil {
+	if err := s.findUnreached(at.TLI, ha.Position{}); err != nil {
 		return err
 	}
 	if used, err := s.historyOf(want); err != nil || used != historyNone {
@@ -47,13 +47,22 @@ func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
 	return nil
 }
 
-// findUnreached looks for real timelines above the server's own.
-func (s *Server) findUnreached(own ha.TLI) error {
+// CheckLine returns ErrUnreached if the server knows the history of a timeline after
+// its own which the leader never was on: a standby may have taken it for its target
+// already, and would not follow the leader to any other ("is not a child of").
+func (s *Server) CheckLine(own ha.TLI, leader ha.Position) error { return s.findUnreached(own, leader) }
+
+// findUnreached looks for real timelines above the server's own, but for those of a
+// history.
+func (s *Server) findUnreached(own ha.TLI, but ha.Position) error {
 	above, err := s.timelinesAbove(own)
 	if err != nil {
 		return err
 	}
 	for _, tli := range above {
+		if but.Passed(tli) {
+			continue
+		}
 		found, err := s.historyOf(tli)
 		if err != nil {
 			return err
