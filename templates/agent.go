@@ -91,21 +91,40 @@ func NewAgent(o AgentOptions) (*Agent, error) {
 	return a, nil
 }
 
-// Update gives the newest topology. It returns at once; proxies are told before
-// files are written.
+// Update gives the newest topology; proxies are told before files are written. It
+// returns at once, but for the beginning of a planned switchover, in which HAProxy holds
+// clients after PgBouncer does, or the wait for it is over: a login of PgBouncer's that
+// HAProxy holds would be cut off by the pause (console.pause).
 func (a *Agent) Update(t Topology) {
 	a.mu.Lock()
+	begun := t.Held && (a.current == nil || !a.current.Held)
 	a.current = &t
 	a.mu.Unlock()
+	if t.Waits() {
+		for _, b := range a.options.Bouncers {
+			asked := b.hold(true, false)
+			if begun && len(a.options.Proxies) > 0 {
+				await(asked, bouncerFirst)
+			}
+		}
+	}
 	for _, p := range a.options.Proxies {
 		p.offer(t)
 	}
-	if t.Waits() {
-		for _, b := range a.options.Bouncers {
-			b.hold(true, false)
-		}
-	}
 	a.wake()
+}
+
+// bouncerFirst is how long HAProxy waits for a PgBouncer at most: the connection to its
+// console and the logins that it has under way.
+const bouncerFirst = defaultLoginWait + 10*time.Millisecond
+
+func await(done <-chan struct{}, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // Recall gives a topology of before, for the time in which nothing current is known

@@ -78,8 +78,9 @@
 // The primary makes its checkpoint, withdraws its tag in the catalog, and waits
 // for the transactions that began before that, or within 50 ms after it: the time
 // in which proxies hold their clients, and in which those who came before have
-// logged in. HAProxy's new connections wait in its
-// queue, PgBouncer's clients in PAUSE. Then it is stopped, and the new record lets
+// logged in. PgBouncer's clients wait in PAUSE, which comes when its own logins have
+// ended (25 ms at most), and then HAProxy's new connections in its queue. Then it is
+// stopped, and the new record lets
 // all of them go on. If a transaction does not end within 500 ms the tag comes
 // back, which lets them go on too. Each pause has an expiry of its own (15 s); in
 // HAProxy a client waits no longer than the queue's time-out besides.

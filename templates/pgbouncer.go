@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // PgBouncerSettings are what pgbouncer.ini.tmpl wants to know beside the topology.
@@ -39,6 +36,10 @@ type PgBouncerOptions struct {
 	Database string
 	// Timeout of one command but PAUSE; default 2 s.
 	Timeout time.Duration
+	// LoginWait is how long a pause waits for a login of its own at the server that
+	// PgBouncer has under way; default 25 ms, a part of what a planned stop leaves
+	// proxies to hold their clients.
+	LoginWait time.Duration
 	// HoldFor is the expiry of the pauses that an Agent makes; default 15 s,
 	// which is more than a switchover may take.
 	HoldFor time.Duration
@@ -65,6 +66,7 @@ type PgBouncer struct {
 	mu     sync.Mutex
 	wanted bool               // clients are to wait
 	reload bool               // its configuration has changed
+	asked  chan struct{}      // closed when the next step has sent its PAUSE, or has ended
 	cancel context.CancelFunc // ends the Pause that Run has under way
 	rescue *rescue            // non-nil: paused
 	expiry *time.Timer        // resumes
@@ -86,6 +88,9 @@ type PgBouncerStatus struct {
 // one may take.
 const defaultHold = 15 * time.Second
 
+// defaultLoginWait leaves as much again of the 50 ms that a planned stop allows.
+const defaultLoginWait = 25 * time.Millisecond
+
 // ErrTransactions is returned by Pause when transactions did not end in time;
 // PgBouncer goes on as if nothing had been asked.
 var ErrTransactions = errors.New("transactions did not end in time")
@@ -103,6 +108,7 @@ func NewPgBouncer(o PgBouncerOptions) (*PgBouncer, error) {
 	}
 	setDefault(&o.Timeout, 2*time.Second)
 	setDefault(&o.HoldFor, defaultHold)
+	setDefault(&o.LoginWait, defaultLoginWait)
 	setDefault(&o.User, "pgbouncer")
 	if o.Password == nil {
 		o.Password = func() (string, error) { return "", nil }
@@ -114,81 +120,6 @@ func NewPgBouncer(o PgBouncerOptions) (*PgBouncer, error) {
 		options: o, log: o.Logger.Named("pgbouncer").With("address", o.Address), turn: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		status: PgBouncerStatus{Address: o.Address},
 	}, nil
-}
-
-// consoleAddress splits host:port, of which host may be a directory.
-func consoleAddress(s string) (string, uint16, error) {
-	i := strings.LastIndexByte(s, ':')
-	if i < 0 {
-		return "", 0, fmt.Errorf("pgbouncer address %q is not host:port", s)
-	}
-	port, err := strconv.ParseUint(s[i+1:], 10, 16)
-	if err != nil || port == 0 || s[:i] == "" {
-		return "", 0, fmt.Errorf("pgbouncer address %q is not host:port", s)
-	}
-	return strings.Trim(s[:i], "[]"), uint16(port), nil
-}
-
-// console is a connection to the administration console.
-type console struct {
-	address, user, password string
-	timeout                 time.Duration
-}
-
-// run sends one command in the simple protocol, the only one that the console
-// knows, and returns when it is answered.
-func (c console) run(ctx context.Context, command string) error {
-	host, port, err := consoleAddress(c.address)
-	if err != nil {
-		return err
-	}
-	// An empty text, so that no PG… variable of the environment is taken.
-	cfg, err := pgconn.ParseConfig("host=" + quoteValue(host) + " dbname=pgbouncer sslmode=disable user=" + quoteValue(c.user))
-	if err != nil {
-		return fmt.Errorf("pgbouncer console: %w", err)
-	}
-	cfg.Host, cfg.Port, cfg.Password, cfg.Fallbacks = host, port, c.password, nil
-	cfg.RuntimeParams = map[string]string{"application_name": "pgsidecar"}
-	cfg.ConnectTimeout = c.timeout
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return fmt.Errorf("connect to pgbouncer's console: %w", err)
-	}
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
-		defer cancel()
-		conn.Close(closing) //nolint:errcheck // the command's result is known
-	}()
-	if _, err := conn.Exec(ctx, command).ReadAll(); err != nil {
-		return fmt.Errorf("pgbouncer: %s: %w", command, err)
-	}
-	return nil
-}
-
-// quoteValue quotes a value of a libpq connection string.
-func quoteValue(s string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
-}
-
-// resume lets clients go on. That nothing was paused is no error.
-func (c console) resume(ctx context.Context, database string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	err := c.run(ctx, command("RESUME", database))
-	// PgBouncer gives all its errors one code (1.18, src/admin.c: admin_error),
-	// so this one is known by its text only.
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && strings.Contains(refused.Message, "not paused") {
-		return nil
-	}
-	return err
-}
-
-func command(verb, database string) string {
-	if database == "" {
-		return verb
-	}
-	return verb + ` "` + database + `"`
 }
 
 func (p *PgBouncer) console() (console, error) {
@@ -205,6 +136,11 @@ func (p *PgBouncer) console() (console, error) {
 // the call, clients are let go on in any case. While it is paused, Pause does
 // nothing.
 func (p *PgBouncer) Pause(ctx context.Context, expiry time.Duration) error {
+	return p.hush(ctx, expiry, func() {})
+}
+
+// hush is Pause; sent is called when PgBouncer has the command.
+func (p *PgBouncer) hush(ctx context.Context, expiry time.Duration, sent func()) error {
 	if err := p.take(ctx); err != nil {
 		return err
 	}
@@ -212,10 +148,10 @@ func (p *PgBouncer) Pause(ctx context.Context, expiry time.Duration) error {
 	if p.Status().Paused {
 		return nil
 	}
-	return p.note(p.pause(ctx, expiry))
+	return p.note(p.pause(ctx, expiry, sent))
 }
 
-func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration) error {
+func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration, sent func()) error {
 	c, err := p.console()
 	if err != nil {
 		return err
@@ -227,7 +163,7 @@ func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration) error {
 	}
 	waiting, cancel := context.WithTimeout(ctx, expiry)
 	defer cancel()
-	if err := c.run(waiting, command("PAUSE", p.options.Database)); err != nil {
+	if err := c.pause(waiting, p.options.Database, p.options.LoginWait, sent); err != nil {
 		// It may have been taken all the same.
 		undone := c.resume(context.WithoutCancel(ctx), p.options.Database)
 		r.end(undone == nil)
@@ -331,10 +267,15 @@ func (p *PgBouncer) Resume(ctx context.Context) error {
 }
 
 // hold says whether clients are to wait, and returns at once; reload, that
-// the configuration has changed.
-func (p *PgBouncer) hold(wanted, reload bool) {
+// the configuration has changed. The channel is closed when PgBouncer has been told to
+// hold them, or that was tried.
+func (p *PgBouncer) hold(wanted, reload bool) <-chan struct{} {
 	p.mu.Lock()
 	p.wanted, p.reload = wanted, p.reload || reload
+	if p.asked == nil {
+		p.asked = make(chan struct{})
+	}
+	asked := p.asked
 	if !wanted && p.cancel != nil {
 		p.cancel()
 	}
@@ -343,6 +284,7 @@ func (p *PgBouncer) hold(wanted, reload bool) {
 	case p.changed <- struct{}{}:
 	default:
 	}
+	return asked
 }
 
 // Run does what an Agent asks for until the context ends; it leaves nobody
@@ -370,14 +312,20 @@ func (p *PgBouncer) step(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p.mu.Lock()
-	wanted, reload := p.wanted, p.reload
-	p.reload = false
+	wanted, reload, asked := p.wanted, p.reload, p.asked
+	p.reload, p.asked = false, nil
 	if wanted {
 		p.cancel = cancel
 	}
 	p.mu.Unlock()
+	sent := sync.OnceFunc(func() {
+		if asked != nil {
+			close(asked)
+		}
+	})
+	defer sent()
 	if wanted {
-		err := p.Pause(ctx, p.options.HoldFor)
+		err := p.hush(ctx, p.options.HoldFor, sent)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.cancel = nil

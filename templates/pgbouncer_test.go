@@ -57,6 +57,13 @@ type pool struct {
 
 func newPool(t *testing.T) *pool {
 	t.Helper()
+	return newPoolBefore(t, func(server int) int { return server })
+}
+
+// newPoolBefore makes one whose PgBouncer connects to the port that before returns for
+// the server's.
+func newPoolBefore(t *testing.T, before func(server int) int) *pool {
+	t.Helper()
 	bouncer, err := programs.PgBouncer()
 	if err != nil {
 		t.Skip(err)
@@ -67,7 +74,7 @@ func newPool(t *testing.T) *pool {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := &pool{t: t, port: freePort(t)}
-	server := p.startPostgres(dir)
+	server := before(p.startPostgres(dir))
 	users := filepath.Join(dir, "users")
 	ini := filepath.Join(dir, "pgbouncer.ini")
 	for path, text := range map[string]string{
