@@ -28,7 +28,7 @@ func (s *Sidecar) act(ctx context.Context, a ha.Action) {
 	case a.Kind.OnServer():
 		s.operate(ctx, a)
 	case a.Kind == ha.Checkpoint:
-		s.checkpoint(ctx)
+		s.checkpoint(ctx, a.Planned)
 	case a.Kind == ha.Commit:
 		s.commit(ctx, a)
 	case a.Kind == ha.Lease && s.leaseSuffices(a.Until):
@@ -305,7 +305,7 @@ func (s *Sidecar) onServer(ctx context.Context, a ha.Action) error {
 }
 
 // checkpoint asks for one beside whatever else is under way: it may take long.
-func (s *Sidecar) checkpoint(ctx context.Context) {
+func (s *Sidecar) checkpoint(ctx context.Context, planned bool) {
 	s.mu.Lock()
 	busy := s.checkpointing
 	s.checkpointing = true
@@ -315,7 +315,7 @@ func (s *Sidecar) checkpoint(ctx context.Context) {
 	}
 	s.start(ctx, checkpointTimeout, func(ctx context.Context) {
 		begun := s.opts.Now()
-		err := s.learn(s.opts.Server.Checkpoint(ctx), func(v *ha.Server) { v.Checkpointed, v.CheckpointAt = true, s.opts.Now() })
+		err := s.learn(s.opts.Server.Checkpoint(ctx, planned), func(v *ha.Server) { v.Checkpointed, v.CheckpointAt = true, s.opts.Now() })
 		s.mu.Lock()
 		s.checkpointing = false
 		s.mu.Unlock()

@@ -195,7 +195,9 @@ type Server interface {
 	SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error)
 	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
 	Unhide(ctx context.Context) error
-	Checkpoint(ctx context.Context) error
+	// Checkpoint makes one; if a planned stop is to follow, it returns when the load
+	// that this makes for clients is over.
+	Checkpoint(ctx context.Context, planned bool) error
 	// Configure takes up the cluster-wide parameters, access lines and slots, over
 	// those of the configuration file, and reloads the server. On an error nothing
 	// has changed.

@@ -379,6 +379,6 @@ func (s fakeServer) Configure(context.Context, sidecar.Settings) error {
 
 func (s fakeServer) Outgrown(context.Context) bool                { return false }
 func (s fakeServer) Diagnose() (string, bool)                     { return "", false }
-func (s fakeServer) Checkpoint(context.Context) error             { return nil }
+func (s fakeServer) Checkpoint(context.Context, bool) error       { return nil }
 func (s fakeServer) Upkeep(context.Context, []string, bool) error { return nil }
 func (s fakeServer) Close()                                       {}

@@ -116,7 +116,7 @@ func (a *Agent) Update(t Topology) {
 
 // bouncerFirst is how long HAProxy waits for a PgBouncer at most: the connection to its
 // console and the logins that it has under way.
-const bouncerFirst = defaultLoginWait + 10*time.Millisecond
+const bouncerFirst = defaultLoginWait + 5*time.Millisecond
 
 func await(done <-chan struct{}, most time.Duration) {
 	timer := time.NewTimer(most)

@@ -75,15 +75,15 @@
 //
 // # A planned switchover
 //
-// The primary makes its checkpoint, withdraws its tag in the catalog, and waits
-// for the transactions that began before that, or within 50 ms after it: the time
-// in which proxies hold their clients, and in which those who came before have
-// logged in. PgBouncer's clients wait in PAUSE, which comes when its own logins have
-// ended (25 ms at most), and then HAProxy's new connections in its queue. Then it is
-// stopped, and the new record lets
-// all of them go on. If a transaction does not end within 500 ms the tag comes
-// back, which lets them go on too. Each pause has an expiry of its own (15 s); in
-// HAProxy a client waits no longer than the queue's time-out besides.
+// The primary makes its checkpoint, withdraws its tag in the catalog, and waits for the
+// transactions that began before that, or within 50 ms after it: the time in which
+// proxies hold their clients. PgBouncer's wait in PAUSE, which comes when its own logins
+// have ended (40 ms at most), and then HAProxy's new connections in its queue. After
+// the 50 ms the primary looks, for 50 ms more at most, for a moment in which nothing is
+// open and nobody logs in, for a proxy that is late. Then it is stopped,
+// and the new record lets all of them go on. If a transaction does not end within
+// 500 ms the tag comes back, which lets them go on too. Each pause has an expiry of its
+// own (15 s); in HAProxy a client waits no longer than the queue's time-out besides.
 //
 // # Files
 //

@@ -37,7 +37,7 @@ type PgBouncerOptions struct {
 	// Timeout of one command but PAUSE; default 2 s.
 	Timeout time.Duration
 	// LoginWait is how long a pause waits for a login of its own at the server that
-	// PgBouncer has under way; default 25 ms, a part of what a planned stop leaves
+	// PgBouncer has under way; default 40 ms, a part of what a planned stop leaves
 	// proxies to hold their clients.
 	LoginWait time.Duration
 	// HoldFor is the expiry of the pauses that an Agent makes; default 15 s,
@@ -88,8 +88,8 @@ type PgBouncerStatus struct {
 // one may take.
 const defaultHold = 15 * time.Second
 
-// defaultLoginWait leaves as much again of the 50 ms that a planned stop allows.
-const defaultLoginWait = 25 * time.Millisecond
+// defaultLoginWait is less than the 50 ms that a planned stop allows.
+const defaultLoginWait = 40 * time.Millisecond
 
 // ErrTransactions is returned by Pause when transactions did not end in time;
 // PgBouncer goes on as if nothing had been asked.

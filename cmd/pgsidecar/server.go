@@ -306,11 +306,18 @@ func (s *localServer) Diagnose() (words string, damaged bool) {
 // What a planned stop waits for: holdSettles is how long after the withdrawal
 // of the registration proxies need to hold their clients (Consul's catalog,
 // HAProxy's and PgBouncer's command); what begins later is of clients that
-// nobody holds. transactionsEnd is how long what began before may go on.
+// nobody holds, or of a proxy that is late. transactionsEnd is how long what began
+// before may go on; lullWait, how long a moment is looked for then in which nobody has
+// anything open or is logging in.
 const (
 	holdSettles     = 50 * time.Millisecond
 	transactionsEnd = 500 * time.Millisecond
+	lullWait        = 50 * time.Millisecond
 )
+
+// calmWait is how long a calm moment is waited for after the checkpoint before a planned
+// stop; clients go on meanwhile.
+const calmWait = 250 * time.Millisecond
 
 // Stop stops the server.
 func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
@@ -318,6 +325,9 @@ func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
 		work, cancel := context.WithTimeout(ctx, transactionsEnd)
 		err := s.sql.Drain(work, holdSettles)
 		cancel()
+		if err == nil {
+			err = s.lull(ctx)
+		}
 		switch {
 		case how.Yield && errors.Is(err, checks.ErrTransactions):
 			return fmt.Errorf("%w, %w", err, sidecar.ErrTransactions)
@@ -326,6 +336,14 @@ func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
 		}
 	}
 	return s.files.Stop(ctx, how.Immediate)
+}
+
+// lull waits, not for long, for a moment in which no client has anything open and nobody
+// is logging in: a proxy that is late lets in clients until it holds them.
+func (s *localServer) lull(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lullWait)
+	defer cancel()
+	return s.sql.Lull(ctx, func() bool { return len(s.files.LoggingIn()) == 0 })
 }
 
 // Fence promises the term, shuts the gate, and stops receiving (S2).
@@ -418,8 +436,20 @@ func (s *localServer) Unhide(ctx context.Context) error {
 	return err
 }
 
-// Checkpoint makes one now.
-func (s *localServer) Checkpoint(ctx context.Context) error { return s.sql.Checkpoint(ctx) }
+// Checkpoint makes one now. Before a planned stop it returns in a calm moment, if there
+// is one soon.
+func (s *localServer) Checkpoint(ctx context.Context, planned bool) error {
+	err := s.sql.Checkpoint(ctx)
+	if err != nil || !planned {
+		return err
+	}
+	calm, cancel := context.WithTimeout(ctx, calmWait)
+	defer cancel()
+	if err := s.sql.Calm(calm); err != nil {
+		s.log.Debug("no calm moment was looked for", "error", err)
+	}
+	return nil
+}
 
 // Close ends the connections.
 func (s *localServer) Close() { s.sql.Close() }

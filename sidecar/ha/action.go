@@ -22,7 +22,7 @@ const (
 	Discard // remove the half-made data directory that the marker names (S10)
 
 	// Beside whatever else is under way.
-	Checkpoint // a checkpoint now, so that pg_rewind from this server is right
+	Checkpoint // a checkpoint now, so that pg_rewind from this server is right, or a Planned stop is short
 
 	// On the rest of the world.
 	Commit   // one Consul transaction
@@ -47,7 +47,7 @@ type Action struct {
 	Primary   bool
 	Hidden    bool
 	Immediate bool
-	Planned   bool
+	Planned   bool // Stop: clients are held; Checkpoint: such a stop follows
 	Yield     bool // Stop: not while transactions are open that began before clients were held
 	Sync      SyncSetting
 	Change    Change

@@ -402,7 +402,7 @@ func (d *decision) depart() bool {
 	}
 	since := max(intent.Since, d.o.Consul.AgentLostAt)
 	if d.o.Server.CheckpointAt < since && !d.after(since, checkpointPatience) {
-		d.do(Action{Kind: Checkpoint, Why: "the stop that follows is to be short"})
+		d.do(Action{Kind: Checkpoint, Planned: true, Why: "the stop that follows is to be short"})
 		return false
 	}
 	d.tag, d.evict = "", nil

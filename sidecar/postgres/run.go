@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -184,26 +185,59 @@ func (s *Server) logEndsWith(text string) bool {
 // but cannot be read the title still names it, and the log tells (PostgreSQL 15
 // and newer), ten times a second.
 func (s *Server) Starved() bool {
-	b, err := os.ReadFile(filepath.Join(s.o.DataDir, "postmaster.pid"))
-	if err != nil {
+	if _, err := os.Stat(s.data("postmaster.pid")); err != nil {
 		return false
 	}
 	if s.logEndsWith("waiting for WAL to become available at") {
 		return true
 	}
-	first, _, _ := bytes.Cut(b, []byte("\n"))
-	lists, _ := filepath.Glob("/proc/" + string(bytes.TrimSpace(first)) + "/task/*/children") // the pattern is well formed
-	for _, list := range lists {
-		children, err := os.ReadFile(list)
-		if err != nil {
-			continue // the process has ended
-		}
-		for _, pid := range bytes.Fields(children) {
-			title, err := os.ReadFile("/proc/" + string(pid) + "/cmdline")
-			if err == nil && bytes.Contains(title, []byte("startup waiting for ")) {
-				return true
-			}
+	for title := range s.children() {
+		if strings.Contains(title, "startup waiting for ") {
+			return true
 		}
 	}
 	return false
+}
+
+// children lists the postmaster's, by title and process id.
+func (s *Server) children() iter.Seq2[string, int] {
+	return func(yield func(string, int) bool) {
+		b, err := os.ReadFile(s.data("postmaster.pid"))
+		if err != nil {
+			return
+		}
+		first, _, _ := bytes.Cut(b, []byte("\n"))
+		lists, _ := filepath.Glob("/proc/" + string(bytes.TrimSpace(first)) + "/task/*/children") // the pattern is well formed
+		for _, list := range lists {
+			children, err := os.ReadFile(list)
+			if err != nil {
+				continue // the process has ended
+			}
+			for _, word := range bytes.Fields(children) {
+				title, err1 := os.ReadFile("/proc/" + string(word) + "/cmdline")
+				pid, err2 := strconv.Atoi(string(word))
+				if err1 != nil || err2 != nil || len(title) == 0 {
+					continue // it has ended
+				}
+				if !yield(strings.TrimRight(string(title), "\x00 "), pid) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// LoggingIn lists the server processes whose clients have connected and are not let in
+// yet: such are in no view (pg_stat_activity has those who have authenticated), but say
+// so in their title, as update_process_title is on by default. One that has not heard
+// its client's name yet still has the postmaster's.
+func (s *Server) LoggingIn() []int {
+	var pids []int
+	for title, pid := range s.children() {
+		state := title[strings.LastIndexByte(title, ' ')+1:]
+		if !strings.HasPrefix(title, "postgres: ") || state == "initializing" || state == "authentication" || state == "startup" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
