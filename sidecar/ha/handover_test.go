@@ -54,3 +54,27 @@ func TestHandedOver(t *testing.T) {
 		}
 	}
 }
+
+// TestSwitchoverWithConsulGone: Consul has gone since the switchover was asked for. The
+// lock could not be passed on, so clients are not held, and the server is not stopped.
+func TestSwitchoverWithConsulGone(t *testing.T) {
+	for name, withdrawn := range map[string]bool{"before it is withdrawn": false, "after it": true} {
+		o := leading()
+		o.Intent = ha.Intent{Switchover: true, Since: now.Add(-5 * time.Second)}
+		o.Server.CheckpointAt = now.Add(-4 * time.Second)
+		if withdrawn {
+			o.Announced.Tag = ""
+		}
+		if stop, s := asked(o, ha.Stop); stop == nil || s.Refused != "" {
+			t.Errorf("%s, Consul there: stop %v, refused %q", name, stop, s.Refused)
+		}
+		o.Consul.Reachable, o.Consul.HeldAt = ha.No, now.Add(-time.Second)
+		stop, s := asked(o, ha.Stop)
+		if stop != nil || s.Refused == "" {
+			t.Errorf("%s: stop %v, refused %q", name, stop, s.Refused)
+		}
+		if back, _ := asked(o, ha.Announce); withdrawn && (back == nil || back.Tag != "primary") {
+			t.Errorf("%s: announce %v", name, back)
+		}
+	}
+}

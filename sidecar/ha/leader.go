@@ -405,6 +405,10 @@ func (d *decision) depart() bool {
 		d.do(Action{Kind: Checkpoint, Planned: true, Why: "the stop that follows is to be short"})
 		return false
 	}
+	if yield && d.o.Consul.Reachable == No {
+		d.s.Refused = "Consul does not answer, and a handover needs it"
+		return false
+	}
 	d.tag, d.evict = "", nil
 	if (!d.o.Announced.Known || d.o.Announced.Tag == "primary") && d.o.Consul.AgentLostAt == 0 &&
 		!d.after(max(since, d.o.Server.CheckpointAt), d.o.Policy.FailureTimeout) {
