@@ -101,11 +101,12 @@ func (a *Agent) Update(t Topology) {
 	a.current = &t
 	a.mu.Unlock()
 	if t.Waits() {
+		var asked []<-chan struct{}
 		for _, b := range a.options.Bouncers {
-			asked := b.hold(true, false)
-			if begun && len(a.options.Proxies) > 0 {
-				await(asked, bouncerFirst)
-			}
+			asked = append(asked, b.hold(true, false))
+		}
+		if begun && len(a.options.Proxies) > 0 {
+			await(asked, bouncerFirst)
 		}
 	}
 	for _, p := range a.options.Proxies {
@@ -118,12 +119,16 @@ func (a *Agent) Update(t Topology) {
 // console and the logins that it has under way.
 const bouncerFirst = defaultLoginWait + 5*time.Millisecond
 
-func await(done <-chan struct{}, most time.Duration) {
-	timer := time.NewTimer(most)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
+// await returns when all are closed, or the time is over.
+func await(all []<-chan struct{}, most time.Duration) {
+	late := time.NewTimer(most)
+	defer late.Stop()
+	for _, done := range all {
+		select {
+		case <-done:
+		case <-late.C:
+			return
+		}
 	}
 }
 
