@@ -339,9 +339,16 @@ func TestHAProxyOldWorkersQueueEnds(t *testing.T) {
 			got <- err
 		}()
 	}
-	l.eventually(5*time.Second, "clients in the queue", func() bool {
-		out, err := l.cli("show stat pg_primary 2 -1")
-		return err == nil && strings.Contains(out, fmt.Sprintf("BACKEND,%d,", cap(got)))
+	var seen string
+	defer func() {
+		if t.Failed() {
+			t.Logf("%d clients have ended; HAProxy said: %s", len(got), seen)
+		}
+	}()
+	l.eventually(10*time.Second, "clients in the queue", func() bool {
+		var err error
+		seen, err = l.cli("show stat pg_primary 2 -1")
+		return err == nil && strings.Contains(seen, fmt.Sprintf("BACKEND,%d,", cap(got)))
 	})
 	l.reload(h)
 	for range cap(got) {
