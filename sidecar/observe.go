@@ -76,7 +76,7 @@ func (s *Sidecar) fulfil(r ha.Record) {
 	if s.intent.Restart && s.server.StartedAt > s.restartAsked && s.server.InRecovery != ha.Unknown {
 		s.intent.Restart = false
 	}
-	if s.intent.Force && r.Leader == s.opts.Member && r.Phase == ha.PhaseLeading && s.server.InRecovery == ha.No {
+	if s.intent.Force && (late || r.Leader == s.opts.Member && r.Phase == ha.PhaseLeading && s.server.InRecovery == ha.No && !s.server.Hidden) {
 		s.intent.Force = false
 	}
 }
@@ -118,6 +118,9 @@ func (s *Sidecar) guardChanged() {
 		v.CleanStop, s.occupiedAt = false, 0
 	}
 	expected := s.busy.Server == ha.Stop || s.busy.Server == ha.Clone || s.busy.Server == ha.Rewind
+	if g.Process != was {
+		v.Asked = g.Process == ha.ProcessStopped && was == ha.ProcessRunning && expected
+	}
 	s.mu.Unlock()
 	if extended {
 		return

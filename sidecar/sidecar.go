@@ -240,6 +240,9 @@ func (s *Sidecar) WithdrawSwitchover() {
 // WithdrawRemoval takes back a removal, likewise.
 func (s *Sidecar) WithdrawRemoval() { s.intend(func(i *ha.Intent) { i.Remove = "" }) }
 
+// WithdrawForce takes back what Force allowed.
+func (s *Sidecar) WithdrawForce() { s.intend(func(i *ha.Intent) { i.Force = false }) }
+
 func (s *Sidecar) ask(change func(*ha.Intent)) {
 	s.intend(func(i *ha.Intent) {
 		change(i)

@@ -94,7 +94,7 @@ func (c control) Failover(ctx context.Context, req api.Failover) (string, error)
 		return "", api.Refuse(http.StatusServiceUnavailable, "nothing is decided yet; try again in a second")
 	case req.Candidate == "":
 		return "", api.Refuse(http.StatusBadRequest, "say which member is to lead")
-	case snap.State.Hears:
+	case snap.State.Hears && !(req.AcceptDataLoss && req.Candidate == snap.Observation.Consul.Record.Leader):
 		return c.Switchover(ctx, api.Switchover{Candidate: req.Candidate})
 	case req.Candidate != snap.Observation.Self:
 		return c.forward(ctx, req.Candidate, "/failover", map[string]any{"candidate": req.Candidate, "accept_data_loss": req.AcceptDataLoss})
@@ -108,9 +108,10 @@ func (c control) Failover(ctx context.Context, req api.Failover) (string, error)
 	}
 	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
 		r := s.Observation.Consul.Record
-		return r.Phase == ha.PhaseLeading && r.Leader == req.Candidate && s.State.Hears
+		return r.Phase == ha.PhaseLeading && r.Leader == req.Candidate && s.State.Hears && !s.Observation.Server.Hidden
 	})
 	if err != nil {
+		c.sidecar.WithdrawForce() // or it would be acted on later, against a primary that is well
 		return "", api.Refuse(http.StatusServiceUnavailable, "not done yet; see pgsidecar status")
 	}
 	return after.Observation.Consul.Record.Leader, nil

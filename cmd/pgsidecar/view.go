@@ -138,9 +138,24 @@ func (m *member) keepHistory(ctx context.Context) {
 			return
 		}
 		term, announced = snap.Observation.Consul.Record.Term, snap.Observation.Announced
-		if m.due(snap) {
-			m.switchOver(ctx)
+		if m.due(snap) && !m.switchOver(ctx) && !waited(ctx, planPause) {
+			return
 		}
+	}
+}
+
+// planPause is how long a planned switchover that could not be taken off the list waits
+// for the next try.
+const planPause = time.Second
+
+func waited(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
@@ -217,21 +232,25 @@ func (m *member) due(s *sidecar.Snapshot) bool {
 const tooLate = time.Minute
 
 // switchOver does the planned switchover, once.
-func (m *member) switchOver(ctx context.Context) {
+func (m *member) switchOver(ctx context.Context) (taken bool) {
 	set, err := sidecar.ParseSettings(m.cluster.View().Settings)
 	if err != nil || set.Switchover == nil {
-		return
+		return true
 	}
 	p := *set.Switchover
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := (control{m}).plan(ctx, nil); err != nil {
 		m.log.Warn("cannot take the planned switchover off the list; it is tried again", "error", err)
-		return
+		return false
 	}
 	if time.Since(p.At) > tooLate {
 		m.log.Warn("the planned switchover is dropped: its time is long past", "at", p.At)
-		return
+		return true
+	}
+	if r := m.cluster.View().Consul.Record; p.From != "" && p.From != r.Leader {
+		m.log.Warn("the planned switchover is dropped: it was to be from another leader", "from", p.From, "leader", r.Leader)
+		return true
 	}
 	m.log.Info("planned switchover", "to", p.To)
 	work, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -241,4 +260,5 @@ func (m *member) switchOver(ctx context.Context) {
 	} else {
 		m.log.Info("planned switchover done", "leader", leader)
 	}
+	return true
 }

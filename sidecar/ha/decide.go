@@ -159,6 +159,9 @@ func (v *Server) halfFenced() bool { return v.Fenced && !v.Settled && v.Upstream
 // first asked for counts, and none but a stop while another is under way.
 func (d *decision) do(a Action) {
 	if a.Kind.OnServer() {
+		if f := &d.o.Busy; a.Kind != Stop && f.FailedAt != 0 && f.FailedKind == a.Kind && !d.after(f.FailedAt, min(retryPause, againPause<<min(f.Failures, 7))) {
+			return
+		}
 		if b := d.o.Busy.Server; b != NoAction && (a.Kind != Stop || b == Stop) {
 			return
 		}
@@ -173,6 +176,10 @@ func (d *decision) do(a Action) {
 	}
 	d.actions = append(d.actions, a)
 }
+
+// againPause is how long after a failed operation on the server the same is tried
+// again; it doubles with each failure, up to retryPause.
+const againPause = 5 * time.Millisecond
 
 // inDoubt reports whether the record may be changed at any moment, or may have
 // been, by a transaction of this member's own, or of its process before: what
@@ -339,7 +346,7 @@ func MakeReport(s State, o Observation) Report {
 		Session: o.Consul.Session, Record: o.newestSeen(), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0, v.Replayed
-	r.Restarting = !r.Serving && o.Intent.Restart && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
+	r.Restarting = !r.Serving && o.Intent.Restart && !(o.Busy.FailedKind == Start && o.Busy.Failures >= cloneAfter) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
 		r.Term = o.Consul.Record.Term

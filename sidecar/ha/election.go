@@ -11,7 +11,7 @@ const rankPause = 250 * time.Millisecond
 
 // eligible reports whether this member may lead at all.
 func (o *Observation) eligible() bool {
-	return !o.Policy.NoFailover && !o.Intent.Shutdown && !o.Intent.Reinit && o.Server.DataDir == DataPresent &&
+	return !o.Policy.NoFailover && !o.Intent.Shutdown && (!o.Intent.Reinit || o.Intent.Force) && o.Server.DataDir == DataPresent &&
 		o.Server.Process == ProcessRunning && o.Server.InRecovery == Yes && o.Consul.Session != ""
 }
 
@@ -25,10 +25,10 @@ func (d *decision) stand() {
 	if !slices.Contains(d.rec.Members, o.Self) {
 		return // the lease of an async primary does not count on it
 	}
-	if o.Policy.Paused || !o.Policy.Automatic && !o.Intent.Force {
+	if (o.Policy.Paused || !o.Policy.Automatic) && !o.Intent.Force {
 		return
 	}
-	if !o.Intent.Force && !d.vacant() {
+	if d.s.Hears || !o.Intent.Force && !d.vacant() {
 		return
 	}
 	if missing := d.preVotes(); missing != "" && !o.Intent.Force {
@@ -57,8 +57,18 @@ func (d *decision) vacant() bool {
 	case p.Report.Term > d.seen.Term:
 		return true
 	}
-	return d.after(d.s.PhaseAt, d.o.Policy.HandoverTimeout)
+	wait, policy := d.o.Policy.HandoverTimeout, &d.o.Policy
+	if d.rec.Durability.Mode == ModeAsync && d.seen.Phase == PhaseElecting {
+		wait = max(wait, policy.Lease+policy.Lease/clockDrift+policy.FailureTimeout) // it may have to wait out the old lease
+	}
+	if r := &p.Report; d.seen.Phase == PhasePromoting && r.Replay != 0 && r.Replay < r.Position.LSN {
+		wait = max(wait, replayTime) // it replays what it has received; whoever deposes it has that before it too
+	}
+	return d.after(d.s.PhaseAt, wait)
 }
+
+// replayTime is how long a candidate that still replays may take to promote.
+const replayTime = time.Minute
 
 // gone reports whether a primary that is not heard was heard and is silent, says
 // that its server is down, or refuses connections. One that was never heard, or
@@ -309,14 +319,26 @@ func (d *decision) ahead() candidate {
 	best := candidate{position: d.o.Server.Position}
 	for i := range d.o.Peers {
 		p := &d.o.Peers[i]
-		if d.votes(p) && p.Report.Position.Compare(best.position) > 0 {
+		if d.votes(p) && !(d.o.Intent.Force && !d.fresh(p)) && p.Report.Position.Compare(best.position) > 0 {
 			best = candidate{member: p.Member, position: p.Report.Position}
 		}
 	}
-	if f := d.rec.Final; f != nil && f.Member != d.o.Self && f.Position.Compare(best.position) > 0 {
+	if f := d.rec.Final; f != nil && f.Member != d.o.Self && f.Position.Compare(best.position) > 0 && !d.dispensable(f) {
 		best = candidate{member: f.Member, position: f.Position}
 	}
 	return best
+}
+
+// dispensable reports whether a candidate may lead without what a primary had that stopped
+// cleanly and cannot give it: if so asked, or if the voters' votes stand for all that was
+// acknowledged (S3), as they do for a primary that has crashed.
+func (d *decision) dispensable(f *Final) bool {
+	if p := d.peer(f.Member); d.o.Intent.Force {
+		return p == nil || !d.votes(p)
+	} else if p != nil && d.fresh(p) && p.Link == LinkUp {
+		return false
+	}
+	return d.rec.Durability.Mode == ModeQuorum && d.rec.Durability.K > 0 && d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout)
 }
 
 // votes reports whether the peer has voted in the newest term. A vote is a
@@ -339,7 +361,10 @@ func (d *decision) yield(to candidate) {
 	if p.Report.Role == RoleReplica && d.votes(p) && to.position.Contains(d.o.Server.Position) {
 		d.do(Action{Kind: Follow, Term: d.rec.Term, From: to.member, Address: p.Report.Postgres, Position: to.position,
 			Why: to.member + " is ahead and may not lead: fetch what is lacking"})
+		return
 	}
+	d.block(Block{What: "this member is not promoted", Missing: to.member + " is ahead (" + to.position.String() + ") and has not voted; its server is " + string(p.Report.Role),
+		Override: "pgsidecar failover --to " + d.o.Self + " --accept-data-loss", Cost: "what " + to.member + " has beyond " + d.o.Server.Position.String()})
 }
 
 // catchingUp reports whether this candidate streams from a voter that is ahead,

@@ -112,7 +112,7 @@ func (d *decision) leave() {
 
 // startStandby starts the server as a standby that receives nothing yet.
 func (d *decision) startStandby() {
-	if d.o.Policy.Paused && d.o.Server.ExitedAt != 0 {
+	if d.o.Policy.Paused && d.o.Server.ExitedAt != 0 && !d.o.Server.Asked {
 		d.block(Block{What: "the server is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"})
 		return
 	}
@@ -203,14 +203,15 @@ func (d *decision) attend() {
 	case d.o.Intent.Restart:
 		d.do(Action{Kind: Stop, Why: "a restart was asked for"})
 		return
-	case d.o.Intent.Reinit:
-		if d.rec.Durability.Has(d.o.Self) {
-			d.spared("the data directory is not cloned anew")
-			break
-		}
+	case d.o.Intent.Reinit && !d.rec.Durability.Has(d.o.Self):
 		d.clone("a new clone was asked for")
 		return
-	case v.Upstream != "" && v.Upstream == d.upstream(d.peer(d.seen.Leader)).Member:
+	}
+	if d.o.Intent.Reinit {
+		d.spared("the data directory is not cloned anew")
+	}
+	switch {
+	case v.Upstream != "" && !v.Fenced && v.Upstream == d.upstream(d.peer(d.seen.Leader)).Member:
 		switch {
 		case d.standsStill():
 		case v.Receiving == Yes:
@@ -281,7 +282,7 @@ func (d *decision) join() {
 		return
 	}
 	if !v.Settled || !v.Position.Known() {
-		if v.Upstream != "" && d.rested(Fence) {
+		if (v.Upstream != "" || d.after(d.s.AdvancedAt, standstillTime)) && d.rested(Fence) {
 			d.do(Action{Kind: Fence, Term: d.seen.Term, Why: "find out what the server has before it follows another leader"})
 		}
 		return

@@ -155,7 +155,7 @@ func (d *decision) revive() {
 		return
 	}
 	leaving := intent.Shutdown || intent.Switchover
-	if leaving || v.ExitedAt != 0 && !intent.Restart && !d.o.Policy.Paused && d.o.Policy.Automatic {
+	if leaving || v.ExitedAt != 0 && (!intent.Restart || d.gaveUp(Start)) && !d.o.Policy.Paused && d.o.Policy.Automatic {
 		if d.handOver() {
 			return
 		}
@@ -166,7 +166,7 @@ func (d *decision) revive() {
 		}
 		return
 	}
-	if d.o.Policy.Paused && v.ExitedAt != 0 && !intent.Restart {
+	if d.o.Policy.Paused && v.ExitedAt != 0 && !v.Asked && !intent.Restart {
 		d.block(Block{What: "the primary is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"})
 		return
 	}

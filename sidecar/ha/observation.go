@@ -106,6 +106,7 @@ type Server struct {
 	Process   Process
 	StartedAt Instant // when the postmaster was started
 	ExitedAt  Instant // when the guard saw it exit; zero: it did not in this process's life
+	Asked     bool    // it was this member that stopped it, and nobody by hand
 
 	// SQL facts, all from one look at SeenAt, valid while Process is running.
 	SeenAt       Instant // when the last answered look was sent; zero: none since the start

@@ -174,7 +174,13 @@ func (d *decision) fill(names []string, k int) []string {
 			}
 		}
 	}
-	if len(names) > 0 {
+	streaming := 0
+	for _, m := range names {
+		if d.streams(m) {
+			streaming++ // one with the tag nosync too: nobody else is there
+		}
+	}
+	if len(names) > 0 && streaming < k {
 		d.block(Block{What: "commits wait", Missing: itoa(uint64(k)) + " standbys that stream, of " + joined(names),
 			Override: "pgsidecar config set durability.strict=false",
 			Cost:     "commits that only the primary has, and no automatic failover, until a standby is back"})

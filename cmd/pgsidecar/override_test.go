@@ -1,0 +1,50 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+)
+
+// TestPauseAndOverride: what is stopped by a switchover or a restart in a pause starts
+// again; and the command that status names for a restarted primary without its voters
+// does what it says.
+func TestPauseAndOverride(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a cluster")
+	}
+	o := newOperated(t)
+	replicas := o.replicas(o.whole(t))
+	heir := replicas[0]
+	o.good(t, "pause --for 10m")
+	o.until(t, "pause", func() bool { return o.status().Paused })
+	o.good(t, "switchover --to "+heir)
+	o.good(t, "restart "+replicas[1])
+	st := o.whole(t)
+	if st.Leader != heir {
+		t.Fatalf("%s leads, not %s", st.Leader, heir)
+	}
+	o.good(t, "resume")
+
+	for _, m := range o.replicas(st) {
+		if err := o.Kill(m, lab.Sidecar, lab.Guard, lab.Postgres); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restarted := make(chan struct{})
+	go func() { defer close(restarted); command(t, "restart", heir) }()
+	override := "pgsidecar failover --to " + heir + " --accept-data-loss"
+	o.until(t, "block", func() bool {
+		_, shown, _ := command(t, "status")
+		return strings.Contains(shown, "clients are kept out") && strings.Contains(shown, override)
+	})
+	o.good(t, strings.TrimPrefix(override, "pgsidecar ")+" --yes")
+	<-restarted
+	o.until(t, "primary that lets clients in", func() bool {
+		now := o.status()
+		return slices.ContainsFunc(now.Members, func(m api.MemberStatus) bool { return m.Member == heir }) && now.Primary
+	})
+}
