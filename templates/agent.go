@@ -31,11 +31,14 @@ type Agent struct {
 	options AgentOptions
 	log     hclog.Logger
 	changed chan struct{} // has room for one
+	owing   chan struct{} // has room for one: commands may be to be run
+	turns   []sync.Mutex  // of each file: held while it is put, or its debt is settled
 
 	mu      sync.Mutex
 	current *Topology
 	before  *Topology // see Recall
 	files   []FileStatus
+	reload  bool // a file has changed that PgBouncers have not been told of
 }
 
 // FileStatus is how it goes with one file.
@@ -76,7 +79,7 @@ func NewAgent(o AgentOptions) (*Agent, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	a := &Agent{options: o, log: o.Logger.Named("templates"), changed: make(chan struct{}, 1)}
+	a := &Agent{options: o, log: o.Logger.Named("templates"), changed: make(chan struct{}, 1), owing: make(chan struct{}, 1), turns: make([]sync.Mutex, len(o.Files))}
 	seen := map[string]string{}
 	for _, f := range o.Files {
 		if f.Template == nil || f.Destination == "" {
@@ -98,11 +101,15 @@ func NewAgent(o AgentOptions) (*Agent, error) {
 func (a *Agent) Update(t Topology) {
 	a.mu.Lock()
 	begun := t.Held && (a.current == nil || !a.current.Held)
+	anew := a.current == nil || a.current.Term != t.Term
 	a.current = &t
 	a.mu.Unlock()
 	if t.Waits() {
 		var asked []<-chan struct{}
 		for _, b := range a.options.Bouncers {
+			if anew {
+				b.forgive()
+			}
 			asked = append(asked, b.hold(true, false))
 		}
 		if begun && len(a.options.Proxies) > 0 {
@@ -193,6 +200,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, b := range a.options.Bouncers {
 		all.Go(func() { b.Run(ctx) })
 	}
+	all.Go(func() { a.tell(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -202,6 +210,31 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-retry.C:
 		}
 		if a.pass(ctx) {
+			retry.Stop()
+		} else {
+			retry.Reset(a.options.Retry)
+		}
+		select {
+		case a.owing <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// tell runs what is owed until the context ends. It holds up no file, and nobody who
+// waits in a PgBouncer for one.
+func (a *Agent) tell(ctx context.Context) {
+	retry := time.NewTimer(a.options.Retry)
+	retry.Stop()
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.owing:
+		case <-retry.C:
+		}
+		if a.runCommands(ctx) {
 			retry.Stop()
 		} else {
 			retry.Reset(a.options.Retry)
@@ -229,6 +262,7 @@ func (a *Agent) settle(ctx context.Context) {
 // commands. It returns all that failed.
 func (a *Agent) Once(ctx context.Context) error {
 	a.pass(ctx)
+	a.runCommands(ctx)
 	var errs []error
 	for _, f := range a.Status().Files {
 		if f.Error != "" {
@@ -255,6 +289,7 @@ func (a *Agent) pass(ctx context.Context) bool {
 		if recalled && a.options.Files[i].exists() {
 			continue
 		}
+		a.turns[i].Lock()
 		changed, err := a.refresh(ctx, &a.options.Files[i], *current)
 		a.note(i, err, func(s *FileStatus) {
 			s.Term, s.OKAt, s.Unrendered, s.Recalled = current.Term, time.Now(), false, recalled
@@ -264,25 +299,35 @@ func (a *Agent) pass(ctx context.Context) bool {
 				s.Writes++
 			}
 		})
+		a.turns[i].Unlock()
 		well, anyChanged = well && err == nil, anyChanged || changed
 	}
 	if !recalled {
-		a.letGo(anyChanged)
+		a.letGo(current, anyChanged)
 	}
-	return a.runCommands(ctx, current.Waits()) && well
+	return well
 }
 
-// letGo ends the waiting in PgBouncers, now that their files are written, if
-// there is a primary.
-func (a *Agent) letGo(reload bool) {
+// letGo ends the waiting in PgBouncers, now that their files are written for a topology
+// that has a primary. If there is a newer one, its pass does so.
+func (a *Agent) letGo(written *Topology, reload bool) {
 	a.mu.Lock()
-	waits := a.current.Waits()
-	a.mu.Unlock()
-	for _, b := range a.options.Bouncers {
-		if !waits {
-			b.hold(false, reload)
-		}
+	defer a.mu.Unlock()
+	a.reload = a.reload || reload
+	if a.current != written || written.Waits() {
+		return
 	}
+	for _, b := range a.options.Bouncers {
+		b.hold(false, a.reload)
+	}
+	a.reload = false
+}
+
+// waits reports whether clients wait for a primary now.
+func (a *Agent) waits() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.current != nil && a.current.Waits()
 }
 
 // refresh renders and puts one file.
@@ -302,12 +347,18 @@ func (a *Agent) refresh(ctx context.Context, f *File, t Topology) (bool, error) 
 // succeeds. While clients wait for a primary HAProxy is not reloaded: they wait in its
 // worker, and a new one does not know them. The topology that ends the waiting comes
 // here too.
-func (a *Agent) runCommands(ctx context.Context, waits bool) bool {
+func (a *Agent) runCommands(ctx context.Context) bool {
 	well := true
 	done := map[string]error{}
+	a.mu.Lock()
+	var written []int // as of before anybody is told
+	for _, f := range a.files {
+		written = append(written, f.Writes)
+	}
+	a.mu.Unlock()
 	for i := range a.options.Files {
 		f := &a.options.Files[i]
-		if ctx.Err() != nil || waits && f.Reload != nil || !f.owes() {
+		if ctx.Err() != nil || f.Reload != nil && a.waits() || !f.owes() {
 			continue
 		}
 		key := f.told()
@@ -317,12 +368,23 @@ func (a *Agent) runCommands(ctx context.Context, waits bool) bool {
 			done[key] = err
 		}
 		if err == nil {
-			err = f.settle()
+			a.turns[i].Lock()
+			if a.written(i) == written[i] { // else it has not been told of the newest
+				err = f.settle()
+			}
+			a.turns[i].Unlock()
 		}
 		well = well && err == nil
 		a.note(i, err, func(s *FileStatus) { s.Commands++ })
 	}
 	return well
+}
+
+// written is how often the file has changed.
+func (a *Agent) written(i int) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.files[i].Writes
 }
 
 // note keeps a result, and logs what is new.

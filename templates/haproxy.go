@@ -165,7 +165,7 @@ func (h *HAProxy) offer(t Topology) {
 func (h *HAProxy) remember(t *Topology) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.current != nil && t.Term < h.current.Term {
+	if h.current != nil && t.SystemID == h.current.SystemID && t.Term < h.current.Term {
 		return false
 	}
 	if !t.Held || h.current != nil && h.current.Term != t.Term {

@@ -65,7 +65,9 @@ type PgBouncer struct {
 
 	mu     sync.Mutex
 	wanted bool               // clients are to wait
-	reload bool               // its configuration has changed
+	reload bool               // its configuration has changed, or may have before this process
+	owes   bool               // a RESUME: it was paused, or may have been before this process
+	late   bool               // a pause has expired, and clients are not to be held again for the same wait
 	asked  chan struct{}      // closed when the next step has sent its PAUSE, or has ended
 	cancel context.CancelFunc // ends the Pause that Run has under way
 	rescue *rescue            // non-nil: paused
@@ -117,6 +119,7 @@ func NewPgBouncer(o PgBouncerOptions) (*PgBouncer, error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	return &PgBouncer{
+		reload: true, owes: true,
 		options: o, log: o.Logger.Named("pgbouncer").With("address", o.Address), turn: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		status: PgBouncerStatus{Address: o.Address},
 	}, nil
@@ -161,6 +164,9 @@ func (p *PgBouncer) pause(ctx context.Context, expiry time.Duration, sent func()
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	p.owes = true
+	p.mu.Unlock()
 	waiting, cancel := context.WithTimeout(ctx, expiry)
 	defer cancel()
 	if err := c.pause(waiting, p.options.Database, p.options.LoginWait, sent); err != nil {
@@ -227,17 +233,23 @@ func (p *PgBouncer) expire() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*p.options.Timeout) // the caller of Pause is long gone
 	defer cancel()
 	p.mu.Lock()
-	paused := p.status.Paused
-	if paused {
+	paused, again := p.status.Paused, p.late
+	if paused && !again {
 		p.status.Expired++
+		p.late = true
 	}
 	p.mu.Unlock()
 	if !paused {
 		return
 	}
-	p.log.Warn("pause expired, clients go on")
+	if !again {
+		p.log.Warn("pause expired, clients go on")
+	}
 	if err := p.Resume(ctx); err != nil {
 		p.log.Error("clients cannot be let go on", "error", err)
+		p.mu.Lock()
+		p.expiry = time.AfterFunc(p.options.Timeout, p.expire)
+		p.mu.Unlock()
 	}
 }
 
@@ -254,7 +266,7 @@ func (p *PgBouncer) Resume(ctx context.Context) error {
 	p.mu.Lock()
 	r := p.rescue
 	if err == nil {
-		p.rescue, p.status.Paused = nil, false
+		p.rescue, p.status.Paused, p.owes = nil, false, false
 		if p.expiry != nil {
 			p.expiry.Stop()
 		}
@@ -271,7 +283,7 @@ func (p *PgBouncer) Resume(ctx context.Context) error {
 // hold them, or that was tried.
 func (p *PgBouncer) hold(wanted, reload bool) <-chan struct{} {
 	p.mu.Lock()
-	p.wanted, p.reload = wanted, p.reload || reload
+	p.wanted, p.reload, p.late = wanted, p.reload || reload, p.late && wanted
 	if p.asked == nil {
 		p.asked = make(chan struct{})
 	}
@@ -287,10 +299,20 @@ func (p *PgBouncer) hold(wanted, reload bool) <-chan struct{} {
 	return asked
 }
 
+// forgive says that clients wait for something else than before.
+func (p *PgBouncer) forgive() {
+	p.mu.Lock()
+	p.late = false
+	p.mu.Unlock()
+}
+
 // Run does what an Agent asks for until the context ends; it leaves nobody
 // waiting. It is part of Agent.Run.
 func (p *PgBouncer) Run(ctx context.Context) {
 	defer p.dismiss()
+	retry := time.NewTimer(p.options.Timeout)
+	retry.Stop()
+	defer retry.Stop()
 	for {
 		if !p.Status().Paused {
 			p.prepare(ctx)
@@ -298,22 +320,33 @@ func (p *PgBouncer) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			if p.Status().Paused {
-				p.report(p.Resume(context.WithoutCancel(ctx))) // with a deadline of its own
+				p.report(true, p.Resume(context.WithoutCancel(ctx))) // with a deadline of its own
 			}
 			return
 		case <-p.changed:
+		case <-retry.C:
 		}
-		p.report(p.step(ctx))
+		retry.Stop()
+		was := p.Status().Paused
+		wanted, err := p.step(ctx)
+		p.report(was, err)
+		if err != nil && !wanted {
+			retry.Reset(p.options.Timeout) // clients must not be left waiting, nor with another primary
+		}
 	}
 }
 
 // step brings PgBouncer to what is wanted.
-func (p *PgBouncer) step(ctx context.Context) error {
+func (p *PgBouncer) step(ctx context.Context) (wanted bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p.mu.Lock()
-	wanted, reload, asked := p.wanted, p.reload, p.asked
-	p.reload, p.asked = false, nil
+	wanted, asked := p.wanted && !p.late, p.asked
+	reload, owes := p.reload && !p.wanted, p.owes
+	p.asked = nil
+	if reload {
+		p.reload = false
+	}
 	if wanted {
 		p.cancel = cancel
 	}
@@ -330,26 +363,34 @@ func (p *PgBouncer) step(ctx context.Context) error {
 		defer p.mu.Unlock()
 		p.cancel = nil
 		if !p.wanted && errors.Is(err, ErrTransactions) {
-			return nil // it is over, and they have gone on
+			return wanted, nil // it is over, and they have gone on
 		}
-		return err
+		return wanted, err
 	}
 	if reload {
-		if err := p.Reload(ctx); err != nil {
-			return err
+		if err = p.Reload(ctx); err != nil {
+			p.mu.Lock()
+			p.reload = true
+			p.mu.Unlock()
+		} else {
+			p.log.Info("pgbouncer reloaded")
 		}
 	}
-	return p.Resume(ctx)
+	if owes {
+		err = errors.Join(err, p.Resume(ctx))
+	}
+	return wanted, err
 }
 
-// report logs what came of it.
-func (p *PgBouncer) report(err error) {
+// report logs what came of it, if that is new.
+func (p *PgBouncer) report(was bool, err error) {
 	s := p.Status()
-	if err != nil {
+	switch {
+	case err != nil:
 		p.log.Error("pgbouncer not switched", "error", err)
-		return
+	case s.Paused != was:
+		p.log.Info("pgbouncer switched", "paused", s.Paused)
 	}
-	p.log.Info("pgbouncer switched", "paused", s.Paused)
 }
 
 // Reload makes PgBouncer read its configuration again.

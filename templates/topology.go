@@ -123,8 +123,11 @@ func Build(src Source) (Topology, error) {
 			problems = append(problems, fmt.Errorf("member %q: %w: %w", r.Name, ErrTopology, err))
 			continue
 		}
-		if t.member(m.Name) != nil {
-			problems = append(problems, fmt.Errorf("member %q is registered twice: %w", r.Name, ErrTopology))
+		if other := t.member(m.Name); other != nil {
+			problems = append(problems, fmt.Errorf("member %q is registered twice, at %s and %s: %w", r.Name, other.Address(), m.Address(), ErrTopology))
+			if m.newer(*other) {
+				*other = m
+			}
 			continue
 		}
 		t.Members = append(t.Members, m)
@@ -173,9 +176,25 @@ func (t *Topology) hold(prior Topology) {
 		return
 	}
 	before := prior.Term == t.Term && prior.Announced
+	if t.Primary.Status == statusMissing {
+		// Its agent has left Consul, which says nothing of the server.
+		t.Announced, t.Held = before, before && prior.Held
+		return
+	}
 	own := t.Primary.Meta["term"] == strconv.FormatUint(t.Term, 10)
 	t.Announced = before || own && t.Primary.HasTag(tagPrimary)
 	t.Held = before && own && !t.Primary.HasTag(tagPrimary) && !t.Primary.HasTag(tagReplica)
+}
+
+// newer reports whether a registration of the same member is to be believed: one that
+// it left at another node stays there, critical, until Consul reaps the node.
+func (m Member) newer(other Member) bool {
+	if dead, otherDead := m.Status == statusBad, other.Status == statusBad; dead != otherDead {
+		return otherDead
+	}
+	term, _ := strconv.ParseUint(m.Meta["term"], 10, 64)          //nolint:errcheck // then it is 0
+	otherTerm, _ := strconv.ParseUint(other.Meta["term"], 10, 64) //nolint:errcheck // then it is 0
+	return term > otherTerm
 }
 
 func (t *Topology) member(name string) *Member {
