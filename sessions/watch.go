@@ -254,6 +254,30 @@ func (c *Client) member(e *api.ServiceEntry) Member {
 	}
 }
 
+// Believed are the members, each once. One that has moved to another node, or whose
+// host was replaced, is still registered at the old one, critical, until Consul reaps
+// that: the instance that is not critical counts, else the one that was changed last.
+func (v View) Believed() []Member {
+	var best []Member // Members is sorted by name
+	for _, m := range v.Members {
+		last := len(best) - 1
+		switch {
+		case last < 0 || best[last].Name != m.Name:
+			best = append(best, m)
+		case m.newer(best[last]):
+			best[last] = m
+		}
+	}
+	return best
+}
+
+func (m Member) newer(other Member) bool {
+	if dead, otherDead := m.Status == api.HealthCritical, other.Status == api.HealthCritical; dead != otherDead {
+		return otherDead
+	}
+	return m.index > other.index
+}
+
 func sortMembers(members []Member) {
 	slices.SortFunc(members, func(a, b Member) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node, b.Node))

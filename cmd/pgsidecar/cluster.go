@@ -37,7 +37,7 @@ func (c *cluster) Run(ctx context.Context, notify func()) error {
 func (c *cluster) View() sidecar.ClusterView {
 	v := c.Client.View()
 	view := sidecar.ClusterView{Consul: v.Consul, Settings: v.Settings, Err: v.Err}
-	for _, m := range v.Members {
+	for _, m := range v.Believed() {
 		view.Members = append(view.Members, sidecar.Instance{Member: m.Name, API: m.API, Postgres: m.Postgres})
 	}
 	return view

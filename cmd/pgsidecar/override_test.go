@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +30,7 @@ func TestPauseAndOverride(t *testing.T) {
 		t.Fatalf("%s leads, not %s", st.Leader, heir)
 	}
 	o.good(t, "resume")
+	o.newPassword(t, st)
 
 	for _, m := range o.replicas(st) {
 		if err := o.Kill(m, lab.Sidecar, lab.Guard, lab.Postgres); err != nil {
@@ -47,4 +50,28 @@ func TestPauseAndOverride(t *testing.T) {
 		now := o.status()
 		return slices.ContainsFunc(now.Members, func(m api.MemberStatus) bool { return m.Member == heir }) && now.Primary
 	})
+}
+
+// newPassword changes that of the replication role, in the file and by a reload alone:
+// a replica that logs in again streams.
+func (o *operated) newPassword(t *testing.T, st *api.Status) {
+	t.Helper()
+	f, err := os.OpenFile(o.Plan().PasswordFile(lab.ReplicationRole), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString("another secret of the replicas\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	verifier := func() string {
+		return o.asked(t, st.Leader, "select rolpassword from pg_authid where rolname = '"+lab.ReplicationRole+"'")
+	}
+	before := verifier()
+	for _, m := range st.Members {
+		o.good(t, "reload "+m.Member)
+	}
+	o.until(t, "new password of the role", func() bool { return verifier() != before })
+	o.good(t, "restart "+o.replicas(st)[0])
+	o.whole(t)
 }

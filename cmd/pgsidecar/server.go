@@ -37,7 +37,8 @@ type localServer struct {
 	// the physical ones have come here.
 	slots map[string]sidecar.Slot
 	at    []checks.SlotAt
-	weak  []string // settings by which commits are answered too soon, as last found
+	weak  []string    // settings by which commits are answered too soon, as last found
+	role  checks.Role // that replicates, as this process last made it; guarded by mu
 	// rewound: the server still needs what its rewind's source has.
 	rewound bool
 	// promotedAt is when this process last promoted the server.
@@ -181,7 +182,36 @@ func (s *localServer) ensureRoles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.sql.EnsureRoles(ctx, []checks.Role{{Name: account.Name, Password: secret}})
+	return s.ensureRole(ctx, checks.Role{Name: account.Name, Password: secret})
+}
+
+func (s *localServer) ensureRole(ctx context.Context, role checks.Role) error {
+	if err := s.sql.EnsureRoles(ctx, []checks.Role{role}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.role = role
+	s.mu.Unlock()
+	return nil
+}
+
+// keepRole gives the role a password that has changed since it was last made: replicas
+// log in with the new one from their next connection on. To compare takes the server's
+// iterations of SCRAM, so that is done once for each password.
+func (s *localServer) keepRole(ctx context.Context) error {
+	account := s.config.Load().Postgres.Replication
+	secret, err := password(account)
+	if err != nil {
+		return err
+	}
+	role := checks.Role{Name: account.Name, Password: secret}
+	s.mu.Lock()
+	kept := s.role == role
+	s.mu.Unlock()
+	if kept {
+		return nil
+	}
+	return s.ensureRole(ctx, role)
 }
 
 // SyncInEffect returns the flush position after the setting was in effect.

@@ -190,6 +190,9 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 	if !fresh {
 		err = s.files.RestorePartial()
 	}
+	if !s.lastSight().InRecovery {
+		err = errors.Join(err, s.keepRole(ctx))
+	}
 	return errors.Join(err, s.warnOfWeakCommits(ctx))
 }
 

@@ -40,7 +40,7 @@ func (s *Server) Init(ctx context.Context) error {
 	if err := s.mark(marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}); err != nil {
 		return err
 	}
-	if err := s.makeDir(s.o.DataDir); err != nil {
+	if err := s.makeDir(linked(s.o.DataDir)); err != nil {
 		return err
 	}
 	secret := s.state("initdb.password")
@@ -138,7 +138,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 	if err := s.wipe(target); err != nil {
 		return err
 	}
-	if err := s.makeDir(target); err != nil {
+	if err := s.makeDir(linked(target)); err != nil {
 		return err
 	}
 	if _, err := s.program(ctx, "pg_basebackup", []string{"-D", target, "-d", s.conninfo(from, ""),
@@ -163,6 +163,14 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 		return err
 	}
 	return s.swap(m)
+}
+
+// linked is where a data directory is that is a symbolic link.
+func linked(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real
+	}
+	return dir
 }
 
 // beside names a directory next to the data directory that nobody else makes: what
