@@ -121,6 +121,10 @@ func newFlaky(t *testing.T, agent string) *flaky {
 		if mode == loseAnswers && write {
 			panic(http.ErrAbortHandler)
 		}
+		if fault(f.fault.Load()) == hideLock && r.URL.Path == "/v1/txn" { // it was under way when that began
+			http.Error(w, "No cluster leader", http.StatusInternalServerError)
+			return
+		}
 		for name, values := range resp.Header {
 			w.Header()[name] = values
 		}

@@ -312,7 +312,7 @@ func TestLetGoAfterFile(t *testing.T) {
 	a.Update(top2(t, ha.PhasePromoting))
 	<-time.After(30 * time.Millisecond) // the time that promotion takes
 	a.Update(top2(t, ha.PhaseLeading))
-	time.Sleep(time.Second)
+	<-time.After(time.Second)
 	mu.Lock()
 	defer mu.Unlock()
 	for _, r := range resumedWith {
