@@ -73,6 +73,15 @@ func TestSwitchoverWithConsulGone(t *testing.T) {
 		if stop != nil || s.Refused == "" {
 			t.Errorf("%s: stop %v, refused %q", name, stop, s.Refused)
 		}
+		o.Server.CheckpointAt = now
+		if stop, s := asked(o, ha.Stop); stop != nil || s.Refused != "" {
+			t.Errorf("%s, since a moment ago: stop %v, refused %q", name, stop, s.Refused)
+		}
+		o.Server.CheckpointAt, o.Busy.Server = now.Add(-4*time.Second), ha.Stop
+		if _, s := asked(o, ha.Stop); s.Refused != "" {
+			t.Errorf("%s, while the server is being stopped: refused %q", name, s.Refused)
+		}
+		o.Busy.Server = ha.NoAction
 		if back, _ := asked(o, ha.Announce); withdrawn && (back == nil || back.Tag != "primary") {
 			t.Errorf("%s: announce %v", name, back)
 		}

@@ -405,8 +405,10 @@ func (d *decision) depart() bool {
 		d.do(Action{Kind: Checkpoint, Planned: true, Why: "the stop that follows is to be short"})
 		return false
 	}
-	if yield && d.o.Consul.Reachable == No {
-		d.s.Refused = "Consul does not answer, and a handover needs it"
+	if yield && d.o.Consul.Reachable == No && b.Server != Stop { // it may be for a moment only
+		if d.after(max(since, d.o.Server.CheckpointAt), d.o.Policy.FailureTimeout) {
+			d.s.Refused = "Consul does not answer, and a handover needs it"
+		}
 		return false
 	}
 	d.tag, d.evict = "", nil
