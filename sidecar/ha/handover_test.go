@@ -87,3 +87,21 @@ func TestSwitchoverWithConsulGone(t *testing.T) {
 		}
 	}
 }
+
+// TestLateRest: the transaction by which a primary went to rest was done after its server
+// had been started again. Clients are let in when the final position is out of the
+// record: it would stand for all votes, without what they commit.
+func TestLateRest(t *testing.T) {
+	o := leading()
+	o.Server.Hidden, o.Server.RecoveryEnd = true, 90
+	if open, _ := asked(o, ha.Unhide); open == nil {
+		t.Error("clients are not let in")
+	}
+	o.Consul.Record.Final = &ha.Final{Member: "n1", Position: ha.Position{TLI: 3, LSN: 90}}
+	if open, _ := asked(o, ha.Unhide); open != nil {
+		t.Error("clients are let in beside a final position")
+	}
+	if change, _ := asked(o, ha.Commit); change == nil || change.Change.What != "resume" || change.Change.Record.Final != nil {
+		t.Errorf("the record is not corrected: %+v", change)
+	}
+}

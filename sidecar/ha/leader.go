@@ -247,14 +247,19 @@ func (d *decision) startPrimary(why string) {
 		return
 	}
 	if d.rec.Final != nil {
-		r := d.rec
-		r.Final = nil
-		d.commit(Change{What: "resume", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the stopped primary starts again")
+		d.resume()
 		return
 	}
 	if d.rested(Start) {
 		d.do(Action{Kind: Start, Primary: true, Hidden: true, Term: d.rec.Term, Sync: d.promotionSync(), Why: why})
 	}
+}
+
+// resume takes the final position out of the record.
+func (d *decision) resume() {
+	r := d.rec
+	r.Final = nil
+	d.commit(Change{What: "resume", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the stopped primary starts again")
 }
 
 // serve is what a running primary does in its own term.
@@ -267,6 +272,12 @@ func (d *decision) serve(inTime bool) {
 	}
 	if d.wedged() {
 		d.do(Action{Kind: Stop, Immediate: true, Why: "the server has stopped answering"})
+		return
+	}
+	if d.rec.Final != nil && d.lockMine() {
+		// A rest of this member's, that was under way when the server was started, has
+		// been done since: nothing may be acknowledged beyond what it stands for (S3).
+		d.resume()
 		return
 	}
 	if v.Hidden && !d.inDoubt() && d.covered() && d.recoverySafe() {
