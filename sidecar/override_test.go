@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -84,58 +83,35 @@ func (s fullServer) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, er
 	return s.fakeServer.SetSync(ctx, set)
 }
 
-func (m *member) rerun(srv sidecar.Server) {
-	m.cancel()
-	<-m.ended
-	s, err := sidecar.New(sidecar.Options{
-		Member: m.name, Postgres: m.name + ":5432", API: m.name + ":8008", Policy: sidecar.DefaultPolicy(),
-		Cluster: fakeCluster{m}, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: srv,
-		Now: m.w.now, Logger: testLogger(m.w.t, m.name),
-	})
-	if err != nil {
-		m.w.t.Fatal(err)
+// Steps that fail at once, as on a full disk, are not tried a thousand times a second.
+func TestFailsAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		full string
+		gone func(w *world)
+	}{
+		"fences of a replica":     {"n3", func(w *world) { w.members["n1"].crash() }},
+		"settings of the primary": {"n1", func(w *world) { w.members["n3"].kill() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := three(t)
+				defer w.stop()
+				var full atomic.Bool
+				var fences, sets atomic.Int64
+				m := w.members[c.full]
+				m.cancel()
+				<-m.ended
+				m.runWith(fullServer{fakeServer{m}, &full, &fences, &sets})
+				w.settled("n1")
+				full.Store(true)
+				c.gone(w)
+				time.Sleep(10 * time.Second)
+				if n := fences.Load() + sets.Load(); n == 0 || n > 200 {
+					t.Errorf("%d tries in 10 s", n)
+				}
+			})
+		})
 	}
-	var ctx context.Context
-	ctx, m.cancel = context.WithCancel(m.w.t.Context())
-	m.sidecar, m.ended = s, make(chan error, 1)
-	go func() { m.ended <- s.Run(ctx) }()
-}
-
-// A step that fails at once, as on a full disk, is not tried a thousand times a second.
-func TestFenceFailsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := three(t)
-		defer w.stop()
-		var full atomic.Bool
-		var fences, sets atomic.Int64
-		n3 := w.members["n3"]
-		n3.rerun(fullServer{fakeServer{n3}, &full, &fences, &sets})
-		w.settled("n1")
-		full.Store(true)
-		w.members["n1"].crash()
-		time.Sleep(10 * time.Second)
-		if n := fences.Load(); n > 200 {
-			t.Errorf("%d fences in 10 s", n)
-		}
-	})
-}
-
-func TestSettingFailsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := three(t)
-		defer w.stop()
-		var full atomic.Bool
-		var fences, sets atomic.Int64
-		n1 := w.members["n1"]
-		n1.rerun(fullServer{fakeServer{n1}, &full, &fences, &sets})
-		w.settled("n1")
-		full.Store(true)
-		w.members["n3"].kill()
-		time.Sleep(10 * time.Second)
-		if n := sets.Load(); n > 200 {
-			t.Errorf("%d changes of the setting in 10 s, leader %s, %+v", n, w.record.Leader, w.record.Durability)
-		}
-	})
 }
 
 // Power maintenance: the standbys are stopped, then the primary; its host does not come back.

@@ -95,11 +95,13 @@ func (w *world) add(name string) *member {
 	return m
 }
 
-func (m *member) run() {
+func (m *member) run() { m.runWith(fakeServer{m}) }
+
+func (m *member) runWith(server sidecar.Server) {
 	policy := sidecar.DefaultPolicy()
 	s, err := sidecar.New(sidecar.Options{
 		Member: m.name, Postgres: m.name + ":5432", API: m.name + ":8008", Policy: policy,
-		Cluster: fakeCluster{m}, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: fakeServer{m},
+		Cluster: fakeCluster{m}, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: server,
 		Now: m.w.now, Logger: testLogger(m.w.t, m.name),
 	})
 	if err != nil {

@@ -331,7 +331,9 @@ func TestSlowCommandHoldsNobody(t *testing.T) {
 	slow := templates.File{Name: "slow", Template: parse(t, "{{ .Phase }}\n"), Destination: filepath.Join(dir, "slow"), Command: []string{"sleep", "3"}}
 	a, _ := started(t, templates.AgentOptions{Files: []templates.File{iniFile(t, dir), slow}, Bouncers: []*templates.PgBouncer{fakeBouncer(t, f, templates.PgBouncerOptions{})}})
 	a.Update(top(t, "a"))
-	<-time.After(3500 * time.Millisecond)
+	if !wanted(20*time.Second, func() bool { return a.Status().Files[1].Commands == 1 }) {
+		t.Fatal("the first command has not ended")
+	}
 	a.Update(top2(t, ha.PhasePromoting))
 	<-time.After(50 * time.Millisecond)
 	begun := time.Now()

@@ -96,13 +96,15 @@
 //
 // # Goroutines
 //
-//	Agent.Run      writes files and runs commands; waits for those below
+//	Agent.Run      writes files; waits for those below
+//	Agent.tell     one: runs commands, and reloads HAProxy
 //	HAProxy.Run    one for each HAProxy: keeps the connection, sends news, compares every 400 ms
 //	  reader       one for each connection to a <service>_agent; ends with it
 //	  old workers  one where there is a master socket: ends what they should not have; waits for a reload
 //	PgBouncer.Run  one for each PgBouncer: pauses and resumes
 //
-// Update and Release only leave word for these; Apply does its work in the
+// Update and Release only leave word for these (and Update waits, 45 ms at most, for
+// PgBouncer at the beginning of a planned switchover); Apply does its work in the
 // caller's goroutine. Outside this process, each pause of a PgBouncer is
 // watched by a rescue process, which resumes if we die. It is started before it
 // is needed: to start one takes longer than the pause should.

@@ -355,13 +355,14 @@ func (s *localServer) Stop(ctx context.Context, how sidecar.Stop) error {
 		work, cancel := context.WithTimeout(ctx, transactionsEnd)
 		err := s.sql.Drain(work, holdSettles)
 		cancel()
-		if err == nil {
-			err = s.lull(ctx)
-		}
 		switch {
+		case err == nil:
+			if err := s.lull(ctx); err != nil {
+				s.log.Debug("no lull was looked for", "error", err)
+			}
 		case how.Yield && errors.Is(err, checks.ErrTransactions):
 			return fmt.Errorf("%w, %w", err, sidecar.ErrTransactions)
-		case err != nil:
+		default:
 			s.log.Warn("transactions are open, and will be cut off", "error", err)
 		}
 	}

@@ -190,7 +190,7 @@ func (s *localServer) Upkeep(ctx context.Context, members []string, founded bool
 	if !fresh {
 		err = s.files.RestorePartial()
 	}
-	if !s.lastSight().InRecovery {
+	if at := s.lastSight(); at.SeenAt != 0 && !at.InRecovery {
 		err = errors.Join(err, s.keepRole(ctx))
 	}
 	return errors.Join(err, s.warnOfWeakCommits(ctx))

@@ -346,7 +346,7 @@ func MakeReport(s State, o Observation) Report {
 		Session: o.Consul.Session, Record: o.newestSeen(), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0, v.Replayed
-	r.Restarting = !r.Serving && o.Intent.Restart && !(o.Busy.FailedKind == Start && o.Busy.Failures >= cloneAfter) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
+	r.Restarting = !r.Serving && o.Intent.Restart && !o.Busy.gaveUp(Start) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
 		r.Term = o.Consul.Record.Term

@@ -333,12 +333,12 @@ func (d *decision) ahead() candidate {
 // cleanly and cannot give it: if so asked, or if the voters' votes stand for all that was
 // acknowledged (S3), as they do for a primary that has crashed.
 func (d *decision) dispensable(f *Final) bool {
-	if p := d.peer(f.Member); d.o.Intent.Force {
-		return p == nil || !d.votes(p)
-	} else if p != nil && d.fresh(p) && p.Link == LinkUp {
-		return false
+	p, late := d.peer(f.Member), d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout)
+	here := p != nil && d.fresh(p) && p.Link == LinkUp
+	if d.o.Intent.Force {
+		return !here || late && !d.votes(p) // one that is here is given the time to vote
 	}
-	return d.rec.Durability.Mode == ModeQuorum && d.rec.Durability.K > 0 && d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout)
+	return !here && late && d.rec.Durability.Mode == ModeQuorum && d.rec.Durability.K > 0
 }
 
 // votes reports whether the peer has voted in the newest term. A vote is a

@@ -147,10 +147,9 @@ func (d *decision) startRewound() {
 }
 
 // gaveUp reports whether the operation failed so often that another is due.
-func (d *decision) gaveUp(kind ActionKind) bool {
-	b := &d.o.Busy
-	return b.FailedKind == kind && b.Failures >= cloneAfter
-}
+func (d *decision) gaveUp(kind ActionKind) bool { return d.o.Busy.gaveUp(kind) }
+
+func (b *Busy) gaveUp(kind ActionKind) bool { return b.FailedKind == kind && b.Failures >= cloneAfter }
 
 // rested reports whether the operation may be tried (again).
 func (d *decision) rested(kind ActionKind) bool {
