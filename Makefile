@@ -4,20 +4,22 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# What runs tests: go test, or as CI has it (.ci/gotest).
+GOTEST    ?= go test
 TESTFLAGS ?= -timeout 30m
 # These run whole clusters, one package after the other: side by side they make each
 # other's timing look bad on two cores. The others mostly wait, two at a time.
-CLUSTERS  := github.com/pgsidecar/pgsidecar/cmd/pgsidecar github.com/pgsidecar/pgsidecar/sidecar/drill
+CLUSTERS  := github.com/pgsidecar/pgsidecar/cmd/% github.com/pgsidecar/pgsidecar/sidecar/proxy github.com/pgsidecar/pgsidecar/sidecar/drill
 BENCHFLAGS ?= -p 1 -timeout 60m
-# How often each failover is played by make bench; how often those that take
-# long, and all of Patroni's; and how long the steady state is looked at, idle and
-# under writes.
+# How many rounds of pgsidecar's failovers make bench-beside plays, and between them of
+# Patroni's; and how long the steady state is looked at, idle and under writes.
 BENCHRUNS ?= 10
-FEWRUNS   ?= 2
+FEWRUNS   ?= 3
 STEADY    ?= 30s
-# What make bench-beside measures: all of it, or a slice, which it puts into
-# the table: Failovers/pgsidecar, Failovers/patroni-fastest/host-lost, SteadyState.
-BENCH     ?= Failovers|SteadyState
+# Which faults make bench-beside plays (FAULTS='host-lost|cut-off'); empty: all.
+FAULTS    ?=
+# Where make bench-beside measures: this machine, or a root of make matrix.
+BENCHROOT ?= sid
 FUZZTIME  ?= 20s
 # How long make chaos injects faults, and where it writes chaos.md, chaos.json
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.
@@ -29,54 +31,45 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo un
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Try it
+
+.PHONY: up
+up: ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind
+	@$(MAKE) --no-print-directory -j 2 programs-up build
+	@exec bin/pgsidecar lab up
 
 .PHONY: programs
-programs: ## provide PostgreSQL, HAProxy, PgBouncer, iproute2, promtool (apt-get, as root) and Consul (PATH, or built once: 7 minutes)
-	@.tools/programs
+programs: ## provide what tests run: PostgreSQL, HAProxy, PgBouncer, iproute2 (apt-get, as root), Consul (PATH, or Debian 11's, or built once), and more
+	@.tools/programs test
+
+.PHONY: programs-up
+programs-up: # what `make up` needs of it
+	@.tools/programs up
+
+.PHONY: chromium
+chromium: ## provide Chromium, in which tests open the pages; without it they are skipped
+	@command -v chromium >/dev/null || .tools/install chromium
 
 .PHONY: programs-nomad
-programs-nomad: programs ## provide Nomad as well (PATH, or built once: 8 minutes)
+programs-nomad: programs ## provide Nomad as well (PATH, or built once: 5 minutes)
 	@.tools/nomad/build
+
+##@ Develop
 
 .PHONY: build
 build: ## build bin/pgsidecar, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pgsidecar ./cmd/pgsidecar
 
-.PHONY: up
-up: programs build ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind
-	@exec bin/pgsidecar lab up
+.PHONY: check
+check: format vet staticcheck ## format, vet, staticcheck, and every test that starts no other program (a minute)
+	go test -short -timeout 5m ./...
 
-.PHONY: drills
-drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (10 minutes)
-	@mkdir -p $(DRILLSDIR)
-	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
-
-.PHONY: test
-test: programs build format vet ## run every test, on real programs where it matters
-	@failed=0; set -x; \
-	go test -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
-	go test -p 1 $(TESTFLAGS) $(CLUSTERS) || failed=1; \
-	{ set +x; } 2>/dev/null; exit $$failed
-
-.PHONY: test-nomad
-test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minutes, besides Nomad's build)
-	go test $(TESTFLAGS) -v ./nomad -nomad
-
-.PHONY: bench
-bench: bench-beside ## measure whatever has a number in the README
-	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
-
-.PHONY: bench-beside
-bench-beside: programs ## measure failovers and the steady state beside Patroni (BENCH=SLICE: a part) into sidecar/drill/bench.md; as root, isolated
-	@.tools/patroni
-	BENCHRUNS=$(BENCHRUNS) FEWRUNS=$(FEWRUNS) STEADY=$(STEADY) BENCHREPORT=$(CURDIR)/sidecar/drill/bench \
-	    go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -v -timeout 3h ./sidecar/drill
-
-.PHONY: chaos
-chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows; as root, isolated
-	@mkdir -p $(CHAOSDIR)
-	CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) go test -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
+.PHONY: race
+race: ## the same tests under the race detector, without the packages that run clusters (3 minutes)
+	CGO_ENABLED=1 go test -race -short -timeout 15m $(filter-out $(CLUSTERS),$(shell go list ./...))
 
 .PHONY: format
 format:
@@ -87,12 +80,37 @@ format:
 vet:
 	go vet ./...
 
-.PHONY: lint
-lint: format vet ## gofmt, go vet, staticcheck, govulncheck
-	GOBIN="$(CURDIR)/.cache/bin" go -C .tools/lint install tool
+.cache/bin/staticcheck: .tools/lint/go.mod
+	GOBIN="$(CURDIR)/.cache/bin" go -C .tools/lint install honnef.co/go/tools/cmd/staticcheck
+	@touch $@
+
+.PHONY: staticcheck
+staticcheck: .cache/bin/staticcheck
 	.cache/bin/staticcheck ./...
+
+.PHONY: lint
+lint: format vet staticcheck ## gofmt, go vet, staticcheck, govulncheck
+	GOBIN="$(CURDIR)/.cache/bin" go -C .tools/lint install golang.org/x/vuln/cmd/govulncheck
 	@.cache/bin/govulncheck ./... || { status=$$?; [ $$status -ne 3 ] || exit 1; \
 	    echo "lint: govulncheck did not end well, most likely because https://vuln.go.dev cannot be reached: known vulnerabilities were NOT looked for" >&2; }
+
+.PHONY: clean
+clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r .cache takes it too)
+	rm -rf bin dist
+	go clean -testcache
+
+##@ Prove it
+
+.PHONY: test
+test: programs build format vet ## run every test, on real programs where it matters (18 minutes)
+	@failed=0; set -x; \
+	$(GOTEST) -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
+	$(GOTEST) -p 1 $(TESTFLAGS) $(filter $(CLUSTERS),$(shell go list ./...)) || failed=1; \
+	{ set +x; } 2>/dev/null; exit $$failed
+
+.PHONY: test-nomad
+test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minutes, besides Nomad's build)
+	$(GOTEST) $(TESTFLAGS) -v ./nomad -args -nomad
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)
@@ -103,7 +121,40 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	    done; \
 	done
 
-.PHONY: clean
-clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r .cache takes it too)
-	rm -rf bin
-	go clean -testcache
+.PHONY: drills
+drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (ten minutes)
+	@mkdir -p $(DRILLSDIR)
+	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
+
+.PHONY: chaos
+chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows; as root, isolated
+	@mkdir -p $(CHAOSDIR)
+	CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) go test -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
+
+.PHONY: matrix
+matrix: programs build ## run what meets other programs, and ten drills, on Debian 13 and unstable (MATRIX="sid:drills trixie:checks": a part); as root
+	@.tools/matrix $(MATRIX)
+
+.PHONY: bench
+bench: bench-beside ## measure whatever has a number in the README
+	go test -run '^$$' -bench . $(BENCHFLAGS) $$(go list ./... | grep -v sidecar/drill)
+
+.PHONY: bench-beside
+bench-beside: programs build ## measure failovers and the steady state beside Patroni, in turn, into sidecar/drill/bench.md, on Debian unstable (BENCHROOT= is this machine); as root, nothing else beside it
+	@export BENCHRUNS='$(BENCHRUNS)' FEWRUNS='$(FEWRUNS)' STEADY='$(STEADY)' FAULTS='$(FAULTS)' BENCHREPORT='$(CURDIR)/sidecar/drill/bench' \
+	    BENCHCOMMAND="make bench-beside BENCHRUNS=$(BENCHRUNS) FEWRUNS=$(FEWRUNS)$(if $(FAULTS), FAULTS='$(FAULTS)') BENCHROOT=$(BENCHROOT)"; \
+	if [ -n '$(BENCHROOT)' ]; then .tools/matrix $(BENCHROOT):beside; else .tools/patroni; .tools/beside "$$BENCHREPORT"; fi
+
+.PHONY: contact
+contact: ## time the first `make up` in a new Debian 12 made by debootstrap, to the first row and failover; as root
+	@.tools/contact/measure
+
+##@ Release
+
+.PHONY: release
+release: ## write packages into dist/: deb, rpm and archives for amd64 and arm64, SBOM, checksums
+	@.tools/release/build "$(VERSION)" dist
+
+.PHONY: release-check
+release-check: release programs-up ## install, start and remove the deb in a Debian 12 made by debootstrap; as root
+	@.tools/release/check dist

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -25,6 +26,8 @@ type Options struct {
 	// Shut reports whether the gate to the upstream is shut. While it is, a look
 	// counts primary_conninfo for nothing. Nil: the gate is not known.
 	Shut func() bool
+	// Control is where the settings of replication are made. Nil: by ALTER SYSTEM.
+	Control ControlFile
 }
 
 // Conn speaks to the local server. Its methods may be called at the same time.
@@ -33,7 +36,9 @@ type Conn struct {
 	log  hclog.Logger
 	look session
 	work session
-	slow session // checkpoints: they may take minutes, and nothing else must wait for them
+	// slow makes checkpoints: they may take minutes, and nothing else must wait for
+	// them. It has the server's own synchronous_commit, and writes nothing.
+	slow session
 
 	sync syncState
 
@@ -57,7 +62,7 @@ func New(o Options) (*Conn, error) {
 	for _, s := range []*session{&c.look, &c.work, &c.slow} {
 		s.connect, s.turn = c.connect, make(chan struct{}, 1)
 	}
-	c.work.connect = c.connectWork
+	c.work.connect, c.slow.connect = c.connectWork, c.connectPlain
 	c.sync.turn = make(chan struct{}, 1)
 	return c, nil
 }
@@ -91,9 +96,9 @@ func (c *Conn) connectWork(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// pending tells whether postgresql.auto.conf says something that is not in
-// effect: an ALTER SYSTEM without its reload.
-const pending = `select exists (select from pg_file_settings where sourcefile like '%/postgresql.auto.conf' and error is null
+// pending tells whether a file says something that is not in effect: a change
+// without its reload.
+const pending = `select exists (select from pg_file_settings where applied and error is null
 	and setting is distinct from current_setting(name, true)
 	and name in ('synchronous_standby_names', 'primary_conninfo', 'primary_slot_name', 'restore_command'))`
 
@@ -137,6 +142,14 @@ func succeed(ctx context.Context, conn *pgx.Conn) error {
 // nothing that the superuser's own settings say can make us wait for a replica
 // or be timed out.
 func (c *Conn) connect(ctx context.Context) (*pgx.Conn, error) {
+	return c.connectWith(ctx, map[string]string{"synchronous_commit": "local"})
+}
+
+// connectPlain is connect, for a session that shows what the server's
+// synchronous_commit is.
+func (c *Conn) connectPlain(ctx context.Context) (*pgx.Conn, error) { return c.connectWith(ctx, nil) }
+
+func (c *Conn) connectWith(ctx context.Context, more map[string]string) (*pgx.Conn, error) {
 	conf, err := pgx.ParseConfig(fmt.Sprintf("host='%s' port=%d user=pgsidecar database=postgres sslmode=disable",
 		c.o.Socket, c.o.Port))
 	if err != nil {
@@ -150,12 +163,13 @@ func (c *Conn) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	conf.Fallbacks, conf.ConnectTimeout = nil, 0
 	conf.RuntimeParams = map[string]string{
-		"application_name": "pgsidecar", "search_path": "pg_catalog", "synchronous_commit": "local",
+		"application_name": "pgsidecar", "search_path": "pg_catalog",
 		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0",
 		"default_transaction_read_only": "off", "client_min_messages": "error", "jit": "off",
 		"idle_in_transaction_session_timeout": "0", "log_statement": "none", "log_min_duration_statement": "-1",
 		"DateStyle": "ISO", "client_encoding": "UTF8",
 	}
+	maps.Copy(conf.RuntimeParams, more)
 	conn, err := pgx.ConnectConfig(ctx, conf)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the local server: %w", kind(err))
@@ -178,10 +192,29 @@ type session struct {
 func (s *session) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	select {
 	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrOccupied, context.Cause(ctx))
 	}
+	return s.inTurn(ctx, f)
+}
+
+// within is do, if the session is free in that time; else it returns ErrOccupied.
+func (s *session) within(ctx context.Context, wait time.Duration, f func(*pgx.Conn) error) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case s.turn <- struct{}{}:
+	case <-timer.C:
+		return ErrOccupied
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrOccupied, context.Cause(ctx))
+	}
+	return s.inTurn(ctx, f)
+}
+
+// inTurn runs f; the caller holds the turn, which is given back.
+func (s *session) inTurn(ctx context.Context, f func(*pgx.Conn) error) error {
+	defer func() { <-s.turn }()
 	kept := s.conn != nil && !s.conn.IsClosed()
 	err := s.once(ctx, f)
 	if err != nil && kept && s.conn.IsClosed() && ctx.Err() == nil {

@@ -1,5 +1,5 @@
 // Package checks asks and tells one local PostgreSQL server everything that
-// goes by SQL: is it well, where is its log, does it take a write; and fence,
+// uses SQL: is it well, where is its log, does it take a write; and fence,
 // follow, set the synchronous standbys, promote. Its files and its process are
 // package postgres's.
 //
@@ -16,7 +16,7 @@
 //
 // # What proves a setting of synchronous_standby_names
 //
-// ALTER SYSTEM and a reload only ask for it. Three kinds of processes must have
+// A change of the file and a reload only ask for it. Three kinds of processes must have
 // read it before it holds (PostgreSQL's syncrep.c): each walsender, which
 // releases waiting commits by its own view of the names and of k; and the
 // checkpointer, which tells all backends whether there is anything to wait for.

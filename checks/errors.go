@@ -29,7 +29,7 @@ var (
 	ErrNotPrimary = errors.New("server is in recovery")
 	// ErrTransactions: transactions did not end in time.
 	ErrTransactions = errors.New("open transactions did not end in time")
-	// ErrOccupied: nothing was asked of the server, as another operation of this
+	// ErrOccupied: nothing was sent to the server, as another operation of this
 	// program was under way until the deadline.
 	ErrOccupied = errors.New("another operation is under way")
 	// ErrUnsettled: until the deadline it was not proved that nothing is
@@ -53,6 +53,8 @@ const (
 	codeBadAuth        = "28000"
 	codeBadPassword    = "28P01"
 	codeDuplicate      = "42710"
+	codeUndefined      = "42704" // undefined_object
+	codeInUse          = "55006" // object_in_use
 	codeUnsupported    = "0A000"
 	codeRecovery       = "55000" // object not in prerequisite state
 )
@@ -82,6 +84,17 @@ func kind(err error) error {
 		return fmt.Errorf("%w: %w", ErrStopped, err)
 	}
 	return err
+}
+
+// Refusal says why the server, which answers, refuses the login; empty: it does not, or
+// it is starting or shutting down.
+func Refusal(err error) string {
+	var connecting *pgconn.ConnectError
+	var refused *pgconn.PgError
+	if !errors.As(err, &connecting) || !errors.As(err, &refused) || errors.Is(err, ErrNotReady) {
+		return ""
+	}
+	return refused.Message
 }
 
 func hasCode(err error, code string) bool {

@@ -24,7 +24,7 @@ import (
 // flushes before it disappears. Then the position is final: where receiving or
 // replay ended, whichever is later, provided that all local log was read in this
 // life of the server; that is proved by the startup process having asked for a
-// walreceiver, or waiting to ask again. Until ctx ends it is waited for; then
+// walreceiver, or waiting to ask again. Fence waits for it until ctx ends; then
 // the error is ErrUnsettled.
 func (c *Conn) Fence(ctx context.Context, sync ha.SyncSetting) (ha.Position, error) {
 	final, err := c.stand(ctx, func(life time.Time) []setting {
@@ -65,7 +65,7 @@ func (c *Conn) stand(ctx context.Context, settings func(life time.Time) []settin
 		}
 		endWalreceivers(s.pids)
 		want := settings(s.life)
-		if _, err := s.have.change(ctx, conn, want); err != nil {
+		if _, err := c.changeFrom(ctx, conn, s.have, want); err != nil {
 			return err
 		}
 		final, err = c.settle(ctx, conn, want)
@@ -204,7 +204,7 @@ func (c *Conn) Follow(ctx context.Context, conninfo, slot, restoreCommand string
 		if !standby {
 			return ErrNotStandby
 		}
-		return alter(ctx, conn, []setting{{"restore_command", restoreCommand}, {"primary_slot_name", slot},
+		return c.alter(ctx, conn, []setting{{"restore_command", restoreCommand}, {"primary_slot_name", slot},
 			{"primary_conninfo", conninfo}})
 	})
 	if err != nil {
@@ -232,7 +232,7 @@ func (c *Conn) Promote(ctx context.Context, reserve func(ha.Position) error) (ha
 				return err
 			}
 		}
-		life, err := promoted(ctx, conn)
+		life, err := c.promoted(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -256,12 +256,15 @@ const (
 )
 
 // promoted waits until the server is out of recovery, and returns when it was
-// started.
-func promoted(ctx context.Context, conn *pgx.Conn) (life time.Time, err error) {
+// started. Readers that hold up the replay of what is left are not waited for.
+func (c *Conn) promoted(ctx context.Context, conn *pgx.Conn) (life time.Time, err error) {
+	readers := c.unblocker()
 	err = until(ctx, func() (bool, error) {
 		var done bool
-		err := conn.QueryRow(ctx, lookPromoted).Scan(&done, &life)
-		return done, err
+		if err := conn.QueryRow(ctx, lookPromoted).Scan(&done, &life); done || err != nil {
+			return done, err
+		}
+		return false, readers.look(ctx, conn)
 	})
 	return life, err
 }

@@ -69,14 +69,14 @@ func testFreezes(t *testing.T, fence func(*server) (ha.Position, error)) {
 	if now := l.acked(); !slices.Equal(acked, now) {
 		t.Fatalf("commits were acknowledged after the fence: %v, then %v", acked, now)
 	}
-	var s checks.Sight
+	var s checks.Facts
 	poll(t, 5*time.Second, "a look between two walreceivers that the gate turns away", func() bool {
 		var err error
-		s, err = r.conn.Look(within(t, 5*time.Second))
+		s, err = r.conn.Read(within(t, 5*time.Second))
 		must(t, err)
 		return s.Settled
 	})
-	if s.Receiving || s.Upstream != "" || s.Position.LSN != at.LSN {
+	if s.Receiving != ha.No || s.Upstream != "" || s.Position.LSN != at.LSN {
 		t.Fatalf("a look at the fenced server: %+v", s)
 	}
 
@@ -283,7 +283,7 @@ func BenchmarkLook(b *testing.B) {
 func warm(s *server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_, err := s.conn.Look(ctx)
+	_, err := s.conn.Read(ctx)
 	return err
 }
 

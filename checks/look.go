@@ -12,42 +12,33 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
-// Sight is what one look saw.
-type Sight struct {
-	// SyncUnsure: an earlier session may still be changing Sync.
-	SyncUnsure bool
-	SeenAt     ha.Instant // when it was sent
-	StartedAt  time.Time  // of the postmaster, by the server's clock
-	SystemID   string
-	Version    int // server_version_num
+// Facts is what one look at the server saw: what is decided on, and what people are
+// told. A new fact is one field here, or in ha.SQL if it is decided on, and one scan.
+type Facts struct {
+	ha.SQL // without Hidden, which a file says, and SyncAt (see SyncInEffect)
 
-	InRecovery bool
-	// Receiving: pg_stat_wal_receiver has a row that is streaming.
-	Receiving bool
-	// Upstream is the member that primary_conninfo names by its service; empty
-	// if the gate is shut.
-	Upstream string
-	// Position: a standby's, as flushed or replayed; a primary's as flushed. It
-	// is unknown where the standby's timeline is.
-	Position ha.Position
-	// Settled: a standby with no walreceiver process, neither primary_conninfo
-	// (or a shut gate) nor restore_command, that has read all its log. Position is
-	// final (S2) if the gate was shut before the look.
-	Settled bool
-	// Checkpointed: the last checkpoint is on the current timeline.
-	Checkpointed bool
-	// RecoveryEnd is not before where the recovery of this life of a primary
-	// ended: its flush position when it was first seen out of recovery (S9).
-	RecoveryEnd ha.LSN
+	StartedAt    time.Time // of the postmaster, by the server's clock
+	SystemID     string
+	Version      int       // server_version_num
+	Received     ha.LSN    // a standby's; zero: nothing in this life
+	ReplayedAt   time.Time // commit time of the last transaction replayed
+	ReplayPaused bool
+	// Limits are a standby's max_connections, max_worker_processes, max_wal_senders,
+	// max_prepared_transactions and max_locks_per_transaction; it replays nothing while
+	// its primary has more.
+	Limits []int64
+	// Senders are all connections that receive the log, also of programs that are no
+	// member, and of a standby's own.
+	Senders []Sender
+}
 
-	Sync       ha.SyncSetting
-	Walsenders []ha.Walsender // a primary's and a cascading standby's, by name
-
-	PendingRestart bool
-	Received       ha.LSN    // a standby's; zero: nothing in this life
-	Replayed       ha.LSN    // a standby's
-	ReplayedAt     time.Time // commit time of the last transaction replayed
-	ReplayPaused   bool
+// Sender is one row of pg_stat_replication; its role as a number, since its name may be
+// locked.
+type Sender struct {
+	Name, State, SyncState string
+	SyncPriority           int32
+	Role                   int64  // oid
+	Address                string // empty: a local socket
 }
 
 // The three statements of a look go in one round trip and are executed in this
@@ -97,12 +88,15 @@ select current_setting('server_version_num')::int, pg_postmaster_start_time(),
   current_setting('synchronous_standby_names'),
   exists (select from pg_settings where pending_restart),
   pg_last_xact_replay_timestamp(),
-  case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end`
+  case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end,
+  (select array_agg(current_setting(name)::bigint order by n) from unnest(array['max_connections', 'max_worker_processes',
+    'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction']) with ordinality l(name, n))`
 
 	// As pg_stat_replication, without its join with pg_authid, which somebody may
 	// have locked.
 	lookWalsenders = `
-select w.pid, a.application_name, w.state, w.sync_priority, coalesce(w.flush_lsn, '0/0')::text, a.backend_start
+select w.pid, a.application_name, w.state, w.sync_priority, coalesce(w.flush_lsn, '0/0')::text, a.backend_start,
+  coalesce(a.usesysid::bigint, 0), coalesce(host(a.client_addr), ''), w.sync_state
 from pg_stat_get_wal_senders() w join pg_stat_get_activity(null) a on a.pid = w.pid
 order by a.application_name, a.backend_start`
 )
@@ -126,47 +120,55 @@ func (r receiving) readAll(received ha.LSN) bool {
 // warmTime bounds how long a look waits for the session that changes settings.
 const warmTime = 200 * time.Millisecond
 
-// Look sees all that SQL says, in one round trip.
-func (c *Conn) Look(ctx context.Context) (Sight, error) {
-	var s Sight
+// Read returns all that SQL says, in one round trip. Position is final where Settled
+// is true, if the gate was shut before the look (S2). Upstream is empty if the gate
+// is shut.
+func (c *Conn) Read(ctx context.Context) (Facts, error) {
+	var f Facts
 	// First, so that what an earlier session began is over, and is seen. One that
 	// does not end hangs; the server need not.
 	warming, cancel := context.WithTimeout(ctx, warmTime)
 	unsure := c.work.warm(warming, c.rehearse) != nil
 	cancel()
 	err := c.look.do(ctx, func(conn *pgx.Conn) error {
-		s = Sight{SeenAt: c.o.Now(), SyncUnsure: unsure}
+		f = Facts{SQL: ha.SQL{SeenAt: c.o.Now(), SyncUnsure: unsure}}
 		shut := c.o.Shut != nil && c.o.Shut() // before anything is asked
-		return c.lookOn(ctx, conn, shut, &s)
+		return c.lookOn(ctx, conn, shut, &f)
 	})
 	if err != nil {
-		return Sight{}, fmt.Errorf("look at the server: %w", err)
+		return Facts{}, fmt.Errorf("look at the server: %w", err)
 	}
-	c.mu.Lock()
-	if !s.InRecovery && !c.life.Equal(s.StartedAt) {
-		c.life, c.recoveryEnd = s.StartedAt, s.Position.LSN
+	if f.InRecovery == ha.No {
+		f.RecoveryEnd = c.endOfRecovery(&f)
 	}
-	if !s.InRecovery {
-		s.RecoveryEnd = c.recoveryEnd
-	}
-	c.mu.Unlock()
-	return s, nil
+	return f, nil
 }
 
-func (c *Conn) lookOn(ctx context.Context, conn *pgx.Conn, shut bool, s *Sight) error {
+// endOfRecovery is not before where the recovery of this life of a primary ended:
+// its flush position when it was first seen out of recovery (S9).
+func (c *Conn) endOfRecovery(f *Facts) ha.LSN {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.life.Equal(f.StartedAt) {
+		c.life, c.recoveryEnd = f.StartedAt, f.Position.LSN
+	}
+	return c.recoveryEnd
+}
+
+func (c *Conn) lookOn(ctx context.Context, conn *pgx.Conn, shut bool, f *Facts) error {
 	batch := &pgx.Batch{}
 	for _, q := range []string{lookReceiving, lookPosition, lookSettings, lookWalsenders} {
 		batch.Queue(q)
 	}
 	answers := conn.SendBatch(ctx, batch)
-	err := c.readLook(answers, shut, s)
+	err := c.readLook(answers, shut, f)
 	if closing := answers.Close(); err == nil {
 		err = closing
 	}
 	return err
 }
 
-func (c *Conn) readLook(answers pgx.BatchResults, shut bool, s *Sight) error {
+func (c *Conn) readLook(answers pgx.BatchResults, shut bool, f *Facts) error {
 	var r receiving
 	if err := answers.QueryRow().Scan(&r.standby, &r.status, &r.process, &r.waits); err != nil {
 		return fmt.Errorf("what is received: %w", err)
@@ -177,8 +179,8 @@ func (c *Conn) readLook(answers pgx.BatchResults, shut bool, s *Sight) error {
 	}
 	var conninfo, restore, names string
 	var replayed *time.Time
-	if err := answers.QueryRow().Scan(&s.Version, &s.StartedAt, &s.SystemID, &conninfo, &restore, &names,
-		&s.PendingRestart, &replayed, &s.ReplayPaused); err != nil {
+	if err := answers.QueryRow().Scan(&f.Version, &f.StartedAt, &f.SystemID, &conninfo, &restore, &names,
+		&f.PendingRestart, &replayed, &f.ReplayPaused, &f.Limits); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
 	rows, err := answers.Query()
@@ -192,17 +194,21 @@ func (c *Conn) readLook(answers pgx.BatchResults, shut bool, s *Sight) error {
 	if shut {
 		conninfo = ""
 	}
-	s.InRecovery = at.standby
-	s.Receiving = at.standby && r.status == "streaming"
-	s.Upstream = upstreamOf(conninfo)
-	s.Position, s.Received, s.Replayed = at.position, at.received, at.replayed
-	s.Checkpointed = at.position.TLI != 0 && at.position.TLI == at.checkpoint
-	s.Settled = r.standby && at.standby && !r.process && conninfo == "" && restore == "" &&
+	f.InRecovery = ha.Known(at.standby)
+	f.Receiving = ha.Known(at.standby && r.status == "streaming")
+	f.Upstream, f.UpstreamAt = upstreamOf(conninfo)
+	f.Position, f.Received, f.Replayed = at.position, at.received, at.replayed
+	f.Checkpointed = at.position.TLI != 0 && at.position.TLI == at.checkpoint
+	f.Settled = r.standby && at.standby && !r.process && conninfo == "" && restore == "" &&
 		at.position.Known() && r.readAll(at.received)
-	s.Sync = parseSync(names)
-	s.Walsenders = c.sync.walsenders(s.StartedAt, senders)
+	f.ReadAll = r.standby && at.standby && !r.process && r.waits == "RecoveryRetrieveRetryInterval"
+	f.Sync = parseSync(names)
+	f.Walsenders = c.sync.walsenders(f.StartedAt, senders)
+	for _, w := range senders {
+		f.Senders = append(f.Senders, w.Sender)
+	}
 	if replayed != nil {
-		s.ReplayedAt = *replayed
+		f.ReplayedAt = *replayed
 	}
 	return nil
 }
@@ -290,19 +296,17 @@ func parseHistory(content string) ([]ha.Fork, error) {
 
 // walsender is one row of pg_stat_replication.
 type walsender struct {
-	pid      int32
-	name     string
-	state    string
-	priority int32
-	flush    ha.LSN
-	start    time.Time
+	Sender
+	pid   int32
+	flush ha.LSN
+	start time.Time
 }
 
 func scanWalsenders(rows pgx.Rows) ([]walsender, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (walsender, error) {
 		var w walsender
 		var flush string
-		err := row.Scan(&w.pid, &w.name, &w.state, &w.priority, &flush, &w.start)
+		err := row.Scan(&w.pid, &w.Name, &w.State, &w.SyncPriority, &flush, &w.start, &w.Role, &w.Address, &w.SyncState)
 		if err == nil {
 			w.flush, err = ha.ParseLSN(flush)
 		}
@@ -317,11 +321,11 @@ func scanWalsenders(rows pgx.Rows) ([]walsender, error) {
 func merge(rows []walsender, fresh func(walsender) bool) []ha.Walsender {
 	var merged []ha.Walsender
 	for _, r := range rows {
-		if r.state == "backup" {
+		if r.State == "backup" {
 			continue
 		}
-		w := ha.Walsender{Member: r.name, Streaming: r.state == "streaming", Sync: r.priority > 0, Flush: r.flush, Fresh: fresh(r)}
-		if n := len(merged); n > 0 && merged[n-1].Member == r.name {
+		w := ha.Walsender{Member: r.Name, Streaming: r.State == "streaming", Sync: r.SyncPriority > 0, Flush: r.flush, Fresh: fresh(r)}
+		if n := len(merged); n > 0 && merged[n-1].Member == r.Name {
 			w.Sync = w.Sync || merged[n-1].Sync
 			w.Fresh = w.Fresh && merged[n-1].Fresh
 			merged[n-1] = w

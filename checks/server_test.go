@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/checks"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -32,9 +32,9 @@ type server struct {
 	name string
 	dir  string // has data, sock, the gate and the log
 	port int
-	cmd  *exec.Cmd
-	done chan struct{}
 	conn *checks.Conn
+
+	process *labtest.Process
 }
 
 func now() ha.Instant {
@@ -59,32 +59,16 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// credential is the user that PostgreSQL runs as: not root.
-func credential(t testing.TB) *syscall.Credential {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	u, err := user.Lookup("postgres")
-	must(t, err)
-	uid, err := strconv.Atoi(u.Uid)
-	must(t, err)
-	gid, err := strconv.Atoi(u.Gid)
-	must(t, err)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-}
-
 func (s *server) data() string { return filepath.Join(s.dir, "data") }
 func (s *server) gate() string { return filepath.Join(s.dir, "upstream") }
 
 func (s *server) command(name string, args ...string) *exec.Cmd {
 	s.t.Helper()
-	bin, err := programs.PostgresBin()
-	must(s.t, err)
+	bin := labtest.Program(s.t, programs.PostgresBin)
 	cmd := exec.Command(filepath.Join(bin, name), args...)
 	cmd.Dir = s.dir
 	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/bin:/bin", "PGSERVICEFILE=" + s.gate()}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential(s.t), Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: labtest.ServerUser(s.t), Setpgid: true}
 	return cmd
 }
 
@@ -97,14 +81,9 @@ func (s *server) run(name string, args ...string) {
 
 func newServer(t testing.TB, name string) *server {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pgsidecar-checks-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if c := credential(t); c != nil {
-		must(t, os.Chown(dir, int(c.Uid), int(c.Gid)))
-	}
-	port, err := programs.FreePort()
-	must(t, err)
+	dir := labtest.Dir(t)
+	labtest.OwnedByServer(t, dir)
+	port := labtest.FreePort(t)
 	return &server{t: t, name: name, dir: dir, port: port}
 }
 
@@ -159,31 +138,15 @@ max_replication_slots = 16
 	must(s.t, os.WriteFile(filepath.Join(s.data(), "test.conf"), []byte(conf), 0o644))
 	auto := filepath.Join(s.data(), "postgresql.auto.conf")
 	must(s.t, os.WriteFile(auto, []byte("primary_conninfo = ''\nsynchronous_standby_names = '"+names+"'\n"), 0o600))
-	if c := credential(s.t); c != nil {
-		must(s.t, os.Chown(auto, int(c.Uid), int(c.Gid)))
-	}
+	labtest.OwnedByServer(s.t, auto)
 }
 
 func (s *server) start() {
 	s.t.Helper()
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	must(s.t, err)
-	defer log.Close()
-	s.cmd = s.command("postgres", "-D", s.data(), "-c", "config_file="+filepath.Join(s.data(), "test.conf"))
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	must(s.t, s.cmd.Start())
-	done, cmd := make(chan struct{}), s.cmd
-	s.done = done
-	go func() { _ = cmd.Wait(); close(done) }()
-	s.t.Cleanup(func() {
-		s.stop(syscall.SIGQUIT)
-		if s.t.Failed() && s.conn != nil {
-			out, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-			s.t.Logf("log of %s:\n%s", s.name, out[max(0, len(out)-3000):])
-			s.conn = nil
-		}
-	})
+	s.process = labtest.Start(s.t, s.command("postgres", "-D", s.data(), "-c", "config_file="+filepath.Join(s.data(), "test.conf")))
+	s.t.Cleanup(func() { s.stop(syscall.SIGQUIT) })
 	if s.conn == nil {
+		var err error
 		s.conn, err = checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Now: now,
 			Shut: func() bool { _, err := os.Stat(s.gate()); return err != nil }})
 		must(s.t, err)
@@ -195,34 +158,24 @@ func (s *server) start() {
 
 // stop ends the server by a signal, and waits for it and for its children.
 func (s *server) stop(sig syscall.Signal) {
-	if s.cmd == nil {
+	if s.process == nil {
 		return
 	}
-	_ = s.cmd.Process.Signal(sig)
+	pid := s.process.Cmd.Process.Pid
+	_ = syscall.Kill(pid, sig)
 	select {
-	case <-s.done:
+	case <-s.process.Ended():
 	case <-time.After(10 * time.Second):
-		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
-		<-s.done
+		s.process.Kill()
 	}
-	pid := s.cmd.Process.Pid
 	poll(s.t, 5*time.Second, "children to end", func() bool { return errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) })
-	s.cmd = nil
+	s.process = nil
 }
 
 // poll waits for what has no event.
 func poll(t testing.TB, d time.Duration, what string, done func() bool) {
 	t.Helper()
-	ticker := time.NewTicker(2 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(d)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("waited %s for %s", d, what)
-		case <-ticker.C:
-		}
-	}
+	labtest.Until(t, d, what, done)
 }
 
 // follow opens the gate and follows.
@@ -241,8 +194,8 @@ func (s *server) shut() { _ = os.Remove(s.gate()) }
 func (s *server) streaming() *server {
 	s.t.Helper()
 	poll(s.t, 20*time.Second, s.name+" to stream", func() bool {
-		sight, err := s.conn.Look(within(s.t, 5*time.Second))
-		return err == nil && sight.Receiving
+		facts, err := s.conn.Read(within(s.t, 5*time.Second))
+		return err == nil && facts.Receiving == ha.Yes
 	})
 	return s
 }

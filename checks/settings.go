@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,11 +19,20 @@ import (
 // setting is a parameter and its value.
 type setting struct{ name, value string }
 
-// alter makes settings by ALTER SYSTEM, those that are not so already, reloads,
-// and waits until this session has read them. Each costs PostgreSQL a file
-// synced and renamed.
-func alter(ctx context.Context, conn *pgx.Conn, want []setting) error {
-	changed, err := change(ctx, conn, want)
+// ControlFile is a file of the server's configuration that only this member writes,
+// and that holds the settings by which replication is controlled. It does not follow
+// ALTER SYSTEM, which somebody else's files and settings may forbid.
+type ControlFile interface {
+	// Control reads the file.
+	Control() (map[string]string, error)
+	// SetControl changes settings in the file, durably; the others stay.
+	SetControl(values map[string]string) error
+}
+
+// alter makes settings, those that are not so already, reloads, and waits until this
+// session has read them; not those beside. It costs a file synced and renamed.
+func (c *Conn) alter(ctx context.Context, conn *pgx.Conn, want []setting, beside ...setting) error {
+	changed, err := c.change(ctx, conn, slices.Concat(want, beside))
 	if err != nil || !changed {
 		return err
 	}
@@ -35,7 +46,8 @@ func alter(ctx context.Context, conn *pgx.Conn, want []setting) error {
 
 const (
 	readCurrent = `select array(select current_setting(n) from unnest($1::text[]) with ordinality as w(n, i) order by i),
-		coalesce(pg_read_file('postgresql.auto.conf', 0, 1000000, true), '')`
+		coalesce(pg_read_file('postgresql.auto.conf', 0, 1000000, true), ''),
+		coalesce(pg_read_file(current_setting('config_file'), 0, 1000000, true), '') like '%/control.conf''%'`
 	readEffect = `select coalesce(bool_and(current_setting(w.name) = w.value), true) from unnest($1::text[], $2::text[]) as w(name, value)`
 )
 
@@ -49,27 +61,31 @@ func columns(want []setting) (names, values []string) {
 
 // change makes the settings that are not so already and reloads, and reports
 // whether it had to; they are not in effect yet when it returns.
-func change(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
+func (c *Conn) change(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
 	names, _ := columns(want)
 	have, err := scanCurrent(conn.QueryRow(ctx, readCurrent, names), names)
 	if err != nil {
 		return false, err
 	}
-	return have.change(ctx, conn, want)
+	return c.changeFrom(ctx, conn, have, want)
 }
 
 // current is what settings say, and what postgresql.auto.conf will say at the
 // next reload.
 type current struct {
 	values map[string]string
-	file   string
+	auto   string
+	// included: the next reload reads the control file. A server that an earlier
+	// release has started reads it only when its configuration was written anew, and
+	// by what is taken out of postgresql.auto.conf before it would lose its settings.
+	included bool
 }
 
 // scanCurrent reads the answer to readCurrent for these names.
 func scanCurrent(row pgx.Row, names []string) (current, error) {
 	c := current{values: make(map[string]string, len(names))}
 	var values []string
-	if err := row.Scan(&values, &c.file); err != nil {
+	if err := row.Scan(&values, &c.auto, &c.included); err != nil {
 		return current{}, err
 	}
 	for i, name := range names {
@@ -78,11 +94,38 @@ func scanCurrent(row pgx.Row, names []string) (current, error) {
 	return c, nil
 }
 
-// change is change, when it is known what there is.
-func (c current) change(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
+// changeFrom is change, when it is known what there is. A line of ALTER SYSTEM comes
+// after the control file's, so one that somebody has made there is taken back.
+func (c *Conn) changeFrom(ctx context.Context, conn *pgx.Conn, have current, want []setting) (bool, error) {
+	if c.o.Control == nil || !have.included {
+		return have.alterSystem(ctx, conn, want)
+	}
+	file, err := c.o.Control.Control()
+	if err != nil {
+		return false, err
+	}
+	next, commands, differs := map[string]string{}, []string{}, false
+	for _, w := range want {
+		next[w.name] = w.value
+		differs = differs || have.values[w.name] != w.value || file[w.name] != w.value
+		if inFile(have.auto, w.name) && fileDiffers(have.auto, w) {
+			commands = append(commands, "alter system reset "+w.name)
+		}
+	}
+	if !differs && len(commands) == 0 {
+		return false, nil
+	}
+	if err := c.o.Control.SetControl(next); err != nil {
+		return false, err
+	}
+	return true, inTurn(ctx, conn, append(commands, "select pg_reload_conf()"))
+}
+
+// alterSystem makes settings by ALTER SYSTEM; each costs PostgreSQL a file.
+func (c current) alterSystem(ctx context.Context, conn *pgx.Conn, want []setting) (bool, error) {
 	var commands []string
 	for _, w := range want {
-		if c.values[w.name] != w.value || fileDiffers(c.file, w) {
+		if c.values[w.name] != w.value || fileDiffers(c.auto, w) {
 			commands = append(commands, "alter system set "+w.name+" = "+quoteText(w.value))
 		}
 	}
@@ -90,6 +133,16 @@ func (c current) change(ctx context.Context, conn *pgx.Conn, want []setting) (bo
 		return false, nil
 	}
 	return true, inTurn(ctx, conn, append(commands, "select pg_reload_conf()"))
+}
+
+// inFile reports whether postgresql.auto.conf has a line for a setting.
+func inFile(auto, name string) bool {
+	for line := range strings.Lines(auto) {
+		if rest, found := strings.CutPrefix(strings.TrimSpace(line), name); found && strings.HasPrefix(strings.TrimSpace(rest), "=") {
+			return true
+		}
+	}
+	return false
 }
 
 // inTurn runs commands, each in a transaction of its own (ALTER SYSTEM runs in
@@ -161,7 +214,7 @@ type Upstream struct {
 	User     string
 	Passfile string
 	Self     string        // this member's name, as its walsender shows
-	Timeout  time.Duration // of a connection that neither comes about nor answers
+	Timeout  time.Duration // of a connection that is neither made nor answered
 	// More are further libpq options, such as sslmode.
 	More [][2]string
 }
@@ -183,14 +236,25 @@ func ConnInfo(u Upstream) string {
 	return strings.TrimPrefix(b.String(), " ")
 }
 
-// upstreamOf returns the member that a primary_conninfo of ours names.
-func upstreamOf(conninfo string) string {
-	_, rest, found := strings.Cut(" "+conninfo, " service='"+servicePrefix)
-	if !found {
-		return ""
+// upstreamOf returns the member that a primary_conninfo of ours names, and the address
+// that it has for it.
+func upstreamOf(conninfo string) (member, address string) {
+	value := func(name string) string {
+		_, rest, found := strings.Cut(" "+conninfo, " "+name+"='")
+		if !found {
+			return ""
+		}
+		value, _, _ := strings.Cut(rest, "'")
+		return value
 	}
-	member, _, _ := strings.Cut(rest, "'")
-	return member
+	member, found := strings.CutPrefix(value("service"), servicePrefix)
+	if !found {
+		return "", ""
+	}
+	if host, port := value("host"), value("port"); host != "" && port != "" {
+		address = net.JoinHostPort(host, port)
+	}
+	return member, address
 }
 
 // syncNames writes synchronous_standby_names.

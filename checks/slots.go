@@ -45,6 +45,13 @@ type Slot struct {
 // MemberSlot is the slot of a member that has received the log up to has.
 func MemberSlot(member string, has ha.LSN) Slot { return Slot{Name: SlotName(member), Has: has} }
 
+// archiveSlot is longer than any member's (SlotName), so that it is nobody's.
+const archiveSlot = slotPrefix + "log_that_the_archive_of_backups_has_not_received_yet"
+
+// ArchiveSlot keeps what the primary has not archived up to has: if that is lost,
+// the next leader archives it.
+func ArchiveSlot(has ha.LSN) Slot { return Slot{Name: archiveSlot, Has: has} }
+
 // SlotAt is how far a slot's consumer has come.
 type SlotAt struct {
 	Name string
@@ -166,7 +173,7 @@ func (c *Conn) DropSlot(ctx context.Context, name string) error {
 }
 
 // WrongLines returns what the server says of the lines of pg_hba.conf and, from
-// PostgreSQL 15 on, pg_ident.conf that it cannot read. It then goes by the lines
+// PostgreSQL 15 on, pg_ident.conf that it cannot read. It then uses the lines
 // that it had read before.
 func (c *Conn) WrongLines(ctx context.Context) ([]string, error) {
 	var wrong []string
@@ -175,7 +182,8 @@ func (c *Conn) WrongLines(ctx context.Context) ([]string, error) {
 		if err := conn.QueryRow(ctx, "select to_regclass('pg_catalog.pg_ident_file_mappings') is not null").Scan(&mappings); err != nil {
 			return err
 		}
-		query := "select 'hba: ' || error from pg_hba_file_rules where error is not null"
+		// What only cannot match (hostssl without ssl) is no reason for it to refuse the file.
+		query := "select 'hba: ' || error from pg_hba_file_rules where error is not null and error not like '%record cannot match because%'"
 		if mappings {
 			query += " union all select 'ident: ' || error from pg_ident_file_mappings where error is not null"
 		}

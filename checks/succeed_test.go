@@ -30,7 +30,7 @@ func TestEarlierSession(t *testing.T) {
 		return n == 1
 	})
 	p.conn.Close() // as a new process begins
-	s, err := p.conn.Look(within(t, 10*time.Second))
+	s, err := p.conn.Read(within(t, 10*time.Second))
 	must(t, err)
 	if want := (ha.SyncSetting{K: 1, Names: []string{"n2"}}); s.Sync.K != want.K || len(s.Sync.Names) != 1 || s.Sync.Names[0] != "n2" {
 		t.Errorf("the look saw %+v, and %+v comes into effect with the next reload", s.Sync, want)

@@ -177,10 +177,14 @@ func (c *Conn) setSync(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) 
 		return 0, err
 	}
 	want := []setting{{"synchronous_standby_names", syncNames(set)}}
+	beside, err := consumersWait(ctx, conn, set)
+	if err != nil {
+		return 0, err
+	}
 	if standby {
 		c.sync.forget()
 		c.sync.prepare(life, set)
-		if err := alter(ctx, conn, want); err != nil {
+		if err := c.alter(ctx, conn, want, beside...); err != nil {
 			return 0, err
 		}
 		// A cascading replica's walsender may not have read it, and lives on
@@ -197,7 +201,7 @@ func (c *Conn) setSync(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) 
 			return 0, err
 		}
 	}
-	if err := alter(ctx, conn, want); err != nil {
+	if err := c.alter(ctx, conn, want, beside...); err != nil {
 		return 0, err
 	}
 	if set.K == 0 {
@@ -228,7 +232,7 @@ func (c *Conn) release(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting) 
 	err := until(ctx, func() (bool, error) {
 		rows, err := walsenders(ctx, conn)
 		late := slices.ContainsFunc(rows, func(r walsender) bool {
-			return r.priority != 1 && r.state != "backup" && slices.Contains(set.Names, r.name)
+			return r.SyncPriority != 1 && r.State != "backup" && slices.Contains(set.Names, r.Name)
 		})
 		return !late || time.Now().After(end), err
 	})
@@ -256,7 +260,7 @@ func (c *Conn) thaw(conn *pgx.Conn, set ha.SyncSetting) error {
 		defer fresh.Close(ctx) // the server ends the session either way
 		conn = fresh
 	}
-	if err := alter(ctx, conn, []setting{{"synchronous_standby_names", syncNames(set)}}); err != nil {
+	if err := c.alter(ctx, conn, []setting{{"synchronous_standby_names", syncNames(set)}}); err != nil {
 		return err
 	}
 	c.release(ctx, conn, set)
@@ -267,7 +271,7 @@ func (c *Conn) thaw(conn *pgx.Conn, set ha.SyncSetting) error {
 // on settings are seen to have read it.
 func (c *Conn) freeze(ctx context.Context, conn *pgx.Conn, life time.Time, set ha.SyncSetting, fromNone bool) error {
 	c.sync.forget()
-	if err := alter(ctx, conn, []setting{{"synchronous_standby_names", frozenNames(set.Names)}}); err != nil {
+	if err := c.alter(ctx, conn, []setting{{"synchronous_standby_names", frozenNames(set.Names)}}); err != nil {
 		return err
 	}
 	if fromNone {
@@ -287,8 +291,8 @@ func (c *Conn) freeze(ctx context.Context, conn *pgx.Conn, life time.Time, set h
 		for _, r := range rows {
 			// 1 is of the setting before. A name that is not among the new
 			// shows 0 at last, a new one 2 or more.
-			if r.priority == 1 || r.priority == 0 && slices.Contains(set.Names, r.name) && r.state != "backup" {
-				waiting = r.name
+			if r.SyncPriority == 1 || r.SyncPriority == 0 && slices.Contains(set.Names, r.Name) && r.State != "backup" {
+				waiting = r.Name
 				return false, nil
 			}
 			pids = append(pids, r.pid)
@@ -357,8 +361,8 @@ func (c *Conn) inEffect(ctx context.Context, conn *pgx.Conn, set ha.SyncSetting)
 			return false, err
 		}
 		for _, r := range rows {
-			if r.priority > 0 && !slices.Contains(set.Names, r.name) {
-				counts = r.name
+			if r.SyncPriority > 0 && !slices.Contains(set.Names, r.Name) {
+				counts = r.Name
 				return false, nil
 			}
 		}

@@ -2,6 +2,9 @@ package checks_test
 
 import (
 	"errors"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,7 +46,7 @@ func TestSetSync(t *testing.T) {
 		if at < before {
 			t.Fatalf("%+v in effect at %s, before %s", set, at, before)
 		}
-		s, err := p.conn.Look(within(t, 5*time.Second))
+		s, err := p.conn.Read(within(t, 5*time.Second))
 		must(t, err)
 		if s.Sync.K != set.K || !slices.Equal(s.Sync.Names, set.Names) {
 			t.Fatalf("set %+v, seen %+v", set, s.Sync)
@@ -245,17 +248,17 @@ func TestSetSyncSeesACheckpointerThatSleeps(t *testing.T) {
 
 func TestLookPrimaryAndRestart(t *testing.T) {
 	p := primary(t, "n1")
-	s, err := p.conn.Look(within(t, 5*time.Second))
+	s, err := p.conn.Read(within(t, 5*time.Second))
 	must(t, err)
-	if s.InRecovery || s.Position.TLI != 1 || !s.Checkpointed || s.RecoveryEnd == 0 || s.SystemID == "" || s.Version < 150000 || s.Settled {
+	if s.InRecovery != ha.No || s.Position.TLI != 1 || !s.Checkpointed || s.RecoveryEnd == 0 || s.SystemID == "" || s.Version < 150000 || s.Settled {
 		t.Fatalf("%+v", s)
 	}
 	p.stop(syscall.SIGQUIT)
-	if _, err := p.conn.Look(within(t, 5*time.Second)); !errors.Is(err, checks.ErrStopped) {
+	if _, err := p.conn.Read(within(t, 5*time.Second)); !errors.Is(err, checks.ErrStopped) {
 		t.Fatalf("look at a stopped server: %v", err)
 	}
 	p.start()
-	again, err := p.conn.Look(within(t, 5*time.Second))
+	again, err := p.conn.Read(within(t, 5*time.Second))
 	must(t, err)
 	if !again.StartedAt.After(s.StartedAt) || again.RecoveryEnd < s.Position.LSN {
 		t.Fatalf("after the restart: %+v", again)
@@ -291,7 +294,7 @@ func TestWriteProbe(t *testing.T) {
 	if err := r.conn.WriteProbe(ctx); !errors.Is(err, checks.ErrReadOnly) {
 		t.Fatalf("probe of a standby: %v", err)
 	}
-	if _, err := r.conn.Look(ctx); err != nil {
+	if _, err := r.conn.Read(ctx); err != nil {
 		t.Fatalf("after the failed probe: %v", err)
 	}
 }
@@ -337,8 +340,8 @@ func TestRolesAndSlots(t *testing.T) {
 	r.follow(p)
 	end := p.lsn("select pg_current_wal_flush_lsn()")
 	poll(t, 10*time.Second, "the replay", func() bool {
-		sight, err := r.conn.Look(ctx)
-		return err == nil && sight.Replayed >= end
+		facts, err := r.conn.Read(ctx)
+		return err == nil && facts.Replayed >= end
 	})
 	if len(unknown) != 2 {
 		t.Fatalf("a standby has %d slots", len(unknown))
@@ -368,7 +371,7 @@ func TestScramVerifier(t *testing.T) {
 			Password: func() (string, error) { return password, nil }})
 		must(t, err)
 		defer c.Close()
-		_, err = c.Look(within(t, 5*time.Second))
+		_, err = c.Read(within(t, 5*time.Second))
 		if want == nil && err != nil || !errors.Is(err, want) {
 			t.Errorf("with password %q: %v", password, err)
 		}
@@ -376,4 +379,78 @@ func TestScramVerifier(t *testing.T) {
 			t.Errorf("the password is in the error: %v", err)
 		}
 	}
+}
+
+// control is a control file in a test.
+type control struct{ path string }
+
+func (c control) Control() (map[string]string, error) {
+	content, err := os.ReadFile(c.path)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(string(content)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
+		values[name] = strings.ReplaceAll(strings.Trim(value, "'"), "''", "'")
+	}
+	return values, nil
+}
+
+func (c control) SetControl(values map[string]string) error {
+	all, err := c.Control()
+	if err != nil {
+		return err
+	}
+	maps.Copy(all, values)
+	text := ""
+	for name, value := range all {
+		if name != "" {
+			text += name + " = '" + strings.ReplaceAll(value, "'", "''") + "'\n"
+		}
+	}
+	return os.WriteFile(c.path, []byte(text), 0o644)
+}
+
+// TestControlFile: a server that reads the control file is controlled by it whatever
+// ALTER SYSTEM said before and may say later; one that does not read it yet keeps its
+// settings, and is controlled by ALTER SYSTEM.
+func TestControlFile(t *testing.T) {
+	p := primary(t, "n1")
+	file := control{filepath.Join(p.dir, "control.conf")}
+	must(t, os.WriteFile(file.path, nil, 0o644))
+	conn, err := checks.New(checks.Options{Socket: p.dir, Port: p.port, User: "postgres", Member: "n1", Now: now, Control: file})
+	must(t, err)
+	defer conn.Close()
+	names := func() string { return p.value("select current_setting('synchronous_standby_names')") }
+	set := func(member string) {
+		t.Helper()
+		ctx := within(t, 10*time.Second)
+		_, err := conn.SetSync(ctx, ha.SyncSetting{K: 1, Names: []string{member}})
+		must(t, err)
+		if want := `ANY 1 ("` + member + `")`; names() != want {
+			t.Fatalf("it is %s, not %s", names(), want)
+		}
+	}
+	auto := func() string {
+		content, err := os.ReadFile(filepath.Join(p.data(), "postgresql.auto.conf"))
+		must(t, err)
+		return string(content)
+	}
+	set("n2")
+	if !strings.Contains(auto(), "n2") {
+		t.Error("a server that does not read the file was not controlled by ALTER SYSTEM")
+	}
+	conf, err := os.OpenFile(filepath.Join(p.data(), "test.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	must(t, err)
+	_, err = conf.WriteString("include '" + file.path + "'\n")
+	must(t, err)
+	must(t, conf.Close())
+	set("n3")
+	if strings.Contains(auto(), "synchronous_standby_names") {
+		t.Errorf("ALTER SYSTEM still has it:\n%s", auto())
+	}
+	p.exec("alter system set synchronous_standby_names = 'somebody'")
+	p.exec("select pg_reload_conf()")
+	set("n4")
 }

@@ -86,25 +86,25 @@ func (c *cluster) testPlan(t *testing.T) {
 		"raw_exec": c.clusterVars(), "exec": vars("bin_dir", c.binDir()), "docker": nil,
 		"haproxy": c.haproxyVars("count", "1"), "haproxy-system": c.haproxyVars("job", "pg-haproxy-system", "node_pool", "all"), "app": nil, "app-dns": nil,
 	} {
-		c.must(append([]string{"job", "validate"}, append(args, jobFile(name))...)...)
-		out, status := c.command(append([]string{"job", "plan"}, append(args, jobFile(name))...)...)
+		c.must(append([]string{"job", "validate"}, append(args, c.jobFile(name))...)...)
+		out, status := c.command(append([]string{"job", "plan"}, append(args, c.jobFile(name))...)...)
 		if status != 0 && status != 1 || strings.Contains(out, "WARNING") && name != "docker" {
 			t.Errorf("nomad job plan %s: exit status %d\n%s", name, status, out)
 		}
 	}
 	csi := vars("volume_type", "csi")
-	c.must(append([]string{"job", "validate"}, append(csi, jobFile("docker"))...)...)
-	if out, status := c.command(append([]string{"job", "plan"}, append(csi, jobFile("docker"))...)...); status != 0 && status != 1 {
+	c.must(append([]string{"job", "validate"}, append(csi, c.jobFile("docker"))...)...)
+	if out, status := c.command(append([]string{"job", "plan"}, append(csi, c.jobFile("docker"))...)...); status != 0 && status != 1 {
 		t.Errorf("nomad job plan docker with csi: exit status %d\n%s", status, out)
 	}
 }
 
 func (c *cluster) testRun(t *testing.T) {
 	began := time.Now()
-	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(), jobFile("raw_exec"))...)...)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(), c.jobFile("raw_exec"))...)...)
 	c.firstWrite(t, began)
 	c.whole()
-	c.must(append([]string{"job", "run", "-detach"}, append(c.haproxyVars("count", "1"), jobFile("haproxy"))...)...)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.haproxyVars("count", "1"), c.jobFile("haproxy"))...)...)
 	c.eventually(time.Minute, "a write through HAProxy", func(ctx context.Context) error {
 		conn, err := c.byHAProxy(ctx)
 		if err != nil {
@@ -185,7 +185,7 @@ func (c *cluster) measuredWithin(t *testing.T, limit time.Duration, what string,
 // testApplication runs pgbench as its job does, by the template block.
 func (c *cluster) testApplication(t *testing.T) {
 	c.must("var", "put", "-force", "nomad/jobs/pg-app", "password="+superuserPassword)
-	c.must(append([]string{"job", "run", "-detach"}, append(vars("user", "postgres", "clients", "1", "pgbench", filepath.Join(c.binDir(), "pgbench")), jobFile("app"))...)...)
+	c.must(append([]string{"job", "run", "-detach"}, append(vars("user", "postgres", "clients", "1", "pgbench", filepath.Join(c.binDir(), "pgbench")), c.jobFile("app"))...)...)
 	c.eventually(time.Minute, "pgbench has written", func(ctx context.Context) error {
 		conn, err := c.byDNS("pg")(ctx)
 		if err != nil {

@@ -18,7 +18,9 @@
 // allocation's index is no identity: Nomad gives it to another node's data as
 // soon as it likes (Nomad documentation, Runtime environment settings).
 //
-// The facts about Nomad hold for 1.8 to 1.11; they are from its documentation
-// and its source, at the version in .tools/nomad/go.mod. Watch starts one
-// goroutine, which ends with the function that it returns; nothing else runs.
+// The facts about Nomad hold for 1.6 to 1.11; they are from its documentation
+// and its source, at v1.6.1 (.tools/nomad/go.mod) and v1.11.1. There are two forms
+// of each job file (Release): what 1.6 does not know is in the newer one only.
+// Watch starts one goroutine, which ends with the function that it returns;
+// nothing else runs.
 package nomad

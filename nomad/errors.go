@@ -14,6 +14,8 @@ var (
 	ErrIdentity = errors.New("data directory belongs to another member")
 	// ErrNoJob: there is no job file of that name.
 	ErrNoJob = errors.New("no such job")
+	// ErrRelease: there are no job files for that release of Nomad.
+	ErrRelease = errors.New("no job files for Nomad")
 	// ErrVariable: a job file has no such variable, or not of that type.
 	ErrVariable = errors.New("wrong variable")
 )

@@ -40,7 +40,7 @@ func TestExec(t *testing.T) {
 	step("no volume", func(t *testing.T) { c.testExecNoVolume(t, args) })
 	if !step("run to the first write", func(t *testing.T) {
 		began := time.Now()
-		c.must(append([]string{"job", "run", "-detach"}, append(args, jobFile("exec"))...)...)
+		c.must(append([]string{"job", "run", "-detach"}, append(args, c.jobFile("exec"))...)...)
 		c.firstWrite(t, began)
 		c.whole()
 	}) {
@@ -62,7 +62,7 @@ func TestExec(t *testing.T) {
 
 // testExecNoVolume: the data directory would be in the task's own file system.
 func (c *cluster) testExecNoVolume(t *testing.T, args []string) {
-	text, err := nomad.Job("exec", []string{"job=pg-no-volume", "count=1"})
+	text, err := nomad.Job("exec", c.release, []string{"job=pg-no-volume", "count=1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,23 @@ import (
 //go:embed files
 var files embed.FS
 
+// Release is the oldest Nomad that a job file is written for.
+//
+// Nomad 1.7 has a task's block consul (workload identity), and 1.8 the group's
+// block disconnect and restart's render_templates; older ones refuse a file that
+// has them. So Release16 has max_client_disconnect, and a token for Consul from
+// Nomad's variables, which is what 1.6 and 1.7 have (Nomad's source, v1.6.1:
+// jobspec2, structs.TaskGroup and scheduler/reconcile.go).
+type Release string
+
+const (
+	Release16 Release = "1.6" // the last that is open source
+	Release18 Release = "1.8" // and later: what most people run
+)
+
+// Releases are all that there are.
+var Releases = []Release{Release16, Release18}
+
 // JobFile is one of the job files.
 type JobFile struct {
 	Name  string // what Job knows it by
@@ -27,6 +44,7 @@ type JobFile struct {
 type jobData struct {
 	Name, Driver, Type string
 	DNS                bool
+	Release            Release
 }
 
 // The constants of job files.
@@ -54,10 +72,14 @@ func Jobs() []JobFile {
 
 const clusterFile = "cluster.nomad.hcl.tmpl"
 
-// Job returns the text of a job file (HCL2) in which each of vars, name=value,
-// is the default of its variable. A list's values are separated by commas; a
-// list or map may also be written as in HCL. It returns ErrNoJob or ErrVariable.
-func Job(name string, vars []string) (string, error) {
+// Job returns the text of a job file (HCL2) for a release, in which each of vars,
+// name=value, is the default of its variable. A list's values are separated by
+// commas; a list or map may also be written as in HCL. It returns ErrNoJob,
+// ErrRelease or ErrVariable.
+func Job(name string, release Release, vars []string) (string, error) {
+	if !slices.Contains(Releases, release) {
+		return "", fmt.Errorf("%w %q: expected 1.6 (for 1.6 and 1.7) or 1.8 (for 1.8 and later)", ErrRelease, release)
+	}
 	all := Jobs()
 	i := slices.IndexFunc(all, func(j JobFile) bool { return j.Name == name })
 	if i < 0 {
@@ -76,7 +98,9 @@ func Job(name string, vars []string) (string, error) {
 		return "", fmt.Errorf("read the job's template: %w", err)
 	}
 	var b strings.Builder
-	if err := t.Execute(&b, all[i].data); err != nil {
+	data := all[i].data
+	data.Release = release
+	if err := t.Execute(&b, data); err != nil {
 		return "", fmt.Errorf("write the job: %w", err)
 	}
 	text := b.String()

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,8 +21,6 @@ func (w *world) binDir() string {
 	}
 	return dir
 }
-
-func jobFile(name string) string { return filepath.Join("jobs", name+".nomad.hcl") }
 
 // whole waits until Nomad runs three members and the record has a leader and the
 // standby that commits are to wait for.

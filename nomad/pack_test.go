@@ -36,7 +36,7 @@ func packTemplate(t *testing.T) string {
 	})
 	return strings.NewReplacer("<%-", "[[-", "<%", "[[", "%>", "]]",
 		" .VolumeDir ", ` "`+nomad.VolumeDir+`" `, " .EnvNode ", ` "`+nomad.EnvNode+`" `, " .EnvDataDir ", ` "`+nomad.EnvDataDir+`" `,
-		" .EnvKillTimeout ", ` "`+nomad.EnvKillTimeout+`" `, " .Driver ", ` (var "driver" .) `, " .Name ", ` (var "driver" .) `).Replace(text)
+		" .EnvKillTimeout ", ` "`+nomad.EnvKillTimeout+`" `, " .Driver ", ` (var "driver" .) `, " .Release ", ` (var "nomad" .) `, " .Name ", ` (var "driver" .) `).Replace(text)
 }
 
 // packVariables are the variables of all drivers' jobs, and the driver.
@@ -47,9 +47,17 @@ func packVariables(t *testing.T) string {
   default     = "exec"
   description = "raw_exec, exec or docker."
 }
+`, "nomad": `variable "nomad" {
+  type        = string
+  default     = "1.8"
+  description = "1.8: for Nomad 1.8 and later. 1.6: for Nomad 1.6 and 1.7."
+}
 `}
-	for _, driver := range drivers {
-		text, err := nomad.Job(driver, nil)
+	for _, form := range forms() {
+		if !slices.Contains(drivers, form.job.Name) {
+			continue
+		}
+		text, err := nomad.Job(form.job.Name, form.release, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,19 +94,23 @@ func TestPack(t *testing.T) {
 			t.Errorf("%s is not what the job files make it; go test ./nomad -update writes it", path)
 		}
 	}
-	for _, driver := range drivers {
-		want, err := nomad.Job(driver, nil)
+	for _, form := range forms() {
+		driver := form.job.Name
+		if !slices.Contains(drivers, driver) {
+			continue
+		}
+		want, err := nomad.Job(driver, form.release, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := renderPack(t, driver)
+		got := renderPack(t, driver, form.release)
 		// A default is JSON there.
 		if a, b := spaceless(got), spaceless(want); a != b {
 			i := 0
 			for i < min(len(a), len(b)) && a[i] == b[i] {
 				i++
 			}
-			t.Errorf("%s: the pack's job differs: …%.200s\nwant …%.200s", driver, a[max(0, i-60):], b[max(0, i-60):])
+			t.Errorf("%s: the pack's job differs: …%.200s\nwant …%.200s", form.path, a[max(0, i-60):], b[max(0, i-60):])
 		}
 	}
 }
@@ -110,7 +122,7 @@ func spaceless(text string) string {
 
 // renderPack renders the pack's template with the functions that Nomad Pack
 // gives it (its own var, and Sprig's).
-func renderPack(t *testing.T, driver string) string {
+func renderPack(t *testing.T, driver string, release nomad.Release) string {
 	t.Helper()
 	variables := filepath.Join("pack", "variables.hcl")
 	b, err := os.ReadFile(variables)
@@ -136,7 +148,7 @@ func renderPack(t *testing.T, driver string) string {
 			values[block.Labels[0]] = v.AsString()
 		}
 	}
-	values["driver"] = driver
+	values["driver"], values["nomad"] = driver, string(release)
 	tmpl, err := template.New("pack").Delims("[[", "]]").Option("missingkey=error").Funcs(template.FuncMap{
 		"var": func(name string, all map[string]any) any { return all[name] },
 		"toJson": func(v any) (string, error) {

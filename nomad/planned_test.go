@@ -23,7 +23,7 @@ func (c *cluster) handedOver(from alloc) {
 }
 
 func (c *cluster) testPlanAgain(t *testing.T) {
-	out, status := c.command(append([]string{"job", "plan"}, append(c.clusterVars(), jobFile("raw_exec"))...)...)
+	out, status := c.command(append([]string{"job", "plan"}, append(c.clusterVars(), c.jobFile("raw_exec"))...)...)
 	if status != 0 {
 		t.Errorf("exit status %d, want 0: no changes\n%s", status, out)
 	}
@@ -70,7 +70,7 @@ func (c *cluster) testUpdate(t *testing.T, index, cpu string) {
 	c.lead(t, index)
 	before := c.record().Term
 	c.measured(t, "the whole job updated, the primary at index "+index, func() {
-		c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars("cpu", cpu), jobFile("raw_exec"))...)...)
+		c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars("cpu", cpu), c.jobFile("raw_exec"))...)...)
 		c.updated()
 	})
 	want := uint64(1)

@@ -19,7 +19,7 @@ import (
 func (c *cluster) fails(t *testing.T, words string, settings ...string) {
 	t.Helper()
 	before := c.record()
-	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(settings...), jobFile("raw_exec"))...)...)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(settings...), c.jobFile("raw_exec"))...)...)
 	c.eventually(time.Minute, "an allocation's log has "+words, func(ctx context.Context) error {
 		all, err := c.allocs(ctx, "pg")
 		if err != nil {
@@ -49,7 +49,7 @@ func (c *cluster) fails(t *testing.T, words string, settings ...string) {
 
 // mended runs the job as it was before fails.
 func (c *cluster) mended() {
-	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(), jobFile("raw_exec"))...)...)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(), c.jobFile("raw_exec"))...)...)
 	c.whole()
 }
 
@@ -102,7 +102,7 @@ func (c *cluster) testCutShort(t *testing.T) {
 // which none has. It says so, and leaves the members alone.
 func (c *cluster) testNoHostVolume(t *testing.T) {
 	before, record := c.byNode, c.record()
-	args := append(c.clusterVars("volume", "elsewhere"), jobFile("raw_exec"))
+	args := append(c.clusterVars("volume", "elsewhere"), c.jobFile("raw_exec"))
 	const words = "missing compatible host volumes"
 	if out, status := c.command(append([]string{"job", "plan"}, args...)...); status != 1 || !strings.Contains(out, words) {
 		t.Errorf("nomad job plan: exit status %d, expected 1 and %q:\n%s", status, words, out)
@@ -132,7 +132,7 @@ func (c *cluster) testNoHostVolume(t *testing.T) {
 func (c *cluster) testNoVariables(t *testing.T) {
 	const job = "pg-no-variables"
 	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars("job", job, "count", "1", "standbys", "0",
-		"data_dir", "${meta.pgdata}/"+job), jobFile("raw_exec"))...)...)
+		"data_dir", "${meta.pgdata}/"+job), c.jobFile("raw_exec"))...)...)
 	c.event(job, "Missing: nomad.var.block(nomad/jobs/"+job)
 	c.must("var", "put", "-force", "nomad/jobs/"+job, "superuser="+superuserPassword, "api="+apiToken)
 	c.says(job, "replication.password is empty")

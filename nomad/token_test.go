@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 // is repaired but the role: the waiting members go on by themselves.
 func TestToken(t *testing.T) {
 	w := newWorld(t)
+	w.newerOnly("a token of the task's own identity")
 	w.start(true)
 	c := &cluster{world: w, byNode: map[string]alloc{}}
 	t.Cleanup(func() { c.purge("pg", "pg-no-token") })
@@ -31,7 +33,7 @@ func TestToken(t *testing.T) {
 	w.must("setup", "consul", "-y", "-jwks-url", w.http+"/.well-known/jwks.json")
 
 	// No consul block: Nomad asks Consul for no token.
-	text, err := nomad.Job("raw_exec", nil)
+	text, err := nomad.Job("raw_exec", w.release, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +45,7 @@ func TestToken(t *testing.T) {
 	c.says("pg-no-token", "anonymous token")
 	c.purge("pg-no-token")
 
-	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(), jobFile("raw_exec"))...)...)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars(), c.jobFile("raw_exec"))...)...)
 	c.says("pg", "Permission denied")
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -65,6 +67,83 @@ func TestToken(t *testing.T) {
 	c.testRenewed(t)
 }
 
+// TestTokenByVariable is TestToken for the older job files, whose members have one
+// token, from Nomad's variables: none, one that may do nothing, and one with the
+// policy. It is another one in the end, which is given by the variables too.
+func TestTokenByVariable(t *testing.T) {
+	w := newWorld(t)
+	if w.release != nomad.Release16 {
+		t.Skip("a token from Nomad's variables is in the job files for Nomad 1.6 and 1.7 only")
+	}
+	w.start(true)
+	c := &cluster{world: w, byNode: map[string]alloc{}}
+	t.Cleanup(func() { c.purge("pg", "pg-no-token") })
+	give := func(job, token string) {
+		w.must("var", "put", "-force", "nomad/jobs/"+job, "superuser="+superuserPassword, "replication="+replicationPassword, "api="+apiToken, "consul="+token)
+	}
+	c.putPolicies(t)
+	may, mayNot := c.newToken(t, "pgsidecar-pg"), c.newToken(t)
+
+	// The variable consul_acl is false: no file is written, and Consul is asked with none.
+	give("pg-no-token", may.SecretID)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars("job", "pg-no-token", "count", "1", "data_dir", "${meta.pgdata}/none"), c.jobFile("raw_exec"))...)...)
+	c.says("pg-no-token", "Permission denied")
+	all, err := c.running(t.Context(), "pg-no-token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for node, a := range all {
+		if _, err := os.Stat(c.tokenFile(node, a)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a token's file without consul_acl on %s: %v", node, err)
+		}
+	}
+	c.purge("pg-no-token")
+
+	give("pg", mayNot.SecretID)
+	c.must(append([]string{"job", "run", "-detach"}, append(c.clusterVars("consul_acl", "true"), c.jobFile("raw_exec"))...)...)
+	c.says("pg", "Permission denied")
+
+	give("pg", may.SecretID)
+	c.firstWrite(t, time.Now())
+	c.whole()
+
+	other := c.newToken(t, "pgsidecar-pg")
+	give("pg", other.SecretID)
+	c.eventually(time.Minute, "the members' files have the other token", func(context.Context) error {
+		for node, a := range c.byNode {
+			b, err := os.ReadFile(c.tokenFile(node, a))
+			if err != nil || string(bytes.TrimSpace(b)) != other.SecretID {
+				return fmt.Errorf("%s has not, %w", node, err)
+			}
+		}
+		return nil
+	})
+	c.request(t, http.MethodDelete, "/v1/acl/token/"+may.AccessorID, nil)
+	c.testOtherToken(t)
+}
+
+// token is one of Consul's.
+type token struct{ AccessorID, SecretID string }
+
+// newToken makes a token with policies.
+func (c *cluster) newToken(t *testing.T, policies ...string) token {
+	t.Helper()
+	var links []map[string]string
+	for _, name := range policies {
+		links = append(links, map[string]string{"Name": name})
+	}
+	var made token
+	if err := json.Unmarshal(c.put(t, "/v1/acl/token", map[string]any{"Description": "of the members", "Policies": links}), &made); err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// tokenFile is where a member finds its token for Consul.
+func (c *cluster) tokenFile(node string, a alloc) string {
+	return filepath.Join(c.dir, node, "alloc", a.ID, "pgsidecar", "secrets", "consul_token")
+}
+
 // testRenewed puts other tokens into the tasks' directories and takes the first
 // ones away from Consul: the members go on, and hand over, with the new ones.
 func (c *cluster) testRenewed(t *testing.T) {
@@ -74,13 +153,13 @@ func (c *cluster) testRenewed(t *testing.T) {
 	}
 	old := map[string]bool{}
 	for node, a := range c.byNode {
-		path := filepath.Join(c.dir, node, "alloc", a.ID, "pgsidecar", "secrets", "consul_token")
+		path := c.tokenFile(node, a)
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		old[string(bytes.TrimSpace(b))] = true
-		var token struct{ SecretID string }
+		var token token
 		if err := json.Unmarshal(c.put(t, "/v1/acl/token", map[string]any{"Description": "another of " + node, "Roles": []map[string]string{{"ID": role.ID}}}), &token); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +167,7 @@ func (c *cluster) testRenewed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var tokens []struct{ AccessorID, SecretID string }
+	var tokens []token
 	if err := c.getFrom(t.Context(), "http://"+c.consulAPI+"/v1/acl/tokens", &tokens); err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +180,12 @@ func (c *cluster) testRenewed(t *testing.T) {
 	if len(old) > 0 {
 		t.Fatalf("%d tokens of tasks that Consul does not know", len(old))
 	}
+	c.testOtherToken(t)
+}
+
+// testOtherToken: with the tokens that the members' files have by now, another member
+// leads and takes writes.
+func (c *cluster) testOtherToken(t *testing.T) {
 	before := c.primary(t)
 	term := c.record().Term
 	for name := range c.byNode {
@@ -142,9 +227,9 @@ func (c *cluster) says(job, words string) {
 	})
 }
 
-// putPolicy gives the tasks' role what `pgsidecar files policy` prints, besides
-// what it has; and Consul's DNS the right to answer.
-func (c *cluster) putPolicy(t *testing.T) {
+// putPolicies makes the policy that `pgsidecar files policy` prints, and gives
+// Consul's DNS the right to answer.
+func (c *cluster) putPolicies(t *testing.T) {
 	t.Helper()
 	policy, err := os.ReadFile("../sessions/policy.hcl")
 	if err != nil {
@@ -153,6 +238,12 @@ func (c *cluster) putPolicy(t *testing.T) {
 	c.put(t, "/v1/acl/policy", map[string]any{"Name": "pgsidecar-pg", "Rules": string(policy)})
 	c.put(t, "/v1/acl/policy", map[string]any{"Name": "dns", "Rules": `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`})
 	c.put(t, "/v1/acl/token/00000000-0000-0000-0000-000000000002", map[string]any{"Policies": []map[string]string{{"Name": "dns"}}})
+}
+
+// putPolicy gives the policy to the tasks' role, besides what it has.
+func (c *cluster) putPolicy(t *testing.T) {
+	t.Helper()
+	c.putPolicies(t)
 	var role map[string]any
 	if err := c.getFrom(t.Context(), "http://"+c.consulAPI+"/v1/acl/role/name/nomad-default-tasks", &role); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/nomad"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -31,10 +33,11 @@ var realNomad = flag.Bool("nomad", false, "run the tests that need a Nomad (make
 type world struct {
 	t         *testing.T
 	dir       string
-	nomad     string // the program
-	consul    string // the program
-	pgsidecar string // built for this test
-	http      string // Nomad's API
+	nomad     string        // the program
+	release   nomad.Release // whose job files it is to run
+	consul    string        // the program
+	pgsidecar string        // built for this test
+	http      string        // Nomad's API
 	consulAPI string
 	dns       string            // Consul's
 	token     string            // Consul's bootstrap token; empty: no ACLs
@@ -74,6 +77,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.remove)
+	w.release = releaseOf(t, w.nomad)
 	w.pgsidecar = filepath.Join(w.dir, "pgsidecar")
 	build := exec.Command("go", "build", "-o", w.pgsidecar, "../cmd/pgsidecar")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -136,11 +140,17 @@ func (w *world) startConsul(ports []int, acl bool) {
 	c := map[string]any{
 		"node_name": "consul", "data_dir": filepath.Join(w.dir, "consul"), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
 		"server": true, "bootstrap_expect": 1, "disable_update_check": true, "performance": map[string]any{"raft_multiplier": 1},
-		"ports": map[string]any{"http": ports[0], "dns": ports[1], "serf_lan": ports[2], "server": ports[3], "grpc": ports[4], "serf_wan": -1, "grpc_tls": -1},
+		"ports": map[string]any{"http": ports[0], "dns": ports[1], "serf_lan": ports[2], "server": ports[3], "grpc": ports[4], "serf_wan": -1},
+	}
+	dialect := labtest.Dialect(w.t)
+	for name, port := range dialect.WithoutGRPC() {
+		if name != "grpc" { // Nomad's Connect asks there
+			c["ports"].(map[string]any)[name] = port
+		}
 	}
 	if acl {
 		w.token = "5d2a7a1e-0000-4000-8000-7f6a9c0e1b2d"
-		c["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{"initial_management": w.token, "agent": w.token}}
+		c["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{dialect.ManagementToken(): w.token, "agent": w.token}}
 	}
 	w.agent("consul", c, w.consul, "agent", "-config-file")
 	w.eventually(time.Minute, "Consul has a leader", func(ctx context.Context) error {
@@ -160,7 +170,10 @@ func (w *world) startConsulClient(n *node, join int) {
 	c := map[string]any{
 		"node_name": n.name, "data_dir": filepath.Join(w.dir, "consul-"+n.name), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
 		"disable_update_check": true, "retry_join": []string{"127.0.0.1:" + strconv.Itoa(join)}, "retry_interval": "1s",
-		"ports": map[string]any{"http": ports[0], "dns": -1, "serf_lan": ports[1], "grpc": -1, "grpc_tls": -1},
+		"ports": map[string]any{"http": ports[0], "dns": -1, "serf_lan": ports[1]},
+	}
+	for name, port := range labtest.Dialect(w.t).WithoutGRPC() {
+		c["ports"].(map[string]any)[name] = port
 	}
 	if w.token != "" {
 		c["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{"agent": w.token}}
@@ -180,8 +193,10 @@ func (w *world) withConsul(address string) map[string]any {
 	c := map[string]any{"address": address, "auto_advertise": false, "server_auto_join": false, "client_auto_join": false}
 	if w.token != "" {
 		c["token"] = w.token
-		identity := map[string]any{"aud": []string{"consul.io"}, "ttl": "1h"}
-		c["service_identity"], c["task_identity"] = identity, identity
+		if w.release != nomad.Release16 { // which gives no task a token
+			identity := map[string]any{"aud": []string{"consul.io"}, "ttl": "1h"}
+			c["service_identity"], c["task_identity"] = identity, identity
+		}
 	}
 	return c
 }
@@ -356,19 +371,7 @@ func (w *world) eventually(within time.Duration, what string, try func(ctx conte
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), within)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			w.t.Fatalf("not within %s: %s: %v", within, what, err)
-		case <-tick.C:
-		}
-	}
+	labtest.Eventually(w.t, within, what, func() error { return try(ctx) })
 }
 
 // get asks Nomad.

@@ -20,8 +20,8 @@ type address struct {
 }
 
 const (
-	// dialTimeout bounds how long an address that swallows packets is waited
-	// for: longer than any handshake within a datacenter.
+	// dialTimeout bounds how long to wait for an address that
+	// swallows packets: longer than any handshake within a datacenter.
 	dialTimeout = 500 * time.Millisecond
 	// keepAlive finds a broken connection under a quiet blocking query.
 	keepAlive = 5 * time.Second
@@ -41,6 +41,7 @@ func newAddress(name string, o Options, wrap func(http.RoundTripper) http.RoundT
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
+	// With a scheme and without a port it is the scheme's own port, as for Consul's programs.
 	scheme, host := o.Scheme, name
 	for _, s := range []string{"http", "https"} {
 		if rest, named := strings.CutPrefix(name, s+"://"); named {
@@ -52,7 +53,9 @@ func newAddress(name string, o Options, wrap func(http.RoundTripper) http.RoundT
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		}
-	} else if _, _, err := net.SplitHostPort(host); err != nil {
+	} else if strings.Contains(host, "/") {
+		return nil, errors.New("it has a path, which is not supported: expected host:port, http://host:port, https://host:port or unix:///path")
+	} else if _, _, err := net.SplitHostPort(host); err != nil && host == name {
 		return nil, fmt.Errorf("it is none of host:port, http://host:port, https://host:port and unix:///path: %w", err)
 	}
 	client, err := api.NewClient(&api.Config{

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,20 +17,15 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/pgsidecar/pgsidecar/sessions"
-	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 )
 
 // agent is a real Consul agent of one test.
 type agent struct {
+	*labtest.Consul
 	t    testing.TB
-	name string
-	dir  string
 	http string // host:port
-	dns  string
 	serf string
-	cmd  *exec.Cmd
-	done chan struct{}
-	log  bytes.Buffer
 	api  *api.Client
 
 	deletable map[string]string // accessors of the tokens that policy made
@@ -65,100 +59,36 @@ func (a *agent) policy(name, rules string) string {
 	return made.SecretID
 }
 
-// ports returns n free ports.
-func ports(t testing.TB, n int) []int {
-	t.Helper()
-	found := make([]int, n)
-	for i := range found {
-		port, err := programs.FreePort()
-		if err != nil {
-			t.Fatal(err)
-		}
-		found[i] = port
-	}
-	return found
-}
-
-// newAgent writes an agent's configuration and starts it: a server, or a
-// client that joins one. Extra is more configuration, in HCL.
+// newAgent starts an agent: a server, or a client that joins one. Extra is more
+// configuration, in HCL.
 func newAgent(t testing.TB, name, join, extra string) *agent {
 	t.Helper()
-	p := ports(t, 5)
-	a := &agent{t: t, name: name, dir: t.TempDir(),
-		http: fmt.Sprintf("127.0.0.1:%d", p[0]), dns: fmt.Sprintf("127.0.0.1:%d", p[1]), serf: fmt.Sprintf("127.0.0.1:%d", p[2])}
-	role := "server = true\nbootstrap_expect = 1\n"
-	if join != "" {
-		role = fmt.Sprintf("server = false\nretry_join = [%q]\nretry_interval = \"1s\"\n", join)
-	}
-	config := fmt.Sprintf(`
-node_name = %q
-data_dir = %q
-bind_addr = "127.0.0.1"
-client_addr = "127.0.0.1"
-disable_update_check = true
-log_level = "debug"
-performance { raft_multiplier = 1 }
-ports { http = %d  dns = %d  serf_lan = %d  server = %d  serf_wan = -1  grpc = -1  grpc_tls = -1 }
-%s
-%s
-`, name, filepath.Join(a.dir, "data"), p[0], p[1], p[2], p[3], role, extra)
-	if err := os.WriteFile(filepath.Join(a.dir, "agent.hcl"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	a := &agent{t: t, Consul: labtest.StartConsul(t, labtest.ConsulOptions{Name: name, Dir: t.TempDir(), Join: join, Config: extra})}
+	a.http, a.serf = a.Address, a.Serf
 	client, err := api.NewClient(&api.Config{Address: a.http})
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.api = client
-	t.Cleanup(a.kill)
-	a.start()
 	return a
 }
 
 func (a *agent) start() {
 	a.t.Helper()
-	consul, err := programs.Consul()
-	if errors.Is(err, programs.ErrMissing) {
-		a.t.Skip(err)
-	}
-	a.cmd = exec.Command(consul, "agent", "-config-file", filepath.Join(a.dir, "agent.hcl"))
-	a.cmd.Stdout, a.cmd.Stderr = &a.log, &a.log
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := a.cmd.Start(); err != nil {
-		a.t.Fatal(err)
-	}
-	a.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) { _ = cmd.Wait(); close(done) }(a.cmd, a.done)
-	eventually(a.t, 20*time.Second, "consul "+a.name+" knows a leader", func() error {
-		leader, err := a.api.Status().Leader()
-		if err == nil && leader == "" {
-			err = errors.New("none")
-		}
-		return err
-	})
+	a.Start(a.t)
 }
 
-func (a *agent) stop(signal syscall.Signal) {
-	if a.cmd == nil || a.cmd.Process == nil {
-		return
-	}
-	_ = a.cmd.Process.Signal(signal)
-	<-a.done
-}
-
-func (a *agent) kill() { a.stop(syscall.SIGKILL) }
+func (a *agent) kill() { a.Kill() }
 
 // signal sends it, and returns when a process that is to stop does: a thread that runs
 // on another processor at that moment may still answer.
 func (a *agent) signal(s syscall.Signal) {
-	if err := a.cmd.Process.Signal(s); err != nil {
-		a.t.Fatal(err)
-	}
+	a.Signal(s)
 	if s != syscall.SIGSTOP {
 		return
 	}
 	eventually(a.t, 10*time.Second, "the agent's stop", func() error {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", a.cmd.Process.Pid))
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", a.Cmd.Process.Pid))
 		for _, path := range threads {
 			stat, gone := os.ReadFile(path)
 			if _, state, _ := bytes.Cut(stat, []byte(") ")); gone == nil && !bytes.HasPrefix(state, []byte("T")) {
@@ -174,7 +104,7 @@ func (a *agent) signal(s syscall.Signal) {
 func (a *agent) primary() []string {
 	msg := new(dns.Msg)
 	msg.SetQuestion("primary.pg.service.consul.", dns.TypeSRV)
-	answer, _, err := (&dns.Client{Timeout: time.Second}).Exchange(msg, a.dns)
+	answer, _, err := (&dns.Client{Timeout: time.Second}).Exchange(msg, a.DNS)
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -190,19 +120,7 @@ func (a *agent) primary() []string {
 // eventually polls a condition outside this process, that no event tells of.
 func eventually(t testing.TB, within time.Duration, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(within)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		<-tick.C
-	}
+	labtest.Eventually(t, within, what, check)
 }
 
 // member is a running client.
@@ -213,7 +131,7 @@ type member struct {
 }
 
 func options(name string, addresses ...string) sessions.Options {
-	return sessions.Options{Addresses: addresses, Cluster: "main", Member: name, TTL: 10 * time.Second}
+	return sessions.Options{Addresses: addresses, Cluster: "main", Member: name, Service: "pg", TTL: 10 * time.Second}
 }
 
 // run starts a member's client, and ends it with the test.

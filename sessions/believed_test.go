@@ -26,3 +26,75 @@ func TestBelieved(t *testing.T) {
 		}
 	}
 }
+
+// A member of another cluster that has the name of one of this cluster's is not taken
+// for it, whichever was changed last.
+func TestBelievedOfOwnCluster(t *testing.T) {
+	entry := func(node, address, cluster string, index uint64) *api.ServiceEntry {
+		return &api.ServiceEntry{Node: &api.Node{Node: node, Address: address}, Service: &api.AgentService{ID: "pg-n2", Port: 5432, ModifyIndex: index,
+			Meta: map[string]string{"member": "n2", "cluster": cluster, "api": address + ":8008"}}}
+	}
+	c, err := New(Options{Addresses: []string{"127.0.0.1:8500"}, Cluster: "orders", Member: "n1", Service: "pg"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.setMembers([]*api.ServiceEntry{entry("a2", "10.0.1.2", "orders", 10), entry("b2", "10.0.2.2", "billing", 20)})
+	if got := c.View().Believed(); len(got) != 1 || got[0].API != "10.0.1.2:8008" {
+		t.Errorf("orders' own n2 is taken to be %+v", got)
+	}
+}
+
+// A member whose agent left Consul is found where it was, as long as the record names
+// it, and where it is when it comes back.
+func TestBelievedWithoutItsAgent(t *testing.T) {
+	entry := func(name, address string) *api.ServiceEntry {
+		return &api.ServiceEntry{Node: &api.Node{Node: "h-" + name, Address: address}, Service: &api.AgentService{ID: "pg-" + name, Port: 5432,
+			Tags: []string{"replica"}, Meta: map[string]string{"member": name, "cluster": "pg", "api": address + ":8008"}}}
+	}
+	c, err := New(Options{Addresses: []string{"127.0.0.1:8500"}, Cluster: "pg", Member: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.view.Consul.Record.Members = []string{"n1", "n2"}
+	n1, n2, n3 := entry("n1", "10.0.0.1"), entry("n2", "10.0.0.2"), entry("n3", "10.0.0.3")
+	for _, step := range []struct {
+		what    string
+		catalog []*api.ServiceEntry
+		want    string
+	}{
+		{"all are there", []*api.ServiceEntry{n1, n2, n3}, "n1 10.0.0.1:8008, n2 10.0.0.2:8008, n3 10.0.0.3:8008, "},
+		{"two agents leave", []*api.ServiceEntry{n1}, "n1 10.0.0.1:8008, n2 10.0.0.2:8008, "},
+		{"all leave", nil, "n1 10.0.0.1:8008, n2 10.0.0.2:8008, "},
+		{"one comes back elsewhere", []*api.ServiceEntry{entry("n2", "10.0.0.9")}, "n1 10.0.0.1:8008, n2 10.0.0.9:8008, "},
+	} {
+		c.setMembers(step.catalog)
+		got := ""
+		for _, m := range c.View().Believed() {
+			got += m.Name + " " + m.API + ", "
+		}
+		if got != step.want {
+			t.Errorf("%s: %s, want %s", step.what, got, step.want)
+		}
+		if len(c.View().Members) != len(step.catalog) {
+			t.Errorf("%s: the catalog's members are %+v", step.what, c.View().Members)
+		}
+	}
+	c.setMembers(nil)
+	c.view.Consul.Record.Members = []string{"n1"}
+	if got := c.View().Believed(); len(got) != 1 {
+		t.Errorf("a member that was removed is believed to be there: %+v", got)
+	}
+}
+
+// TestSettingsRead: that there are no settings is known when Consul has said so, and not
+// before.
+func TestSettingsRead(t *testing.T) {
+	c := &Client{}
+	if c.View().SettingsRead {
+		t.Error("known before anything was read")
+	}
+	c.setSettings(nil, 0, true)
+	if v := c.View(); !v.SettingsRead || v.Settings != nil {
+		t.Errorf("after an answer that there are none: %+v", v)
+	}
+}

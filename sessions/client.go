@@ -25,7 +25,7 @@ type Client struct {
 	confirmNow chan struct{} // asks keepConfirming for a consistent read
 	renewNow   chan struct{} // asks keepSession to look after the session
 	mendNow    chan struct{} // asks keepRegistered to compare with the agent
-	turn       chan struct{} // held by whoever speaks to the agent of the registration
+	turn       chan struct{} // held by the goroutine that speaks to the agent of the registration
 
 	mu         sync.Mutex // guards all below
 	view       View
@@ -45,6 +45,12 @@ type Client struct {
 	wanted *Registration
 	told   string                // the token that the agent was last given for the service
 	toldAt map[string]ha.Instant // when it was last told of each check, by id
+	// when the agent was last given the registration, and with which tags
+	announcedAt   ha.Instant
+	announcedTags []string
+	takenAt       [2]ha.Instant // the last two times that somebody had taken a tag
+	shown         bool          // the catalog has shown this member's entry
+	lost          bool          // it did not when it was looked at last, and was told again
 }
 
 // View is what is known of Consul's data. Its slices and maps are shared and
@@ -54,12 +60,16 @@ type View struct {
 
 	Settings      []byte // the config key as it stands; nil: there is none
 	SettingsIndex uint64 // its ModifyIndex, for PutSettings; zero: there is none
+	SettingsRead  bool   // Consul has said once what the key is; else nil is not "none"
 
-	Members []Member // the instances of the service, sorted by name
+	Members []Member // this cluster's instances of the service, sorted by name
+
+	// away are instances that the catalog has no more, as it last had them, sorted by name.
+	away []Member
 
 	// Err is the newest error of the first of these that does not work now:
-	// record and lock, session, settings, service, registration, token. It is
-	// written for an operator.
+	// record and lock, session, settings, service, registration, token; or that
+	// another cluster uses the service's name. It is written for an operator.
 	Err error
 }
 
@@ -88,6 +98,7 @@ const (
 	areaService
 	areaRegistration
 	areaToken
+	areaOtherCluster
 	areas
 )
 
@@ -157,7 +168,7 @@ func (c *Client) isHolding() bool {
 	return c.holding
 }
 
-// update changes the view and tells whoever is to be told.
+// update changes the view and tells those that wait for it.
 func (c *Client) update(change func()) {
 	c.mu.Lock()
 	change()

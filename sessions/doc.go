@@ -9,6 +9,9 @@
 //	<prefix>/<cluster>/state             ha.Record in JSON, changed by compare-and-swap only
 //	<prefix>/<cluster>/config            the cluster's settings, as PutSettings wrote them
 //	<prefix>/<cluster>/history/<term>    twenty digits, so that keys sort by term
+//	<prefix>/<cluster>/outages/<month>   such as 2026-11; a line of JSON for each outage (package availability)
+//	<prefix>/<cluster>/backup            locked by the session of the member that makes a backup (Alone)
+//	<prefix>/<cluster>/backups/<name>    the last backup of that block
 //	service <service>, id <service>-<member>, its checks <service>-<member>:<check>
 //
 // # What of Consul is relied on
@@ -84,11 +87,21 @@
 // holds it (as when this host stood still, and its agent has not found the
 // servers again) the agent is told nothing new but what hides the instance, and
 // an answer that is 2 s old counts as none. Second, the announced holder takes
-// the tag from whoever else turns up with it, as soon as the catalog says so
+// the tag from anybody else that turns up with it, as soon as the catalog says so
 // (measured: within 10 to 70 ms). Evict costs 4 to 6 ms, a change of the record
 // 1.2 to 2 ms, and 2 to 3 ms until another member's view has it. Between
 // Register and the answer of DNS lie 15 to 33 ms. (All with one server that
 // syncs its disk, on a busy machine with two cores.)
+//
+// # Whose an instance is
+//
+// An instance says whose it is by its meta: the cluster's name, and the prefix of its
+// keys. Another cluster's under the same service, or under the same id at the same
+// agent, is never written, listed or dialled; that it is there is said (View.Err), and
+// a cluster is neither founded nor joined beside it (CheckService, Commit). What
+// somebody takes from this member's own entry in the catalog is put back (putBack):
+// the agent compares itself with the catalog once a minute, and then believes the
+// catalog's tags.
 //
 // # Steady state
 //
@@ -114,7 +127,7 @@
 //
 //	keepSession      makes and renews the session; owns one follow for its end
 //	keepConfirming   reads record and lock: when woken, each second while holding, after failures
-//	keepRegistered   compares the registration with the agent; takes the tag from rivals
+//	keepRegistered   compares the registration with the agent; takes the tag from rivals; puts back what is taken
 //	returnHome       goes back to the first address
 //	follow (four)    the blocking queries: state, leader, config, service
 package sessions

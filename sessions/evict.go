@@ -13,9 +13,9 @@ import (
 const evictAttempts = 5
 
 // Evict takes the tag primary in the catalog from the instances of these
-// members, whatever their state, and from any other instance that DNS would
-// answer with. It returns nil when a consistent read shows no instance but
-// this member's that has the tag and is not critical (DNS leaves only critical
+// members, whatever their state, and from any other instance of this cluster that DNS
+// would answer with. It returns nil when a consistent read shows no instance but
+// this member's, of this cluster, that has the tag and is not critical (DNS leaves only critical
 // ones out, and its own reads may trail that one by a few milliseconds on
 // servers that follow). It returns ErrConflict if agents keep putting the tag
 // back, ErrUnreachable, and ErrPermission.
@@ -35,29 +35,14 @@ func (c *Client) Evict(ctx context.Context, members []string) error {
 	return fmt.Errorf("evict: %w: another instance takes the tag %s again and again", ErrConflict, primaryTag)
 }
 
-// rivals reads the instances whose tag must go.
+// rivals reads the instances of this cluster whose tag must go. Another cluster's are
+// never touched.
 func (c *Client) rivals(ctx context.Context, members []string) ([]*api.ServiceEntry, error) {
-	var rivals []*api.ServiceEntry
-	need := c.needService("read") + ` and node_prefix "" { policy = "read" }`
-	err := c.do(ctx, request{need: need, run: func(ctx context.Context, consul *api.Client) error {
-		q := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
-		entries, meta, err := consul.Health().Service(c.opts.Service, primaryTag, false, q)
-		if err != nil {
-			return err
-		}
-		if meta.ResultsFilteredByACLs {
-			return denied(need, errFiltered.Error())
-		}
-		rivals = rivals[:0]
-		for _, e := range entries {
-			m := c.member(e)
-			if !c.isOwn(m) && (m.Status != api.HealthCritical || slices.Contains(members, m.Name)) {
-				rivals = append(rivals, e)
-			}
-		}
-		return nil
-	}})
-	return rivals, err
+	entries, err := c.instances(ctx, c.opts.Service, primaryTag)
+	return slices.DeleteFunc(entries, func(e *api.ServiceEntry) bool {
+		m := c.member(e)
+		return c.others(m.Meta) || c.isOwn(m) || m.Status == api.HealthCritical && !slices.Contains(members, m.Name)
+	}), err
 }
 
 // isOwn reports whether an instance is this member's at its own agent. One

@@ -364,7 +364,7 @@ const root = "5a7ac9f1-5b9d-4bd4-9c40-5ffb0f3c1c11"
 
 func TestPermissions(t *testing.T) {
 	t.Parallel()
-	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { initial_management = "`+root+`"  agent = "`+root+`" } }`)
+	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { MANAGEMENT = "`+root+`"  agent = "`+root+`" } }`)
 	server.authorize(root)
 	ctx := background(t)
 	file := filepath.Join(t.TempDir(), "token")
@@ -455,42 +455,4 @@ func TestIndexGoesBackwards(t *testing.T) {
 	if string(v.Settings) != "new" || v.SettingsIndex != 5 {
 		t.Errorf("the settings are %q with index %d", v.Settings, v.SettingsIndex)
 	}
-}
-
-func TestOptions(t *testing.T) {
-	for name, change := range map[string]func(*sessions.Options){
-		"no address":       func(o *sessions.Options) { o.Addresses = nil },
-		"bad address":      func(o *sessions.Options) { o.Addresses = []string{"localhost"} },
-		"bad scheme":       func(o *sessions.Options) { o.Scheme = "gopher" },
-		"no member":        func(o *sessions.Options) { o.Member = "" },
-		"slash in cluster": func(o *sessions.Options) { o.Cluster = "a/b" },
-		"slash at prefix":  func(o *sessions.Options) { o.Prefix = "/a" },
-		"short TTL":        func(o *sessions.Options) { o.TTL = time.Second },
-		"no token file":    func(o *sessions.Options) { o.TokenFile = "/nowhere/token" },
-		"no CA file":       func(o *sessions.Options) { o.CAFile = "/nowhere/ca.pem" },
-		"no certificate":   func(o *sessions.Options) { o.CertFile, o.KeyFile = "/nowhere/pem", "/nowhere/key" },
-		"no port":          func(o *sessions.Options) { o.Addresses = []string{"https://localhost"} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			o := options("n1", "127.0.0.1:8500")
-			change(&o)
-			if _, err := sessions.New(o); err == nil {
-				t.Error("accepted")
-			} else {
-				t.Log(err)
-			}
-		})
-	}
-}
-
-// Consul at a Unix socket, and nobody there.
-func TestUnixSocket(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "consul.sock")
-	c, err := sessions.New(options("n1", "unix://"+socket))
-	must(t, err)
-	wantErr(t, c.Confirm(background(t)), sessions.ErrUnreachable, "consul.sock")
-	server := newAgent(t, "server", "", `addresses { http = "127.0.0.1 unix://`+socket+`" }`)
-	must(t, c.Confirm(background(t)))
-	server.kill()
-	wantErr(t, c.Confirm(background(t)), sessions.ErrUnreachable)
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // Options is what a Client needs to know. The environment (CONSUL_HTTP_TOKEN
-// and its like) is not read here: whoever fills the options does that.
+// and its like) is not read here: the caller, who fills the options, does that.
 type Options struct {
 	// Addresses are Consul's HTTP addresses, host:port or unix:///path, tried
 	// in turn. The first is the local agent: it alone registers the service.
@@ -26,6 +26,8 @@ type Options struct {
 	KeyFile   string
 	// ServerName is what the certificates must name; empty: the address's host.
 	ServerName string
+	// Insecure: the certificates are not looked at (CONSUL_HTTP_SSL_VERIFY=false).
+	Insecure bool
 
 	Datacenter string // empty: the agent's own
 
@@ -37,7 +39,7 @@ type Options struct {
 	Prefix  string // of the keys in Consul's KV; default pgsidecar
 	Cluster string
 	Member  string
-	Service string // default pg
+	Service string // default: the cluster's name
 
 	// TTL is the session's, and that of the service's checks; at least 10 s,
 	// which is Consul's own minimum; default 10 s. Consul ends a session
@@ -66,7 +68,7 @@ func (o *Options) setDefaults() {
 		o.Prefix = "pgsidecar"
 	}
 	if o.Service == "" {
-		o.Service = "pg"
+		o.Service = o.Cluster
 	}
 	if o.TTL == 0 {
 		o.TTL = minTTL

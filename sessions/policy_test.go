@@ -37,7 +37,7 @@ func rules(t *testing.T, policy string) []string {
 // reading alone, the error names the very rule.
 func TestPolicy(t *testing.T) {
 	t.Parallel()
-	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { initial_management = "`+root+`"  agent = "`+root+`" } }`)
+	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { MANAGEMENT = "`+root+`"  agent = "`+root+`" } }`)
 	server.authorize(root)
 	// A session needs its agent's node in the catalog.
 	eventually(t, 20*time.Second, "the agent registers its node", func() error {

@@ -20,7 +20,7 @@ import (
 var ErrNotRead = errors.New("not read from Consul yet")
 
 // Reader reads whatever keys and services others ask for: templates. Each is
-// kept by a blocking query of its own from the first time it is asked for, so
+// kept by a blocking query of its own from the first time it is wanted, so
 // that asking again costs no request. What was read stays while Consul is away.
 //
 // Each query is a connection to the agent, which by default takes 200 from one
@@ -180,7 +180,7 @@ func (r *Reader) get(name, need string, query func(*api.Client, *api.QueryOption
 	return nil, ErrNotRead
 }
 
-// Run follows what is asked for until ctx is done. It returns when all that it
+// Run follows what is wanted until ctx is done. It returns when all that it
 // began has ended.
 func (r *Reader) Run(ctx context.Context) error {
 	var all sync.WaitGroup

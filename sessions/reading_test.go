@@ -68,7 +68,7 @@ func TestOldRecordHeard(t *testing.T) {
 		state := strings.HasSuffix(r.URL.Path, "/state")
 		switch {
 		case r.URL.Path == "/v1/txn":
-			_, _ = fmt.Fprintf(w, `{"Results":[{"KV":{"Key":"pgsidecar/main/state","Value":%q,"ModifyIndex":100}},{"KV":{"Key":"pgsidecar/main/leader","ModifyIndex":0}}]}`, value(2))
+			_, _ = fmt.Fprintf(w, `{"Results":[{"KV":{"Key":"pgsidecar/main/state","Value":%q,"ModifyIndex":100}},{"KV":{"Key":"pgsidecar/main/leader","ModifyIndex":90}}]}`, value(2))
 		case state && queries.Add(1) == 1:
 			select {
 			case <-r.Context().Done():

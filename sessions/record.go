@@ -34,29 +34,52 @@ func (c *Client) begin() *reading {
 	return &reading{sent: c.opts.Now(), before: c.readings}
 }
 
-// bothKeys reads the two keys in one transaction, in the order that fill needs.
+// bothKeys reads the two keys in one transaction. A key that is not there makes "get"
+// fail, and "get-or-empty" is of Consul 1.15; the tree of a key's name is the key, and
+// whatever begins with its name, or nothing.
 func (c *Client) bothKeys() api.TxnOps {
 	return api.TxnOps{
-		{KV: &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: c.keys + "state"}},
-		{KV: &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: c.keys + "leader"}},
+		{KV: &api.KVTxnOp{Verb: api.KVGetTree, Key: c.keys + "state"}},
+		{KV: &api.KVTxnOp{Verb: api.KVGetTree, Key: c.keys + "leader"}},
 	}
 }
 
-// fill takes what bothKeys returned. Consul leaves out what the token may not
-// read, without saying so.
-func (c *Client) fill(r *reading, results api.TxnResults) error {
-	if len(results) < 2 {
-		return denied(c.needKeys("read"), "the keys were left out of the answer")
+// fill takes what bothKeys returned; results also has what was written before.
+func (c *Client) fill(r *reading, results api.TxnResults) {
+	r.raw, r.stateIndex, r.lock = nil, 0, ha.Lock{}
+	for _, result := range results {
+		switch pair := result.KV; {
+		case pair == nil:
+		case pair.Key == c.keys+"state":
+			// A write's result has the index and no value; the reading's comes last.
+			r.raw, r.stateIndex = pair.Value, pair.ModifyIndex
+		case pair.Key == c.keys+"leader":
+			r.lock = ha.Lock{Holder: string(pair.Value), Session: pair.Session, Index: pair.ModifyIndex}
+		}
 	}
-	state, leader := results[len(results)-2].KV, results[len(results)-1].KV
-	if state == nil || leader == nil || state.Key != c.keys+"state" || leader.Key != c.keys+"leader" {
-		return denied(c.needKeys("read"), "a key was left out of the answer")
-	}
-	if state.ModifyIndex != 0 {
-		r.raw, r.stateIndex = state.Value, state.ModifyIndex
-	}
-	if leader.ModifyIndex != 0 {
-		r.lock = ha.Lock{Holder: string(leader.Value), Session: leader.Session, Index: leader.ModifyIndex}
+}
+
+// readable returns ErrPermission if a key is missing from a reading because the token
+// may not read it: a transaction leaves it out without saying so, and no record means
+// that a cluster may be founded. A query for one key is refused instead.
+func (c *Client) readable(ctx context.Context, r *reading) error {
+	for _, key := range []struct {
+		name  string
+		index uint64
+	}{{"state", r.stateIndex}, {"leader", r.lock.Index}} {
+		if key.index != 0 {
+			continue
+		}
+		err := c.do(ctx, request{need: c.needKeys("read"), run: func(ctx context.Context, consul *api.Client) error {
+			_, meta, err := consul.KV().Get(c.keys+key.name, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+			if err != nil {
+				return err
+			}
+			return indexed(meta.LastIndex, nil)
+		}})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -87,8 +110,12 @@ func (c *Client) confirm(ctx context.Context) (*reading, error) {
 		if !ok {
 			return refused(resp.Errors, c.needKeys("read"))
 		}
-		return c.fill(r, resp.Results)
+		c.fill(r, resp.Results)
+		return nil
 	}})
+	if err == nil {
+		err = c.readable(ctx, r)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read record and lock: %w", err)
 	}
@@ -97,7 +124,7 @@ func (c *Client) confirm(ctx context.Context) (*reading, error) {
 }
 
 // accept puts a reading into the view. Readings are linearizable, so one that
-// was asked for after the last was accepted is newer, whatever its indexes say
+// was requested after the last was accepted is newer, whatever its indexes say
 // (keys may be deleted, and Consul be restored from a snapshot). Of two that
 // overlap the one with the lower indexes is dropped, and the keys read again.
 func (c *Client) accept(r *reading) {
@@ -113,8 +140,7 @@ func (c *Client) accept(r *reading) {
 		lost = v.Session != "" && v.Lock.Session == v.Session && r.lock.Session != v.Session
 		c.readings++
 		if r.stateIndex != c.stateIndex || !bytes.Equal(r.raw, c.raw) {
-			v.Record, v.Broken = parse(r)
-			c.stateIndex, c.raw = r.stateIndex, r.raw
+			c.take(r)
 		}
 		v.Lock = r.lock
 		v.SeenAt = max(v.SeenAt, r.sent)
@@ -151,15 +177,38 @@ func (c *Client) hear(pair *api.KVPair) {
 		return
 	}
 	r := &reading{raw: pair.Value, stateIndex: pair.ModifyIndex}
-	record, broken := parse(r)
 	c.update(func() {
 		if !news() {
 			return // a consistent reading was faster
 		}
 		c.readings++
-		c.view.Consul.Record, c.view.Consul.Broken = record, broken
-		c.stateIndex, c.raw = r.stateIndex, r.raw
+		c.take(r)
 	})
+}
+
+// take puts the state key into the view. The caller holds c.mu.
+func (c *Client) take(r *reading) {
+	v := &c.view.Consul
+	v.Record, v.Broken = parse(r)
+	v.BrokenIndex, v.Newer = 0, false
+	if v.Broken != "" {
+		v.BrokenIndex, v.Newer = r.stateIndex, newer(r.raw)
+	}
+	c.stateIndex, c.raw = r.stateIndex, r.raw
+}
+
+// newer reports whether a newer program wrote the state key: its record may not parse
+// as this one's at all.
+func newer(raw []byte) bool { return version(raw) > ha.RecordVersion }
+
+func version(raw []byte) int {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return 0
+	}
+	return head.Version
 }
 
 // parse reads the state key. Of a record that may not be acted on it returns
@@ -168,12 +217,8 @@ func parse(r *reading) (ha.Record, string) {
 	if r.stateIndex == 0 {
 		return ha.Record{}, ""
 	}
-	// A newer program's record may not parse as this one's at all.
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(r.raw, &head); err == nil && head.Version > ha.RecordVersion {
-		return ha.Record{}, (ha.Record{Version: head.Version}).Validate().Error()
+	if newer(r.raw) {
+		return ha.Record{}, (ha.Record{Version: version(r.raw)}).Validate().Error()
 	}
 	var record ha.Record
 	if err := json.Unmarshal(r.raw, &record); err != nil {
@@ -190,14 +235,15 @@ func parse(r *reading) (ha.Record, string) {
 // sync a disk for it.
 const commitTimeout = 2 * time.Second
 
-// delayAttempts bounds how often a lock is asked for within a lock delay.
+// delayAttempts bounds how often a lock is requested within a lock delay.
 const delayAttempts = 5
 
 // Commit applies a change in one transaction. When it returns nil the change
 // is in Consul and in the view. When it returns ErrConflict, ErrNoSession or
 // ErrUnknownOutcome record and lock have been read again, unless the error
 // says that this failed too. It also returns ErrPermission, ErrUnreachable
-// (nothing was sent), and ha.ErrRecord for a record that others would refuse.
+// (nothing was sent), ha.ErrRecord for a record that others would refuse, and
+// ErrOtherCluster instead of founding a cluster under another's service name.
 //
 // A change whose answer was lost is a success if what it wanted is what Consul
 // then has: only one member may write a record that names it as leader, and it
@@ -206,6 +252,9 @@ func (c *Client) Commit(ctx context.Context, change ha.Change) error {
 	value, ops, err := c.operations(change)
 	if err != nil {
 		return fmt.Errorf("prepare %s: %w", change.What, err)
+	}
+	if err := c.mayFound(ctx, change); err != nil {
+		return fmt.Errorf("commit %s: %w", change.What, err)
 	}
 	for attempt := 1; ; attempt++ {
 		err = c.commit(ctx, ops)
@@ -263,9 +312,9 @@ func (c *Client) operations(change ha.Change) ([]byte, api.TxnOps, error) {
 	if err := change.Record.Validate(); err != nil {
 		return nil, nil, err
 	}
-	value, err := json.Marshal(change.Record)
+	value, err := encode(change.Record, c.rawAt(change.Record.Index))
 	if err != nil {
-		return nil, nil, fmt.Errorf("write record: %w", err)
+		return nil, nil, err
 	}
 	leader := c.keys + "leader"
 	// Index 0 asks that the key does not exist.
@@ -287,6 +336,16 @@ func (c *Client) operations(change ha.Change) ([]byte, api.TxnOps, error) {
 	return value, append(ops, c.bothKeys()...), nil
 }
 
+// rawAt returns the state key as it was at an index; nil: that is not what is known.
+func (c *Client) rawAt(index uint64) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stateIndex != index {
+		return nil
+	}
+	return c.raw
+}
+
 // commit sends the transaction once. What it read at its end goes into the
 // view.
 func (c *Client) commit(ctx context.Context, ops api.TxnOps) error {
@@ -301,7 +360,11 @@ func (c *Client) commit(ctx context.Context, ops api.TxnOps) error {
 		if !ok {
 			return refused(resp.Errors, need)
 		}
-		return c.fill(r, resp.Results)
+		// What was written is read at the end: an answer without it says nothing.
+		if c.fill(r, resp.Results); r.stateIndex == 0 || r.raw == nil || r.lock.Index == 0 {
+			return denied(need, "the keys were left out of the answer")
+		}
+		return nil
 	}})
 	if err == nil {
 		c.accept(r)

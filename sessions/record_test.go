@@ -2,13 +2,16 @@ package sessions_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsidecar/pgsidecar/sessions"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -111,12 +114,40 @@ func TestBrokenRecord(t *testing.T) {
 			if v.Consul.Record.Exists() || v.Consul.Record.Term != 0 {
 				t.Fatalf("a broken record was acted on: %+v", v.Consul.Record)
 			}
+			pair, _, err := server.api.KV().Get("pgsidecar/main/state", nil)
+			must(t, err)
+			if v.Consul.BrokenIndex != pair.ModifyIndex || v.Consul.Newer != (name == "newer") {
+				t.Errorf("the core is told of index %d of %d, and a newer version: %t", v.Consul.BrokenIndex, pair.ModifyIndex, v.Consul.Newer)
+			}
 			t.Log(v.Consul.Broken)
 		})
 	}
 	_, err := server.api.KV().Delete("pgsidecar/main/state", nil)
 	must(t, err)
-	n1.await(t, 5*time.Second, "the end of the broken record", func(v sessions.View) bool { return v.Consul.Broken == "" })
+	n1.await(t, 5*time.Second, "the end of the broken record", func(v sessions.View) bool {
+		return v.Consul.Broken == "" && v.Consul.BrokenIndex == 0 && !v.Consul.Newer
+	})
+}
+
+// Keys whose names begin like ours are not taken for them, and no reading of one key
+// is a reading of both.
+func TestNeighbouringKeys(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	n1 := run(t, options("n1", server.http))
+	n1.session(t)
+	for _, name := range []string{"state2", "state/x", "leaderboard", "leader/x", "leade", "stat"} {
+		_, err := server.api.KV().Put(&api.KVPair{Key: "pgsidecar/main/" + name, Value: []byte(`{"version":1,`)}, nil)
+		must(t, err)
+	}
+	must(t, n1.Confirm(background(t)))
+	if v := n1.View().Consul; v.Record.Exists() || v.Broken != "" || v.Lock.Index != 0 {
+		t.Fatalf("another key was read: %+v", v)
+	}
+	must(t, n1.Commit(background(t), ballot(n1, "n1")))
+	must(t, n1.Confirm(background(t)))
+	if v := n1.View().Consul; v.Record.Term != 1 || v.Lock.Holder != "n1" || v.HeldTerm != 1 {
+		t.Fatalf("ours were not read: %+v", v)
+	}
 }
 
 func TestSessionEnds(t *testing.T) {
@@ -281,5 +312,33 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 	if puts.Load() != 2*203 {
 		t.Errorf("told of %d requests", puts.Load())
+	}
+}
+
+// TestOutages: a month's journal is changed by several members at once, none of the changes is
+// lost, months that are too old go, and what cannot be written changes nothing.
+func TestOutages(t *testing.T) {
+	server := newAgent(t, "server", "", "")
+	ctx := background(t)
+	n1, n2 := run(t, options("n1", server.http)), run(t, options("n2", server.http))
+	add := func(n interface {
+		PutOutages(context.Context, string, func([]byte) ([]byte, error)) error
+	}, month, line string) error {
+		return n.PutOutages(ctx, month, func(journal []byte) ([]byte, error) { return append(journal, line+"\n"...), nil })
+	}
+	must(t, add(n1, "2019-01", "too old"))
+	month := time.Now().UTC().Format("2006-01")
+	var both errgroup.Group
+	for i := range 3 {
+		both.Go(func() error { return add(n1, month, fmt.Sprint("a", i)) })
+		both.Go(func() error { return add(n2, month, fmt.Sprint("b", i)) })
+	}
+	must(t, both.Wait())
+	wrong := errors.New("wrong")
+	wantErr(t, n1.PutOutages(ctx, month, func([]byte) ([]byte, error) { return nil, wrong }), wrong)
+	journals, err := n2.Outages(ctx)
+	must(t, err)
+	if len(journals) != 1 || strings.Count(string(journals[0]), "\n") != 6 {
+		t.Errorf("%q", journals)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -19,7 +20,7 @@ type Registration struct {
 	ExtraTags []string // the user's
 	Address   string   // host
 	Port      int
-	Meta      map[string]string // member, api, term, timeline, version …
+	Meta      map[string]string // member, api, term, timeline, version …; Register adds whose it is
 	Checks    []Check
 }
 
@@ -45,8 +46,9 @@ const primaryTag = "primary"
 // The tag primary is given to the agent only when a consistent read shows the
 // lock held by this member's session; else the instance is registered without
 // it and ErrConflict returned (an agent that has the tag keeps it until another
-// member holds the lock). It also returns ErrUnreachable, ErrNoSession and
-// ErrPermission.
+// member holds the lock). It also returns ErrUnreachable, ErrNoSession,
+// ErrPermission, and ErrOtherCluster if the agent has another cluster's instance of
+// this id, which is left as it is.
 func (c *Client) Register(ctx context.Context, r Registration) error {
 	for _, check := range r.Checks {
 		if !slices.Contains([]string{api.HealthPassing, api.HealthWarning, api.HealthCritical}, check.Status) {
@@ -57,7 +59,7 @@ func (c *Client) Register(ctx context.Context, r Registration) error {
 		return fmt.Errorf("register: %w", err)
 	}
 	defer c.endTurn()
-	r.ExtraTags, r.Checks, r.Meta = slices.Clone(r.ExtraTags), slices.Clone(r.Checks), maps.Clone(r.Meta)
+	r.ExtraTags, r.Checks, r.Meta = slices.Clone(r.ExtraTags), slices.Clone(r.Checks), c.identify(r.Meta)
 	c.wanted = &r
 	err := c.mend(ctx)
 	c.fault(areaRegistration, err)
@@ -67,15 +69,20 @@ func (c *Client) Register(ctx context.Context, r Registration) error {
 	return err
 }
 
-// Deregister takes the instance from the local agent. That there is none is no
-// error.
+// Deregister takes the instance from the local agent. That there is none, or another
+// cluster's, is no error.
 func (c *Client) Deregister(ctx context.Context) error {
 	if err := c.takeTurn(ctx); err != nil {
 		return fmt.Errorf("deregister: %w", err)
 	}
 	defer c.endTurn()
 	c.wanted = nil
-	err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
+	info, err := c.atAgent(ctx)
+	if err == nil && (info == nil || c.mine(info) != nil) {
+		c.fault(areaRegistration, nil)
+		return nil
+	}
+	err = c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
 		err := consul.Agent().ServiceDeregisterOpts(c.service, (&api.QueryOptions{}).WithContext(ctx))
 		var status api.StatusError
 		if errors.As(err, &status) && status.Code == http.StatusNotFound {
@@ -129,11 +136,11 @@ func (c *Client) keepRegistered(ctx context.Context) {
 		if c.takeTurn(ctx) != nil {
 			return
 		}
-		rivals, mending := c.evictRivals(ctx), c.mend(ctx)
+		rivals, mending, contested := c.evictRivals(ctx), c.mend(ctx), c.contested()
 		c.endTurn()
 		c.atHomeSince(mending)
 		err := errors.Join(rivals, mending)
-		c.fault(areaRegistration, err)
+		c.fault(areaRegistration, errors.Join(err, contested))
 		if err != nil {
 			failures++
 			c.began(&c.mendAt, 0) // tried again at its own pace
@@ -163,12 +170,11 @@ func (c *Client) mend(ctx context.Context) error {
 	if c.wanted == nil {
 		return nil
 	}
-	var info *api.AgentServiceChecksInfo
-	err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) (err error) {
-		_, info, err = consul.Agent().AgentHealthServiceByIDOpts(c.service, (&api.QueryOptions{}).WithContext(ctx))
-		return err
-	})
+	info, err := c.atAgent(ctx)
 	if err != nil {
+		return err
+	}
+	if err := c.mine(info); err != nil {
 		return err
 	}
 	token, err := c.token.current()
@@ -185,13 +191,21 @@ func (c *Client) mend(ctx context.Context) error {
 		return withheld
 	}
 	if !c.matches(info, r) || token != c.told && !doubtful {
+		taken := c.retagged(info, r)
 		if err := c.announce(ctx, r); err != nil {
 			return errors.Join(withheld, err)
 		}
+		if len(taken) > 0 {
+			c.noteTaken("tag " + strings.Join(taken, ", "))
+		}
 		c.told = token
 		clear(c.toldAt)
+	} else if withheld == nil {
+		if err := c.putBack(ctx, r); err != nil {
+			return err
+		}
 	}
-	now := c.opts.Now() // of before they are sent
+	now := c.opts.Now() // the time before they are sent
 	for _, check := range r.Checks {
 		if c.knows(info, check) || doubtful && !quiet(info, c.checkID(check), check.Status) {
 			continue
@@ -206,6 +220,34 @@ func (c *Client) mend(ctx context.Context) error {
 		c.toldAt[check.ID] = now
 	}
 	return withheld
+}
+
+// atAgent reads what the local agent has under this member's id; nil: nothing.
+func (c *Client) atAgent(ctx context.Context) (info *api.AgentServiceChecksInfo, err error) {
+	err = c.atHome(ctx, func(ctx context.Context, consul *api.Client) (err error) {
+		_, info, err = consul.Agent().AgentHealthServiceByIDOpts(c.service, (&api.QueryOptions{}).WithContext(ctx))
+		return err
+	})
+	return info, err
+}
+
+// mine returns ErrOtherCluster if what the agent has under this member's id says that
+// it is another cluster's.
+func (c *Client) mine(info *api.AgentServiceChecksInfo) error {
+	if info == nil || info.Service == nil || !c.others(info.Service.Meta) {
+		return nil
+	}
+	return fmt.Errorf("register service %s: %w: this host's Consul agent has an instance of that id from %s (service %s); "+
+		"give this member, or its service, another name: member, or service { name }", c.service, ErrOtherCluster, c.whose(info.Service.Meta), info.Service.Service)
+}
+
+// retagged are the tags that the agent was told of and has no more: it took over what
+// somebody had changed in the catalog.
+func (c *Client) retagged(info *api.AgentServiceChecksInfo, r Registration) []string {
+	if info == nil || info.Service == nil || !slices.Equal(c.announcedTags, r.tags()) {
+		return nil
+	}
+	return slices.DeleteFunc(r.tags(), func(tag string) bool { return slices.Contains(info.Service.Tags, tag) })
 }
 
 // knows reports whether the agent says of a check what is wanted, and was told
@@ -329,6 +371,9 @@ func (c *Client) announce(ctx context.Context, r Registration) error {
 		// it knows, and the agent then answers registrations with nothing at all.
 		err = fmt.Errorf("%w (an agent whose data directory was lost answers so: it has a new node id, and Consul knows its node by the old one; "+
 			"set node_id in the agent's configuration, or: consul force-leave NODE, with the agent stopped)", err)
+	}
+	if err == nil {
+		c.announcedAt, c.announcedTags = c.opts.Now(), r.tags()
 	}
 	return err
 }

@@ -391,7 +391,8 @@ func TestAgentLosesEverything(t *testing.T) {
 
 	// A clean leave takes the node, and with it the session, out of Consul.
 	start := time.Now()
-	host.stop(syscall.SIGINT)
+	host.Signal(syscall.SIGINT)
+	<-host.Ended()
 	v := n1.await(t, 60*time.Second, "a session through the next address", func(v sessions.View) bool {
 		return v.Consul.Session != "" && v.Consul.Session != old
 	})
@@ -405,7 +406,7 @@ func TestAgentLosesEverything(t *testing.T) {
 	n1.await(t, 60*time.Second, "the error of the registration", func(v sessions.View) bool { return errors.Is(v.Err, sessions.ErrUnreachable) })
 
 	// It comes back with nothing on its disk.
-	must(t, os.RemoveAll(filepath.Join(host.dir, "data")))
+	must(t, os.RemoveAll(filepath.Join(host.Dir, "data")))
 	host.start()
 	server.answers(60*time.Second, 5001)
 	n1.await(t, 5*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil })
@@ -435,7 +436,7 @@ func TestConsulLosesItsData(t *testing.T) {
 	if v.Consul.Record.Term != 30 || len(v.Members) != 1 {
 		t.Fatalf("the view lost what it knew: %+v", v)
 	}
-	must(t, os.RemoveAll(filepath.Join(server.dir, "data")))
+	must(t, os.RemoveAll(filepath.Join(server.Dir, "data")))
 	server.start()
 	n1.await(t, 60*time.Second, "the empty Consul", func(v sessions.View) bool {
 		return !v.Consul.Record.Exists() && v.Consul.Lock.Index == 0 && v.SettingsIndex == 0 && v.Consul.Session != "" && v.Consul.Session != old

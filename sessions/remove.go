@@ -65,26 +65,12 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) { return c.regis
 // registered reads the instances of the service that are this cluster's. Those
 // that do not name their cluster are taken for its own.
 func (c *Client) registered(ctx context.Context) ([]Member, error) {
-	var members []Member
-	need := c.needService("read") + ` and node_prefix "" { policy = "read" }`
-	err := c.do(ctx, request{need: need, run: func(ctx context.Context, consul *api.Client) error {
-		members = nil
-		entries, meta, err := consul.Health().Service(c.opts.Service, "", false, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		if err != nil {
-			return err
-		}
-		if meta.ResultsFilteredByACLs {
-			return denied(need, errFiltered.Error())
-		}
-		for _, e := range entries {
-			if cluster := e.Service.Meta["cluster"]; cluster == "" || cluster == c.opts.Cluster {
-				members = append(members, c.member(e))
-			}
-		}
-		sortMembers(members)
-		return nil
-	}})
-	return members, err
+	entries, err := c.instances(ctx, c.opts.Service, "")
+	if err != nil {
+		return nil, err
+	}
+	members, _ := c.divide(entries)
+	return members, nil
 }
 
 // RemoveCluster deletes the cluster's keys in one transaction. It returns

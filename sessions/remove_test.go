@@ -19,7 +19,7 @@ func TestRemoveCluster(t *testing.T) {
 	t.Parallel()
 	server := newAgent(t, "server", "", "")
 	ctx := background(t)
-	other, err := sessions.New(sessions.Options{Addresses: []string{server.http}, Cluster: "main-two", Member: "x"})
+	other, err := sessions.New(sessions.Options{Addresses: []string{server.http}, Cluster: "main-two", Member: "x", Service: "pg"})
 	must(t, err)
 	must(t, other.PutSettings(ctx, []byte("{}"), 0))
 
@@ -99,9 +99,10 @@ func TestForget(t *testing.T) {
 	must(t, n1.Forget(ctx, "n3")) // there is none
 	// As left by an agent that has gone: only in the catalog.
 	put := func(status string) {
-		_, err := server.api.Catalog().Register(&api.CatalogRegistration{Node: "gone", Address: "127.0.0.2", Service: &api.AgentService{
-			ID: "pg-n3", Service: "pg", Port: 1, Meta: map[string]string{"member": "n3", "cluster": "main"}},
-			Checks: api.HealthChecks{{Node: "gone", CheckID: "pg-n3:server", Name: "PostgreSQL", ServiceID: "pg-n3", Status: status}}}, nil)
+		// The Go client's own type has fields that Consul 1.8 refuses.
+		_, err := server.api.Raw().Write("/v1/catalog/register", map[string]any{"Node": "gone", "Address": "127.0.0.2",
+			"Service": map[string]any{"ID": "pg-n3", "Service": "pg", "Port": 1, "Meta": map[string]string{"member": "n3", "cluster": "main"}},
+			"Checks":  []map[string]any{{"Node": "gone", "CheckID": "pg-n3:server", "Name": "PostgreSQL", "ServiceID": "pg-n3", "Status": status}}}, nil, nil)
 		must(t, err)
 	}
 	put("passing")

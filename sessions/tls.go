@@ -25,6 +25,10 @@ func newTLS(o Options) (*tls.Config, error) {
 		}
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own() }
 	}
+	if o.Insecure {
+		config.InsecureSkipVerify = true
+		return config, nil
+	}
 	if o.CAFile == "" {
 		return config, nil
 	}

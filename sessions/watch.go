@@ -186,12 +186,12 @@ func (c *Client) settingsWatch() watch {
 // of what was written meanwhile is left out, unless it is newer.
 func (c *Client) setSettings(value []byte, index uint64, newer bool) {
 	c.mu.Lock()
-	known := c.view.SettingsIndex
+	known, read := c.view.SettingsIndex, c.view.SettingsRead
 	c.mu.Unlock()
-	if index == known || index < known && !newer {
+	if read && index == known || index < known && !newer {
 		return
 	}
-	c.update(func() { c.view.Settings, c.view.SettingsIndex = value, index })
+	c.update(func() { c.view.Settings, c.view.SettingsIndex, c.view.SettingsRead = value, index, true })
 }
 
 func (c *Client) needService(policy string) string {
@@ -201,7 +201,7 @@ func (c *Client) needService(policy string) string {
 // errFiltered: Consul answered with less than there is.
 var errFiltered = errors.New("consul left instances out of its answer")
 
-// serviceWatch keeps View.Members, and wakes keepRegistered when another
+// serviceWatch keeps View.Members, and what is said of other clusters there, and wakes keepRegistered when another
 // instance answers as primary.
 func (c *Client) serviceWatch() watch {
 	need := c.needService("read") + ` and node_prefix "" { policy = "read" }`
@@ -217,12 +217,7 @@ func (c *Client) serviceWatch() watch {
 				return 0, nil, denied(need, errFiltered.Error())
 			}
 			return meta.LastIndex, func(bool) {
-				members := make([]Member, 0, len(entries))
-				for _, e := range entries {
-					members = append(members, c.member(e))
-				}
-				sortMembers(members)
-				c.update(func() { c.view.Members = members })
+				c.setMembers(entries)
 				kick(c.mendNow)
 			}, nil
 		},
@@ -257,6 +252,9 @@ func (c *Client) member(e *api.ServiceEntry) Member {
 // Believed are the members, each once. One that has moved to another node, or whose
 // host was replaced, is still registered at the old one, critical, until Consul reaps
 // that: the instance that is not critical counts, else the one that was changed last.
+// One that the record names, and that the catalog has no more, is where it was: an agent
+// that leaves cleanly takes its services out of the catalog, and says nothing of the
+// servers, whose votes count on.
 func (v View) Believed() []Member {
 	var best []Member // Members is sorted by name
 	for _, m := range v.Members {
@@ -268,7 +266,31 @@ func (v View) Believed() []Member {
 			best[last] = m
 		}
 	}
+	here := len(best)
+	for _, m := range v.away {
+		if slices.Contains(v.Consul.Record.Members, m.Name) {
+			best = append(best, m)
+		}
+	}
+	if len(best) > here {
+		sortMembers(best)
+	}
 	return best
+}
+
+// leftBehind are the members known until now that the catalog has no more, without what
+// it said of their state.
+func leftBehind(believed, away, now []Member) []Member {
+	var left []Member
+	for _, m := range slices.Concat(believed, away) {
+		same := func(other Member) bool { return other.Name == m.Name }
+		if !slices.ContainsFunc(now, same) && !slices.ContainsFunc(left, same) {
+			m.Tags, m.Status = nil, api.HealthCritical
+			left = append(left, m)
+		}
+	}
+	sortMembers(left)
+	return left
 }
 
 func (m Member) newer(other Member) bool {

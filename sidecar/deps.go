@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // Errors that the interfaces below may return and that the shell tells apart.
@@ -15,10 +16,19 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrNotReady: the server is starting up or shutting down, and said so.
 	ErrNotReady = errors.New("server is not ready")
+	// ErrStarved: the server does not answer, and waits for log that it has not got.
+	ErrStarved = errors.New("server waits for log that it has not got")
+	// ErrRefused: the server answers and refuses the login of the sidecar's own. ErrSocket:
+	// it is ready, and its socket is not where it was told to make it.
+	ErrRefused = errors.New("the server refuses the login")
+	ErrSocket  = errors.New("the server's socket is gone")
 	// ErrMachine: a write failed by the fault of this machine, so another might do
 	// better: its disk is full, or fails.
 	ErrMachine = errors.New("machine is at fault")
-	// ErrOccupied: nothing was asked of the server, as another operation on it was
+	// ErrSource: a copy or rewind failed by the member that it was made from, or by the way
+	// there; nothing is said of the own data.
+	ErrSource = errors.New("the source did not serve it")
+	// ErrOccupied: nothing was sent to the server, as another operation on it was
 	// under way until the deadline.
 	ErrOccupied = errors.New("another operation on the server is under way")
 	// ErrTransactions: the server was not stopped, as transactions did not end in
@@ -43,21 +53,19 @@ type Cluster interface {
 	// Register makes the service registration say this, now and after the agent
 	// forgot it.
 	Register(ctx context.Context, r Registration) error
-	// Deregister removes the registration.
-	Deregister(ctx context.Context) error
 	// Evict takes the primary tag from these members in the catalog, and returns
 	// when nobody but this member has it.
 	Evict(ctx context.Context, members []string) error
-	// PutHistory stores the account of one term.
-	PutHistory(ctx context.Context, term uint64, account []byte) error
-	// ReleaseSession ends the session at a clean stop.
-	ReleaseSession(ctx context.Context) error
+	// PutHistory stores the record of one term's failover.
+	PutHistory(ctx context.Context, term uint64, record []byte) error
+	// Leave removes the registration and ends the session, at a clean stop.
+	Leave(ctx context.Context) error
 }
 
 // ClusterView is what is known of the cluster in Consul.
 type ClusterView struct {
 	Consul   ha.Consul
-	Settings []byte // the config key, JSON; nil: there is none
+	Settings settings.Stored
 	Members  []Instance
 	Err      error // the last error, for people
 }
@@ -95,6 +103,14 @@ type Peers interface {
 	Peers() []ha.Peer
 }
 
+// Site watches the cluster at the other site, if there is one.
+type Site interface {
+	// Run watches until ctx is done, and calls notify after each change.
+	Run(ctx context.Context, notify func()) error
+	// Source is the newest that is known; it costs no request.
+	Source() ha.Source
+}
+
 // Guard is the process between this one and the postmaster (S5).
 type Guard interface {
 	// Notify names the function to call when the status has changed.
@@ -106,12 +122,8 @@ type Guard interface {
 
 // GuardStatus is what the guard knows of the postmaster.
 type GuardStatus struct {
-	Process    ha.Process
-	StartedAt  ha.Instant
-	ExitedAt   ha.Instant
-	Exit       string // how it ended, for people
-	Armed      bool
-	LeaseUntil ha.Instant
+	ha.Postmaster
+	Exit string // how it ended, for people
 }
 
 // Recorder counts and times what happens, for metrics. Its methods return at
@@ -119,6 +131,8 @@ type GuardStatus struct {
 type Recorder interface {
 	// Action is one operation or transaction, by its kind's name.
 	Action(kind string, took time.Duration, err error)
+	// Rule is an action that was begun, by the rule of package ha that asked for it.
+	Rule(rule string)
 	// Check is a look at the server ("look") or a write probe ("write").
 	Check(check string, err error)
 	// LeaderChange: this member began to lead by a failover, switchover or bootstrap.
@@ -128,89 +142,44 @@ type Recorder interface {
 	FailoverPhase(phase string, took time.Duration)
 }
 
-// Source is another member's server.
-type Source struct {
-	Member  string
-	Address string // host:port
+// Learned is what the success of an operation says that its action does not.
+type Learned struct {
+	// Position is the final position after a Fence, and where the new timeline
+	// begins after a Promote.
+	Position ha.Position
+	// SyncAt is, after a SetSync, what ha.SQL.SyncAt says: zero if the setting is
+	// not seen in effect yet.
+	SyncAt ha.LSN
 }
 
-// Start says how the server is to be started.
-type Start struct {
-	Primary bool
-	Hidden  bool // clients are kept out (S9)
-	Sync    ha.SyncSetting
-	From    Source // what a rewound standby receives from at once
-	Term    uint64 // with a source: promised on disk first
-	// Settings are the cluster-wide ones, which the server starts with unless
-	// PostgreSQL refuses them; nil: it has those that it last took up.
-	Settings *Settings
-}
-
-// Stop says how the server is to be stopped.
-type Stop struct {
-	Immediate bool
-	Planned   bool // first wait, a while, for transactions that began before clients were held
-	Yield     bool // do not stop if they do not end: ErrTransactions
-}
-
-// Follow says whom a standby is to receive from.
-type Follow struct {
-	Term   uint64
-	From   Source
-	Own    ha.TLI      // the timeline of the standby's log
-	Leader ha.Position // a later timeline is the leader's if this passed it
-}
-
-// Server is the local PostgreSQL server. Each method but the looks is an
-// exclusive operation; all keep their deadline from ctx.
+// Server is the local PostgreSQL server. All methods keep their deadline from ctx.
 type Server interface {
-	// Inspect fills in what the files say, without SQL.
-	Inspect(ctx context.Context, v *ha.Server) error
-	// Look fills in what SQL says, in one round trip, on a connection of its
-	// own. It returns ErrNotReady if the server answers that it is starting.
-	Look(ctx context.Context, v *ha.Server) error
+	// Inspect returns what the files say, without SQL.
+	Inspect(ctx context.Context) (ha.Files, error)
+	// Read returns what SQL says, without SyncAt, on a connection of its own. It
+	// returns ErrNotReady if the server answers that it is starting, ErrStarved if it
+	// says so and waits for log that it has not got, ErrRefused and ErrSocket if it is up
+	// and cannot be logged in to.
+	Read(ctx context.Context) (ha.SQL, error)
+	// SyncInEffect returns what ha.SQL.SyncAt says, which may take a reload and a wait
+	// for walsenders; zero: the setting is not seen in effect yet.
+	SyncInEffect(ctx context.Context) (ha.LSN, error)
 	// Probe writes, and so finds a full (ErrMachine) or hung disk. It waits for an
 	// operation that is under way, at most until its deadline (ErrOccupied).
 	Probe(ctx context.Context) error
-	// Starved reports whether a server that takes no connections yet waits for
-	// log that it has not got.
-	Starved() bool
-	// SyncInEffect returns the primary's flush position read after every
-	// walsender was seen to use the last setting (S4); zero while one does not.
-	SyncInEffect(ctx context.Context) (ha.LSN, error)
-
-	Init(ctx context.Context) error
-	Clone(ctx context.Context, from Source) error
-	Rewind(ctx context.Context, from Source) error
-	Discard(ctx context.Context) error
-	Start(ctx context.Context, how Start) error
-	Stop(ctx context.Context, how Stop) error
-	// Fence promises the term on disk, then stops receiving, and returns the
-	// final position (S2). A setting with names is made at the same time.
-	Fence(ctx context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error)
-	// Follow promises the term on disk and receives from the source.
-	Follow(ctx context.Context, how Follow) error
-	// SetSync makes the setting, and returns what SyncInEffect would if it is
-	// in effect already.
-	SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error)
-	Promote(ctx context.Context, timeline ha.TLI) (ha.Position, error)
-	Unhide(ctx context.Context) error
-	// Checkpoint makes one; if a planned stop is to follow, it returns when the load
-	// that this makes for clients is over.
-	Checkpoint(ctx context.Context, planned bool) error
+	// Do does one action: those of which ha.ActionKind.OnServer is true, one at a
+	// time, and ha.Checkpoint beside any other. A Stop may return ErrTransactions.
+	Do(ctx context.Context, a ha.Action) (Learned, error)
 	// Configure takes up the cluster-wide parameters, access lines and slots, over
-	// those of the configuration file, and reloads the server. On an error nothing
-	// has changed.
-	Configure(ctx context.Context, set Settings) error
-	// Outgrown reports whether the server was configured for what has changed by
-	// now, so that Configure is to be called again: a standby must have what its
-	// primary has, until that has less.
-	Outgrown(ctx context.Context) bool
+	// those of the configuration file, and reloads the server; one that is stopped
+	// starts with them. On an error the ones before hold.
+	Configure(ctx context.Context, set settings.Settings) error
+	// Maintain makes roles and replication slots for the members. Founded: the
+	// record of the cluster names this server. It reports whether the server was
+	// configured for what has changed since, so that Configure is to be called
+	// again: a standby must have what its primary has, until that has less.
+	Maintain(ctx context.Context, members []string, founded bool) (outgrown bool, err error)
 	// Diagnose says why the server ended before it was ready: its last severe
 	// words, and whether its data is damaged, so that only a new clone can help.
 	Diagnose() (words string, damaged bool)
-	// Upkeep makes roles and replication slots for the members. Founded: the
-	// record of the cluster names this server.
-	Upkeep(ctx context.Context, members []string, founded bool) error
-	Close()
 }

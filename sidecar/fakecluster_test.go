@@ -7,6 +7,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 type fakeCluster struct{ *member }
@@ -26,8 +27,11 @@ func (c fakeCluster) View() sidecar.ClusterView {
 	v := sidecar.ClusterView{Consul: ha.Consul{
 		SeenAt: c.w.now(), Record: c.w.record, Lock: c.w.lock, Session: "session-" + c.name, Reachable: ha.Yes,
 	}}
+	if c.w.broken {
+		v.Consul.Record, v.Consul.Broken, v.Consul.BrokenIndex = ha.Record{}, "it is not a record in JSON", c.w.record.Index
+	}
 	if c.w.set != "" {
-		v.Settings = []byte(c.w.set)
+		v.Settings = new(settings.Reader).Read([]byte(c.w.set), 0)
 	}
 	if c.w.lock.Session == v.Consul.Session {
 		v.Consul.HeldAt, v.Consul.HeldTerm = c.w.now(), c.w.record.Term
@@ -55,7 +59,7 @@ func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
 		w.finals = append(w.finals, *f)
 	}
 	w.index++
-	w.record = ch.Record
+	w.record, w.broken = ch.Record, false
 	w.record.Index = w.index
 	switch ch.Lock {
 	case ha.LockTake:
@@ -96,13 +100,6 @@ func (c fakeCluster) Register(ctx context.Context, r sidecar.Registration) error
 
 func (m *member) member() *member { return m }
 
-func (c fakeCluster) Deregister(context.Context) error {
-	c.w.mu.Lock()
-	defer c.w.mu.Unlock()
-	c.tag = ""
-	return nil
-}
-
 func (c fakeCluster) Evict(_ context.Context, members []string) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
@@ -121,9 +118,10 @@ func (c fakeCluster) PutHistory(_ context.Context, term uint64, _ []byte) error 
 	return nil
 }
 
-func (c fakeCluster) ReleaseSession(context.Context) error {
+func (c fakeCluster) Leave(context.Context) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	c.tag = ""
 	if c.w.lock.Session == "session-"+c.name {
 		c.w.lock.Session = ""
 		c.w.wakeAll()

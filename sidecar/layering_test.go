@@ -22,7 +22,8 @@ const module = "github.com/pgsidecar/pgsidecar"
 type arrows struct {
 	ours    []string // directories of this module; "*": all
 	vendors []string // prefixes of import paths; "*": all
-	// tests lists vendors that its tests may import besides.
+	// tests lists vendors, and directories of this module, that its tests may import
+	// besides.
 	tests []string
 }
 
@@ -30,6 +31,7 @@ const (
 	consulAPI  = "github.com/hashicorp/consul/api"
 	dns        = "github.com/miekg/dns"
 	hcl        = "github.com/hashicorp/hcl/v2"
+	datadriven = "github.com/cockroachdb/datadriven"
 	cty        = "github.com/zclconf/go-cty"
 	hclog      = "github.com/hashicorp/go-hclog"
 	porcupine  = "github.com/anishathalye/porcupine"
@@ -37,33 +39,69 @@ const (
 	prometheus = "github.com/prometheus"
 	sockaddr   = "github.com/hashicorp/go-sockaddr"
 	cobra      = "github.com/spf13/cobra"
+	cron       = "github.com/robfig/cron/v3"
 	pflag      = "github.com/spf13/pflag"
 	rapid      = "pgregory.net/rapid"
 	xsync      = "golang.org/x/sync"
 	xsys       = "golang.org/x/sys"
+	jsonpatch  = "github.com/evanphx/json-patch/v5"
+	godiff     = "github.com/rogpeppe/go-internal/diff"
+	isatty     = "github.com/mattn/go-isatty"
+	testscript = "github.com/rogpeppe/go-internal/testscript"
+	yaml       = "go.yaml.in/yaml/v3" // which cobra's pages need already
 )
 
-// graph is DESIGN: cmd knows all; the shell and the adapters know the core;
+// graph is DESIGN: member and proxy know all; the shell and the adapters know the core;
 // each vendor's library has one adapter. A package that is not here is an
 // error, so that whoever adds one says where it belongs.
 var graph = map[string]arrows{
-	"cmd/pgsidecar":        {ours: []string{"*"}, vendors: []string{cobra, pflag, prometheus}, tests: []string{pgx, dns, hcl, cty}},
-	"sidecar":              {ours: []string{"sidecar/ha"}, vendors: []string{prometheus}, tests: []string{rapid}},
-	"sidecar/ha":           {tests: []string{rapid}},
-	"sidecar/ha/sim":       {ours: []string{"sidecar/ha"}, tests: []string{rapid}},
-	"sidecar/postgres":     {ours: []string{"sidecar/ha"}},
-	"sidecar/guard":        {ours: []string{"sidecar/ha"}},
+	"cmd/pgsidecar": {ours: []string{"cmd/pgsidecar/cli"}, tests: []string{pgx, "sidecar/api", "sidecar/backup", "sidecar/ha", "sidecar/lab"}},
+	// A command knows what does the work, and no adapter.
+	"cmd/pgsidecar/cli": {ours: []string{"sidecar", "sidecar/api", "sidecar/availability", "sidecar/backup", "sidecar/client", "sidecar/config", "sidecar/drill", "sidecar/failover", "sidecar/ha", "sidecar/install",
+		"sidecar/lab", "sidecar/lab/programs", "sidecar/member", "sidecar/patroni", "sidecar/process", "sidecar/proxy", "sidecar/settings", "nomad"},
+		vendors: []string{cobra, pflag, isatty, yaml}, tests: []string{hcl, cty, testscript}},
+	// These two put everything together.
+	"sidecar/member":       {ours: []string{"*"}, vendors: []string{prometheus}},
+	"sidecar/proxy":        {ours: []string{"*"}, vendors: []string{prometheus}, tests: []string{dns}},
+	"sidecar/client":       {ours: []string{"sidecar/ha", "sidecar/api", "sidecar/config", "sessions"}},
+	"sidecar/process":      {ours: []string{"sidecar/config", "sidecar/guard", "sidecar/postgres", "sessions", "nomad"}},
+	"sidecar/install":      {ours: []string{"sessions"}},
+	"sidecar":              {ours: []string{"sidecar/ha", "sidecar/failover", "sidecar/settings"}, vendors: []string{prometheus}, tests: []string{rapid}},
+	"sidecar/hooks":        {ours: []string{"sidecar/ha"}},
+	"sidecar/patroni":      {ours: []string{"sidecar/config", "sidecar/parameters", "sidecar/settings"}, vendors: []string{yaml}},
+	"sidecar/availability": {},
+	"sidecar/failover":     {ours: []string{"sidecar/ha"}},
+	"sidecar/ha":           {tests: []string{rapid, datadriven, "sidecar/ha/sim"}},
+	"sidecar/settings":     {ours: []string{"sidecar/ha", "sidecar/availability", "sidecar/parameters"}, vendors: []string{jsonpatch, godiff}},
+	"sidecar/ha/sim":       {ours: []string{"sidecar/ha"}, tests: []string{rapid, datadriven}},
+	"sidecar/parameters":   {tests: []string{"sidecar/lab/labtest", "sidecar/lab/programs"}},
+	"sidecar/postgres":     {ours: []string{"sidecar/ha", "sidecar/parameters", "sidecar/postmaster"}},
+	"sidecar/guard":        {ours: []string{"sidecar/ha", "sidecar/postmaster"}},
+	"sidecar/postmaster":   {},
 	"sidecar/peers":        {ours: []string{"sidecar/ha"}},
-	"sidecar/api":          {ours: []string{"sidecar/ha"}, vendors: []string{prometheus}},
-	"sidecar/config":       {ours: []string{"sidecar/ha"}, vendors: []string{hcl, cty, sockaddr}},
+	"sidecar/api":          {ours: []string{"sidecar/availability", "sidecar/ha", "sidecar/failover", "sidecar/backup", "sidecar/page"}, vendors: []string{prometheus}},
+	"sidecar/page":         {tests: []string{"sidecar/api", "sidecar/availability", "sidecar/failover", "sidecar/ha"}},
+	"sidecar/config":       {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/hooks", "sidecar/parameters", "sidecar/settings"}, vendors: []string{hcl, cty, sockaddr}},
 	"sidecar/lab":          {ours: []string{"*"}, vendors: []string{consulAPI, pgx, dns}},
+	"sidecar/lab/labtest":  {ours: []string{"sidecar/lab/programs"}},
 	"sidecar/lab/programs": {},
 	"sidecar/drill":        {ours: []string{"*"}, vendors: []string{consulAPI, pgx, dns}, tests: []string{porcupine}},
 	"checks":               {ours: []string{"sidecar/ha"}, vendors: []string{pgx}},
 	"sessions":             {ours: []string{"sidecar/ha"}, vendors: []string{consulAPI}, tests: []string{dns}},
+	"templates":            {ours: []string{"sidecar/ha"}, vendors: []string{godiff}},
+	"templates/haproxy":    {ours: []string{"sidecar/ha", "templates"}, tests: []string{dns}},
 	// PgBouncer's console speaks PostgreSQL's protocol.
-	"templates": {ours: []string{"sidecar/ha"}, vendors: []string{pgx}, tests: []string{dns}},
-	"nomad":     {ours: []string{"sidecar/ha"}, vendors: []string{xsys}, tests: []string{hcl, cty, pgx}},
+	"templates/pgbouncer": {ours: []string{"sidecar/ha", "templates"}, vendors: []string{pgx}},
+	"nomad":               {ours: []string{"sidecar/ha"}, vendors: []string{xsys}, tests: []string{hcl, cty, pgx}},
+
+	// The engines of backups know its types, and run their programs by program.
+	"sidecar/backup":            {ours: []string{"sidecar/ha"}, vendors: []string{cron}},
+	"sidecar/backup/program":    {},
+	"sidecar/backup/backuptest": {ours: []string{"sidecar/backup/program", "sidecar/lab/labtest", "sidecar/lab/programs"}},
+	"sidecar/backup/pgbackrest": {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, tests: []string{"sidecar/backup/backuptest"}},
+	"sidecar/backup/command":    {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, tests: []string{"sidecar/backup/backuptest"}},
+	"sidecar/backup/logical":    {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, vendors: []string{pgx}, tests: []string{"sidecar/backup/backuptest"}},
+	"sidecar/backup/proof":      {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, vendors: []string{pgx}, tests: []string{"sidecar/backup/backuptest"}},
 }
 
 // everywhere may be imported by every package but the core.
@@ -141,18 +179,25 @@ func TestLayeringFindsFaults(t *testing.T) {
 		{"the core imports the shell", "sidecar/ha/a.go", module + "/sidecar", "may not import"},
 		{"the core logs", "sidecar/ha/a.go", hclog, "may not import"},
 		{"another adapter's vendor", "sidecar/postgres/a.go", pgx, "may not import"},
+		{"templates import a proxy's package", "templates/a.go", module + "/templates/haproxy", "may not import"},
+		{"one proxy imports another", "templates/pgbouncer/a.go", module + "/templates/haproxy", "may not import"},
 		{"the command line's vendor", "sidecar/config/a.go", cobra, "may not import"},
-		{"a vendor in cmd", "cmd/pgsidecar/a.go", consulAPI, "may not import"},
+		{"a vendor in a command", "cmd/pgsidecar/cli/a.go", consulAPI, "may not import"},
+		{"a command imports an adapter", "cmd/pgsidecar/cli/a.go", module + "/checks", "may not import"},
+		{"main imports what a command does", "cmd/pgsidecar/main.go", module + "/sidecar/lab", "may not import"},
+		{"a vendor in a member", "sidecar/member/a.go", consulAPI, "may not import"},
 		{"a test's vendor in the product", "sidecar/a.go", rapid, "may not import"},
 		{"programs outside tests", "checks/a.go", module + "/sidecar/lab/programs", "may not import"},
 		{"the lab in a test", "checks/a_test.go", module + "/sidecar/lab", "may not import"},
 		{"a package nobody placed", "sidecar/util/a.go", "fmt", "not in the graph"},
+		{"an engine of backups imports another", "sidecar/backup/pgbackrest/a.go", module + "/sidecar/backup/command", "may not import"},
+		{"an engine of backups imports the shell", "sidecar/backup/command/a.go", module + "/sidecar", "may not import"},
 		{"a name that only begins alike", "sessions/a.go", consulAPI + "extra", "may not import"},
 
 		{"programs in a test", "checks/a_test.go", module + "/sidecar/lab/programs", ""},
 		{"a vendor's subpackage", "checks/a.go", pgx + "/pgconn", ""},
 		{"the package itself in its external test", "checks/a_test.go", module + "/checks", ""},
-		{"cmd imports all", "cmd/pgsidecar/a.go", module + "/sessions", ""},
+		{"a member imports all", "sidecar/member/a.go", module + "/sessions", ""},
 		{"a log", "checks/a.go", hclog, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -231,7 +276,7 @@ func fileFaults(t *testing.T, name string, source []byte) []string {
 func (a arrows) allow(dir, path string, test bool) bool {
 	if inside, ours := strings.CutPrefix(path, module+"/"); ours {
 		return slices.Contains(a.ours, "*") || slices.Contains(a.ours, inside) ||
-			test && (inside == dir || inside == "sidecar/lab/programs")
+			test && (inside == dir || inside == "sidecar/lab/labtest" || inside == "sidecar/lab/programs" || slices.Contains(a.tests, inside))
 	}
 	if first, _, _ := strings.Cut(path, "/"); !strings.Contains(first, ".") {
 		return path != "C" // the standard library; the product is built without cgo

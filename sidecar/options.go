@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -16,12 +17,18 @@ type Options struct {
 	Postgres string // host:port at which others reach the server
 	API      string // host:port at which others reach this sidecar
 	Version  string
-	Policy   ha.Policy
+	// Policy is what the member's own configuration says; the cluster-wide settings go
+	// over it.
+	Policy ha.Policy
+	// Priority makes of the priority that then holds the one that decides among equal
+	// successors; nil: it is that one.
+	Priority func(int) int
 
 	Cluster Cluster
 	Peers   Peers
 	Guard   Guard
 	Server  Server
+	Site    Site // nil: there is no other site
 
 	// Recorder is for metrics; nil: nothing is recorded.
 	Recorder Recorder
@@ -30,39 +37,28 @@ type Options struct {
 	Logger hclog.Logger
 	// Ready is called once, when the member first has a role.
 	Ready func()
-	// Calm is called after each decision; calm: nothing has happened for a while.
+	// Describe adds to a report what no decision depends on. It must not block. Nil:
+	// nothing is added.
+	Describe func(r *ha.Report)
+	// OnIdle is called after each decision; idle: nothing has happened for a while.
 	// It must not block. Nil: nobody wants to know.
-	Calm func(calm bool)
-}
-
-// DefaultPolicy is the policy of a cluster whose configuration says nothing.
-func DefaultPolicy() ha.Policy {
-	return ha.Policy{
-		Mode:      ha.ModeQuorum, // no acknowledged commit is lost
-		Standbys:  1,             // one more copy survives the loss of any one host
-		Strict:    true,          // and is never silently given up
-		Automatic: true,
-		// Long beside a scheduling hiccup or a lost packet's retransmission,
-		// short beside what a person notices.
-		FailureTimeout: 2 * time.Second,
-		// More than twice the failure time-out, so that one missed confirmation
-		// costs nothing.
-		Lease: 5 * time.Second,
-		// A shutdown checkpoint follows one just made; more means a hung disk.
-		StopTimeout: 10 * time.Second,
-		// A candidate that gets the lock promotes within a tenth of a second;
-		// this is for the one that died with it.
-		HandoverTimeout: 5 * time.Second,
-	}
+	OnIdle func(idle bool)
 }
 
 // unrecorded records nothing.
 type unrecorded struct{}
 
 func (unrecorded) Action(string, time.Duration, error) {}
+func (unrecorded) Rule(string)                         {}
 func (unrecorded) Check(string, error)                 {}
 func (unrecorded) LeaderChange(string)                 {}
 func (unrecorded) FailoverPhase(string, time.Duration) {}
+
+// noSite is where there is no other site.
+type noSite struct{}
+
+func (noSite) Run(context.Context, func()) error { return nil }
+func (noSite) Source() ha.Source                 { return ha.Source{} }
 
 // ErrOptions is returned by New for options that cannot work.
 var ErrOptions = errors.New("wrong options")
@@ -82,8 +78,14 @@ func (o *Options) validate() error {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	if o.Calm == nil {
-		o.Calm = func(bool) {}
+	if o.Describe == nil {
+		o.Describe = func(*ha.Report) {}
+	}
+	if o.Site == nil {
+		o.Site = noSite{}
+	}
+	if o.OnIdle == nil {
+		o.OnIdle = func(bool) {}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -58,6 +59,56 @@ func TestForceShowsTheHidden(t *testing.T) {
 	})
 }
 
+// TestForceWithoutRecord: whatever has become of the record in Consul, and of the primary,
+// the one command that status names makes a member lead: with all sidecars as they were,
+// and restarted.
+func TestForceWithoutRecord(t *testing.T) {
+	for name, spoil := range map[string]func(*world, ha.Record){
+		"no record":             func(w *world, _ ha.Record) { w.record, w.lock = ha.Record{}, ha.Lock{} },
+		"a broken record":       func(w *world, _ ha.Record) { w.broken = true; w.index++; w.record.Index = w.index },
+		"an older record":       func(w *world, before ha.Record) { w.record = before; w.index++; w.record.Index = w.index },
+		"a record that is well": func(*world, ha.Record) {},
+	} {
+		for _, restarted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, restarted %v", name, restarted), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := three(t)
+					defer w.stop()
+					before := w.record
+					w.members["n1"].crash()
+					w.until("term 2", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Term == 2 })
+					time.Sleep(10 * time.Second)
+					leader := w.record.Leader
+					left := map[string]string{"n2": "n3", "n3": "n2"}[leader]
+					w.members["n1"].kill()
+					w.members[leader].kill()
+					w.mu.Lock()
+					w.members[leader].tag = "" // its checks are critical before long, and DNS does not show it
+					spoil(w, before)
+					w.wakeAll()
+					w.mu.Unlock()
+					m := w.members[left]
+					if restarted {
+						m.cancel()
+						<-m.ended
+						m.run()
+					}
+					time.Sleep(time.Minute)
+					w.mu.Lock()
+					if w.record.Leader == left && !w.broken && w.record.Phase == ha.PhaseLeading && m.running && m.primary {
+						t.Error("it leads without being told to")
+					}
+					w.mu.Unlock()
+					m.sidecar.Force()
+					w.until("the one that was told leads", 30*time.Second, func() bool {
+						return w.record.Leader == left && w.record.Phase == ha.PhaseLeading && w.record.Term > 2 && m.primary && m.running && !m.hidden
+					})
+				})
+			})
+		}
+	}
+}
+
 // fullServer is one whose disk is full: it promises nothing.
 type fullServer struct {
 	fakeServer
@@ -65,22 +116,14 @@ type fullServer struct {
 	fences, setSync *atomic.Int64
 }
 
-func (s fullServer) Fence(ctx context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error) {
-	if s.full.Load() {
-		time.Sleep(time.Millisecond)
-		s.fences.Add(1)
-		return ha.Position{}, fmt.Errorf("promise term %d: no space left on device", term)
+func (s fullServer) Do(ctx context.Context, a ha.Action) (sidecar.Learned, error) {
+	counter := map[ha.ActionKind]*atomic.Int64{ha.Fence: s.fences, ha.SetSync: s.setSync}[a.Kind]
+	if counter == nil || !s.full.Load() {
+		return s.fakeServer.Do(ctx, a)
 	}
-	return s.fakeServer.Fence(ctx, term, sync)
-}
-
-func (s fullServer) SetSync(ctx context.Context, set ha.SyncSetting) (ha.LSN, error) {
-	if s.full.Load() {
-		time.Sleep(time.Millisecond)
-		s.setSync.Add(1)
-		return 0, fmt.Errorf("set the synchronous standbys: no space left on device")
-	}
-	return s.fakeServer.SetSync(ctx, set)
+	time.Sleep(time.Millisecond)
+	counter.Add(1)
+	return sidecar.Learned{}, fmt.Errorf("%s: no space left on device", a.Kind)
 }
 
 // Steps that fail at once, as on a full disk, are not tried a thousand times a second.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // three returns a settled cluster of three, led by n1.
@@ -43,6 +44,29 @@ func TestClusterForms(t *testing.T) {
 		defer w.stop()
 		if len(w.record.Members) != 3 || w.record.SystemID != "7" {
 			t.Errorf("record: %+v", w.record)
+		}
+	})
+}
+
+// TestRulesAreCounted: each action that is begun counts for the rule that asked for it,
+// of whatever kind it is: a failover's, with its transactions, leases and registrations.
+func TestRulesAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		w.members["n1"].crash()
+		w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Term == 2 })
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, rule := range []string{"founder-init", "start-primary", "founder-lease", "pass", "founder-leads", "clone", "claim", "promote", "announce"} {
+			if w.rules[rule] == 0 {
+				t.Errorf("nothing was begun by rule %s: %v", rule, w.rules)
+			}
+		}
+		for rule := range w.rules {
+			if !slices.Contains(ha.RuleNames(), rule) {
+				t.Errorf("an action was begun by %q, which is not the name of a rule", rule)
+			}
 		}
 	})
 }
@@ -166,7 +190,7 @@ func TestSwitchover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)
 		defer w.stop()
-		w.members["n1"].sidecar.Switchover("n3")
+		w.members["n1"].sidecar.Switchover("n3", 0)
 		w.primaryIs("n3", time.Second)
 		w.settled("n3")
 	})
@@ -243,7 +267,7 @@ func TestReloadWhileConfigured(t *testing.T) {
 			w.mu.Lock()
 			n1.file = version
 			w.mu.Unlock()
-			n1.sidecar.SetPolicy(sidecar.DefaultPolicy())
+			n1.sidecar.SetPolicy(settings.Default())
 		}
 		reload(1)
 		w.until("the file is being taken up", 20*time.Second, func() bool { return n1.configured == [2]int{1, 0} })
@@ -317,6 +341,27 @@ func TestSidecarReplaced(t *testing.T) {
 	})
 }
 
+// TestUnreadableFilesAreReadAgain: the files of a running server cannot be read when
+// its sidecar begins. They are read again, and the member goes on: what is not known
+// yet is no reason to wait for ever.
+func TestUnreadableFilesAreReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n2 := w.members["n2"]
+		n2.cancel()
+		<-n2.ended
+		w.mu.Lock()
+		n2.unreadable = 1
+		w.mu.Unlock()
+		n2.run()
+		w.until("n2 knows its files", 5*time.Second, func() bool {
+			snap := n2.sidecar.Snapshot()
+			return snap != nil && snap.Observation.Server.DataDir == ha.DataPresent && snap.State.Role == ha.RoleReplica
+		})
+	})
+}
+
 // TestAllKilled: all members lose power at once. LiteFS then had no primary (#76). Here
 // one leads again when all are back, or, with the old primary's host gone, both others.
 func TestAllKilled(t *testing.T) {
@@ -359,7 +404,7 @@ func TestCandidateDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)
 		defer w.stop()
-		w.members["n1"].sidecar.Switchover("n3")
+		w.members["n1"].sidecar.Switchover("n3", 0)
 		w.until("n3 has the lock", time.Second, func() bool { return w.record.Leader == "n3" && w.record.Phase == ha.PhaseElecting })
 		begun := time.Now()
 		w.members["n3"].kill()
@@ -403,95 +448,4 @@ func (w *world) running() int {
 		}
 	}
 	return n
-}
-
-func TestRestart(t *testing.T) {
-	for _, name := range []string{"n1", "n2"} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := three(t)
-				defer w.stop()
-				m := w.members[name]
-				before := m.startedAt
-				m.sidecar.Restart()
-				w.until("restarted", 5*time.Second, func() bool { return m.running && m.startedAt > before })
-				w.settled("n1")
-				w.primaryIs("n1", time.Second)
-				if w.record.Term != 1 {
-					t.Errorf("a restart began term %d", w.record.Term)
-				}
-			})
-		})
-	}
-}
-
-// TestTwoOperators: what one asks for, and what is taken back of it, changes nothing of
-// what another has asked for: a restart in place stays one, and is one.
-func TestTwoOperators(t *testing.T) {
-	for name, started := range map[string]bool{"while the server is being stopped": false, "when it has just been started": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := three(t)
-				defer w.stop()
-				n1 := w.members["n1"]
-				w.mu.Lock()
-				before := n1.startedAt
-				n1.ops = nil
-				w.mu.Unlock()
-				n1.sidecar.Restart()
-				w.until("the moment", 5*time.Second, func() bool {
-					return n1.running && (n1.startedAt > before) == started && (n1.tag == "" || started)
-				})
-				n1.sidecar.Remove("n3")
-				n1.sidecar.WithdrawRemoval()
-				w.primaryIs("n1", 5*time.Second)
-				time.Sleep(5 * time.Second)
-				w.settled("n1")
-				starts := 0
-				for _, op := range n1.ops {
-					if op == "start" {
-						starts++
-					}
-				}
-				if w.record.Term != 1 || starts != 1 {
-					t.Errorf("term %d, started %d times: %v", w.record.Term, starts, n1.ops)
-				}
-			})
-		})
-	}
-}
-
-func TestReinit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := three(t)
-		defer w.stop()
-		n2 := w.members["n2"]
-		n2.ops = nil
-		n2.sidecar.Reinit()
-		w.until("cloned", 10*time.Second, func() bool { return len(n2.ops) > 1 && n2.running && n2.tag == "replica" })
-		if n2.ops[0] != "stop" || n2.ops[1] != "clone n1" {
-			t.Errorf("operations: %v", n2.ops)
-		}
-		w.settled("n1")
-	})
-}
-
-// TestRemove: the primary takes a member off the record that is gone for good;
-// not one that is alive or may hold the last commits; one that comes back is
-// admitted again.
-func TestRemove(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := three(t)
-		defer w.stop()
-		n1 := w.members["n1"]
-		n1.sidecar.Remove("n3")
-		w.until("a refusal", 5*time.Second, func() bool { return strings.Contains(n1.sidecar.Snapshot().State.Refused, "n3 is alive") })
-		n1.sidecar.WithdrawRemoval()
-		w.members["n3"].kill()
-		w.until("n3 is no voter", 30*time.Second, func() bool { return !w.record.Durability.Has("n3") })
-		n1.sidecar.Remove("n3")
-		w.until("n3 is off the record", 10*time.Second, func() bool { return !slices.Contains(w.record.Members, "n3") })
-		w.members["n3"].run()
-		w.until("n3 is back", 30*time.Second, func() bool { return slices.Contains(w.record.Members, "n3") })
-	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // world is a cluster in memory, in virtual time: one Consul, a mesh without
@@ -24,11 +26,13 @@ type world struct {
 	mu      sync.Mutex
 	record  ha.Record
 	lock    ha.Lock
+	broken  bool // the record cannot be read
 	index   uint64
 	history []uint64
 	finals  []ha.Final // of all changes of the record
 	members map[string]*member
-	set     string // the cluster-wide settings
+	set     string         // the cluster-wide settings
+	rules   map[string]int // how many actions each has begun
 }
 
 type member struct {
@@ -62,17 +66,20 @@ type member struct {
 	promise    uint64
 	fenced     bool
 	upstream   string
+	upstreamAt string // the address that it has for it
+	address    string // where others reach the server
 	position   ha.Position
 	sync       ha.SyncSetting
 	hidden     bool
 	probe      error  // of write probes
+	unreadable int    // so many looks at the files fail
 	file       int    // the version of the configuration file
 	configured [2]int // the version that was begun to be taken up, and that was
 	ops        []string
 }
 
 func newWorld(t *testing.T) *world {
-	return &world{t: t, begun: time.Now(), members: make(map[string]*member)}
+	return &world{t: t, begun: time.Now(), members: make(map[string]*member), rules: make(map[string]int)}
 }
 
 func (w *world) now() ha.Instant { return ha.Instant(time.Since(w.begun)) + 1 }
@@ -89,8 +96,10 @@ func (w *world) wakeAll() {
 }
 
 func (w *world) add(name string) *member {
-	m := &member{w: w, name: name, dir: ha.DataAbsent, echoed: make(map[string]uint64)}
+	m := &member{w: w, name: name, address: name + ":5432", dir: ha.DataAbsent, echoed: make(map[string]uint64)}
+	w.mu.Lock() // those that were added before run already
 	w.members[name] = m
+	w.mu.Unlock()
 	m.run()
 	return m
 }
@@ -98,19 +107,21 @@ func (w *world) add(name string) *member {
 func (m *member) run() { m.runWith(fakeServer{m}) }
 
 func (m *member) runWith(server sidecar.Server) {
-	policy := sidecar.DefaultPolicy()
+	policy := settings.Default()
 	s, err := sidecar.New(sidecar.Options{
-		Member: m.name, Postgres: m.name + ":5432", API: m.name + ":8008", Policy: policy,
+		Member: m.name, Postgres: m.address, API: m.name + ":8008", Policy: policy,
 		Cluster: fakeCluster{m}, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: server,
-		Now: m.w.now, Logger: testLogger(m.w.t, m.name),
+		Now: m.w.now, Logger: testLogger(m.w.t, m.name), Recorder: fakeRecorder{m},
 	})
 	if err != nil {
 		m.w.t.Fatal(err)
 	}
-	var ctx context.Context
-	ctx, m.cancel = context.WithCancel(m.w.t.Context())
-	m.sidecar, m.ended = s, make(chan error, 1)
-	go func() { m.ended <- s.Run(ctx) }()
+	ctx, cancel := context.WithCancel(m.w.t.Context())
+	ended := make(chan error, 1)
+	m.w.mu.Lock()
+	m.sidecar, m.cancel, m.ended = s, cancel, ended
+	m.w.mu.Unlock()
+	go func() { ended <- s.Run(ctx) }()
 }
 
 func testLogger(t *testing.T, name string) log.Logger {
@@ -181,6 +192,20 @@ func (w *world) stop() {
 	}
 }
 
+// fakeRecorder counts what each rule has begun.
+type fakeRecorder struct{ *member }
+
+func (r fakeRecorder) Rule(rule string) {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	r.w.rules[rule]++
+}
+
+func (fakeRecorder) Action(string, time.Duration, error) {}
+func (fakeRecorder) Check(string, error)                 {}
+func (fakeRecorder) LeaderChange(string)                 {}
+func (fakeRecorder) FailoverPhase(string, time.Duration) {}
+
 type fakeGuard struct{ *member }
 
 func (g fakeGuard) Notify(f func()) {
@@ -192,7 +217,7 @@ func (g fakeGuard) Notify(f func()) {
 func (g fakeGuard) Status() sidecar.GuardStatus {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
-	s := sidecar.GuardStatus{Process: ha.ProcessStopped, StartedAt: g.startedAt, ExitedAt: g.exitedAt, Armed: g.armed, LeaseUntil: g.leaseUntil}
+	s := sidecar.GuardStatus{Postmaster: ha.Postmaster{Process: ha.ProcessStopped, StartedAt: g.startedAt, ExitedAt: g.exitedAt, Armed: g.armed, LeaseUntil: g.leaseUntil}}
 	switch {
 	case g.lost:
 		s.Process = ha.ProcessUnknown
@@ -227,31 +252,32 @@ func (s fakeServer) did(op string, took time.Duration) {
 	s.ops = append(s.ops, op)
 }
 
-func (s fakeServer) Inspect(_ context.Context, v *ha.Server) error {
+func (s fakeServer) Inspect(context.Context) (ha.Files, error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	v.DataDir, v.SystemID, v.WasPrimary, v.Promise, v.Fenced = s.dir, s.systemID, s.primary, s.promise, s.fenced
-	v.CleanStop, v.Position = s.clean, ha.Position{}
-	if s.clean {
-		v.Position = s.position
+	if s.unreadable > 0 {
+		s.unreadable--
+		return ha.Files{}, errFake
 	}
-	return nil
+	f := ha.Files{DataDir: s.dir, SystemID: s.systemID, WasPrimary: s.primary, Promise: s.promise, Fenced: s.fenced, CleanStop: s.clean}
+	if s.clean {
+		f.End = s.position
+	}
+	return f, nil
 }
 
-func (s fakeServer) Look(_ context.Context, v *ha.Server) error {
+func (s fakeServer) Read(context.Context) (ha.SQL, error) {
 	time.Sleep(time.Millisecond)
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	if !s.running {
-		return errFake
+		return ha.SQL{}, errFake
 	}
-	v.InRecovery, v.Upstream, v.Sync, v.Hidden = ha.Known(!s.primary), s.upstream, s.sync, s.hidden
-	v.RecoveryEnd = 1
+	v := ha.SQL{InRecovery: ha.Known(!s.primary), Upstream: s.upstream, UpstreamAt: s.upstreamAt, Sync: s.sync, Hidden: s.hidden, RecoveryEnd: 1}
 	up := s.w.members[s.upstream]
-	v.Receiving = ha.Known(up != nil && up.running && !s.primary)
+	v.Receiving = ha.Known(up != nil && up.running && !s.primary && s.upstreamAt == up.address)
 	if s.primary {
 		s.position.LSN++
-		v.Walsenders = nil
 		for _, name := range []string{"n1", "n2", "n3"} {
 			m := s.w.members[name]
 			if m != nil && m.running && !m.primary && m.upstream == s.name {
@@ -261,7 +287,7 @@ func (s fakeServer) Look(_ context.Context, v *ha.Server) error {
 		}
 	}
 	v.Position, v.Settled = s.position, v.Receiving == ha.No && s.upstream == ""
-	return nil
+	return v, nil
 }
 
 func (s fakeServer) Probe(context.Context) error {
@@ -270,102 +296,70 @@ func (s fakeServer) Probe(context.Context) error {
 	return s.member.probe
 }
 
-func (s fakeServer) Starved() bool { return false }
-
 func (s fakeServer) SyncInEffect(context.Context) (ha.LSN, error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	return s.position.LSN, nil
 }
 
-func (s fakeServer) Init(context.Context) error {
-	s.did("init", time.Second)
-	defer s.w.mu.Unlock()
-	s.dir, s.systemID, s.primary, s.clean, s.position = ha.DataPresent, "7", true, true, ha.Position{TLI: 1, LSN: 100}
-	return nil
+// steps are how long each operation takes, in virtual time.
+var steps = map[ha.ActionKind]time.Duration{
+	ha.Init: time.Second, ha.Clone: time.Second, ha.Rewind: time.Second, ha.Start: 50 * time.Millisecond, ha.Stop: 20 * time.Millisecond,
+	ha.Fence: 8 * time.Millisecond, ha.Follow: 8 * time.Millisecond, ha.SetSync: 3 * time.Millisecond, ha.Promote: 35 * time.Millisecond,
+	ha.Unhide: time.Millisecond,
 }
 
-func (s fakeServer) Clone(_ context.Context, from sidecar.Source) error {
-	s.did("clone "+from.Member, time.Second)
-	defer s.w.mu.Unlock()
-	src := s.w.members[from.Member]
-	s.dir, s.systemID, s.primary, s.clean, s.position = ha.DataPresent, src.systemID, false, false, src.position
-	return nil
-}
-
-func (s fakeServer) Rewind(_ context.Context, from sidecar.Source) error {
-	s.did("rewind "+from.Member, time.Second)
-	defer s.w.mu.Unlock()
-	s.running, s.primary, s.clean = false, false, false
-	s.position = s.w.members[from.Member].position
-	return nil
-}
-
-func (s fakeServer) Discard(context.Context) error { return nil }
-
-func (s fakeServer) Start(_ context.Context, how sidecar.Start) error {
-	s.did("start", 50*time.Millisecond)
-	defer s.w.mu.Unlock()
-	s.running, s.primary, s.hidden, s.clean, s.upstream = true, how.Primary, how.Hidden, false, ""
-	s.startedAt, s.exitedAt = s.w.now(), 0
-	return nil
-}
-
-func (s fakeServer) Stop(_ context.Context, how sidecar.Stop) error {
-	s.did("stop", 20*time.Millisecond)
-	defer s.w.mu.Unlock()
-	s.running, s.clean, s.exitedAt = false, !how.Immediate && s.primary, s.w.now()
-	return nil
-}
-
-func (s fakeServer) Fence(_ context.Context, term uint64, sync ha.SyncSetting) (ha.Position, error) {
-	s.did("fence", 8*time.Millisecond)
-	defer s.w.mu.Unlock()
-	if !s.running {
-		return ha.Position{}, errFake
+func (s fakeServer) Do(_ context.Context, a ha.Action) (l sidecar.Learned, err error) {
+	took, known := steps[a.Kind]
+	if !known {
+		return l, nil
 	}
-	s.promise, s.fenced, s.upstream = term, true, ""
-	if sync.K > 0 {
-		s.sync = sync
+	s.did(strings.TrimSpace(a.Kind.String()+" "+a.From), took)
+	defer s.w.mu.Unlock()
+	switch a.Kind {
+	case ha.Init:
+		s.dir, s.systemID, s.primary, s.clean, s.position = ha.DataPresent, "7", true, true, ha.Position{TLI: 1, LSN: 100}
+	case ha.Clone:
+		src := s.w.members[a.From]
+		s.dir, s.systemID, s.primary, s.clean, s.position = ha.DataPresent, src.systemID, false, false, src.position
+	case ha.Rewind:
+		s.running, s.primary, s.clean = false, false, false
+		s.position = s.w.members[a.From].position
+	case ha.Start:
+		s.running, s.primary, s.hidden, s.clean, s.upstream = true, a.Primary, a.Hidden, false, ""
+		s.startedAt, s.exitedAt = s.w.now(), 0
+	case ha.Stop:
+		s.running, s.clean, s.exitedAt = false, !a.Immediate && s.primary, s.w.now()
+	case ha.Fence:
+		if !s.running {
+			return l, errFake
+		}
+		s.promise, s.fenced, s.upstream = a.Term, true, ""
+		if a.Sync.K > 0 {
+			s.sync = a.Sync
+		}
+		l.Position = s.position
+	case ha.Follow:
+		s.promise, s.fenced, s.upstream = a.Term, false, a.From
+		s.upstreamAt = a.Address
+	case ha.SetSync:
+		s.sync = a.Sync
+	case ha.Promote:
+		if !s.running || !s.armed {
+			return l, errFake
+		}
+		s.position.History = append(slices.Clone(s.position.History), ha.Fork{TLI: s.position.TLI, End: s.position.LSN})
+		s.primary, s.position.TLI = true, a.Timeline
+		l.Position = s.position
+	case ha.Unhide:
+		s.hidden = false
 	}
-	return s.position, nil
-}
-
-func (s fakeServer) Follow(_ context.Context, how sidecar.Follow) error {
-	s.did("follow "+how.From.Member, 8*time.Millisecond)
-	defer s.w.mu.Unlock()
-	s.promise, s.fenced, s.upstream = how.Term, false, how.From.Member
-	return nil
-}
-
-func (s fakeServer) SetSync(_ context.Context, set ha.SyncSetting) (ha.LSN, error) {
-	s.did("set-sync", 3*time.Millisecond)
-	defer s.w.mu.Unlock()
-	s.sync = set
-	return 0, nil
-}
-
-func (s fakeServer) Promote(_ context.Context, timeline ha.TLI) (ha.Position, error) {
-	s.did("promote", 35*time.Millisecond)
-	defer s.w.mu.Unlock()
-	if !s.running || !s.armed {
-		return ha.Position{}, errFake
-	}
-	s.position.History = append(slices.Clone(s.position.History), ha.Fork{TLI: s.position.TLI, End: s.position.LSN})
-	s.primary, s.position.TLI = true, timeline
-	return s.position, nil
-}
-
-func (s fakeServer) Unhide(context.Context) error {
-	s.did("unhide", time.Millisecond)
-	defer s.w.mu.Unlock()
-	s.hidden = false
-	return nil
+	return l, nil
 }
 
 // Configure takes up the member's own configuration as it is when it begins. It takes
 // time only once that was read again, when no operation waits for the server.
-func (s fakeServer) Configure(context.Context, sidecar.Settings) error {
+func (s fakeServer) Configure(context.Context, settings.Settings) error {
 	s.w.mu.Lock()
 	file := s.file
 	s.configured[0] = file
@@ -379,8 +373,5 @@ func (s fakeServer) Configure(context.Context, sidecar.Settings) error {
 	return nil
 }
 
-func (s fakeServer) Outgrown(context.Context) bool                { return false }
-func (s fakeServer) Diagnose() (string, bool)                     { return "", false }
-func (s fakeServer) Checkpoint(context.Context, bool) error       { return nil }
-func (s fakeServer) Upkeep(context.Context, []string, bool) error { return nil }
-func (s fakeServer) Close()                                       {}
+func (s fakeServer) Maintain(context.Context, []string, bool) (bool, error) { return false, nil }
+func (s fakeServer) Diagnose() (string, bool)                               { return "", false }

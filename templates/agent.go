@@ -15,8 +15,8 @@ import (
 type AgentOptions struct {
 	Files    []File
 	Settings Settings
-	Proxies  []*HAProxy
-	Bouncers []*PgBouncer
+	Proxies  []Proxy
+	Bouncers []Pooler
 	// Env is what the templates have beside the topology.
 	Env Env
 	// Retry is how long after a failure files and commands are tried again;
@@ -64,13 +64,13 @@ type FileStatus struct {
 
 // AgentStatus is how it goes with all of them.
 type AgentStatus struct {
-	Term    uint64          `json:"term,omitempty"`
-	Primary string          `json:"primary,omitempty"`
-	Held    bool            `json:"held,omitempty"`
-	Files   []FileStatus    `json:"templates"`
-	Proxies []HAProxyStatus `json:"haproxy"`
+	Term    uint64        `json:"term,omitempty"`
+	Primary string        `json:"primary,omitempty"`
+	Held    bool          `json:"held,omitempty"`
+	Files   []FileStatus  `json:"templates"`
+	Proxies []ProxyStatus `json:"haproxy"`
 
-	Bouncers []PgBouncerStatus `json:"pgbouncer"`
+	Bouncers []PoolerStatus `json:"pgbouncer"`
 }
 
 // NewAgent checks the options. It starts nothing.
@@ -107,24 +107,21 @@ func (a *Agent) Update(t Topology) {
 	if t.Waits() {
 		var asked []<-chan struct{}
 		for _, b := range a.options.Bouncers {
-			if anew {
-				b.forgive()
-			}
-			asked = append(asked, b.hold(true, false))
+			asked = append(asked, b.Hold(anew))
 		}
 		if begun && len(a.options.Proxies) > 0 {
 			await(asked, bouncerFirst)
 		}
 	}
 	for _, p := range a.options.Proxies {
-		p.offer(t)
+		p.Offer(t)
 	}
 	a.wake()
 }
 
 // bouncerFirst is how long HAProxy waits for a PgBouncer at most: the connection to its
 // console and the logins that it has under way.
-const bouncerFirst = defaultLoginWait + 5*time.Millisecond
+const bouncerFirst = MaxLoginWait + 5*time.Millisecond
 
 // await returns when all are closed, or the time is over.
 func await(all []<-chan struct{}, most time.Duration) {
@@ -139,7 +136,7 @@ func await(all []<-chan struct{}, most time.Duration) {
 	}
 }
 
-// Recall gives a topology of before, for the time in which nothing current is known
+// Recall gives an earlier topology, for the time in which nothing current is known
 // yet: files that are not there at all are written of it. Others stay as they are, and
 // no proxy is told.
 func (a *Agent) Recall(t Topology) {
@@ -154,7 +151,7 @@ func (a *Agent) Recall(t Topology) {
 func (a *Agent) Refresh() { a.wake() }
 
 // Release says that nothing current is known any more. Files stay as they are;
-// HAProxies go by their own checks until the next Update.
+// HAProxies use their own checks until the next Update.
 func (a *Agent) Release() {
 	for _, p := range a.options.Proxies {
 		p.Release()
@@ -171,7 +168,7 @@ func (a *Agent) wake() {
 // Status returns how it goes.
 func (a *Agent) Status() AgentStatus {
 	a.mu.Lock()
-	s := AgentStatus{Files: slices.Clone(a.files), Proxies: []HAProxyStatus{}, Bouncers: []PgBouncerStatus{}}
+	s := AgentStatus{Files: slices.Clone(a.files), Proxies: []ProxyStatus{}, Bouncers: []PoolerStatus{}}
 	if t := a.current; t != nil {
 		s.Term, s.Held = t.Term, t.Held
 		if t.Primary != nil {
@@ -200,16 +197,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, b := range a.options.Bouncers {
 		all.Go(func() { b.Run(ctx) })
 	}
-	all.Go(func() { a.tell(ctx) })
+	all.Go(func() { a.notify(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.changed:
-			a.settle(ctx)
+			a.awaitMore(ctx)
 		case <-retry.C:
 		}
-		if a.pass(ctx) {
+		if a.writeFiles(ctx) {
 			retry.Stop()
 		} else {
 			retry.Reset(a.options.Retry)
@@ -221,9 +218,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// tell runs what is owed until the context ends. It holds up no file, and nobody who
+// notify runs what is owed until the context ends. It holds up no file, and nobody who
 // waits in a PgBouncer for one.
-func (a *Agent) tell(ctx context.Context) {
+func (a *Agent) notify(ctx context.Context) {
 	retry := time.NewTimer(a.options.Retry)
 	retry.Stop()
 	defer retry.Stop()
@@ -234,7 +231,7 @@ func (a *Agent) tell(ctx context.Context) {
 		case <-a.owing:
 		case <-retry.C:
 		}
-		if a.runCommands(ctx) {
+		if a.runOwedCommands(ctx) {
 			retry.Stop()
 		} else {
 			retry.Reset(a.options.Retry)
@@ -246,7 +243,7 @@ func (a *Agent) tell(ctx context.Context) {
 // of it at once by its socket: a failover changes the topology several times.
 const filePause = 100 * time.Millisecond
 
-func (a *Agent) settle(ctx context.Context) {
+func (a *Agent) awaitMore(ctx context.Context) {
 	if len(a.options.Proxies) == 0 || len(a.options.Bouncers) > 0 {
 		return
 	}
@@ -261,8 +258,8 @@ func (a *Agent) settle(ctx context.Context) {
 // Once renders all files for the current topology, writes them and runs their
 // commands. It returns all that failed.
 func (a *Agent) Once(ctx context.Context) error {
-	a.pass(ctx)
-	a.runCommands(ctx)
+	a.writeFiles(ctx)
+	a.runOwedCommands(ctx)
 	var errs []error
 	for _, f := range a.Status().Files {
 		if f.Error != "" {
@@ -272,9 +269,8 @@ func (a *Agent) Once(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// pass brings every file up to date, then runs the commands of those that
-// changed, equal ones once. It reports whether all is well.
-func (a *Agent) pass(ctx context.Context) bool {
+// writeFiles brings every file up to date. It reports whether all is well.
+func (a *Agent) writeFiles(ctx context.Context) bool {
 	a.mu.Lock()
 	current, recalled := a.current, false
 	if current == nil {
@@ -303,14 +299,14 @@ func (a *Agent) pass(ctx context.Context) bool {
 		well, anyChanged = well && err == nil, anyChanged || changed
 	}
 	if !recalled {
-		a.letGo(current, anyChanged)
+		a.endHolds(current, anyChanged)
 	}
 	return well
 }
 
-// letGo ends the waiting in PgBouncers, now that their files are written for a topology
-// that has a primary. If there is a newer one, its pass does so.
-func (a *Agent) letGo(written *Topology, reload bool) {
+// endHolds ends the waiting in PgBouncers, now that their files are written for a topology
+// that has a primary. If there is a newer one, its own writeFiles does so.
+func (a *Agent) endHolds(written *Topology, reload bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.reload = a.reload || reload
@@ -318,7 +314,7 @@ func (a *Agent) letGo(written *Topology, reload bool) {
 		return
 	}
 	for _, b := range a.options.Bouncers {
-		b.hold(false, a.reload)
+		b.EndHold(*written, a.reload)
 	}
 	a.reload = false
 }
@@ -343,34 +339,34 @@ func (a *Agent) refresh(ctx context.Context, f *File, t Topology) (bool, error) 
 	return f.put(ctx, content)
 }
 
-// runCommands runs what is owed, reloads of HAProxy too. What fails is owed until it
+// runOwedCommands runs what is owed, reloads of HAProxy too. What fails is owed until it
 // succeeds. While clients wait for a primary HAProxy is not reloaded: they wait in its
 // worker, and a new one does not know them. The topology that ends the waiting comes
 // here too.
-func (a *Agent) runCommands(ctx context.Context) bool {
+func (a *Agent) runOwedCommands(ctx context.Context) bool {
 	well := true
-	done := map[string]error{}
+	done := map[any]error{}
 	a.mu.Lock()
-	var written []int // as of before anybody is told
+	var written []int // from the time before anybody is told
 	for _, f := range a.files {
 		written = append(written, f.Writes)
 	}
 	a.mu.Unlock()
 	for i := range a.options.Files {
 		f := &a.options.Files[i]
-		if ctx.Err() != nil || f.Reload != nil && a.waits() || !f.owes() {
+		if ctx.Err() != nil || f.Reload != nil && a.waits() || !f.owed() {
 			continue
 		}
 		key := f.told()
 		err, ran := done[key]
 		if !ran {
-			err = f.tell(ctx)
+			err = f.notify(ctx)
 			done[key] = err
 		}
 		if err == nil {
 			a.turns[i].Lock()
 			if a.written(i) == written[i] { // else it has not been told of the newest
-				err = f.settle()
+				err = f.clearOwed()
 			}
 			a.turns[i].Unlock()
 		}
@@ -395,7 +391,7 @@ func (a *Agent) note(i int, err error, success func(*FileStatus)) {
 	before, written := s.Error, s.Writes
 	if err == nil {
 		success(s)
-		if !a.options.Files[i].owes() {
+		if !a.options.Files[i].owed() {
 			s.Error, s.Failures, s.Waits, s.Since = "", 0, false, time.Time{}
 			setDefault(&s.OKSince, time.Now())
 		}

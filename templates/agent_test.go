@@ -1,14 +1,15 @@
 package templates_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
-	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/templates"
 )
 
@@ -46,6 +47,11 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	labtest.Until(t, d, what, ok)
 }
 
 // entries are the names in a directory.
@@ -133,6 +139,25 @@ func TestFileWritten(t *testing.T) {
 	after, err := os.Stat(path)
 	if err != nil || !os.SameFile(before, after) || a.Status().Files[0].Writes != 0 {
 		t.Errorf("an equal file was written again: %v", err)
+	}
+	// So does what somebody has made of it since (a file that PgBouncer was to read).
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f.NewPerms = 0o640
+	if _, err := once(t, top(t, "a"), f); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	fresh := f
+	fresh.Destination = filepath.Join(dir, "fresh")
+	if _, err := once(t, top(t, "a"), fresh); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(fresh.Destination); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	// What is configured counts.
 	f.Perms = 0o600
@@ -241,7 +266,7 @@ func TestCommandKilledWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Killed, it stays a zombie where nobody adopts it: that is dead enough.
-	(&lab{t: t}).eventually(5*time.Second, "the child's end", func() bool {
+	eventually(t, 5*time.Second, "the child's end", func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", number))
 		return err != nil || strings.Contains(string(b), ") Z ")
 	})
@@ -285,7 +310,7 @@ func TestCommands(t *testing.T) {
 // What goes wrong in a running agent leaves the last good file, shows its reason
 // in status and log, once, and goes away by itself with its cause. Beside these:
 // a template that does not parse, TestTemplateErrors; a key that is missing or
-// has a line too many, TestTemplatesReadConsul in cmd/pgsidecar; HAProxy's socket
+// has a line too many, TestTemplatesReadConsul in sidecar/proxy; HAProxy's socket
 // missing, TestHAProxyErrors.
 func TestAgentRecoversFromEach(t *testing.T) {
 	for _, test := range []struct {
@@ -335,8 +360,7 @@ func TestAgentRecoversFromEach(t *testing.T) {
 			go func() { defer close(done); a.Run(ctx) }() //nolint:errcheck // ends with ctx
 			t.Cleanup(func() { cancel(); <-done })
 			a.Update(top(t, "a"))
-			l := &lab{t: t}
-			l.eventually(10*time.Second, "two failures", func() bool { return a.Status().Files[0].Failures >= 2 })
+			eventually(t, 10*time.Second, "two failures", func() bool { return a.Status().Files[0].Failures >= 2 })
 			if s := a.Status().Files[0]; !strings.Contains(s.Error, test.want) || s.Since.IsZero() {
 				t.Errorf("status %+v, want %q", s, test.want)
 			}
@@ -349,7 +373,7 @@ func TestAgentRecoversFromEach(t *testing.T) {
 			if err := os.Mkdir(gate, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			l.eventually(10*time.Second, "recovery", func() bool { s := a.Status().Files[0]; return s.Error == "" && !s.OKSince.IsZero() })
+			eventually(t, 10*time.Second, "recovery", func() bool { s := a.Status().Files[0]; return s.Error == "" && !s.OKSince.IsZero() })
 			if got := read(t, f.Destination); got != "primary=a\n" {
 				t.Errorf("got %q", got)
 			}
@@ -374,12 +398,11 @@ func TestAgentRecovers(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	a.Update(top(t, "a"))
-	l := &lab{t: t}
-	l.eventually(5*time.Second, "two failures", func() bool { return a.Status().Files[0].Failures >= 2 })
+	eventually(t, 5*time.Second, "two failures", func() bool { return a.Status().Files[0].Failures >= 2 })
 	if err := os.WriteFile(gate, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(5*time.Second, "recovery", func() bool { return a.Status().Files[0].Error == "" })
+	eventually(t, 5*time.Second, "recovery", func() bool { return a.Status().Files[0].Error == "" })
 	if got := read(t, f.Destination); got != "primary=a\n" {
 		t.Errorf("got %q", got)
 	}
@@ -389,57 +412,20 @@ func TestAgentRecovers(t *testing.T) {
 	}
 }
 
-// The whole: a file for HAProxy, its checker, a reload when a member comes, and
-// a switch while another template's command hangs.
-func TestAgentWithHAProxy(t *testing.T) {
-	l := newLab(t, 2)
-	l.start()
-	path, err := programs.HAProxy()
-	if err != nil {
-		t.Skip(err)
-	}
-	text := func(name string) *templates.Template {
-		s, err := templates.BuiltinText(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parse(t, s)
-	}
-	h := l.proxy()
-	a, err := templates.NewAgent(templates.AgentOptions{
-		Settings: templates.Settings{HAProxy: l.settings},
-		Files: []templates.File{
-			{Name: "slow", Template: parse(t, primaryText), Destination: filepath.Join(l.dir, "slow"), Command: []string{"sleep", "100"}, Timeout: 700 * time.Millisecond},
-			{Name: "state", Template: text("haproxy.state"), Destination: filepath.Join(l.dir, "pg.state")},
-			{Name: "haproxy", Template: text("haproxy.cfg"), Destination: l.config(), Check: []string{path, "-c", "-f", "{}"},
-				Command: []string{"kill", "-USR2", pid(l.process)}},
-		},
-		Proxies: []*templates.HAProxy{h},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); a.Run(ctx) }() //nolint:errcheck // ends with ctx
-	t.Cleanup(func() { cancel(); <-done })
-	a.Update(l.topology(1, "pg1", ha.PhaseLeading))
-	l.connected(h)
-	l.answers(l.settings.PrimaryPort, "pg1")
-	start := time.Now()
-	a.Update(l.topology(2, "pg2", ha.PhaseLeading))
-	l.eventually(time.Second, "the switch", func() bool { return h.Status().Primary == "pg2" })
-	l.answers(l.settings.PrimaryPort, "pg2")
-	t.Logf("switched within %v while a command hangs", time.Since(start))
-	if s := a.Status(); s.Files[2].Writes != 0 {
-		t.Errorf("a change of role wrote haproxy.cfg: %+v", s.Files[2])
-	}
-	// A new member: file, check, reload, and the new worker is told.
-	before := h.Status().Pid
-	l.servers = append(l.servers, newServer(t, "pg3"))
-	a.Update(l.topology(3, "pg3", ha.PhaseLeading))
-	l.eventually(10*time.Second, "the reload", func() bool { s := h.Status(); return s.Connected && s.Pid != before && s.Error == "" })
-	l.answers(l.settings.PrimaryPort, "pg3")
+// lockedBuffer is what a logger writes to and a test reads.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
-func pid(c *exec.Cmd) string { return strconv.Itoa(c.Process.Pid) }
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

@@ -51,8 +51,13 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) said() string {
-	text := strings.Join(strings.Fields(strings.Map(printable, t.buf.String())), " ")
+func (t *tail) said() string { return Excerpt(t.buf.String()) }
+
+// Excerpt is the end of what a program said, as one line to be put after an error;
+// nothing if it said nothing.
+func Excerpt(output string) string {
+	output = output[max(0, len(output)-maxOutput):]
+	text := strings.Join(strings.Fields(strings.Map(printable, output)), " ")
 	if text == "" {
 		return ""
 	}

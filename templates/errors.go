@@ -16,10 +16,6 @@ var (
 	ErrNotFound = errors.New("key not found")
 	// ErrCommand is returned when a program to be told of a change failed.
 	ErrCommand = errors.New("command failed")
-	// ErrRuntime is returned when HAProxy answered a command with an error.
-	ErrRuntime = errors.New("haproxy refused a command")
-	// ErrReload is returned when HAProxy did not take its files up.
-	ErrReload = errors.New("haproxy did not reload")
 	// ErrTopology is returned by Build when a member's registration cannot be used.
 	ErrTopology = errors.New("registration cannot be used")
 )

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,11 +33,13 @@ type File struct {
 	Command []string
 	// Reload is the HAProxy that reads the file: in place of Command, it is reloaded
 	// by its master socket. Nil: none.
-	Reload *HAProxy
+	Reload Reloader
 	// Timeout of Check, and of Command or Reload; default 30 s.
 	Timeout time.Duration
-	// Perms of the file; zero: those it has, or 0644.
+	// Perms of the file; zero: those it has, or NewPerms.
 	Perms fs.FileMode
+	// NewPerms are those of a file that was not there; zero: 0644.
+	NewPerms fs.FileMode
 	// User and Group that own it, by name or number; empty: those it has.
 	User, Group string
 }
@@ -87,7 +90,7 @@ func (f *File) put(ctx context.Context, content []byte) (bool, error) {
 		}
 	}
 	if exists || !f.unread(ctx) {
-		if err := f.owe(path); err != nil {
+		if err := f.recordOwed(path); err != nil {
 			return false, errors.Join(err, discard(fresh))
 		}
 	}
@@ -97,19 +100,19 @@ func (f *File) put(ctx context.Context, content []byte) (bool, error) {
 	return true, syncDir(filepath.Dir(path))
 }
 
-// tells reports whether somebody is told of a change.
-func (f *File) tells() bool { return len(f.Command) > 0 || f.Reload != nil }
+// notifies reports whether somebody is told of a change.
+func (f *File) notifies() bool { return len(f.Command) > 0 || f.Reload != nil }
 
-// told names who is told of a change, and how: what is equal is done once.
-func (f *File) told() string {
+// told is who is told of a change, and how: what is equal is done once.
+func (f *File) told() any {
 	if f.Reload != nil {
-		return fmt.Sprintf("reload %p", f.Reload)
+		return f.Reload
 	}
 	return strings.Join(f.Command, "\x00")
 }
 
-// tell runs the command, or reloads HAProxy.
-func (f *File) tell(ctx context.Context) error {
+// notify runs the command, or reloads HAProxy.
+func (f *File) notify(ctx context.Context) error {
 	if f.Reload == nil {
 		return execute(ctx, f.Command, f.timeout())
 	}
@@ -121,12 +124,12 @@ func (f *File) tell(ctx context.Context) error {
 // unread reports whether a file that was not there is for an HAProxy that does not run:
 // it will read it when it starts, and there is nobody to tell before.
 func (f *File) unread(ctx context.Context) bool {
-	return f.Reload != nil && !f.Reload.runs(ctx)
+	return f.Reload != nil && !f.Reload.Running(ctx)
 }
 
-// owe notes on disk that the command is to be run.
-func (f *File) owe(path string) error {
-	if !f.tells() {
+// recordOwed notes on disk that the command is to be run.
+func (f *File) recordOwed(path string) error {
+	if !f.notifies() {
 		return nil
 	}
 	w, err := os.OpenFile(beside(path, owedSuffix), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -137,18 +140,18 @@ func (f *File) owe(path string) error {
 	return nil // the directory is synced when the file is
 }
 
-// owes reports whether the command is to be run.
-func (f *File) owes() bool {
+// owed reports whether the command is to be run.
+func (f *File) owed() bool {
 	path, err := resolve(f.Destination)
-	if err != nil || !f.tells() {
+	if err != nil || !f.notifies() {
 		return false
 	}
 	_, err = os.Lstat(beside(path, owedSuffix))
 	return err == nil
 }
 
-// settle notes that the command has succeeded.
-func (f *File) settle() error {
+// clearOwed notes that the command has succeeded.
+func (f *File) clearOwed() error {
 	path, err := resolve(f.Destination)
 	if err != nil {
 		return err
@@ -222,7 +225,7 @@ type owner struct {
 }
 
 func (f *File) owner(path string, exists bool) (owner, error) {
-	o := owner{perms: defaultPerms, uid: -1, gid: -1}
+	o := owner{perms: cmp.Or(f.NewPerms.Perm(), defaultPerms), uid: -1, gid: -1}
 	if exists {
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err != nil {

@@ -26,13 +26,10 @@ type functions struct {
 	ctx      context.Context
 	env      Env
 	template *template.Template
-	// pending is the first thing asked for that was never read. The rendering goes
-	// on with an empty value, so that all that it wants is asked for in one go;
+	// pending is the first thing asked for that was never read. The rendering
+	// continues with an empty value, so that all that it wants is requested in one go;
 	// what it gives is thrown away.
 	pending error
-	// last are the sections of the last rendering, sections those of this one.
-	last, sections sections
-	failed         error // of a section
 }
 
 // later takes ErrNotReady out of err, and keeps it.
@@ -51,8 +48,8 @@ func placeholders() template.FuncMap { return (&functions{}).table() }
 
 func (f *functions) table() template.FuncMap {
 	m := template.FuncMap{
-		guardFunction: oneLine, sectionFunction: f.section,
-		"key": f.key, "keyExists": f.keyExists, "keyOrDefault": f.keyOrDefault,
+		guardFunction: oneLine,
+		"key":         f.key, "keyExists": f.keyExists, "keyOrDefault": f.keyOrDefault,
 		"ls": f.list, "safeLs": f.list, "tree": f.tree, "safeTree": f.tree,
 		"service": f.service, "services": f.services,
 		"env": f.getenv, "mustEnv": f.mustEnv, "envOrDefault": f.envOrDefault,

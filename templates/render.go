@@ -100,11 +100,7 @@ func ForConsulTemplateText(name string) (string, error) {
 }
 
 // Template is a parsed template. It may be rendered by several goroutines.
-type Template struct {
-	name string
-	tmpl *template.Template
-	kept *kept
-}
+type Template struct{ tmpl *template.Template }
 
 // Delimiters of a template's actions; the zero value is {{ and }}.
 type Delimiters struct{ Left, Right string }
@@ -124,10 +120,7 @@ func ParseTemplate(name, text string, d Delimiters) (*Template, error) {
 			guardList(part.Root)
 		}
 	}
-	if err := separateRanges(t); err != nil {
-		return nil, fmt.Errorf("parse template: %w", err)
-	}
-	return &Template{name: name, tmpl: t, kept: &kept{}}, nil
+	return &Template{tmpl: t}, nil
 }
 
 // Mentions reports whether the template has one of these fields in it.
@@ -155,14 +148,10 @@ func (t *Template) Render(ctx context.Context, page Page, env Env) ([]byte, erro
 		return nil, fmt.Errorf("copy template: %w", err)
 	}
 	var out bytes.Buffer
-	f := &functions{ctx: ctx, env: env, template: clone, last: t.kept.take()}
+	f := &functions{ctx: ctx, env: env, template: clone}
 	err = clone.Funcs(f.table()).Execute(&limitedBuffer{Buffer: &out}, page)
-	t.kept.put(f.sections)
-	switch {
-	case f.pending != nil:
+	if f.pending != nil {
 		err = f.pending // the rest follows from it
-	case err != nil && f.failed != nil:
-		err = f.failed
 	}
 	if err != nil {
 		return nil, fmt.Errorf("render template: %w", err)

@@ -277,3 +277,45 @@ func TestDiff(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// What is no address of a DNS server comes into no file.
+func TestHAProxyResolversRefused(t *testing.T) {
+	for _, bad := range []string{
+		"", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "dns.example:53", "127.0.0.1:53 x", "127.0.0.1:53\n    server evil 6.6.6.6:1",
+		"fe80::1%eth0:53", "[fe80::1%eth0]:53", "[fe80::1%\n]:53", ":53", "udp@127.0.0.1:53",
+	} {
+		s := templates.HAProxySettings{Socket: "/run/haproxy/admin.sock", Resolvers: []string{"127.0.0.1:53", bad}}
+		if _, err := s.Complete("pg"); !errors.Is(err, templates.ErrUnsafe) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	s := templates.HAProxySettings{Socket: "/run/haproxy/admin.sock", Resolvers: []string{"10.0.0.1:8600", "[2001:db8::1]:53"}}
+	if _, err := s.Complete("pg"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The file with resolvers differs from the one without in nothing but that.
+func TestHAProxyResolversGolden(t *testing.T) {
+	text, err := templates.BuiltinText("haproxy.cfg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := testPage(t)
+	page.HAProxy.Resolvers = []string{"127.0.0.1:8600", "[2001:db8::1]:53"}
+	got, err := parse(t, text).Render(t.Context(), page, templates.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := filepath.Join("testdata", "golden", "haproxy.cfg")
+	diff := templates.Diff("haproxy.cfg", read(t, without), string(got))
+	path := filepath.Join("testdata", "golden", "resolvers.diff")
+	if *update {
+		if err := os.WriteFile(path, []byte(diff), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := read(t, path); diff != want {
+		t.Errorf("got\n%s\nwant\n%s", diff, want)
+	}
+}

@@ -37,8 +37,8 @@ type HAProxySettings struct {
 	// be more than the round trip to the farthest member; default 50 ms.
 	ConnectTimeout time.Duration
 	QueueTimeout   time.Duration // how long a client may wait for a primary; default 30 s
-	IdleTimeout    time.Duration // of a silent connection; default 24 h (tcp keepalive finds the dead)
-	HardStopAfter  time.Duration // how long a reloaded worker may go on; default 1 h
+	IdleTimeout    time.Duration // of a silent connection; default 24 d, HAProxy's longest (tcp keepalive finds the dead)
+	HardStopAfter  time.Duration // how long a reloaded worker may go on; default as long as it has sessions
 	Global         []string      // further lines of the global section: user, group, log, …
 	// Resolvers are DNS servers, each an IP address with a port: HAProxy itself looks
 	// up the members that are registered by a host's name, and follows them. None: the
@@ -52,7 +52,7 @@ type HAProxySettings struct {
 	CheckCertFile string
 }
 
-// CheckTLS is for the template: what a server needs so that its checks go by TLS;
+// CheckTLS is for the template: what a server needs so that its checks use TLS;
 // empty: they do not.
 func (s HAProxySettings) CheckTLS() string {
 	if s.CheckCAFile == "" {
@@ -78,11 +78,15 @@ func (s HAProxySettings) Lookup() string {
 	return "init-addr last,none resolvers " + s.ResolversName() + " resolve-prefer ipv4"
 }
 
+// CheckedSuffix ends the names of the backends that clients get while HAProxy is told
+// nothing by an Agent.
+const CheckedSuffix = "_checked"
+
 // Checks is what the names of the backends that ask the members' APIs have at their
 // end. Without resolvers these take clients themselves.
 func (s HAProxySettings) Checks() string {
 	if len(s.Resolvers) == 0 {
-		return checkedSuffix
+		return CheckedSuffix
 	}
 	return "_checks"
 }
@@ -97,8 +101,13 @@ func (s HAProxySettings) APIName(member string) string {
 // nobody tells HAProxy of another.
 const refusedFor = 10 * time.Second
 
-// ServerMaxConn is for the template; see serverMaxConn.
-func (HAProxySettings) ServerMaxConn() int { return serverMaxConn }
+// ServerMaxConn is the maxconn of each server of the primary's backend: more than the
+// process can have, so that it never limits. It has to be there, as setting it again is
+// what makes HAProxy look at the queue: when a server leaves drain it does not.
+const ServerMaxConn = 1 << 20
+
+// ServerMaxConn is for the template; see ServerMaxConn.
+func (HAProxySettings) ServerMaxConn() int { return ServerMaxConn }
 
 // Complete is these settings with their defaults for a service, as templates
 // see them. It returns ErrUnsafe for text that cannot be a configuration word.
@@ -126,8 +135,7 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	setDefault(&s.ConnectTimeout, 50*time.Millisecond)
 	setDefault(&s.Retries, max(3, int(refusedFor/min(s.ConnectTimeout, time.Second))))
 	setDefault(&s.QueueTimeout, 30*time.Second)
-	setDefault(&s.IdleTimeout, 24*time.Hour)
-	setDefault(&s.HardStopAfter, time.Hour)
+	setDefault(&s.IdleTimeout, 24*24*time.Hour)
 	if host, port, err := parseAddress(s.Socket); err == nil {
 		setDefault(&s.AgentBind, net.JoinHostPort(host, strconv.Itoa(port+1)))
 		setDefault(&s.StateFile, filepath.Join("/var/lib/haproxy", service+".state"))
@@ -153,6 +161,22 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 		if !OneLine(l) {
 			return s, fmt.Errorf("haproxy global line: %w", ErrUnsafe)
 		}
+	}
+	return s, nil
+}
+
+// PgBouncerSettings are what pgbouncer.ini.tmpl wants to know beside the topology.
+type PgBouncerSettings struct {
+	// Database is the name that clients connect to; default "*", which is any.
+	Database string
+}
+
+// withDefaults fills in what is not set. It returns ErrUnsafe for a name that
+// could end its word.
+func (s PgBouncerSettings) withDefaults() (PgBouncerSettings, error) {
+	setDefault(&s.Database, "*")
+	if s.Database != "*" && !SafeName(s.Database) {
+		return s, fmt.Errorf("pgbouncer database %q: %w", s.Database, ErrUnsafe)
 	}
 	return s, nil
 }

@@ -187,3 +187,33 @@ func TestTopologyLags(t *testing.T) {
 		}
 	}
 }
+
+// The leader's registration has gone out of the catalog (its agent left cleanly).
+func TestLeaderMissingIsNotHeld(t *testing.T) {
+	t.Parallel()
+	src := templates.Source{Cluster: "main", Service: "pg", Record: leading(2, "a"), Registered: []templates.Registration{
+		registered("a", "primary", "2"), registered("b", "replica", "2")}}
+	before, err := templates.Build(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.Prior, src.Registered = before, src.Registered[1:]
+	after, err := templates.Build(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Held {
+		t.Errorf("held, though the primary has withdrawn nothing: %+v", after.Primary)
+	}
+}
+
+// A member that has moved to another node.
+func TestMovedMember(t *testing.T) {
+	t.Parallel()
+	dead, alive := registered("a", "replica", "1"), registered("a", "primary", "2")
+	dead.Status, dead.Postgres = "critical", "old-node:5432"
+	top, _ := templates.Build(templates.Source{Cluster: "main", Service: "pg", Record: leading(2, "a"), Registered: []templates.Registration{dead, alive}})
+	if top.Primary.Host != "a.example" {
+		t.Errorf("clients are sent to %s", top.Primary.Address())
+	}
+}

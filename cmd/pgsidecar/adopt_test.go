@@ -4,41 +4,28 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // asPostgres runs a program of PostgreSQL's as the user postgres.
 func (r *rig) asPostgres(input, program string, args ...string) string {
 	r.t.Helper()
-	bin, err := programs.PostgresBin()
-	if err != nil {
-		r.t.Skip(err)
-	}
+	bin := labtest.Program(r.t, programs.PostgresBin)
 	cmd := exec.Command(filepath.Join(bin, program), args...)
 	cmd.Dir, cmd.Stdin = "/", strings.NewReader(input)
 	cmd.Env = append(os.Environ(), "PGPASSWORD=secret of superuser")
-	if os.Geteuid() == 0 {
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			r.t.Skip(err)
-		}
-		uid, _ := strconv.Atoi(u.Uid) // numbers, on every system with this user
-		gid, _ := strconv.Atoi(u.Gid)
-		if err := os.MkdirAll(filepath.Dir(r.data()), 0o755); err != nil {
-			r.t.Fatal(err)
-		}
-		if err := os.Chown(filepath.Dir(r.data()), uid, gid); err != nil {
-			r.t.Fatal(err)
-		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	if err := os.MkdirAll(filepath.Dir(r.data()), 0o755); err != nil {
+		r.t.Fatal(err)
 	}
+	labtest.OwnedByServer(r.t, filepath.Dir(r.data()))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: labtest.ServerUser(r.t)}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		r.t.Fatalf("%s: %v: %s", program, err, out)
@@ -81,7 +68,7 @@ func TestNewerPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
-	if code := r.exits(long); code != exitFailed {
+	if code := r.exits(long); code != cli.ExitFailed {
 		t.Errorf("exit status %d", code)
 	}
 	r.logged(long, "the member ends", "99")

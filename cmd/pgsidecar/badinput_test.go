@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 )
 
 // TestWrongConfiguration: what is wrong is named with its place and what was
@@ -44,7 +46,7 @@ func TestWrongConfiguration(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.start()
-			if code := r.exits(long); code != exitUsage {
+			if code := r.exits(long); code != cli.ExitUsage {
 				t.Errorf("exit status %d", code)
 			}
 			r.logged(time.Second, c.says...)
@@ -70,11 +72,11 @@ func (r *rig) replace(old, with string) error {
 	return os.WriteFile(r.config(), bytes.Replace(text, []byte(old), []byte(with), 1), 0o644)
 }
 
-// denying are a Consul agent's flags for ACLs that deny by default, with this
-// token to manage them.
+// denying is a Consul agent's configuration for ACLs that deny by default, with this
+// token to manage them; MANAGEMENT is what the agent's version calls it.
 const (
 	managing = "11111111-2222-3333-4444-555555555555"
-	denying  = `-hcl=acl { enabled = true default_policy = "deny" tokens { initial_management = "` + managing + `" agent = "` + managing + `" } }`
+	denying  = `acl { enabled = true default_policy = "deny" tokens { MANAGEMENT = "` + managing + `" agent = "` + managing + `" } }`
 )
 
 // TestWrongToken: a token that Consul does not know is named as the cause, with
@@ -183,7 +185,7 @@ func TestWrongReplicationPassword(t *testing.T) {
 		says  []string // in one line
 	}{
 		{"own key", "peers {\n  key_file = %q\n}", []string{"clone failed", "password refused"}},
-		{"key of it", "", []string{"peer refused", "the replication password", "is not the same here and there"}},
+		{"key of it", "", []string{"peer refused", "the replication password", "differs between the two members"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
@@ -50,19 +51,19 @@ func TestTwoOfThreeDie(t *testing.T) {
 	}()
 	o.until(t, "word of what would help", func() bool {
 		_, shown, _ = command(t, "status")
-		return strings.Contains(shown, "BLOCKED since") && strings.Contains(shown, "override: "+override)
+		return strings.Contains(shown, "BLOCKED since") && strings.Contains(shown, "override:    "+override)
 	})
-	if code, _, stderr := command(t, "failover", "--to", left); code != exitFailed || !strings.Contains(stderr, "missing: ") {
+	if code, _, stderr := command(t, "failover", "--to", left); code != cli.ExitFailed || !strings.Contains(stderr, "waiting for: ") {
 		t.Errorf("without the loss accepted: exit status %d, %s", code, stderr)
 	}
 	if said := o.good(t, "failover --to "+left+" --accept-data-loss --yes"); !strings.Contains(said, `Successfully failed over to "`+left+`"`) {
 		t.Errorf("it says %s", said)
 	}
 	// Nobody is there to hold a commit besides, and the default is not to go on without.
-	override = "pgsidecar config set durability.strict=false"
+	override = "pgsidecar settings set durability.strict=false"
 	o.until(t, "word that commits wait", func() bool {
 		_, shown, _ = command(t, "status")
-		return strings.Contains(shown, "commits wait") && strings.Contains(shown, "override: "+override)
+		return strings.Contains(shown, "commits wait") && strings.Contains(shown, "override:    "+override)
 	})
 	o.good(t, strings.TrimPrefix(override, "pgsidecar ")+" --yes")
 	o.until(t, "write to "+left, func() bool {
@@ -72,7 +73,7 @@ func TestTwoOfThreeDie(t *testing.T) {
 	o.until(t, "removal of "+dead[1], func() bool {
 		code, stdout, stderr := typed(t, dead[1]+"\n", "remove", dead[1])
 		shown = stdout + stderr
-		return code == exitOK && strings.Contains(stdout, dead[1]+" is removed")
+		return code == cli.ExitOK && strings.Contains(stdout, dead[1]+" is removed")
 	})
 	if now := o.status(); slices.Contains(now.Recorded, dead[1]) || now.Term <= st.Term || now.Leader != left {
 		t.Errorf("%+v", now)

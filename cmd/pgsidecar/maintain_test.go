@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
@@ -23,7 +24,7 @@ import (
 func (o *operated) good(t *testing.T, line string) string {
 	t.Helper()
 	code, stdout, stderr := command(t, strings.Fields(line)...)
-	if code != exitOK {
+	if code != cli.ExitOK {
 		t.Fatalf("pgsidecar %s: exit status %d\n%s%s", line, code, stdout, stderr)
 	}
 	return stdout
@@ -36,7 +37,9 @@ func (o *operated) whole(t *testing.T) *api.Status {
 	o.until(t, "whole cluster", func() bool {
 		st = o.status()
 		return st.Primary && len(st.Members) == 3 && st.Durability.K == 1 && len(st.Durability.Voters) == 2 &&
-			!slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member != st.Leader && !m.Streaming })
+			!slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
+				return m.Member != st.Leader && !m.Streaming || m.Link != "self" && m.Link != "up"
+			})
 	})
 	return st
 }
@@ -108,7 +111,7 @@ func (o *operated) tags(t *testing.T) {
 	o.until(t, "end of the tag replica", func() bool { return !isReplica() && answers() == 503 })
 	o.until(t, "refusal of "+m, func() bool {
 		code, _, stderr := command(t, "switchover", "--to", m)
-		return code == exitFailed && strings.Contains(stderr, m+" cannot lead now")
+		return code == cli.ExitFailed && strings.Contains(stderr, m+" cannot lead now")
 	})
 	if st := o.status(); st.Leader == m {
 		t.Errorf("%s leads", m)
@@ -190,11 +193,12 @@ func (o *operated) planned(t *testing.T) {
 		}
 		return c.Switchover.At + " " + c.Switchover.To, restart
 	}
-	o.until(t, "plans", func() bool { s, r := cluster(); return s == later+" "+m && r == later })
+	shown := strings.TrimSuffix(later, "Z") + "+00:00"
+	o.until(t, "plans", func() bool { s, r := cluster(); return s == shown+" "+m && r == shown })
 	o.good(t, "switchover --cancel")
 	o.good(t, "restart "+m+" --cancel")
 	o.until(t, "end of the plans", func() bool { s, r := cluster(); return s == " " && r == "" })
-	if code, _, stderr := command(t, "switchover", "--cancel"); code != exitFailed || !strings.Contains(stderr, "no switchover is planned") {
+	if code, _, stderr := command(t, "switchover", "--cancel"); code != cli.ExitFailed || !strings.Contains(stderr, "no switchover is scheduled") {
 		t.Errorf("nothing to forget: exit status %d, %s", code, stderr)
 	}
 }
@@ -267,12 +271,12 @@ func (o *operated) consulAway(t *testing.T) {
 	if got := o.asked(t, st.Leader, "select count(*)::text from (select pg_logical_emit_message(true, 'a', 'b')) m"); got != "1" {
 		t.Errorf("a write: %s", got)
 	}
-	if code, _, stderr := command(t, "pause"); code != exitFailed || !strings.Contains(stderr, "onsul") {
+	if code, _, stderr := command(t, "pause"); code != cli.ExitFailed || !strings.Contains(stderr, "onsul") {
 		t.Errorf("pause: exit status %d, %s", code, stderr)
 	}
 	began := func() string { return o.asked(t, st.Leader, "select pg_postmaster_start_time()::text") }
 	before := began()
-	if code, _, stderr := command(t, "switchover"); code != exitFailed || !strings.Contains(stderr, "Consul does not answer") {
+	if code, _, stderr := command(t, "switchover"); code != cli.ExitFailed || !strings.Contains(stderr, "Consul does not answer") {
 		t.Errorf("switchover: exit status %d, %s", code, stderr)
 	}
 	if after := began(); after != before {
@@ -297,7 +301,7 @@ func (o *operated) pauses(t *testing.T) {
 	}
 	refused := func(line, why string) {
 		t.Helper()
-		if code, stdout, stderr := command(t, strings.Fields(line)...); code != exitFailed || !strings.Contains(stderr, why) {
+		if code, stdout, stderr := command(t, strings.Fields(line)...); code != cli.ExitFailed || !strings.Contains(stderr, why) {
 			t.Errorf("%s: exit status %d, %s%s", line, code, stdout, stderr)
 		}
 	}

@@ -19,8 +19,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -47,6 +49,7 @@ func TestOperate(t *testing.T) {
 	t.Run("pauses", o.pauses)
 	t.Run("a pause ends by itself", o.pauseEnds)
 	t.Run("tags in the settings", o.tags)
+	t.Run("a wrong line of hba", o.wrongHBA)
 	t.Run("slots", o.slots)
 	t.Run("clone from a member", o.reinit)
 	t.Run("fewer connections", o.fewerConnections)
@@ -58,6 +61,17 @@ func TestOperate(t *testing.T) {
 }
 
 func newOperated(t *testing.T) *operated {
+	o := newOperatedLab(t, lab.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := o.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// newOperatedLab starts a lab, which need not become ready.
+func newOperatedLab(t *testing.T, options lab.Options) *operated {
 	binary, err := builtOnce()
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +84,9 @@ func newOperated(t *testing.T) *operated {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := lab.New(lab.Options{Dir: filepath.Join(dir, "lab"), Binary: binary})
+	labtest.NeedPrograms(t)
+	options.Dir, options.Binary = filepath.Join(dir, "lab"), binary
+	l, err := lab.New(options)
 	if errors.Is(err, programs.ErrMissing) {
 		t.Skip(err)
 	}
@@ -87,9 +103,6 @@ func newOperated(t *testing.T) *operated {
 	if err := l.Up(ctx, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.WaitReady(ctx); err != nil {
-		t.Fatal(err)
-	}
 	token, err := os.ReadFile(l.Plan().APITokenFile())
 	if err != nil {
 		t.Fatal(err)
@@ -98,9 +111,14 @@ func newOperated(t *testing.T) *operated {
 	for _, h := range l.Plan().Members() {
 		o.apis = strings.TrimPrefix(o.apis+","+h.APIAddress(), ",")
 	}
+	o.here(t)
+	return o
+}
+
+// here has the commands that follow speak with this lab.
+func (o *operated) here(t *testing.T) {
 	t.Setenv("PGSIDECAR_API", o.apis)
 	t.Setenv("PGSIDECAR_TOKEN", o.token)
-	return o
 }
 
 // ask does one request of a member's API.
@@ -131,7 +149,7 @@ func (o *operated) status() *api.Status {
 	o.t.Helper()
 	code, stdout, stderr := command(o.t, "status", "--json")
 	var st api.Status
-	if err := json.Unmarshal([]byte(stdout), &st); code != exitOK || err != nil {
+	if err := json.Unmarshal([]byte(stdout), &st); code != cli.ExitOK || err != nil {
 		o.t.Fatalf("exit status %d, %v, %s", code, err, stderr)
 	}
 	return &st
@@ -140,16 +158,7 @@ func (o *operated) status() *api.Status {
 // until waits for what has no event.
 func (o *operated) until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(time.Minute)
-	for !done() {
-		select {
-		case <-late:
-			t.Fatalf("no %s after a minute", what)
-		case <-tick.C:
-		}
-	}
+	labtest.Until(t, time.Minute, what, done)
 }
 
 // unauthenticated changes are refused with 401, and logged.
@@ -167,6 +176,18 @@ func (o *operated) unauthenticated(t *testing.T) {
 		log, err := os.ReadFile(filepath.Join(h.Dir, "sidecar.log"))
 		return err == nil && bytes.Count(log, []byte("change refused")) >= 22 && bytes.Contains(log, []byte("status=401"))
 	})
+}
+
+// wrongHBA: a line that PostgreSQL does not take is not stored, and its words say why.
+func (o *operated) wrongHBA(t *testing.T) {
+	h := o.Plan().Members()[0]
+	code, said := o.ask("PATCH", h.APIAddress(), "/config", o.token, `{"hba":["host all all 10.0.0.0/8 ldap"]}`)
+	if code != http.StatusBadRequest || !strings.Contains(said, "ldap") {
+		t.Errorf("%d %s", code, said)
+	}
+	if _, now := o.ask("GET", h.APIAddress(), "/config", "", ""); strings.Contains(now, "ldap") {
+		t.Errorf("it was stored: %s", now)
+	}
 }
 
 // parallel: 500 changes at once leave the cluster as well as it was.
@@ -225,7 +246,7 @@ func (o *operated) rolling(t *testing.T) {
 	code, stdout, stderr := command(t, "restart", "--all")
 	stop()
 	acknowledged := <-wrote
-	if code != exitOK {
+	if code != cli.ExitOK {
 		t.Fatalf("exit status %d\n%s%s", code, stdout, stderr)
 	}
 	st := o.status()

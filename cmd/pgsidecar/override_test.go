@@ -33,7 +33,7 @@ func TestPauseAndOverride(t *testing.T) {
 	o.newPassword(t, st)
 
 	for _, m := range o.replicas(st) {
-		if err := o.Kill(m, lab.Sidecar, lab.Guard, lab.Postgres); err != nil {
+		if err := o.KillMember(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -56,6 +56,10 @@ func TestPauseAndOverride(t *testing.T) {
 // a replica that logs in again streams.
 func (o *operated) newPassword(t *testing.T, st *api.Status) {
 	t.Helper()
+	verifier := func() string {
+		return o.asked(t, st.Leader, "select rolpassword from pg_authid where rolname = '"+lab.ReplicationRole+"'")
+	}
+	before := verifier() // what keeps the role may read the file at any moment
 	f, err := os.OpenFile(o.Plan().PasswordFile(lab.ReplicationRole), os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -64,10 +68,6 @@ func (o *operated) newPassword(t *testing.T, st *api.Status) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	verifier := func() string {
-		return o.asked(t, st.Leader, "select rolpassword from pg_authid where rolname = '"+lab.ReplicationRole+"'")
-	}
-	before := verifier()
 	for _, m := range st.Members {
 		o.good(t, "reload "+m.Member)
 	}

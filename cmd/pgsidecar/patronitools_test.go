@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,16 +14,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // haproxy: the checks that Patroni's documentation and templates have had, in a
 // HAProxy of its own, find the primary and the replicas.
 func (o *operated) haproxy(t *testing.T) {
-	path, err := programs.HAProxy()
-	if err != nil {
-		t.Skip(err)
-	}
+	path := labtest.Program(t, programs.HAProxy)
 	var config strings.Builder
 	stats := freePort(t)
 	fmt.Fprintf(&config, "global\n maxconn 100\ndefaults\n mode tcp\n retries 2\n timeout client 30m\n timeout connect 4s\n"+
@@ -44,13 +41,7 @@ func (o *operated) haproxy(t *testing.T) {
 	if err := os.WriteFile(file, []byte(config.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), path, "-db", "-f", file)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	labtest.Start(t, exec.Command(path, "-db", "-f", file))
 	leader := o.status().Leader
 	wrong := ""
 	o.until(t, "right states in HAProxy", func() bool {

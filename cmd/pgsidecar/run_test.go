@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -94,11 +96,7 @@ func (b *syncBuffer) String() string {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	port, err := programs.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return labtest.FreePort(t)
 }
 
 func newRig(t *testing.T) *rig {
@@ -107,14 +105,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "rig") // short, and open to PostgreSQL's user
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := labtest.Dir(t)
 	r := &rig{t: t, member: "n1", dir: dir, binary: binary, consul: freePort(t), pg: freePort(t), api: freePort(t)}
 	for _, name := range []string{"superuser", "replication"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("secret of "+name+"\n"), 0o644); err != nil {
@@ -137,10 +128,7 @@ func (r *rig) beside(member string) *rig {
 // configure writes the configuration; more are further lines of it.
 func (r *rig) configure(more string) {
 	r.t.Helper()
-	bin, err := programs.PostgresBin()
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	bin := labtest.Installed(r.t, programs.PostgresBin)
 	text := fmt.Sprintf(`
 cluster = "pg"
 member  = %q
@@ -173,25 +161,10 @@ api {
 
 func (r *rig) data() string { return filepath.Join(r.dir, "pg", "data") }
 
-// startConsul starts a Consul agent; flags are further ones.
-func (r *rig) startConsul(flags ...string) {
+// startConsul starts a Consul agent; config is more of its configuration.
+func (r *rig) startConsul(config ...string) {
 	r.t.Helper()
-	path, err := programs.Consul()
-	if err != nil {
-		r.t.Skip(err)
-	}
-	args := append([]string{"agent", "-dev", "-bind=127.0.0.1", "-log-level=error", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		fmt.Sprintf("-http-port=%d", r.consul), fmt.Sprintf("-serf-lan-port=%d", freePort(r.t)), fmt.Sprintf("-serf-wan-port=%d", freePort(r.t)),
-		fmt.Sprintf("-server-port=%d", freePort(r.t))}, flags...)
-	cmd := exec.Command(path, args...)
-	cmd.Dir = r.dir
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
+	labtest.StartConsul(r.t, labtest.ConsulOptions{Port: r.consul, Config: strings.Join(config, "\n")})
 }
 
 // start runs the member. At the test's end it is ended, and its guard and its
@@ -330,7 +303,7 @@ func TestAPIPortInUse(t *testing.T) {
 	}
 	defer other.Close()
 	r.start()
-	if code := r.exits(long); code != exitFailed {
+	if code := r.exits(long); code != cli.ExitFailed {
 		t.Errorf("exit status %d", code)
 	}
 	r.logged(time.Second, "address already in use")
@@ -347,7 +320,7 @@ func TestForeignDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
-	if code := r.exits(long); code != exitFailed {
+	if code := r.exits(long); code != cli.ExitFailed {
 		t.Errorf("exit status %d", code)
 	}
 	r.logged(time.Second, "the member ends", r.data())
@@ -360,14 +333,11 @@ func TestForeignDirectory(t *testing.T) {
 // are, as the one of config init does not, finds Debian's.
 func TestProgramsFound(t *testing.T) {
 	r := newRig(t)
-	bin, err := programs.PostgresBin()
-	if err != nil {
-		t.Skip(err)
-	}
+	bin := labtest.Program(t, programs.PostgresBin)
 	if err := r.replace(fmt.Sprintf("  bin_dir   = %q\n", bin), ""); err != nil {
 		t.Fatal(err)
 	}
-	if code, stdout, stderr := command(t, "config", "show", "-config", r.config()); code != exitOK || !strings.Contains(stdout, bin) {
+	if code, stdout, stderr := command(t, "config", "show", "-config", r.config()); code != cli.ExitOK || !strings.Contains(stdout, bin) {
 		t.Errorf("config show: exit status %d, %s%s", code, stdout, stderr)
 	}
 	t.Setenv("PATH", "/usr/bin:/bin") // Debian has only the clients' programs there
@@ -384,11 +354,11 @@ func TestNameTaken(t *testing.T) {
 	n1.logged(long, "announced", "tag=primary")
 	again := n1.beside("n1")
 	again.start()
-	if code := again.exits(long); code != exitFailed {
+	if code := again.exits(long); code != cli.ExitFailed {
 		t.Errorf("exit status %d", code)
 	}
 	again.logged(long, "member n1 of cluster pg runs already", fmt.Sprint(n1.api))
-	if code, stdout, stderr := command(t, "status", "-consul", fmt.Sprint("127.0.0.1:", n1.consul)); code != exitOK || !strings.Contains(stdout, fmt.Sprint("127.0.0.1:", n1.pg)) {
+	if code, stdout, stderr := command(t, "status", "-consul", fmt.Sprint("127.0.0.1:", n1.consul)); code != cli.ExitOK || !strings.Contains(stdout, fmt.Sprint("127.0.0.1:", n1.pg)) {
 		t.Errorf("the status is %s%s", stdout, stderr)
 	}
 	n1.stop()

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 )
 
 // shows asks the rig's server for a parameter.
@@ -48,7 +50,7 @@ func TestSettingsAtStart(t *testing.T) {
 	}
 	set := func(word string) {
 		t.Helper()
-		if got := pgsidecar("config set -yes " + word); got.code != exitOK {
+		if got := pgsidecar("config set -yes " + word); got.code != cli.ExitOK {
 			t.Fatalf("set %s: %+v", word, got)
 		}
 	}
@@ -85,16 +87,20 @@ func TestSettingsAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, stdout, stderr := command(t, "reload", "n1", "-api", fmt.Sprint("127.0.0.1:", r.api), "-token-file", r.dir+"/superuser")
-	if code != exitFailed || !strings.Contains(stderr, `the old one holds`) || !strings.Contains(stderr, `unknown key "clutser"`) {
+	if code != cli.ExitFailed || !strings.Contains(stderr, `the old one holds`) || !strings.Contains(stderr, `unknown key "clutser"`) {
 		t.Errorf("reload of a wrong configuration: exit status %d, %s%s", code, stdout, stderr)
 	}
 	if err := r.replace("clutser = ", "cluster = "); err != nil {
 		t.Fatal(err)
 	}
 
-	set("parameters.shared_preload_libraries=nonesuch")
+	if got := pgsidecar("config set -yes parameters.shared_preload_libraries=nonesuch"); got.code != cli.ExitFailed || !strings.Contains(got.stderr, `there is no library "nonesuch"`) {
+		t.Errorf("a library that is not there: %+v", got)
+	}
+	r.key("config", `{"parameters":{"shared_preload_libraries":"nonesuch"}}`) // as another program may have stored it
+	status("with settings from elsewhere", "restart")
 	got := pgsidecar("restart n1")
-	if got.code != exitFailed || !strings.Contains(got.stderr, "does not start") || !strings.Contains(got.stderr, `access file "nonesuch"`) {
+	if got.code != cli.ExitFailed || !strings.Contains(got.stderr, "does not start") || !strings.Contains(got.stderr, `access file "nonesuch"`) {
 		t.Errorf("restart: %+v", got)
 	}
 	status("a server that does not start", "n1", "start failed: FATAL:", `access file "nonesuch"`)

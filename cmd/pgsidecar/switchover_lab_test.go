@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -35,10 +36,7 @@ type switchLab struct {
 
 func newSwitchLab(t testing.TB) *switchLab {
 	t.Helper()
-	bin, err := programs.PostgresBin()
-	if err != nil {
-		t.Skip(err)
-	}
+	bin := labtest.Program(t, programs.PostgresBin)
 	binary, err := builtOnce()
 	if err != nil {
 		t.Fatal(err)

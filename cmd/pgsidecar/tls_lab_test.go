@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -86,7 +88,7 @@ func (c *tlsCluster) strangers(t *testing.T, by *issuer) {
 			t.Errorf("in the clear: %s", answer.Status)
 		}
 	}
-	if code, _, stderr := c.run("reload", "n1"); code != exitOK {
+	if code, _, stderr := c.run("reload", "n1"); code != cli.ExitOK {
 		t.Errorf("with a certificate: exit status %d, %s", code, stderr)
 	}
 	r.logged(long, "change requested", "change=reload", "certificate of operator")
@@ -95,10 +97,7 @@ func (c *tlsCluster) strangers(t *testing.T, by *issuer) {
 // haproxy: with what `pgsidecar proxy` writes, HAProxy finds the primary by its own
 // checks, which show a certificate.
 func (c *tlsCluster) haproxy(t *testing.T, leader string) {
-	path, err := programs.HAProxy()
-	if err != nil {
-		t.Skip(err)
-	}
+	path := labtest.Program(t, programs.HAProxy)
 	port, file := freePort(t), c.path("haproxy.cfg")
 	text := c.consulBlock("haproxy") + fmt.Sprintf(`haproxy {
   socket          = %q
@@ -127,12 +126,7 @@ template "haproxy" {
 	if err := proxy.Wait(); err != nil {
 		t.Errorf("proxy: %v\n%s", err, log.String())
 	}
-	haproxy := exec.CommandContext(t.Context(), path, "-db", "-f", file)
-	haproxy.Stderr = &log
-	if err := haproxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = haproxy.Process.Kill(); _ = haproxy.Wait() }()
+	labtest.Start(t, exec.Command(path, "-db", "-f", file))
 	c.until(t, "way to "+leader+" through HAProxy", func() bool {
 		through := *c.members[leader]
 		through.pg = port
@@ -202,11 +196,9 @@ func (c *tlsCluster) renewal(t *testing.T, old *issuer) {
 	} {
 		c.write("ca.crt", step.trusted)
 		c.certify(step.by, step.serial)
-		if err := c.agent.Process.Signal(syscall.SIGHUP); err != nil { // Consul reads its certificates again
-			t.Fatal(err)
-		}
+		c.agent.Signal(syscall.SIGHUP) // Consul reads its certificates again
 		for _, name := range tlsMembers {
-			c.until(t, step.name+": reload of "+name, func() bool { code, _, _ := c.run("reload", name); return code == exitOK })
+			c.until(t, step.name+": reload of "+name, func() bool { code, _, _ := c.run("reload", name); return code == cli.ExitOK })
 			c.until(t, step.name+": certificate of "+name, func() bool {
 				ofAPI, ofServer := c.serials(name, step.trusted, shown(step.by))
 				return ofAPI == step.serial && ofServer == step.serial
@@ -244,7 +236,7 @@ func (c *tlsCluster) killed(t *testing.T) {
 		var after api.Status
 		c.until(t, "a new term, or the server anew", func() bool {
 			code, stdout, _ := c.run("status", "--json")
-			if code != exitOK || json.Unmarshal([]byte(stdout), &after) != nil {
+			if code != cli.ExitOK || json.Unmarshal([]byte(stdout), &after) != nil {
 				return false
 			}
 			pid := c.postmaster(before.Leader)

@@ -15,8 +15,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -26,7 +24,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -84,7 +84,7 @@ type tlsCluster struct {
 	t       *testing.T
 	dir     string
 	consul  int
-	agent   *exec.Cmd
+	agent   *labtest.Consul
 	members map[string]*rig
 }
 
@@ -122,11 +122,8 @@ func (c *tlsCluster) write(name string, text []byte) {
 		if err := os.Chmod(path+".next", 0o644); err != nil {
 			c.t.Fatal(err)
 		}
-	} else if u, err := user.Lookup("postgres"); err == nil && os.Geteuid() == 0 {
-		uid, _ := strconv.Atoi(u.Uid)
-		if err := os.Chown(path+".next", uid, -1); err != nil {
-			c.t.Fatal(err)
-		}
+	} else {
+		labtest.OwnedByServer(c.t, path+".next")
 	}
 	if err := os.Rename(path+".next", path); err != nil {
 		c.t.Fatal(err)
@@ -152,25 +149,8 @@ func (c *tlsCluster) path(name string) string { return filepath.Join(c.dir, name
 // certificate.
 func (c *tlsCluster) startConsul() {
 	c.t.Helper()
-	text := fmt.Sprintf(`ports { http = -1  https = %d }
-tls { defaults { ca_file = %q  cert_file = %q  key_file = %q  verify_incoming = true } }
-`, c.consul, c.path("ca.crt"), c.path("consul.crt"), c.path("consul.key"))
-	c.write("consul.hcl", []byte(text))
-	path, err := programs.Consul()
-	if err != nil {
-		c.t.Skip(err)
-	}
-	port := func(name string) string { return fmt.Sprintf("-%s-port=%d", name, freePort(c.t)) }
-	c.agent = exec.Command(path, "agent", "-dev", "-bind=127.0.0.1", "-log-level=error", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		port("serf-lan"), port("serf-wan"), port("server"), "-config-file="+c.path("consul.hcl"))
-	c.agent.Dir = c.dir
-	if err := c.agent.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	c.t.Cleanup(func() {
-		_ = c.agent.Process.Kill()
-		_ = c.agent.Wait()
-	})
+	c.agent = labtest.StartConsul(c.t, labtest.ConsulOptions{Port: c.consul, TLS: &labtest.ConsulTLS{
+		CA: c.path("ca.crt"), Cert: c.path("consul.crt"), Key: c.path("consul.key")}})
 }
 
 // consulBlock is how one of them speaks with Consul.
@@ -190,10 +170,7 @@ consul {
 
 func (c *tlsCluster) configure(r *rig, name string) {
 	c.t.Helper()
-	bin, err := programs.PostgresBin()
-	if err != nil {
-		c.t.Skip(err)
-	}
+	bin := labtest.Program(c.t, programs.PostgresBin)
 	text := c.consulBlock(name) + fmt.Sprintf(`postgres {
   bin_dir   = %q
   data_dir  = %q
@@ -254,7 +231,7 @@ func (c *tlsCluster) whole(after uint64) *api.Status {
 		code, stdout, stderr := c.run("status", "--json")
 		var st api.Status
 		streaming := 0
-		if code == exitOK && json.Unmarshal([]byte(stdout), &st) == nil {
+		if code == cli.ExitOK && json.Unmarshal([]byte(stdout), &st) == nil {
 			for _, m := range st.Members {
 				if m.Streaming {
 					streaming++
@@ -311,8 +288,7 @@ func (c *tlsCluster) serials(name string, authority []byte, shown *tls.Certifica
 
 func (c *tlsCluster) until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	o := operated{t: t}
-	o.until(t, what, done)
+	labtest.Until(t, time.Minute, what, done)
 }
 
 // postmaster returns the process id of a member's server, 0 while there is none.

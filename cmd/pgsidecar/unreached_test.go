@@ -47,7 +47,7 @@ func TestUnreachedTimeline(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := o.Kill(st.Leader, lab.Sidecar, lab.Guard, lab.Postgres); err != nil {
+	if err := o.KillMember(t.Context(), st.Leader); err != nil {
 		t.Fatal(err)
 	}
 	o.until(t, "another leader", func() bool {

@@ -5,6 +5,8 @@
 # Each client's resolver must ask Consul for .consul (Consul documentation,
 # Forward DNS). A name has no port: the members' ports must be fixed, and given
 # here. Behind HAProxy that is not so: connect to its fixed port instead.
+#
+# For Nomad 1.8 and later. It was validated and planned on Nomad 1.11.1.
 
 variable "job" {
   type    = string

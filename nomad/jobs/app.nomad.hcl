@@ -6,6 +6,9 @@
 # (target_session_attrs). So the file changes when a member comes or goes, never
 # at a failover: Nomad's templates wait seconds before they are written again,
 # and to restart the application at each failover would be worse than the failover.
+#
+# For Nomad 1.8 and later. It last ran on Nomad 1.11.1. `make test-nomad` runs it again where a
+# Nomad of 1.8 or later is on PATH; without one it runs the older form (--for 1.6).
 
 variable "job" {
   type    = string

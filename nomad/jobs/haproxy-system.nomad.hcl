@@ -3,7 +3,9 @@
 # them and their HAProxy.
 #
 # `pgsidecar proxy` writes haproxy.cfg, and switches HAProxy by its socket within
-# milliseconds; while it is away HAProxy goes by its own checks of the members.
+# milliseconds; while it is away HAProxy relies on its own checks of the members.
+#
+# For Nomad 1.8 and later. It was validated and planned on Nomad 1.11.1.
 
 variable "job" {
   type    = string

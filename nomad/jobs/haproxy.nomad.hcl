@@ -3,7 +3,10 @@
 # outside of Nomad, or where one on each node is too much.
 #
 # `pgsidecar proxy` writes haproxy.cfg, and switches HAProxy by its socket within
-# milliseconds; while it is away HAProxy goes by its own checks of the members.
+# milliseconds; while it is away HAProxy relies on its own checks of the members.
+#
+# For Nomad 1.8 and later. It last ran on Nomad 1.11.1. `make test-nomad` runs it again where a
+# Nomad of 1.8 or later is on PATH; without one it runs the older form (--for 1.6).
 
 variable "job" {
   type    = string

@@ -1,6 +1,9 @@
 # A PostgreSQL cluster on Nomad and Consul, driver raw_exec. `pgsidecar nomad job raw_exec`
 # prints this file; every setting has its reason beside it.
 #
+# For Nomad 1.8 and later. It last ran on Nomad 1.11.1. `make test-nomad` runs it again where a Nomad
+# of 1.8 or later is on PATH; without one it runs the older form (--for 1.6).
+#
 # Once, before the first run. A volume on each client that may have a member, in its
 # agent's configuration (without one, `nomad job status` says "missing compatible host
 # volumes", and what runs is left alone):
@@ -153,7 +156,7 @@ job "pg" {
     }
 
     # One member at a time, and the next only when the last one streams and has
-    # caught up (the check "ready" below). Nomad goes by the allocations' index,
+    # caught up (the check "ready" below). Nomad follows the allocations' index,
     # lowest first, and knows no primary: that hands over when its turn comes, to a
     # member that has been updated already, and so an update moves it once. Only at
     # index 0 there is none yet: it goes to the highest index, and from there, when
@@ -163,7 +166,7 @@ job "pg" {
     # canary is 0: there is no data directory for one more member. Nothing is
     # reverted by itself, because going back is one more round of the same, which a
     # person should ask for. PostgreSQL's parameters need no update of the job:
-    # pgsidecar config set changes them for all members, with one switchover at most.
+    # pgsidecar settings set changes them for all members, with one switchover at most.
     update {
       max_parallel      = 1
       canary            = 0
@@ -209,7 +212,7 @@ job "pg" {
     }
 
     # PostgreSQL and the API listen on all addresses of the network, at the ports
-    # that Nomad chooses; Consul tells them to whoever asks. Fixed ports (static =
+    # that Nomad chooses; clients find them in Consul. Fixed ports (static =
     # 5432) are good too, where only one member is on a node.
     network {
       port "postgres" {}

@@ -16,6 +16,12 @@ variable "consul" {
   description = "Consul's agent as the task reaches it: the node's own. Several, separated by commas, are tried in turn."
 }
 
+variable "consul_acl" {
+  type        = bool
+  default     = false
+  description = "Consul has ACLs: the members' token is the item consul beside the passwords. Without a token there, the members cannot start."
+}
+
 variable "count" {
   type        = number
   default     = 3
@@ -84,6 +90,12 @@ variable "node_pool" {
   default = "default"
 }
 
+variable "nomad" {
+  type        = string
+  default     = "1.8"
+  description = "1.8: for Nomad 1.8 and later. 1.6: for Nomad 1.6 and 1.7."
+}
+
 variable "one_machine" {
   type        = bool
   default     = false
@@ -117,7 +129,7 @@ variable "uid" {
 variable "vault_path" {
   type        = string
   default     = ""
-  description = "Path of a KV 2 secret in Vault with superuser, replication and api, such as secret/data/pg; empty: Nomad's variables."
+  description = "Path of a KV 2 secret in Vault with superuser, replication and api (and consul), such as secret/data/pg; empty: Nomad's variables."
 }
 
 variable "volume" {

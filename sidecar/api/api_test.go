@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -49,20 +50,25 @@ func viewOf(self string) *api.View {
 	v := &api.View{Cluster: "pg", Report: reportOf(self), PostgresVersion: 150014,
 		PostgresStarted: time.Date(2026, 1, 2, 3, 4, 5, 678900000, time.UTC),
 		Config:          json.RawMessage(`{"zeta":1,"alpha":{"b":2}}`),
-		History: []api.Turn{{Term: 7, Timeline: 2, LSN: 0x2000060, Reason: "n9 was lost", Leader: "n1",
-			At: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		History: []failover.Record{{Term: 7, Timeline: 2, Forked: 0x2000060, Reason: "n9 was lost", Leader: "n1",
+			Announced: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}},
 		PeersRefused: map[string]uint64{"forged": 3},
 	}
 	o := &v.Observation
 	o.Now, o.Self = start, self
 	o.Policy = ha.Policy{Mode: ha.ModeQuorum, Standbys: 1, FailureTimeout: 2 * time.Second, Lease: 5 * time.Second}
 	o.Consul = ha.Consul{SeenAt: start, Record: record(), Reachable: ha.Yes, Lock: ha.Lock{Holder: "n1", Session: "s1", Index: 5}, Session: "s" + self[1:]}
-	o.Server = ha.Server{DataDir: ha.DataPresent, SystemID: record().SystemID, Process: ha.ProcessRunning, StartedAt: 1, SeenAt: start,
-		Position: position(0x3000000)}
+	o.Server = ha.Server{
+		Postmaster: ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1},
+		Files:      ha.Files{DataDir: ha.DataPresent, SystemID: record().SystemID},
+		SQL:        ha.SQL{SeenAt: start, Position: position(0x3000000)},
+	}
 	if self == "n1" {
 		v.State.Role, v.State.LeaseUntil = ha.RolePrimary, start+5*second
 		o.Server.InRecovery, o.Server.Writable, o.Server.Armed, o.Server.LeaseUntil = ha.No, ha.Yes, true, start+5*second
 		o.Server.Walsenders = []ha.Walsender{{Member: "n2", Streaming: true, Sync: true, Flush: 0x3000000}, {Member: "n3", Streaming: true}}
+		v.Senders = []api.Sender{{Name: "n2", User: "replicator", Address: "10.0.0.2", State: "streaming", SyncState: "quorum", SyncPriority: 1},
+			{Name: "n3", User: "replicator", State: "streaming", SyncState: "async"}}
 	} else {
 		v.State.Role, v.State.Hears = ha.RoleReplica, true
 		o.Server.InRecovery, o.Server.Receiving, o.Server.Upstream = ha.Yes, ha.Yes, "n1"
@@ -229,9 +235,9 @@ func TestReplicaQuery(t *testing.T) {
 	b := newBench(t, v, nil)
 	for query, want := range map[string]int{
 		"lag=1000": 200, "lag=999": 503, "lag=1kB": 200, "lag=0": 503, "lag=10MB": 200, "lag=1+kB": 200, "lag=0.5kB": 503, "lag=1TB": 200,
-		"lag=": 400, "lag=-1": 400, "lag=x": 400, "lag=1XB": 400, "lag=NaN": 400, "lag=1e999": 400, "lag=Inf": 400, "lag=99999999TB": 400,
-		"tag_zone=a": 200, "tag_zone=b": 503, "tag_clonefrom=true": 200, "tag_none=": 200, "tag_zone=a&lag=5000": 200,
-		"replication_state=streaming": 200, "replication_state=other": 400, "whatever=1": 200, "lag=%zz": 200,
+		"lag=": 200, "lag=-1": 400, "lag=x": 400, "lag=1XB": 400, "lag=NaN": 400, "lag=1e999": 400, "lag=Inf": 400, "lag=99999999TB": 400,
+		"tag_zone=a": 200, "tag_zone=b": 503, "tag_clonefrom=true": 200, "tag_none=": 503, "tag_zone=a&lag=5000": 200,
+		"replication_state=streaming": 200, "replication_state=other": 503, "replication_state=in+archive+recovery": 503, "replication_state=": 200, "whatever=1": 200, "lag=%zz": 200,
 	} {
 		if w := b.ask(http.MethodGet, "/replica?"+query); w.Code != want {
 			t.Errorf("%s: %d, want %d", query, w.Code, want)
@@ -315,7 +321,7 @@ func TestPatroniCluster(t *testing.T) {
 	}
 	for i, want := range []map[string]any{
 		{"name": "n1", "role": "leader", "state": "running", "timeline": 3.0, "host": "10.0.0.1", "port": 5432.0, "api_url": "http://10.0.0.1:8008/patroni"},
-		{"name": "n2", "role": "quorum_standby", "state": "streaming", "timeline": 3.0, "lag": 100.0},
+		{"name": "n2", "role": "quorum_standby", "state": "streaming", "timeline": 3.0, "lag": 0.0, "receive_lag": 0.0, "replay_lag": 100.0, "replay_lsn": "0/2FFFF9C"},
 		{"name": "n3", "role": "quorum_standby", "state": "unreachable", "lag": "unknown"},
 	} {
 		m := members[i].(map[string]any)
@@ -328,11 +334,8 @@ func TestPatroniCluster(t *testing.T) {
 			t.Errorf("%v: lag is there: %t", want["name"], there)
 		}
 	}
-	if at := got["scheduled_switchover"].(map[string]any)["at"]; at != "2030-01-01T00:00:00Z" {
+	if at := got["scheduled_switchover"].(map[string]any)["at"]; at != "2030-01-01T00:00:00+00:00" {
 		t.Errorf("scheduled at %v", at)
-	}
-	if w := newBench(t, viewOf("n1"), nil).ask(http.MethodGet, "/history"); w.Body.String() != `[[2,33554528,"n9 was lost","2026-01-01T00:00:00Z","n1"]]`+"\n" {
-		t.Errorf("history: %s", w.Body)
 	}
 	// check_patroni hashes it: the keys keep their order.
 	if w := newBench(t, viewOf("n1"), nil).ask(http.MethodGet, "/config"); w.Body.String() != `{"zeta":1,"alpha":{"b":2}}` {
@@ -342,17 +345,69 @@ func TestPatroniCluster(t *testing.T) {
 
 func TestStatusSaysWhyItIsStuck(t *testing.T) {
 	v := viewOf("n2")
-	v.State.Blocks = []ha.Block{{What: "promote", Missing: "the vote of n3", Override: "pgsidecar failover --to n2 --accept-data-loss", Cost: "commits since 12:00", Since: start - 30*second}}
+	v.State.Blocks = []ha.Block{{What: "promote", Missing: "the vote of n3", Override: "pgsidecar failover --to n2 --accept-data-loss", Cost: "commits since 12:00", Rule: "stand-pre-votes", Since: start - 30*second}}
+	v.State.Rules = []string{"follow", "stand-pre-votes"}
 	b := newBench(t, v, nil)
 	var st api.Status
 	if err := json.Unmarshal(b.ask(http.MethodGet, "/status").Body.Bytes(), &st); err != nil {
 		t.Fatal(err)
 	}
-	if len(st.Blocks) != 1 || st.Blocks[0].Missing != "the vote of n3" || st.Blocks[0].Age < 30 || st.Blocks[0].Override == "" {
+	if len(st.Blocks) != 1 || st.Blocks[0].Missing != "the vote of n3" || st.Blocks[0].Age < 30 || st.Blocks[0].Override == "" || st.Blocks[0].Rule != "stand-pre-votes" {
 		t.Errorf("blocks: %+v", st.Blocks)
+	}
+	if !slices.Equal(st.Rules, v.State.Rules) {
+		t.Errorf("rules: %q", st.Rules)
 	}
 	if len(st.Members) != 3 || st.Members[0].Link != "up" || st.Members[1].Link != "self" || st.Term != 7 || st.VotesNeeded != 2 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestStatusOfOddities: what the server has in effect is told beside what the record asks
+// for, and of each member what is wrong although it works.
+func TestStatusOfOddities(t *testing.T) {
+	read := func(v *api.View) (st api.Status) {
+		t.Helper()
+		if err := json.Unmarshal(newBench(t, v, nil).ask(http.MethodGet, "/status").Body.Bytes(), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	v := viewOf("n1")
+	o := &v.Observation
+	o.Server.Sync, o.Server.Relaxed = ha.SyncSetting{K: 1, Names: []string{"n2"}}, "synchronous_commit = local, from postgresql.auto.conf"
+	o.Server.SyncCommit, o.Server.Weak, o.Server.CancelledWaits = "local", []string{"role app: off"}, 2
+	o.Server.ConfigProblem = "pg_hba.conf line 3: invalid authentication method"
+	o.Consul.HiddenAt, o.Consul.HiddenBy = start-second, "maintenance mode of the node"
+	o.Consul.Record.Timeline, o.Consul.Record.Claims = 3, []ha.Claim{{TLI: 3, Term: 7}}
+	o.Consul.Record.Diverged = []ha.Diverged{{Member: "n3", Copy: "c3"}}
+	v.Report.Lease = 5 * time.Second
+	o.Peers[0].Report.Lease, o.Peers[0].Report.Agentless, o.Peers[0].Report.Position = 10*time.Second, true, ha.Position{TLI: 9, LSN: 0x3000000}
+	o.Peers[1].Report.Copy = "c3"
+	st := read(v)
+	if st.InEffect == nil || st.InEffect.K != 1 || !slices.Equal(st.InEffect.Names, []string{"n2"}) || st.InEffect.Relaxed != o.Server.Relaxed || st.InEffect.SyncCommit != "local" || len(st.InEffect.Weak) != 1 || st.InEffect.CancelledWaits != 2 || st.ConfigProblem != o.Server.ConfigProblem {
+		t.Errorf("in effect: %+v, %q", st.InEffect, st.ConfigProblem)
+	}
+	n1, n2, n3 := st.Members[0], st.Members[1], st.Members[2]
+	if n1.Hidden != o.Consul.HiddenBy || n1.Strayed != "" || n1.Lease != 5 {
+		t.Errorf("n1: %+v", n1.Oddities)
+	}
+	if n2.Hidden == "" || n2.Lease != 10 || !strings.Contains(n2.Strayed, "no term of this cluster began") {
+		t.Errorf("n2: %+v", n2.Oddities)
+	}
+	if n3.Hidden != "" || !strings.Contains(n3.Strayed, "than the primary had written") {
+		t.Errorf("n3: %+v", n3.Oddities)
+	}
+	// A record that is not the newest says nothing of a later timeline.
+	o.Consul.Record.Term = 6
+	if st = read(v); st.Members[1].Strayed != "" {
+		t.Errorf("by an earlier record: %+v", st.Members[1].Oddities)
+	}
+
+	v = viewOf("n2")
+	v.Observation.Consul.AgentLostAt, v.Report.Strayed = start-second, "its server ran as a primary in term 7, which n2 did not lead"
+	if st = read(v); st.InEffect != nil || st.Members[1].Hidden == "" || st.Members[1].Strayed != v.Report.Strayed {
+		t.Errorf("a replica: %+v, %+v", st.InEffect, st.Members[1].Oddities)
 	}
 }
 
@@ -379,8 +434,12 @@ func TestMetrics(t *testing.T) {
 	r := api.NewRecorder()
 	r.ConsulRequest("commit", time.Millisecond, errors.New("x"))
 	r.FailoverPhase("promoted", 40*time.Millisecond)
+	r.Rule("ballot")
+	r.Rule("ballot")
 	v := viewOf("n1")
 	v.Behind = map[string]ha.Instant{"n3": start - 3*second}
+	v.Observation.Server.Sync.K, v.Observation.Server.Relaxed, v.Report.Strayed = 1, "fsync = off", "promoted by hand"
+	v.Archive = &api.Archive{Leads: true, Files: 3, Bytes: 48 << 20, Oldest: 90, FullIn: new(3600.0), Gaps: []string{"a"}}
 	b := newBench(t, v, func(o *api.Options) { o.Recorder = r })
 	b.ask(http.MethodHead, "/primary")
 	b.ask(http.MethodGet, "/../../etc/passwd")
@@ -388,9 +447,12 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`pgsidecar_primary 1`, `pgsidecar_term 7`, `pgsidecar_lease_seconds 4.9`, `pgsidecar_role{role="primary"} 1`,
 		`pgsidecar_peer_link{peer="n2",state="up"} 1`, `pgsidecar_lag_bytes{kind="replayed",replica="n2"} 0`,
+		`pgsidecar_durability_k 1`, `pgsidecar_durability_relaxed 1`, `pgsidecar_strayed 1`, `pgsidecar_config_refused 0`,
+		`pgsidecar_archive_waiting_files 3`, `pgsidecar_archive_waiting_bytes 5.0331648e+07`, `pgsidecar_archive_waiting_seconds 90`,
+		`pgsidecar_archive_disk_full_seconds 3600`, `pgsidecar_archive_gaps 1`,
 		`pgsidecar_lag_seconds{replica="n2"} 0`, `pgsidecar_lag_seconds{replica="n3"} 3.1`,
 		`pgsidecar_peer_refused_total{cause="forged"} 3`, `pgsidecar_info{cluster="pg",member="n1",version="0.1.0"} 1`,
-		`pgsidecar_consul_errors_total{operation="commit"} 1`, `pgsidecar_failover_phase_seconds_count{phase="promoted"} 1`,
+		`pgsidecar_consul_errors_total{operation="commit"} 1`, `pgsidecar_rule_total{rule="ballot"} 2`, `pgsidecar_failover_phase_seconds_count{phase="promoted"} 1`,
 		`pgsidecar_api_requests_total{path="/primary",status="200"} 1`, `pgsidecar_api_requests_total{path="other",status="404"} 1`,
 		`patroni_version{name="n1",scope="pg"} 40104`, `patroni_primary{name="n1",scope="pg"} 1`, `patroni_postgres_state{name="n1",scope="pg"} 5`,
 		`patroni_xlog_location{name="n1",scope="pg"} 5.0331648e+07`, `# TYPE patroni_xlog_location counter`,

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -16,11 +17,47 @@ import (
 const NoToken = "this member has no token, so only a client certificate may change something; " +
 	"set token_file in the block api of each pg.hcl, and restart pgsidecar"
 
+// gate says whose changes are taken.
+type gate struct {
+	token func() (string, error)
+	allow []netip.Prefix
+}
+
+// allowed reports whether changes are taken from an address: one of the list's, or a
+// member's.
+func (s *Server) allowed(from netip.Addr) bool {
+	if len(s.allow) == 0 {
+		return true
+	}
+	from = from.Unmap()
+	for _, network := range s.allow {
+		if network.Contains(from) {
+			return true
+		}
+	}
+	f, known := s.facts()
+	if !known {
+		return false
+	}
+	for _, name := range f.members() {
+		r, _ := f.reportOf(name)
+		for _, address := range []string{r.API, r.Postgres} {
+			if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Unmap() == from {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // authorize returns who asks for a change, in words for the log, or a Refusal:
-// 403 for another site's page, 401 for all else.
+// 403 for another site's page and for an address that is not allowed, 401 for all else.
 func (s *Server) authorize(r *http.Request) (by string, err error) {
 	if s.cross.Check(r) != nil {
 		return "", Refuse(http.StatusForbidden, "a page of another site may not ask for this")
+	}
+	if !s.allowed(hostOf(r.RemoteAddr)) {
+		return "", Refuse(http.StatusForbidden, "changes are not taken from this address; see allow in the block api")
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		return "certificate of " + r.TLS.VerifiedChains[0][0].Subject.CommonName, nil

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,7 @@ const (
 	unavailable   = http.StatusServiceUnavailable
 )
 
-// change is one thing that may be asked for.
+// change is one thing that may be requested.
 type change struct {
 	name string
 	body bool // a body is required
@@ -57,6 +58,8 @@ func (s *Server) changeTable() map[string]map[string]change {
 		"/pause":        {http.MethodPost: {"pause", false, shortWait, s.pause}},
 		"/resume":       {http.MethodPost: {"resume", false, shortWait, s.resume}},
 		"/remove":       {http.MethodPost: {"remove", true, shortWait, s.remove}},
+		"/site/switch":  {http.MethodPost: {"switch sites", false, handoffWait, s.switchSite}},
+		"/site/promote": {http.MethodPost: {"promote site", true, handoffWait, s.promoteSite}},
 		"/drill": {
 			http.MethodPost: {"inject fault", true, shortWait, s.injectFault},
 			http.MethodPut:  {"keep drill", true, shortWait, s.keepDrill},
@@ -65,6 +68,9 @@ func (s *Server) changeTable() map[string]map[string]change {
 			http.MethodPatch: {"change configuration", true, shortWait, config(false)},
 			http.MethodPut:   {"replace configuration", true, shortWait, config(true)},
 		},
+		"/config/try": {http.MethodPost: {"try configuration", true, shortWait, func(ctx context.Context, body []byte) (int, string, error) {
+			return http.StatusOK, "taken", s.control.TryConfig(ctx, body)
+		}}},
 	}
 }
 
@@ -129,7 +135,7 @@ func readBody(w http.ResponseWriter, r *http.Request, required bool) ([]byte, er
 	body = bytes.TrimSpace(body)
 	switch {
 	case len(body) == 0 && required:
-		return nil, Refuse(http.StatusLengthRequired, "a body is expected")
+		return nil, Refuse(badRequest, "a body is expected")
 	case len(body) > 0 && (body[0] != '{' || !json.Valid(body)):
 		return nil, Refuse(badRequest, "the body is not a JSON object")
 	}
@@ -159,6 +165,32 @@ type handover struct {
 	Member         string `json:"member"`
 	ScheduledAt    string `json:"scheduled_at"`
 	AcceptDataLoss bool   `json:"accept_data_loss"`
+	// Drain ends transactions that are open after it ("5s"); Until is how long a planned
+	// switchover is tried. Both are ours, not Patroni's.
+	Drain string `json:"drain"`
+	Until string `json:"until"`
+}
+
+// maxDrain bounds Drain: clients are held for as long.
+const maxDrain = 30 * time.Second
+
+// window reads what a switchover may take.
+func (h handover) window(req *Switchover) (err error) {
+	if h.Drain != "" {
+		if req.Drain, err = time.ParseDuration(h.Drain); err != nil || req.Drain <= 0 || req.Drain > maxDrain {
+			return Refuse(badRequest, "drain %q: expected a duration up to %s, such as 5s; clients wait for that long", h.Drain, maxDrain)
+		}
+	}
+	if h.Until == "" {
+		return nil
+	}
+	if h.ScheduledAt == "" {
+		return Refuse(badRequest, "until is for a planned switchover; expected scheduled_at too")
+	}
+	if req.Until, err = parseSchedule(h.Until, "switchover"); err == nil && !req.Until.After(req.At) {
+		err = Refuse(badRequest, "until %s is not after scheduled_at", h.Until)
+	}
+	return err
 }
 
 func (s *Server) switchover(ctx context.Context, body []byte) (int, string, error) {
@@ -171,13 +203,13 @@ func (s *Server) switchover(ctx context.Context, body []byte) (int, string, erro
 
 func (s *Server) failover(ctx context.Context, body []byte) (int, string, error) {
 	var h handover
-	if err := decode(body, &h); err != nil {
-		return 0, "", err
-	}
-	candidate := firstOf(h.Candidate, h.Member)
+	unread := decode(body, &h)
+	candidate := cmp.Or(h.Candidate, h.Member)
 	switch {
 	case candidate == "":
 		return 0, "", Refuse(badRequest, "Failover could be performed only to a specific candidate")
+	case unread != nil:
+		return 0, "", unread
 	case h.ScheduledAt != "":
 		return 0, "", Refuse(badRequest, "Failover can't be scheduled")
 	case h.Leader != "":
@@ -191,7 +223,7 @@ func (s *Server) failover(ctx context.Context, body []byte) (int, string, error)
 }
 
 func (s *Server) handOver(ctx context.Context, h handover) (int, string, error) {
-	req := Switchover{Leader: h.Leader, Candidate: firstOf(h.Candidate, h.Member)}
+	req := Switchover{Leader: h.Leader, Candidate: cmp.Or(h.Candidate, h.Member)}
 	f, known := s.facts()
 	switch {
 	case req.Leader == "":
@@ -211,6 +243,9 @@ func (s *Server) handOver(ctx context.Context, h handover) (int, string, error) 
 			return 0, "", err
 		}
 	} else if err := s.possible(req.Leader, req.Candidate); err != nil {
+		return 0, "", err
+	}
+	if err := h.window(&req); err != nil {
 		return 0, "", err
 	}
 	leader, err := s.control.Switchover(ctx, req)
@@ -260,87 +295,8 @@ func handedOver(verb, leader, candidate string, err error) (int, string, error) 
 	return http.StatusOK, fmt.Sprintf("Successfully %sed over to %q", verb, leader), nil
 }
 
-// parseSchedule reads a time in the future with its time zone. It returns a
-// Refusal: 400 without a zone, 422 for the past or for what is not a time.
-func parseSchedule(text, what string) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05Z07:00", "2006-01-02T15:04Z07:00", "2006-01-02 15:04Z07:00"} {
-		at, err := time.Parse(layout, text)
-		switch {
-		case err != nil:
-			continue
-		case at.Before(time.Now()):
-			return time.Time{}, Refuse(unprocessable, "Cannot schedule %s in the past", what)
-		}
-		return at, nil
-	}
-	for _, layout := range []string{"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04"} {
-		if _, err := time.Parse(layout, text); err == nil {
-			return time.Time{}, Refuse(badRequest, "Timezone information is mandatory for the scheduled %s", what)
-		}
-	}
-	return time.Time{}, Refuse(unprocessable, "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601")
-}
-
 func (s *Server) cancelSwitchover(ctx context.Context, _ []byte) (int, string, error) {
 	return http.StatusOK, "scheduled switchover deleted", s.control.CancelSwitchover(ctx)
-}
-
-func (s *Server) restart(ctx context.Context, body []byte) (int, string, error) {
-	var b struct {
-		Schedule        string `json:"schedule"`
-		Role            string `json:"role"`
-		PostgresVersion string `json:"postgres_version"`
-		RestartPending  bool   `json:"restart_pending"`
-		Timeout         any    `json:"timeout"`
-	}
-	if err := decode(body, &b); err != nil {
-		return 0, "", err
-	}
-	req := Restart{Role: b.Role, PostgresVersion: b.PostgresVersion, Pending: b.RestartPending}
-	var err error
-	if b.Schedule != "" {
-		if f, known := s.facts(); known && f.paused() {
-			return 0, "", Refuse(http.StatusInternalServerError, "Can't schedule restart in the paused state")
-		}
-		if req.At, err = parseSchedule(b.Schedule, "restart"); err != nil {
-			return 0, "", err
-		}
-	}
-	switch b.Role {
-	case "", "primary", "replica":
-	default:
-		return 0, "", Refuse(badRequest, "PostgreSQL role should be either primary or replica")
-	}
-	if b.PostgresVersion != "" {
-		if _, err := strconv.ParseFloat(b.PostgresVersion, 64); err != nil {
-			return 0, "", Refuse(badRequest, "Invalid PostgreSQL version: a number like 15.2 is expected")
-		}
-	}
-	if b.Timeout != nil {
-		if req.Timeout, err = parseTimeout(b.Timeout); err != nil {
-			return 0, "", err
-		}
-	}
-	if err := s.control.Restart(ctx, req); err != nil {
-		return 0, "", err
-	}
-	if !req.At.IsZero() {
-		return http.StatusAccepted, "Restart scheduled", nil
-	}
-	return http.StatusOK, "restarted successfully", nil
-}
-
-// parseTimeout reads a number of seconds, or PostgreSQL's notation of a time.
-func parseTimeout(v any) (time.Duration, error) {
-	text := strings.ReplaceAll(fmt.Sprint(v), " ", "")
-	if _, err := strconv.ParseFloat(text, 64); err == nil {
-		text += "s"
-	}
-	d, err := time.ParseDuration(strings.Replace(text, "min", "m", 1))
-	if err != nil || d <= 0 {
-		return 0, Refuse(badRequest, "Timeout should be a positive number of seconds")
-	}
-	return d, nil
 }
 
 func (s *Server) cancelRestart(ctx context.Context, _ []byte) (int, string, error) {
@@ -349,17 +305,26 @@ func (s *Server) cancelRestart(ctx context.Context, _ []byte) (int, string, erro
 
 func (s *Server) reinitialize(ctx context.Context, body []byte) (int, string, error) {
 	var b struct {
-		Force      bool   `json:"force"`
-		FromLeader bool   `json:"from_leader"`
+		Force      any    `json:"force"`
+		FromLeader any    `json:"from_leader"`
+		Dashed     any    `json:"from-leader"` // as Patroni's documentation writes it
 		From       string `json:"from"`
 	}
 	if err := decode(body, &b); err != nil {
 		return 0, "", err
 	}
+	req := Reinitialize{From: b.From}
+	var err error
+	if req.Force, err = truth("force", b.Force); err != nil {
+		return 0, "", err
+	}
+	if req.FromLeader, err = truth("from_leader", cmp.Or(b.FromLeader, b.Dashed)); err != nil {
+		return 0, "", err
+	}
 	if f, known := s.facts(); known && f.leader() == f.self() {
 		return 0, "", Refuse(unavailable, "I am the leader, can not reinitialize")
 	}
-	return http.StatusOK, "reinitialize started", s.control.Reinitialize(ctx, Reinitialize{b.Force, b.From, b.FromLeader})
+	return http.StatusOK, "reinitialize started", s.control.Reinitialize(ctx, req)
 }
 
 func (s *Server) reload(ctx context.Context, _ []byte) (int, string, error) {
@@ -409,6 +374,9 @@ func (s *Server) remove(ctx context.Context, body []byte) (int, string, error) {
 }
 
 func (s *Server) changeConfig(ctx context.Context, body []byte, replace bool) (int, string, error) {
+	if !replace && bytes.Equal(bytes.Trim(body, "{} \t\r\n"), nil) {
+		return 0, "", Refuse(badRequest, "nothing is to be changed: the object is empty")
+	}
 	change := ConfigChange{Patch: body, Replace: replace}
 	if match, _ := ctx.Value(matchKey{}).(string); match != "" && match != "*" {
 		version, err := strconv.ParseUint(strings.Trim(match, `"`), 10, 64)
@@ -423,13 +391,6 @@ func (s *Server) changeConfig(ctx context.Context, body []byte, replace bool) (i
 
 // matchKey is the key of the header If-Match in a change's context.
 type matchKey struct{}
-
-func firstOf(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
 
 func writeText(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -55,6 +55,9 @@ func (c *control) Switchover(ctx context.Context, r api.Switchover) (string, err
 	if !r.At.IsZero() {
 		at = " at " + r.At.UTC().Format(time.RFC3339)
 	}
+	if r.Drain > 0 {
+		at += " drain " + r.Drain.String()
+	}
 	return c.to, c.note(ctx, "switchover %s to %q%s", r.Leader, r.Candidate, at)
 }
 func (c *control) Failover(ctx context.Context, r api.Failover) (string, error) {
@@ -83,6 +86,18 @@ func (c *control) PatchConfig(ctx context.Context, r api.ConfigChange) (json.Raw
 		return r.Patch, c.note(ctx, "config %s of version %d by %s", r.Patch, r.Version, api.RequestedBy(ctx))
 	}
 	return r.Patch, c.note(ctx, "config %s %t", r.Patch, r.Replace)
+}
+
+func (c *control) TryConfig(ctx context.Context, raw json.RawMessage) error {
+	return c.note(ctx, "try %s", raw)
+}
+
+func (c *control) SwitchSite(ctx context.Context, drain time.Duration) (string, error) {
+	return "done", c.note(ctx, "switch site %s", drain)
+}
+
+func (c *control) PromoteSite(ctx context.Context, r api.PromoteSite) (string, error) {
+	return "done", c.note(ctx, "promote site %v %t %t", r.Final, r.AcceptDataLoss, r.Check)
 }
 
 const bearer = "Bearer letmein"
@@ -116,7 +131,10 @@ func TestChanges(t *testing.T) {
 		{"POST", "/switchover", `{"leader":"n2","candidate":"n3"}`, 412, "", "leader name does not match"},
 		{"POST", "/switchover", `{"leader":"n1","candidate":"n9"}`, 412, "", "candidate does not exists"},
 		{"POST", "/switchover", `{"leader":"n1","accept_data_loss":true}`, 400, "", "A switchover never loses data"},
-		{"POST", "/switchover", ``, 411, "", "a body is expected"},
+		{"POST", "/switchover", ``, 400, "", "a body is expected"},
+		{"POST", "/failover", ``, 400, "", "a body is expected"},
+		{"POST", "/failover", `{"foo":"bar"}`, 400, "", "Failover could be performed only to a specific candidate"},
+		{"POST", "/failover", `{"candidate":"n2","foo":"bar"}`, 400, "", `unknown field "foo"`},
 		{"POST", "/switchover", `[]`, 400, "", "not a JSON object"},
 		{"POST", "/switchover", `{"leader":`, 400, "", "not a JSON object"},
 		{"POST", "/switchover", `{"leader":"n1"}{"leader":"n1"}`, 400, "", "not a JSON object"},
@@ -137,7 +155,15 @@ func TestChanges(t *testing.T) {
 		{"POST", "/restart", `{"timeout":{}}`, 400, "", "Timeout should be"},
 		{"POST", "/restart", `{"role":"king"}`, 400, "", "PostgreSQL role should be"},
 		{"POST", "/restart", `{"postgres_version":"new"}`, 400, "", "Invalid PostgreSQL version"},
-		{"POST", "/restart", `{"colour":"blue"}`, 400, "", "unknown field"},
+		{"POST", "/restart", `{"colour":"blue"}`, 400, "", "Unknown filter for the scheduled restart: colour"},
+		{"POST", "/restart", `{"restart_pending":"True"}`, 200, "restart   true 0s true", ""},
+		{"POST", "/restart", `{"restart_pending":"maybe"}`, 400, "", "restart_pending: true or false is expected"},
+		{"POST", "/restart", `{"restart_pending":{}}`, 400, "", "restart_pending: true or false is expected"},
+		{"POST", "/restart", `{"role":"standby_leader"}`, 200, "restart standby_leader  false 0s true", ""},
+		{"POST", "/restart", `{"postgres_version":"15"}`, 400, "", "Invalid PostgreSQL version"},
+		{"POST", "/restart", `{"postgres_version":15.2}`, 400, "", "Invalid PostgreSQL version"},
+		{"POST", "/restart", `{"postgres_version":"9.6.1"}`, 200, "restart  9.6.1 false 0s true", ""},
+		{"POST", "/restart", `{"schedule":"` + future + `","role":"replica"}`, 202, "restart replica  false 0s false", "Restart scheduled"},
 		{"DELETE", "/restart", ``, 200, "cancel restart", "scheduled restart deleted"},
 		{"POST", "/reinitialize", `{"force":true}`, 503, "", "I am the leader, can not reinitialize"},
 		{"POST", "/reload", ``, 202, "reload", "reload scheduled"},
@@ -149,7 +175,14 @@ func TestChanges(t *testing.T) {
 		{"POST", "/remove", `{}`, 400, "", "say which member is to be removed"},
 		{"PATCH", "/config", `{"ttl":null}`, 200, `config {"ttl":null} false`, `{"ttl":null}`},
 		{"PUT", "/config", `{"ttl":20}`, 200, `config {"ttl":20} true`, `{"ttl":20}`},
-		{"PATCH", "/config", ``, 411, "", "a body is expected"},
+		{"POST", "/switchover", `{"leader":"n1","candidate":"n2","drain":"5s"}`, 200, `switchover n1 to "n2" drain 5s`, "Successfully switched over"},
+		{"POST", "/switchover", `{"leader":"n1","candidate":"n2","drain":"5 apples"}`, 400, "", "expected a duration up to 30s"},
+		{"POST", "/switchover", `{"leader":"n1","candidate":"n2","drain":"10m"}`, 400, "", "expected a duration up to 30s"},
+		{"POST", "/switchover", `{"leader":"n1","candidate":"n2","until":"2031-01-01T00:00:00Z"}`, 400, "", "until is for a planned switchover"},
+		{"POST", "/switchover", `{"leader":"n1","scheduled_at":"2031-01-02T00:00:00Z","until":"2031-01-01T00:00:00Z"}`, 400, "", "is not after scheduled_at"},
+		{"POST", "/config/try", `{"hba":[]}`, 200, `try {"hba":[]}`, "taken"},
+		{"PATCH", "/config", ``, 400, "", "a body is expected"},
+		{"PATCH", "/config", `{}`, 400, "", "nothing is to be changed"},
 	}
 	for _, test := range tests {
 		t.Run(test.method+test.path+" "+test.body, func(t *testing.T) {
@@ -203,7 +236,7 @@ func TestErrorsOfControl(t *testing.T) {
 		case "/switchover":
 			body = `{"leader":"n1","candidate":"n2"}`
 		case "/config":
-			method = "PATCH"
+			method, body = "PATCH", `{"a":1}`
 		}
 		if w := b.send(method, test.path, bearer, body); w.Code != test.status || !strings.Contains(w.Body.String(), test.text) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
@@ -217,7 +250,7 @@ func TestErrorsOfControl(t *testing.T) {
 
 var changes = []struct{ method, path string }{
 	{"POST", "/switchover"}, {"DELETE", "/switchover"}, {"POST", "/failover"}, {"POST", "/restart"}, {"DELETE", "/restart"},
-	{"POST", "/reinitialize"}, {"POST", "/reload"}, {"POST", "/pause"}, {"POST", "/resume"}, {"PATCH", "/config"}, {"PUT", "/config"},
+	{"POST", "/reinitialize"}, {"POST", "/reload"}, {"POST", "/pause"}, {"POST", "/resume"}, {"PATCH", "/config"}, {"PUT", "/config"}, {"POST", "/config/try"},
 	{"POST", "/remove"}, {"POST", "/drill"}, {"PUT", "/drill"},
 }
 
@@ -390,8 +423,8 @@ func TestConfigVersion(t *testing.T) {
 	if w := b.ask("GET", "/changes"); !strings.Contains(w.Body.String(), "+ a = 1") {
 		t.Errorf("changes: %s", w.Body)
 	}
-	for match, want := range map[string]string{`"41"`: `config {} of version 41 by token`, "*": "config {} false", "": "config {} false", `"x"`: ""} {
-		r := httptest.NewRequest("PATCH", "/config", strings.NewReader("{}"))
+	for match, want := range map[string]string{`"41"`: `config {"a":1} of version 41 by token`, "*": `config {"a":1} false`, "": `config {"a":1} false`, `"x"`: ""} {
+		r := httptest.NewRequest("PATCH", "/config", strings.NewReader(`{"a":1}`))
 		r.Header.Set("Authorization", bearer)
 		r.Header.Set("If-Match", match)
 		w := httptest.NewRecorder()

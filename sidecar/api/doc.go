@@ -2,7 +2,7 @@
 // people, metrics for Prometheus, and changes for operators.
 //
 // Everything that is only read is answered from View, a snapshot of the last
-// decision, without SQL and without Consul (but for /drill). What ages is computed against the
+// decision, without SQL and without Consul (but for /drill and /backup). What ages is computed against the
 // clock at the time of the request: /primary answers 200 only while the server
 // was last seen writable and the lease has not run out, even if the loop that
 // decides hangs.
@@ -14,8 +14,13 @@
 // every path; an unknown path is 404, not 503; a query or body that cannot be
 // read is 400, not ignored; without a token nothing may be changed.
 //
-// /drill has what the last drill showed, which Consul is asked for, every two
+// /drill has what the last drill showed, which is read from Consul, every two
 // seconds at most; and takes faults for a drill of the live cluster.
+//
+// /backup has what the repositories of backups have: their programs list it, every
+// five seconds at most.
+//
+// /ui is the cluster's page (package page), if it is turned on.
 //
 // /peer is not ours: it is mounted for the mesh of streams between members.
 //

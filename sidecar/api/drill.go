@@ -70,7 +70,7 @@ func (s *Server) keepDrill(ctx context.Context, body []byte) (int, string, error
 	return http.StatusOK, "kept", nil
 }
 
-// drillAge is how long the last drill is told from memory: whoever asks, and
+// drillAge is how long the last drill is told from memory: to everyone who asks, and
 // anybody may, Consul is asked at most this often.
 const drillAge = 2 * time.Second
 

@@ -48,7 +48,7 @@ func TestDrills(t *testing.T) {
 		{"POST", bearer, `{"fault":"sidecar-stopped"}`, 400, "", "expected 1 to 60"},
 		{"POST", bearer, `{"fault":"disk-burnt"}`, 400, "", "no fault"},
 		{"POST", bearer, `{"fault":"postgres-killed","more":1}`, 400, "", "unknown field"},
-		{"POST", bearer, ``, 411, "", "a body is expected"},
+		{"POST", bearer, ``, 400, "", "a body is expected"},
 		{"POST", "", `{"fault":"postgres-killed"}`, 401, "", ""},
 		{"POST", "Bearer wrong", `{"fault":"postgres-killed"}`, 401, "", ""},
 		{"PUT", bearer, `{"scenario":"x"}`, 200, `keep {"scenario":"x"}`, "kept"},

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/availability"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -23,7 +25,7 @@ import (
 // alert rules and the dashboard ask for is one that a member exports.
 func TestFilesNameWhatIsExported(t *testing.T) {
 	// What pgsidecar proxy exports, beside its templates.
-	text := allMetrics(t) + "pgsidecar_template_ok{template=\"haproxy\"} 1\n"
+	text := allMetrics(t) + "pgsidecar_template_ok{template=\"haproxy\"} 1\npgsidecar_pgbouncer_ok{address=\"127.0.0.1:6432\"} 1\n"
 	exported := func(name, selector string) bool {
 		for line := range strings.Lines(text) {
 			if rest, ok := strings.CutPrefix(line, name); ok && strings.ContainsAny(rest[:1], "{ ") && strings.Contains(line, selector) {
@@ -60,8 +62,13 @@ func allMetrics(t *testing.T) string {
 	r.LeaderChange("failover")
 	r.Action("promote", time.Millisecond, failure)
 	r.Check("look", failure)
+	r.Rule("ballot")
 	v := viewOf("n1")
 	v.State.Blocks = []ha.Block{{What: "commits wait", Missing: "n2", Since: start - second}}
+	v.Archive = &api.Archive{Leads: true, FullIn: new(1.0)}
+	v.Backups = []api.BackupStatus{{Name: "main"}}
+	v.Objective = availability.Objective{Availability: 0.9999}
+	v.Outages = []availability.Outage{{From: time.Now().Add(-time.Hour), To: time.Now().Add(-time.Minute), Kind: availability.Failover}}
 	b := newBench(t, v, func(o *api.Options) { o.Recorder = r })
 	b.ask(http.MethodPost, "/pause") // without a token
 	return b.ask(http.MethodGet, "/metrics").Body.String()
@@ -121,10 +128,7 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 // TestPromtool has Prometheus's own tool read the rules and the dashboard's
 // queries, and see that the rules fire when they must and only then.
 func TestPromtool(t *testing.T) {
-	promtool, err := programs.Promtool()
-	if err != nil {
-		t.Skip(err)
-	}
+	promtool := labtest.Program(t, programs.Promtool)
 	dir := t.TempDir()
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

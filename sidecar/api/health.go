@@ -31,7 +31,7 @@ func healthEndpoints() map[string]endpoint {
 	readOnly := func(is func(standing) bool) endpoint {
 		return func(f facts, q url.Values) (bool, error) {
 			ok, err := isReplica(f, q, is)
-			return ok || err == nil && f.primary(), err
+			return ok || err == nil && f.primary() && f.hasTags(q), err
 		}
 	}
 	return map[string]endpoint{
@@ -42,45 +42,66 @@ func healthEndpoints() map[string]endpoint {
 		"/read-only-sync": readOnly(isSynced), "/read-only-synchronous": readOnly(isSynced),
 		"/quorum": replica(isVoter), "/read-only-quorum": readOnly(isVoter),
 		"/async": replica(isAsync), "/asynchronous": replica(isAsync),
-		"/health": func(f facts, _ url.Values) (bool, error) { return f.alive() && f.answers(), nil },
+		"/health": func(f facts, q url.Values) (bool, error) { return f.alive() && f.answers() && f.hasTags(q), nil },
 	}
 }
 
 // isReplica: the server answers reads as a replica, depends on commits in the
 // way asked for, and satisfies lag, replication_state and tag_ in the query.
+// Without a lag the configured limit counts.
 func isReplica(f facts, q url.Values, is func(standing) bool) (bool, error) {
-	ok := f.replica() && !f.noLoadBalance() && is(f.standing())
-	for key, values := range q {
-		value := values[len(values)-1]
-		switch tag, isTag := strings.CutPrefix(key, "tag_"); {
-		case isTag:
-			ok = ok && f.Tags[tag] == value
-		case key == "lag":
-			most, err := parseSize(value)
-			if err != nil {
-				return false, fmt.Errorf("lag: %w", err)
-			}
-			lag, known := f.lag()
-			ok = ok && known && lag <= most
-		case key == "replication_state":
-			if value != "streaming" {
-				return false, fmt.Errorf("replication_state: only streaming can be asked for")
-			}
-			ok = ok && f.streaming()
-		}
+	ok := f.replica() && !f.noLoadBalance() && is(f.standing()) && f.hasTags(q)
+	most, limited, err := lagIn(q)
+	switch {
+	case err != nil:
+		return false, err
+	case limited:
+		lag, known := f.lag()
+		ok = ok && known && lag <= most
+	default:
+		ok = ok && !f.Lagging
+	}
+	if state := q.Get("replication_state"); state != "" {
+		ok = ok && f.replicationState() == state
 	}
 	return ok, nil
 }
 
+// lagIn is how far behind a replica may be by the query, in bytes; not limited: the
+// query does not say.
+func lagIn(q url.Values) (most uint64, limited bool, err error) {
+	text := q.Get("lag")
+	if text == "" {
+		return 0, false, nil
+	}
+	most, err = parseSize(text)
+	if err != nil {
+		return 0, false, fmt.Errorf("lag: %w", err)
+	}
+	return most, true, nil
+}
+
+// hasTags: the member has each tag that the query asks for, with its value.
+func (f facts) hasTags(q url.Values) bool {
+	for key, values := range q {
+		if tag, is := strings.CutPrefix(key, "tag_"); is {
+			if value, has := f.Tags[tag]; !has || value != values[0] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // isReady: the primary, or a replica that streams and is not far behind.
 func isReady(f facts, q url.Values) (bool, error) {
-	most := uint64(readyLag)
 	at := f.replayed()
-	if value := q.Get("lag"); value != "" {
-		var err error
-		if most, err = parseSize(value); err != nil {
-			return false, fmt.Errorf("lag: %w", err)
-		}
+	most, limited, err := lagIn(q)
+	if err != nil {
+		return false, err
+	}
+	if !limited {
+		most = readyLag
 	}
 	switch q.Get("mode") {
 	case "", "apply":

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,7 +12,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
-// viewCollector reads metrics off the newest view when they are asked for.
+// viewCollector reads metrics off the newest view when they are scraped.
 type viewCollector struct {
 	server *Server
 	own    []viewMetric
@@ -36,6 +37,9 @@ func newViewCollector(s *Server) *viewCollector {
 	}
 	singleMetrics(single)
 	labelledMetrics(own)
+	archiveMetrics(own)
+	backupMetrics(own)
+	objectiveMetrics(own)
 	c.like = patroniMetrics(s)
 	own("info", "1, with the version as label.", []string{"cluster", "member", "version"}, func(_ facts, give func(float64, ...string)) {
 		give(1, s.cluster, s.member, s.version)
@@ -57,7 +61,7 @@ func singleMetrics(single func(name, help string, value func(f facts) float64)) 
 	single("term", "Number of the newest election.", func(f facts) float64 { return float64(rec(f).Term) })
 	single("promised_term", "Highest term promised on disk.", func(f facts) float64 { return float64(f.Observation.Server.Promise) })
 	single("timeline", "Timeline of this member's server.", func(f facts) float64 { return float64(f.Observation.Server.Position.TLI) })
-	single("lease_seconds", "How long this member may still serve as primary; 0: not at all.", func(f facts) float64 {
+	single("lease_seconds", "Seconds left of the lease in which this member may serve as primary; 0: none.", func(f facts) float64 {
 		if f.leader() != f.self() {
 			return 0
 		}
@@ -67,7 +71,7 @@ func singleMetrics(single func(name, help string, value func(f facts) float64)) 
 	single("consul_seen_seconds", "Age of the newest consistent read of the cluster's record; -1: never.", func(f facts) float64 {
 		return f.age(f.Observation.Consul.SeenAt)
 	})
-	single("consul_reachable", "1 if the last call of Consul succeeded.", func(f facts) float64 { return number(f.Observation.Consul.Reachable == ha.Yes) })
+	single("consul_reachable", "1 if the last request to Consul succeeded.", func(f facts) float64 { return number(f.Observation.Consul.Reachable == ha.Yes) })
 	single("votes", "Other members that have voted in the newest term.", func(f facts) float64 { return float64(f.votes()) })
 	single("votes_needed", "Votes that an election needs (S3).", func(f facts) float64 { return float64(rec(f).Durability.VotesNeeded()) })
 	single("voters", "Members whose votes count.", func(f facts) float64 { return float64(len(rec(f).Durability.Voters)) })
@@ -77,10 +81,26 @@ func singleMetrics(single func(name, help string, value func(f facts) float64)) 
 		}
 		return float64(rec(f).Durability.K)
 	})
+	single("durability_k", "How many standbys the primary's server waits for at each commit, by synchronous_standby_names in effect; 0 elsewhere.", func(f facts) float64 {
+		if !f.looked() {
+			return 0
+		}
+		return float64(f.Observation.Server.Sync.K)
+	})
+	single("durability_relaxed", "1 if a setting of this primary's server acknowledges commits that a standby, or its own disk, may not have.", func(f facts) float64 {
+		return number(f.looked() && f.Observation.Server.Relaxed != "")
+	})
+	single("cancelled_waits_total", "Commits whose wait for standbys was cancelled since the sidecar began: a failover may lose them.", func(f facts) float64 {
+		return float64(f.Observation.Server.CancelledWaits)
+	})
+	single("strayed", "1 if this member's data has log that no term of this cluster wrote.", func(f facts) float64 { return number(f.strayed(f.self()) != "") })
+	single("config_refused", "1 if PostgreSQL refuses to read one of its server's files.", func(f facts) float64 {
+		return number(f.Observation.Server.ConfigProblem != "")
+	})
 	single("paused", "1 in maintenance.", func(f facts) float64 { return number(f.paused()) })
 	single("pending_restart", "1 if a parameter waits for a restart.", func(f facts) float64 { return number(f.Observation.Server.PendingRestart) })
-	single("server_running", "1 if the postmaster runs, by word of the guard.", func(f facts) float64 { return number(f.running()) })
-	single("blocked", "How many things safety forbids to do now; status says which.", func(f facts) float64 { return float64(len(f.State.Blocks)) })
+	single("server_running", "1 if the postmaster runs, as reported by the guard.", func(f facts) float64 { return number(f.running()) })
+	single("blocked", "Actions that a safety rule blocks; pgsidecar status lists them.", func(f facts) float64 { return float64(len(f.State.Blocks)) })
 }
 
 func labelledMetrics(own func(name, help string, labels []string, read func(f facts, give func(float64, ...string)))) {
@@ -112,7 +132,7 @@ func labelledMetrics(own func(name, help string, labels []string, read func(f fa
 			if name == f.leader() {
 				continue
 			}
-			for kind, at := range map[string]ha.LSN{"received": r.Position.LSN, "replayed": cmpOr(r.Replay, r.Position.LSN)} {
+			for kind, at := range map[string]ha.LSN{"received": r.Position.LSN, "replayed": cmp.Or(r.Replay, r.Position.LSN)} {
 				if lag, known := f.lagOf(r.Position, at); known {
 					give(float64(lag), name, kind)
 				}
@@ -122,7 +142,7 @@ func labelledMetrics(own func(name, help string, labels []string, read func(f fa
 	own("lag_seconds", "Since when a replica has not replayed what the leader's log has; 0: it has all of it.", []string{"replica"}, func(f facts, give func(float64, ...string)) {
 		for _, name := range f.members() {
 			r, _ := f.reportOf(name)
-			if _, known := f.lagOf(r.Position, cmpOr(r.Replay, r.Position.LSN)); known && name != f.leader() {
+			if _, known := f.lagOf(r.Position, cmp.Or(r.Replay, r.Position.LSN)); known && name != f.leader() {
 				give(f.lagTime(name), name)
 			}
 		}
@@ -229,7 +249,19 @@ func patroniMetrics(s *Server) []viewMetric {
 	flag("postgres_in_archive_recovery", "Postgres is replicating from archive", func(facts) bool { return false })
 	gauge("postgres_server_version", "Version of Postgres (if running), 0 otherwise.", func(f facts) float64 { return float64(f.PostgresVersion) })
 	flag("cluster_unlocked", "the cluster is unlocked", facts.unlocked)
-	flag("failsafe_mode_is_active", "failsafe mode is active", func(facts) bool { return false })
+	flag("failsafe_mode_is_active", "failsafe mode is active", facts.failsafe)
+	flag("failsafe_mode_enabled", "failsafe mode is enabled", func(facts) bool { return true })
+	flag("failsafe_member", "this node confirms a primary while the DCS is away", func(facts) bool { return true })
+	gauge("failover_priority", "Failover priority of this node, 0 if it never leads.", func(f facts) float64 {
+		priority, err := strconv.Atoi(f.Tags["failover_priority"])
+		switch {
+		case f.Tags["nofailover"] == "true":
+			return 0
+		case err != nil:
+			return 1 // as Patroni's default
+		}
+		return float64(priority)
+	})
 	gauge("postgres_timeline", "Postgres timeline of this node (if running), 0 otherwise.", func(f facts) float64 { return float64(f.Observation.Server.Position.TLI) })
 	gauge("dcs_last_seen", "Epoch timestamp when DCS was last contacted successfully by Patroni.", func(f facts) float64 { return float64(f.consulSeen()) })
 	flag("pending_restart", "the node needs a restart", func(f facts) bool { return f.Observation.Server.PendingRestart })

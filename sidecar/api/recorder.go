@@ -22,6 +22,8 @@ type Recorder struct {
 	turns    *prometheus.CounterVec
 	actions  *prometheus.HistogramVec
 	checks   *prometheus.CounterVec
+	rules    *prometheus.CounterVec
+	hooks    *prometheus.HistogramVec
 }
 
 // NewRecorder returns a Recorder with nothing recorded.
@@ -50,6 +52,9 @@ func NewRecorder() *Recorder {
 	r.turns = counter("pgsidecar_leader_changes_total", "Terms that this member led from their beginning, by kind.", "kind")
 	r.actions = histogram("pgsidecar_action_seconds", "Time of actions on the server and on Consul, by kind and result.",
 		[]float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 60, 600}, "kind", "result")
+	r.rules = counter("pgsidecar_rule_total", "Actions begun, by the rule that asked for them; pgsidecar status --why shows the rules that hold.", "rule")
+	r.hooks = histogram("pgsidecar_hook_seconds", "Time of commands of hooks and requests of notices, by the block's name and result.",
+		[]float64{.01, .05, .1, .5, 1, 5, 10, 60}, "hook", "result")
 	r.checks = counter("pgsidecar_checks_total", "Results of checks, by check.", "check", "result")
 	return r
 }
@@ -91,6 +96,14 @@ func (r *Recorder) LeaderChange(kind string) { r.turns.WithLabelValues(kind).Inc
 func (r *Recorder) Action(kind string, took time.Duration, err error) {
 	r.actions.WithLabelValues(kind, result(err)).Observe(took.Seconds())
 }
+
+// Hook records one command of a hook, or one notice that was sent or given up.
+func (r *Recorder) Hook(name string, took time.Duration, err error) {
+	r.hooks.WithLabelValues(name, result(err)).Observe(took.Seconds())
+}
+
+// Rule records that an action was begun that the rule of package ha asked for.
+func (r *Recorder) Rule(rule string) { r.rules.WithLabelValues(rule).Inc() }
 
 // Check records the result of one check.
 func (r *Recorder) Check(check string, err error) { r.checks.WithLabelValues(check, result(err)).Inc() }

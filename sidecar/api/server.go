@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/page"
 )
 
 // Options configure a Server.
@@ -30,15 +33,21 @@ type Options struct {
 	// Token returns what a change must show; nil or an empty token: only a
 	// client certificate allows changes. It is called for each change.
 	Token func() (string, error)
+	// Allow are the networks from which changes are taken, besides the members'
+	// addresses; empty: from everywhere.
+	Allow []netip.Prefix
 	// View returns the newest snapshot, from memory; nil: nothing is decided yet.
 	View func() *View
 	// Now reads CLOCK_BOOTTIME, as in the view.
 	Now     func() ha.Instant
 	Control Control      // nil: changes are answered with 503
 	Drills  Drills       // nil: this member takes part in none
+	Backups Backups      // nil: this member makes none
 	Peer    http.Handler // serves /peer; nil: 404
 	// Recorder's metrics are served with the view's; nil: none.
 	Recorder *Recorder
+	// Page is how the page under /ui learns of what the view has not; nil: there is no page.
+	Page *PageOptions
 	// Collectors are served as well.
 	Collectors []prometheus.Collector
 	Logger     hclog.Logger // default: none
@@ -62,18 +71,18 @@ const (
 type Server struct {
 	member, cluster, version string
 
-	listen  string
-	certs   *certificates // nil: no TLS
-	token   func() (string, error)
+	socket
+	gate
 	view    func() *View
 	now     func() ha.Instant
 	control Control
 	drills  Drills
-	peer    http.Handler
+	mounted
 
 	logger hclog.Logger
 
 	drillMemory drillMemory
+	backups     backups
 
 	recorder    *Recorder
 	metrics     http.Handler
@@ -82,7 +91,18 @@ type Server struct {
 	cross       *http.CrossOriginProtection
 	slots       chan struct{} // one for each change under way
 	refused     refusedLog
+}
 
+// mounted are the handlers of other packages; nil: there is none.
+type mounted struct {
+	peer http.Handler
+	page *page.Page
+}
+
+// socket is where the server listens.
+type socket struct {
+	listen   string
+	certs    *certificates // nil: no TLS
 	listener net.Listener
 }
 
@@ -98,15 +118,21 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("new api: view and clock are required")
 	}
 	s := &Server{
-		member: o.Member, cluster: o.Cluster, version: o.Version, listen: o.Listen,
-		token: o.Token, view: o.View, now: o.Now, control: o.Control, drills: o.Drills, peer: o.Peer,
+		member: o.Member, cluster: o.Cluster, version: o.Version, socket: socket{listen: o.Listen},
+		gate: gate{token: o.Token, allow: o.Allow}, view: o.View, now: o.Now, control: o.Control, drills: o.Drills, mounted: mounted{peer: o.Peer},
 		logger: o.Logger.Named("api"), recorder: o.Recorder, healthPaths: healthEndpoints(),
 		cross: http.NewCrossOriginProtection(), slots: make(chan struct{}, maxChanges),
 	}
 	if s.recorder == nil {
 		s.recorder = NewRecorder()
 	}
+	s.backups.of = o.Backups
+	if o.Page != nil {
+		s.page = page.New(&pageSource{Server: s, options: *o.Page}, s.logger)
+	}
 	s.changes = s.changeTable()
+	maps.Copy(s.changes, s.backupTable())
+	maps.Copy(s.changes, s.restoreTable())
 	if o.TLS.enabled() {
 		var err error
 		if s.certs, err = newCertificates(o.TLS, o.Now, s.logger); err != nil {
@@ -164,6 +190,10 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:    log.New(debugLog{s.logger}, "", 0),
 		BaseContext: func(net.Listener) context.Context { return base },
 	}
+	if s.page != nil {
+		defer s.page.Close()
+		srv.RegisterOnShutdown(s.page.Close) // else the streams of open pages would hold it up
+	}
 	ended := make(chan error, 1)
 	go func() { // serve
 		if s.certs != nil {
@@ -215,6 +245,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		// and a key that begins with one.
 		path = "/" + strings.TrimLeft(path, "/")
 	}
+	if len(path) > 1 && !isPage(path) { // whose addresses are relative to the folder
+		path = strings.TrimSuffix(path, "/") // Patroni's paths are found with it too
+	}
 	if path == "/peer" && s.peer != nil {
 		s.peer.ServeHTTP(w, r)
 		return
@@ -233,8 +266,11 @@ func (s *Server) known(path string) string {
 	if _, ok := s.changes[path]; ok {
 		return path
 	}
+	if s.page != nil && isPage(path) {
+		return "/ui"
+	}
 	switch path {
-	case "/liveness", "/readiness", "/patroni", "/cluster", "/history", "/changes", "/config", "/metrics", "/status":
+	case "/liveness", "/readiness", "/patroni", "/cluster", "/failsafe", "/history", "/changes", "/availability", "/config", "/metrics", "/status":
 		return path
 	}
 	return "other"
@@ -256,9 +292,16 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, path string) {
 		s.health(w, r, is, true)
 		return
 	}
+	if s.page != nil && isPage(path) {
+		s.page.ServeHTTP(w, r)
+		return
+	}
 	switch path {
 	case "/drill":
 		s.lastDrill(w, r)
+		return
+	case "/backup":
+		s.listBackups(w, r)
 		return
 	case "/liveness":
 		s.health(w, r, isLive, false)
@@ -280,8 +323,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, path string) {
 		http.Error(w, "nothing is decided yet", http.StatusServiceUnavailable)
 	case path == "/cluster":
 		s.writeJSON(w, r, http.StatusOK, s.patroniCluster(f))
+	case path == "/failsafe":
+		s.writeJSON(w, r, http.StatusOK, s.failsafeMembers(f))
 	case path == "/history":
 		s.writeJSON(w, r, http.StatusOK, patroniHistory(f.History))
+	case path == "/availability":
+		s.writeJSON(w, r, http.StatusOK, f.known())
 	case path == "/config":
 		if f.ConfigVersion != 0 {
 			w.Header().Set("ETag", fmt.Sprintf(`"%d"`, f.ConfigVersion))
@@ -294,14 +341,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, path string) {
 	default:
 		http.NotFound(w, r)
 	}
-}
-
-// configOf is the settings as stored, so that their keys keep their order.
-func configOf(stored []byte) []byte {
-	if len(stored) == 0 {
-		return []byte("{}\n")
-	}
-	return stored
 }
 
 // countedWriter remembers the status.

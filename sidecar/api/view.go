@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/availability"
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -20,10 +22,15 @@ type View struct {
 
 	// What the core does not need to know of the server. Zero is unknown.
 	PostgresVersion int       // server_version_num
+	NewPrograms     bool      // the server runs others than those on disk
 	PostgresStarted time.Time // pg_postmaster_start_time
 	Replay          ha.LSN    // pg_last_wal_replay_lsn; zero: as received
 	ReplayedAt      time.Time // pg_last_xact_replay_timestamp
 	ReplayPaused    bool
+	// Lagging: this member, a replica, is further behind than it may be to serve reads.
+	Lagging bool
+	Pending []PendingParameter // that wait for a restart
+	Senders []Sender           // who receives the log from this server
 
 	Tags        map[string]string // the member's tags; "noloadbalance": "true" takes it from the replicas
 	PausedUntil time.Time         // when a pause ends by itself; zero: not known, or never
@@ -33,12 +40,21 @@ type View struct {
 	Config        json.RawMessage // the cluster-wide settings as stored; nil: there are none
 	// ConfigVersion changes with each change of Config; zero: there is none.
 	ConfigVersion uint64
-	Changes       []json.RawMessage // of Config, oldest first, each with its time and difference
-	History       []Turn            // oldest first
+	// ConfigCopied: Config is this member's copy, and held then; zero: it is Consul's.
+	ConfigCopied time.Time
+	Changes      []json.RawMessage // of Config, oldest first, each with its time and difference
+	History      []failover.Record // oldest first
+	Outages      []availability.Outage
+	Objective    availability.Objective
+	Service      string         // in Consul
+	Registered   []Registration // the members, as Consul's catalog has them
 	// Slots is how far the consumers of the permanent physical slots are.
 	Slots     map[string]ha.LSN
 	Scheduled *Schedule // a planned switchover
-	Restart   *Schedule // this member's planned restart
+	// PlanFailed says why the last planned switchover was not done, or is not yet; empty: it was.
+	PlanFailed string
+	// Restarts are planned, by the member's name.
+	Restarts map[string]Restart
 	// PeersRefused counts what the mesh refused, by cause.
 	PeersRefused map[string]uint64
 	// Behind is since when each replica lacks log that the leader has; one that
@@ -47,9 +63,34 @@ type View struct {
 	// Progress is how far the member's present work on its data directory is; nil:
 	// there is none.
 	Progress *Progress
+	// Archive is how the archive of the log fares; nil: there is none.
+	Archive *Archive
+	// Backups are how each block's backups fare.
+	Backups []BackupStatus
 	// Templates tells, as JSON, how the files and proxies fare that this member
 	// writes and switches itself; nil, or nothing: there are none.
 	Templates func() json.RawMessage
+}
+
+// PendingParameter is a parameter of which a restart takes up another value.
+type PendingParameter struct {
+	Name   string `json:"name"`
+	Now    string `json:"now"`
+	Wanted string `json:"wanted"` // as its file has it; empty: the default
+}
+
+// Sender is a connection that receives the log (pg_stat_replication).
+type Sender struct {
+	Name, User, Address string // of the program; Address empty: a local socket
+	State, SyncState    string
+	SyncPriority        int
+}
+
+// StandbyLimit reports whether a standby must have at least as much of a parameter as
+// its primary (PostgreSQL documentation, section 27.4.3).
+func StandbyLimit(parameter string) bool {
+	return slices.Contains([]string{"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
+		"max_locks_per_transaction"}, parameter)
 }
 
 // Progress is how far a copy has come.
@@ -58,18 +99,6 @@ type Progress struct {
 	From  string `json:"from"`
 	Done  int64  `json:"done_bytes"`
 	Total int64  `json:"total_bytes"` // zero: not known
-}
-
-// Turn is one change of leader.
-type Turn struct {
-	Term     uint64    `json:"term"`
-	Timeline ha.TLI    `json:"timeline"`
-	LSN      ha.LSN    `json:"lsn"` // where the timeline before ended
-	Reason   string    `json:"reason"`
-	At       time.Time `json:"at"`
-	Leader   string    `json:"leader"`
-	// Account is all that is known of it, with the time of each phase.
-	Account json.RawMessage `json:"account,omitempty"`
 }
 
 // Schedule is something planned.
@@ -112,7 +141,7 @@ func (f facts) answers() bool {
 }
 
 // leaseUntil is when this member stops serving as primary unless its lease is
-// renewed: the guard's word counts as well as ours.
+// renewed: the guard's report counts as well as ours.
 func (f facts) leaseUntil() ha.Instant {
 	until := f.State.LeaseUntil
 	if v := &f.Observation.Server; v.Armed {
@@ -227,14 +256,13 @@ func (f facts) lagTime(member string) float64 {
 	return max(f.now.Sub(since).Seconds(), 0)
 }
 
-// unlocked: nobody holds the leader lock, as far as is known.
-func (f facts) unlocked() bool { return f.Observation.Consul.Lock.Session == "" }
-
 // serverState is Patroni's word for the state of this member's server.
 func (f facts) serverState() string {
 	switch f.Observation.Busy.Server {
 	case ha.Init:
 		return "initializing new cluster"
+	case ha.Restore:
+		return "running custom bootstrap script" // Patroni's word for it
 	case ha.Clone, ha.Rewind, ha.Discard:
 		return "creating replica"
 	case ha.Start:
@@ -249,7 +277,7 @@ func (f facts) serverState() string {
 		return "running"
 	case f.Observation.Busy.FailedKind == ha.Start && f.Observation.Busy.Failures > 0:
 		return "start failed"
-	case v.ExitedAt != 0 && !v.CleanStop:
+	case v.ExitedAt != 0 && !v.CleanStop && !f.paused(): // else Patroni does not look why
 		return "crashed"
 	}
 	return "stopped"
@@ -262,6 +290,8 @@ func (f facts) role() string {
 		return "uninitialized"
 	case v.InRecovery == ha.No && f.running():
 		return "primary"
+	case !f.running() && v.WasPrimary && f.leader() == f.self():
+		return "primary" // nobody has taken its place
 	}
 	return "replica"
 }

@@ -1,9 +1,14 @@
 package config
 
 import (
+	"slices"
+	"strconv"
+
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // kind says which of the two files is read.
@@ -39,8 +44,24 @@ func (r *reader) root(b *hclsyntax.Body, c *Config, of kind) {
 			r.once("peers", func(b *hclsyntax.Body, path string) { r.peers(b, path, &c.Peers) }),
 			r.once("durability", func(b *hclsyntax.Body, path string) { r.durability(b, path, &c.Durability) }),
 			r.once("failover", func(b *hclsyntax.Body, path string) { r.failover(b, path, &c.Failover) }),
+			r.once("standby_of", func(b *hclsyntax.Body, path string) {
+				r.body(b, path, []field{
+					text("service", &c.StandbyOf.Service),
+					text("datacenter", &c.StandbyOf.Datacenter),
+					list("addresses", &c.StandbyOf.Addresses),
+					list("apis", &c.StandbyOf.APIs),
+					text("alone", &c.StandbyOf.Alone),
+				}, nil)
+			}),
 			r.once("tags", func(b *hclsyntax.Body, path string) { r.tags(b, path, &c.Tags) }),
+			r.once("bootstrap", func(b *hclsyntax.Body, path string) { r.bootstrap(b, path, &c.Bootstrap) }),
+			block{name: "backup", labelled: true, read: func(b *hclsyntax.Body, path, name string) {
+				k := backupDefaults(name)
+				r.backup(b, path, &k)
+				c.Backups = append(c.Backups, k)
+			}},
 		)
+		blocks = append(blocks, r.hookBlocks(c)...)
 	}
 	if of == proxyFile {
 		blocks = append(blocks, r.once("api", func(b *hclsyntax.Body, path string) {
@@ -121,7 +142,9 @@ func (r *reader) api(b *hclsyntax.Body, path string, a *API) {
 		r.address("advertise", &a.Advertise),
 		r.path("token_file", &a.TokenFile),
 		secret("token", &a.Token),
+		networks("allow", &a.Allow),
 		claim("drills", &a.Drills),
+		claim("ui", &a.UI),
 	}, []block{r.once("tls", func(b *hclsyntax.Body, path string) {
 		r.body(b, path, []field{
 			r.path("cert_file", &a.TLS.CertFile),
@@ -156,18 +179,51 @@ func (r *reader) failover(b *hclsyntax.Body, path string, f *Failover) {
 		duration("lease", &f.Lease),
 		duration("handover_timeout", &f.HandoverTimeout),
 		duration("agent_timeout", &f.AgentTimeout),
+		size("max_lag", &f.MaxLag),
+		claim("refused_is_dead", &f.RefusedIsDead),
 	}, nil)
 }
 
 func (r *reader) tags(b *hclsyntax.Body, path string, t *Tags) {
-	r.body(b, path, []field{
+	fields := []field{
 		claim("nofailover", &t.NoFailover),
 		number("priority", &t.Priority),
 		claim("nosync", &t.NoSync),
+		number("sync_priority", &t.SyncPriority),
 		claim("noloadbalance", &t.NoLoadBalance),
 		claim("clonefrom", &t.CloneFrom),
 		text("replicatefrom", &t.ReplicateFrom),
-	}, nil)
+	}
+	known := names(fields, nil)
+	for name := range b.Attributes {
+		if !slices.Contains(known, name) && settings.CheckTag(name, "") == nil {
+			fields = append(fields, ownTag(name, t))
+		}
+	}
+	r.body(b, path, fields, nil)
+}
+
+// ownTag takes a tag of other programs.
+func ownTag(name string, t *Tags) field {
+	return field{name: name, take: func(v cty.Value) string {
+		var text string
+		switch v.Type() {
+		case cty.String:
+			text = v.AsString()
+		case cty.Number:
+			text = v.AsBigFloat().Text('f', -1)
+		case cty.Bool:
+			text = strconv.FormatBool(v.True())
+		}
+		if text == "" || settings.CheckTag(name, text) != nil {
+			return "text of one line, a number, true or false"
+		}
+		if t.Own == nil {
+			t.Own = map[string]string{}
+		}
+		t.Own[name] = text
+		return ""
+	}}
 }
 
 func (r *reader) template(b *hclsyntax.Body, path string, t *Template) {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // where returns the place of a value in the file: its own, or its block's, or
@@ -54,14 +55,34 @@ func (r *reader) check(c *Config, of kind) {
 	r.checkNames(c)
 	r.checkConsul(&c.Consul)
 	r.checkTemplates(c)
+	r.checkFiles(c)
+	r.checkAccounts(c)
 	if of == proxyFile {
 		return
 	}
 	r.checkPostgres(&c.Postgres, c.Durability.Mode)
+	r.checkBackups(c)
+	r.checkBootstrap(c)
+	r.checkHooks(c)
 	r.checkAddresses(c)
 	r.checkTimers(c)
 	r.checkDurability(&c.Durability)
 	r.checkTags(c)
+	r.checkSite(c)
+}
+
+// checkSite refuses another site that cannot be one.
+func (r *reader) checkSite(c *Config) {
+	if !r.set("standby_of") {
+		return
+	}
+	if err := c.StandbyOf.Check(); err != nil {
+		r.refuse("standby_of", "%s", strings.TrimPrefix(err.Error(), settings.ErrSettings.Error()+": "))
+		return
+	}
+	own := c.StandbyOf.Service == c.Service.Name && (c.StandbyOf.Datacenter == "" || c.StandbyOf.Datacenter == c.Consul.Datacenter)
+	r.require(!own, "standby_of", "standby_of names this cluster itself: its service is %s too", c.Service.Name)
+	r.require(!slices.Contains(c.StandbyOf.Addresses, c.Postgres.Advertise), "standby_of", "standby_of names this member itself: %s", c.Postgres.Advertise)
 }
 
 // name is what cluster, member and service may be called: one label of DNS, in
@@ -78,12 +99,12 @@ func (r *reader) checkNames(c *Config) {
 	} else {
 		r.add(hcl.Range{}, "member is not set, and this machine has no host name; expected member = \"n1\"")
 	}
-	r.require(name.MatchString(c.Service.Name), "service.name", "service %q: "+nameRule, c.Service.Name, "pg")
+	r.require(name.MatchString(c.Service.Name) || !r.set("service.name"), "service.name", "service %q: "+nameRule, c.Service.Name, "pg")
 	for _, tag := range c.Service.Tags {
 		r.require(name.MatchString(tag), "service.tags", "tag %q: "+nameRule, tag, "europe")
 		r.require(tag != "primary" && tag != "replica", "service.tags", "tag %q is given by pgsidecar to the member that has the role", tag)
 	}
-	own := []string{"member", "term", "timeline", "api", "version"}
+	own := []string{"member", "term", "timeline", "api", "version", "cluster", "prefix"}
 	for _, key := range sortedKeys(c.Service.Meta) {
 		r.require(!slices.Contains(own, key), "service.meta", "meta %s is set by pgsidecar itself", key)
 	}
@@ -107,7 +128,13 @@ func consulAddress(a string) bool {
 	if path, ok := strings.CutPrefix(a, "unix://"); ok {
 		return filepath.IsAbs(path)
 	}
-	a = strings.TrimPrefix(strings.TrimPrefix(a, "http://"), "https://")
+	for _, scheme := range []string{"http://", "https://"} {
+		if host, named := strings.CutPrefix(a, scheme); named {
+			host = strings.TrimSuffix(host, "/")
+			// Without a port it is the scheme's own.
+			return hostPort(host) == nil || hostPort(net.JoinHostPort(host, "443")) == nil
+		}
+	}
 	return hostPort(strings.TrimSuffix(a, "/")) == nil
 }
 
@@ -154,14 +181,7 @@ func (r *reader) checkPostgres(p *Postgres, mode ha.Mode) {
 	r.require(p.Superuser.Name != p.Replication.Name, "postgres.replication.name",
 		"superuser and replication are both %q; expected two roles, so that a replica's password cannot change the primary", p.Superuser.Name)
 
-	for _, key := range sortedKeys(p.Parameters) {
-		if why := refusedParameter(strings.ToLower(key), strings.ToLower(p.Parameters[key]), mode); why != "" {
-			r.refuse("postgres.parameters", "parameter %s: %s", key, why)
-		}
-		ssl := []string{"ssl", "ssl_cert_file", "ssl_key_file", "ssl_ca_file"}
-		r.require(p.TLS.CertFile == "" || !slices.Contains(ssl, strings.ToLower(key)), "postgres.parameters",
-			"parameter %s: it comes from postgres tls", key)
-	}
+	r.checkParameters(p, mode)
 	for _, line := range p.HBA {
 		if err := CheckHBA(line); err != nil {
 			r.refuse("postgres.hba", "hba %q: %s", line, err)
@@ -243,14 +263,13 @@ func (r *reader) checkTimers(c *Config) {
 func (r *reader) checkDurability(d *Durability) {
 	if d.Mode == ha.ModeAsync {
 		for _, key := range []string{"standbys", "strict", "max_voters"} {
-			r.require(!r.set("durability."+key), "durability."+key, "%s has no meaning in mode \"async\", where nobody is waited for; expected mode = \"quorum\", or no %s", key, key)
+			r.require(!r.set("durability."+key), "durability."+key, "%s has no meaning in mode \"async\", where commits wait for no standby; expected mode = \"quorum\", or no %s", key, key)
 		}
-		// Their defaults are quorum's.
-		d.Standbys, d.Strict, d.MaxVoters = 0, false, 0
-		return
+		return // the rest holds if the cluster-wide settings say quorum
 	}
-	r.require(d.Standbys >= 1, "durability.standbys",
-		`standbys %d: mode "quorum" needs 1 or more; to wait for nobody, set mode = "async"`, d.Standbys)
+	if err := settings.CheckStandbys(d.Standbys); err != nil {
+		r.refuse("durability.standbys", "%s", err)
+	}
 	r.require(d.MaxVoters == 0 || d.MaxVoters >= d.Standbys, "durability.max_voters",
 		"max_voters %d is less than standbys %d; expected %d or more, or 0 for twice standbys", d.MaxVoters, d.Standbys, d.Standbys)
 }
@@ -269,7 +288,6 @@ func (r *reader) checkTemplates(c *Config) {
 		path := "template." + t.Name
 		r.require((t.Source == "") != (t.Builtin == ""), path, "template %q: expected either source or builtin", t.Name)
 		r.require(filepath.IsAbs(t.Destination), path+".destination", "template %q: expected destination, an absolute path", t.Name)
-		r.require(t.Perms != 0, path+".perms", `perms "0": nobody could read the file; expected one such as "0640"`)
 		r.require(t.Timeout >= 100*time.Millisecond, path+".timeout", "timeout %s: expected 100ms or more", t.Timeout)
 		r.require(t.Reload == "" || len(t.Command) == 0, path+".reload", "template %q: reload and command are both set; expected one of them", t.Name)
 		r.require(t.Reload == "" || c.HAProxy.MasterSocket != "", path+".reload",
@@ -295,7 +313,7 @@ func (r *reader) checkHAProxy(h *HAProxy) {
 	r.require(h.CheckCAFile == "" || filepath.IsAbs(h.CheckCAFile), "haproxy.check_ca_file", "check_ca_file %q: expected an absolute path", h.CheckCAFile)
 	r.require(h.CheckCertFile == "" || filepath.IsAbs(h.CheckCertFile), "haproxy.check_cert_file", "check_cert_file %q: expected an absolute path", h.CheckCertFile)
 	r.require(h.CheckCertFile == "" || h.CheckCAFile != "", "haproxy.check_cert_file",
-		"check_cert_file: expected check_ca_file beside it: without it the checks do not go by TLS")
+		"check_cert_file: expected check_ca_file beside it: without it the checks do not use TLS")
 	for _, a := range h.Resolvers {
 		dns, err := netip.ParseAddrPort(a)
 		r.require(err == nil && dns.Port() > 0 && dns.Addr().Zone() == "", "haproxy.resolvers",

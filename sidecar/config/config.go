@@ -2,9 +2,12 @@ package config
 
 import (
 	"io/fs"
+	"net/netip"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/hooks"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // Config is one member's configuration (pg.hcl), or a proxy's (proxy.hcl,
@@ -21,8 +24,13 @@ type Config struct {
 	Peers      Peers
 	Durability Durability
 	Failover   Failover
+	StandbyOf  settings.Site // the other site's cluster, if there is one
 	Tags       Tags
 	Templates  []Template // in the order of the file
+	Backups    []Backup   // in the order of the file
+	Bootstrap  Bootstrap
+	Hooks      []hooks.Hook
+	Notices    []hooks.Notice
 	HAProxy    HAProxy
 	PgBouncer  PgBouncer
 	Log        Log
@@ -42,7 +50,9 @@ type Consul struct {
 	// SessionTTL is at least 10 s; Consul expires a session between one and
 	// two TTLs after its last renewal (Consul documentation, Sessions).
 	SessionTTL time.Duration
-	TLS        ConsulTLS
+	// Secure: addresses that name no scheme are https ones (CONSUL_HTTP_SSL).
+	Secure bool
+	TLS    ConsulTLS
 }
 
 // ConsulTLS is used for https addresses; all of it may be empty.
@@ -51,12 +61,13 @@ type ConsulTLS struct {
 	CertFile   string
 	KeyFile    string
 	ServerName string
+	Insecure   bool // certificates are not looked at (CONSUL_HTTP_SSL_VERIFY=false); no file says so
 }
 
 // Service is how the cluster is registered in Consul: primary.<Name>.service
 // and replica.<Name>.service.
 type Service struct {
-	Name string
+	Name string            // the cluster's, unless the file says another
 	Tags []string          // besides primary and replica
 	Meta map[string]string // besides what pgsidecar adds
 }
@@ -114,10 +125,15 @@ type API struct {
 	// client certificate does.
 	TokenFile string
 	Token     Secret
-	// Drills allows whoever may change something to injure this member on
+	// Allow are the networks, or addresses, from which changes are taken, besides the
+	// members'; empty: from everywhere.
+	Allow []netip.Prefix
+	// Drills allows those who may change something to injure this member on
 	// purpose, for a drill of the live cluster.
 	Drills bool
-	TLS    ServerTLS
+	// UI serves the cluster's page under /ui.
+	UI  bool
+	TLS ServerTLS
 }
 
 // ServerTLS is a listener's TLS; CertFile empty means plain HTTP.
@@ -125,7 +141,7 @@ type ServerTLS struct {
 	CertFile     string
 	KeyFile      string
 	ClientCAFile string // set: a certificate of this authority may change something
-	// RequireClient refuses whoever has no such certificate, load balancers too.
+	// RequireClient refuses clients without such a certificate, load balancers too.
 	RequireClient bool
 	// CAFile signs the certificates of the other members' APIs; empty:
 	// ClientCAFile, else the machine's authorities.
@@ -175,17 +191,17 @@ type Failover struct {
 	// other addresses of Consul answer, before the primary hands over: DNS hides a
 	// node without an agent. Zero: for ever.
 	AgentTimeout time.Duration
+	// MaxLag is how many bytes of log a member may lack of what the last primary was
+	// heard to have, and still lead by itself, in async mode. Zero: any number.
+	MaxLag settings.Size
+	// RefusedIsDead: a member whose two ports refuse connections is taken for dead, so
+	// that nobody waits out its lease in async mode. Behind port maps, NAT and services
+	// of Kubernetes a refusal proves nothing: there, false.
+	RefusedIsDead bool
 }
 
 // Tags are one member's peculiarities.
-type Tags struct {
-	NoFailover    bool   // never leads
-	Priority      int    // among equals the higher leads
-	NoSync        bool   // is never a voter
-	NoLoadBalance bool   // does not get the tag replica
-	CloneFrom     bool   // is preferred as the source of clones
-	ReplicateFrom string // follows this member rather than the primary
-}
+type Tags = settings.Tags
 
 // Template is one file that is written anew on each change of the topology.
 type Template struct {
@@ -198,7 +214,7 @@ type Template struct {
 	// Reload is "haproxy": after a change HAProxy is reloaded by its master socket, in
 	// place of Command. See Config.Reloads.
 	Reload      string
-	Perms       fs.FileMode
+	Perms       fs.FileMode   // zero: those that the file has, or 0640
 	User, Group string        // empty: kept as they are
 	Timeout     time.Duration // of Check, and of Command or Reload
 }
@@ -209,7 +225,7 @@ type HAProxy struct {
 	Socket      string // stats socket with level admin: a path, or host:port; empty: there is none
 	AgentSocket string // where the built-in configuration's agent frontend listens; default beside Socket
 	// MasterSocket is the socket of HAProxy's master, `haproxy -W -S PATH`: a path, or
-	// host:port. It reloads HAProxy, and ends old sessions in workers of before a reload
+	// host:port. It reloads HAProxy, and ends old sessions in workers older than a reload
 	// when their primary is deposed; empty: neither.
 	MasterSocket string
 	Bind         string // address of the two ports

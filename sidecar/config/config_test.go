@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/backup"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -107,19 +107,19 @@ func TestFull(t *testing.T) {
 			StopTimeout: 30 * time.Second,
 			TLS:         config.PostgresTLS{CertFile: "/etc/pgsidecar/pg.crt", KeyFile: "/etc/pgsidecar/pg.key", CAFile: "/etc/pgsidecar/ca.crt", Require: true},
 		},
-		API: config.API{Listen: "10.0.0.7:8008", Advertise: "10.0.0.7:8008", Token: config.NewSecret("a-token"),
+		API: config.API{Listen: "10.0.0.7:8008", Advertise: "10.0.0.7:8008", Token: config.NewSecret("a-token"), UI: true,
 			TLS: config.ServerTLS{CertFile: "/etc/pgsidecar/api.crt", KeyFile: "/etc/pgsidecar/api.key",
 				ClientCAFile: "/etc/pgsidecar/clients.crt", RequireClient: true, CAFile: "/etc/pgsidecar/ca.crt"}},
 		Peers:      config.Peers{Key: config.NewSecret("hunter5")},
 		Durability: config.Durability{Mode: ha.ModeQuorum, Standbys: 2, Strict: true, MaxVoters: 4},
 		Failover: config.Failover{FailureTimeout: 1500 * time.Millisecond, Lease: 4 * time.Second,
-			HandoverTimeout: 20 * time.Second, AgentTimeout: time.Minute},
-		Tags: config.Tags{Priority: 10, NoSync: true, NoLoadBalance: true, CloneFrom: true, ReplicateFrom: "n2"},
+			HandoverTimeout: 20 * time.Second, AgentTimeout: time.Minute, MaxLag: 16 << 20},
+		Tags: config.Tags{Priority: 10, NoSync: true, NoLoadBalance: true, CloneFrom: true, ReplicateFrom: "n2", SyncPriority: 2, Own: map[string]string{"zone": "a"}},
 		Templates: []config.Template{
 			{Name: "haproxy", Builtin: "haproxy", Destination: "/etc/haproxy/haproxy.cfg", Check: []string{"haproxy", "-c", "-f", "{}"},
 				Command: []string{"systemctl", "reload", "haproxy"}, Perms: 0o644, Timeout: 30 * time.Second},
-			{Name: "more", Source: "/etc/pgsidecar/more.tmpl", Destination: "/etc/haproxy/more.cfg", Reload: "haproxy", Perms: 0o640, Timeout: 30 * time.Second},
-			{Name: "mine", Source: "/etc/pgsidecar/mine.tmpl", Destination: "/etc/mine.conf", Perms: 0o640, Timeout: 5 * time.Second},
+			{Name: "more", Source: "/etc/pgsidecar/more.tmpl", Destination: "/etc/haproxy/more.cfg", Reload: "haproxy", Timeout: 30 * time.Second},
+			{Name: "mine", Source: "/etc/pgsidecar/mine.tmpl", Destination: "/etc/mine.conf", Timeout: 5 * time.Second},
 		},
 		HAProxy: config.HAProxy{Socket: "/run/haproxy/admin.sock", Bind: "127.0.0.1", PrimaryPort: 5000, ReplicaPort: 5001,
 			MasterSocket: "/run/haproxy-master.sock", Resolvers: []string{"127.0.0.1:8600", "[::1]:8600"}},
@@ -154,7 +154,7 @@ func TestDefaults(t *testing.T) {
 		{"postgres advertise", c.Postgres.Advertise, "10.0.0.7:5432"},
 		{"api", c.API.Listen, "10.0.0.7:8008"},
 		{"durability", fmt.Sprint(c.Durability), "{quorum 1 true 0}"},
-		{"failover", fmt.Sprint(c.Failover), "{true 2s 5s 10s 30s}"},
+		{"failover", fmt.Sprint(c.Failover), "{true 2s 5s 10s 30s 0 true}"},
 		{"log", fmt.Sprint(c.Log), "{info text}"},
 	} {
 		if field.got != field.want {
@@ -163,11 +163,16 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestAsyncNeedsNoStandbys: quorum's defaults do not leak into async mode.
+// TestAsyncNeedsNoStandbys: what quorum needs is kept beside mode async, in case the
+// cluster-wide settings say quorum; it is not shown, and no policy has it.
 func TestAsyncNeedsNoStandbys(t *testing.T) {
 	c := parse(t, `durability { mode = "async" }`)
-	if c.Durability != (config.Durability{Mode: ha.ModeAsync}) {
+	if c.Durability != (config.Durability{Mode: ha.ModeAsync, Standbys: 1, Strict: true}) {
 		t.Errorf("got %+v", c.Durability)
+	}
+	var shown strings.Builder
+	if err := c.Write(&shown); err != nil || strings.Contains(shown.String(), "standbys") {
+		t.Errorf("%v\n%s", err, shown.String())
 	}
 }
 
@@ -324,42 +329,52 @@ func TestNoFile(t *testing.T) {
 	}
 }
 
-// TestExample: what `config init` writes lacks only the secrets' files.
-func TestExample(t *testing.T) {
-	_, err := config.Parse("pg.hcl", []byte(config.Example()), environment())
-	var faults *config.Error
-	if !errors.As(err, &faults) {
-		t.Fatalf("got %v", err)
+// TestSecureConsul: Consul's own variables for HTTPS count, and are not guessed at.
+func TestSecureConsul(t *testing.T) {
+	minimal, err := os.ReadFile("testdata/minimal.hcl")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, d := range faults.Diagnostics {
-		if !strings.Contains(d.Text, "password_file: read file") {
-			t.Errorf("%s", d)
+	for _, c := range []struct {
+		ssl, verify              string
+		secure, insecure, refuse bool
+	}{{}, {ssl: "true", secure: true}, {ssl: "1", verify: "false", secure: true, insecure: true}, {ssl: "0", verify: "1"}, {ssl: "yes please", refuse: true}, {verify: "never", refuse: true}} {
+		env := environment()
+		getenv := env.Getenv
+		env.Getenv = func(name string) string {
+			switch name {
+			case "CONSUL_HTTP_SSL":
+				return c.ssl
+			case "CONSUL_HTTP_SSL_VERIFY":
+				return c.verify
+			}
+			return getenv(name)
+		}
+		got, err := config.Parse("testdata/pg.hcl", minimal, env)
+		if c.refuse != (err != nil) || err == nil && (got.Consul.Secure != c.secure || got.Consul.TLS.Insecure != c.insecure) {
+			t.Errorf("%+v: %+v, %v", c, got, err)
 		}
 	}
 }
 
-// TestExampleProxy: what `config init --proxy` writes is good as it is; what it shows
-// in comments too.
-func TestExampleProxy(t *testing.T) {
-	all := regexp.MustCompile(`(?m)^( *)# ( *(?:[a-z_]+ *= |[a-z]+ (?:"[a-z]+" )?\{|\}))`).ReplaceAllString(config.ExampleProxy(), "$1$2")
-	for name, text := range map[string]string{"as it is": config.ExampleProxy(), "all of it": all} {
-		file := filepath.Join(t.TempDir(), "proxy.hcl")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+// TestServiceName: the service has the cluster's name, unless it has its own.
+func TestServiceName(t *testing.T) {
+	minimal, err := os.ReadFile("testdata/minimal.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		`cluster = "billing"`: "billing",
+		"cluster = \"billing\"\nservice {\n  tags = [\"blue\"]\n}": "billing",
+		"cluster = \"billing\"\nservice {\n  name = \"pg\"\n}":     "pg",
+	} {
+		member, err := config.Parse("testdata/pg.hcl", []byte(text+"\n"+string(minimal)), environment())
+		if err != nil || member.Service.Name != want {
+			t.Errorf("%s: a member's service is %+v, %v; want %s", text, member, err, want)
 		}
-		c, err := config.LoadProxy(file, environment())
-		var faults *config.Error
-		if errors.As(err, &faults) {
-			for _, d := range faults.Diagnostics {
-				if !strings.Contains(d.Text, "_file: ") {
-					t.Errorf("%s: %s", name, d)
-				}
-			}
-			continue
-		}
-		if err != nil || name == "all of it" || c.HAProxy.Socket == "" {
-			t.Errorf("%s: %v", name, err)
-		}
+	}
+	if _, err := config.Parse("testdata/pg.hcl", []byte("service {\n  name = \"\"\n}\n"+string(minimal)), environment()); err == nil {
+		t.Error("an empty name was accepted")
 	}
 }
 
@@ -386,38 +401,6 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestWriteReadsBack: what is written is the same configuration, but for the
-// secrets that came from the environment.
-func TestWriteReadsBack(t *testing.T) {
-	for _, file := range []string{"testdata/full.hcl", "testdata/minimal.hcl"} {
-		before, err := config.Load(file, environment())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var text strings.Builder
-		if err := before.Write(&text); err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(text.String(), "hunter") {
-			t.Errorf("a secret was printed:\n%s", text.String())
-		}
-		// Where the secrets were, the environment gives them again; paths are
-		// relative to the working directory now.
-		source := strings.NewReplacer(
-			"# password is set, and secret", `password = env("REPLICATION_PASSWORD")`,
-			"# token is set, and secret", `token = file("testdata/secrets/token")`,
-			"# key is set, and secret", `key = env("PEERS_KEY")`).Replace(text.String())
-		after, err := config.Parse("written.hcl", []byte(source), environment())
-		if err != nil {
-			t.Fatalf("%v\n%s", err, source)
-		}
-		before.PgBouncer.Account.Password = after.PgBouncer.Account.Password
-		if !reflect.DeepEqual(before, after) {
-			t.Errorf("got\n%+v\nwant\n%+v\nfrom\n%s", after, before, source)
-		}
-	}
-}
-
 // FuzzParse: no input makes it panic, and a faulty one has diagnostics.
 func FuzzParse(f *testing.F) {
 	files, _ := filepath.Glob("testdata/*.hcl")
@@ -438,4 +421,28 @@ func FuzzParse(f *testing.F) {
 			t.Error("a fault without a diagnostic")
 		}
 	})
+}
+
+// TestBackups reads blocks of backups.
+func TestBackups(t *testing.T) {
+	c, err := config.Load("testdata/backup.hcl", environment())
+	if err != nil || len(c.Backups) != 2 {
+		t.Fatalf("got %v, %v", c, err)
+	}
+	main, rows := c.Backups[0], c.Backups[1]
+	repository := config.Repository{Type: "s3", Path: "/pg", KeyFile: "testdata/secrets/token",
+		Options: map[string]string{"s3-bucket": "b", "s3-region": "r"}, SecretFiles: map[string]string{"s3-key-secret": "testdata/secrets/token"}}
+	if !reflect.DeepEqual(main.Repository, repository) || main.From != backup.OnlyReplica || main.MaxLag != 30*time.Second || main.Processes != 1 ||
+		main.Retention != (backup.Retention{Window: 14 * 24 * time.Hour}) || main.Verify != "@weekly" || len(main.Schedules) != 2 {
+		t.Errorf("got %+v", main)
+	}
+	if incr := main.Schedules[1]; incr.Kind != backup.Incremental || incr.String() != "CRON_TZ=Europe/Berlin 30 2 * * 1-6" {
+		t.Errorf("got %s %q", incr.Kind, incr)
+	}
+	if f := c.Bootstrap.FromBackup; f == nil || f.Cluster != "old" || f.Label != "20260228-023000F" || f.Kind != backup.ToTime || f.Value != "2026-03-01 12:00:00+01" {
+		t.Errorf("got %+v", f)
+	}
+	if rows.From != backup.PreferReplica || rows.Format != "custom" || !slices.Equal(rows.Databases, []string{"app"}) || rows.Schedules[0].Kind != backup.Logical {
+		t.Errorf("got %+v", rows)
+	}
 }

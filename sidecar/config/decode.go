@@ -1,8 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
+	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +14,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // reader turns syntax into values. It remembers where each value was set, so
@@ -41,13 +46,17 @@ type block struct {
 
 // body reads a body: exactly these fields and blocks, in the file's order.
 func (r *reader) body(b *hclsyntax.Body, path string, fields []field, blocks []block) {
-	for _, a := range b.Attributes {
+	inOrder := slices.SortedFunc(maps.Values(b.Attributes), func(a, b *hclsyntax.Attribute) int {
+		return cmp.Compare(a.SrcRange.Start.Byte, b.SrcRange.Start.Byte)
+	})
+	for _, a := range inOrder {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == a.Name })
 		if i < 0 {
 			r.unknownAttribute(a, path, fields, blocks)
 			continue
 		}
 		r.at[join(path, a.Name)] = a.SrcRange
+		r.places(a, join(path, a.Name))
 		r.attribute(a, fields[i])
 	}
 	seen := map[string]int{} // block and label → line
@@ -76,6 +85,19 @@ func (r *reader) body(b *hclsyntax.Body, path string, fields []field, blocks []b
 		seen[here] = inner.TypeRange.Start.Line
 		r.at[here] = inner.TypeRange
 		kind.read(inner.Body, here, label)
+	}
+}
+
+// places remembers where each value of a table is.
+func (r *reader) places(a *hclsyntax.Attribute, path string) {
+	object, is := a.Expr.(*hclsyntax.ObjectConsExpr)
+	if !is {
+		return
+	}
+	for _, item := range object.Items {
+		if key, diags := item.KeyExpr.Value(r.functions); !diags.HasErrors() && key.Type() == cty.String && !key.IsNull() && key.IsKnown() {
+			r.at[join(path, key.AsString())] = hcl.RangeBetween(item.KeyExpr.Range(), item.ValueExpr.Range())
+		}
 	}
 }
 
@@ -243,6 +265,26 @@ func duration(name string, to *time.Duration) field {
 	}}
 }
 
+// size takes text such as "16MB", or 0.
+func size(name string, to *settings.Size) field {
+	const expected = `a size in quotes, such as "16MB" or "1GB", or 0 for any`
+	return field{name: name, take: func(v cty.Value) string {
+		var text string
+		switch v.Type() {
+		case cty.String:
+			text = v.AsString()
+		case cty.Number:
+			text = v.AsBigFloat().Text('f', -1)
+		}
+		n, err := settings.ParseSize(text)
+		if err != nil {
+			return expected
+		}
+		*to = n
+		return ""
+	}}
+}
+
 // perms takes the mode of a file as "0640".
 func perms(name string, to *fs.FileMode) field {
 	const expected = `a file mode in quotes, such as "0640"`
@@ -251,7 +293,7 @@ func perms(name string, to *fs.FileMode) field {
 			return expected
 		}
 		m, err := strconv.ParseUint(v.AsString(), 8, 32)
-		if err != nil || m > 0o777 {
+		if err != nil || m > 0o777 || m == 0 { // nobody could read it
 			return expected
 		}
 		*to = fs.FileMode(m)
@@ -272,6 +314,32 @@ func choice[T ~string](name string, to *T, words ...T) field {
 		}
 		return oneOf(quoted)
 	}}
+}
+
+// choices takes a list of these words, or one of them.
+func choices[T ~string](name string, to *[]T, words []T) field {
+	var given []string
+	f := list(name, &given)
+	take := f.take
+	f.take = func(v cty.Value) string {
+		quoted := make([]string, len(words))
+		for i, w := range words {
+			quoted[i] = strconv.Quote(string(w))
+		}
+		expected := "a list of " + strings.Join(quoted, ", ")
+		if take(v) != "" {
+			return expected
+		}
+		*to = nil
+		for _, g := range given {
+			if !slices.Contains(words, T(g)) {
+				return expected
+			}
+			*to = append(*to, T(g))
+		}
+		return ""
+	}
+	return f
 }
 
 // list takes strings, or one string for a list of one.
@@ -322,6 +390,32 @@ func table(name string, to *map[string]string) field {
 		*to = all
 		return ""
 	}}
+}
+
+// networks takes a list of networks and addresses.
+func networks(name string, to *[]netip.Prefix) field {
+	var given []string
+	f := list(name, &given)
+	take := f.take
+	f.take = func(v cty.Value) string {
+		const expected = `a list of networks or addresses, such as ["10.0.0.0/8", "192.0.2.7"]`
+		if take(v) != "" {
+			return expected
+		}
+		*to = nil
+		for _, text := range given {
+			network, err := netip.ParsePrefix(text)
+			if address, bad := netip.ParseAddr(text); bad == nil {
+				network, err = netip.PrefixFrom(address.WithZone(""), address.BitLen()), nil
+			}
+			if err != nil {
+				return expected
+			}
+			*to = append(*to, network.Masked())
+		}
+		return ""
+	}
+	return f
 }
 
 // address takes host:port, where a go-sockaddr template may stand for either.

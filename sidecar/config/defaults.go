@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"os"
 	"os/user"
 	"strings"
@@ -8,7 +9,7 @@ import (
 
 	sockaddr "github.com/hashicorp/go-sockaddr/template"
 
-	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // Environment is what a configuration may take from its process and machine.
@@ -22,6 +23,14 @@ type Environment struct {
 	// BinDir finds PostgreSQL's server programs for a data directory; empty: there
 	// are none where they usually are. nil: nobody looks.
 	BinDir func(dataDir string) string
+	// Refused asks the server program in a directory, or on PATH if that is empty, which
+	// parameters it does not take, and why; nil: it is not asked.
+	Refused func(binDir string, parameters map[string]string) (map[string]error, error)
+	// ReadFile reads the files that the configuration names and that must be right
+	// before anything starts, such as certificates; nil: they are not looked at.
+	ReadFile func(path string) ([]byte, error)
+	// Account says why this machine has no such user, or group; nil: it is not looked at.
+	Account func(kind AccountKind, name string) error
 	// Task is what the scheduler says whose task this process is; nil outside
 	// of one.
 	Task *Task
@@ -62,7 +71,7 @@ func OSEnvironment() Environment {
 func Default(env Environment) Config {
 	c := generalDefaults(env)
 	if t := env.Task; t != nil {
-		c.Cluster, c.Service.Name = first(t.Cluster, c.Cluster), first(t.Cluster, c.Service.Name)
+		c.Cluster, c.Service.Name = cmp.Or(t.Cluster, c.Cluster), t.Cluster
 		// Which of the members this is, is known when the directories are.
 		c.Member = ""
 		c.Postgres.DataDir = t.DataDir
@@ -75,6 +84,7 @@ func Default(env Environment) Config {
 
 // generalDefaults are those outside of a scheduler's task.
 func generalDefaults(env Environment) Config {
+	policy := settings.Default() // each value with its reason
 	return Config{
 		Cluster: "pg",
 		// Consul and PostgreSQL compare names without case; one spelling
@@ -88,41 +98,18 @@ func generalDefaults(env Environment) Config {
 			// detection, so shorter is better.
 			SessionTTL: 10 * time.Second,
 		},
-		Service: Service{Name: "pg"},
 		Postgres: Postgres{
 			User:        env.User,
 			Superuser:   Account{Name: "postgres"},
 			Replication: Account{Name: "replicator"},
-			// A fast shutdown takes a checkpoint, which on a busy server takes
-			// many seconds; an immediate one costs a crash recovery instead.
-			StopTimeout: 30 * time.Second,
+			StopTimeout: policy.StopTimeout,
 		},
-		Durability: Durability{
-			// Losing acknowledged commits must be asked for, not got by default.
-			Mode: ha.ModeQuorum,
-			// One standby besides the primary survives the loss of any one
-			// server; each more costs the slower of two round trips.
-			Standbys: 1,
-			// Without it "a standby holds it" would hold only as long as
-			// nothing fails.
-			Strict: true,
-			// 0 follows Standbys: twice as many voters leave the slower half out.
-			MaxVoters: 0,
-		},
+		API:        API{UI: true},
+		Durability: Durability{Mode: policy.Mode, Standbys: policy.Standbys, Strict: policy.Strict, MaxVoters: policy.MaxVoters},
 		Failover: Failover{
-			Automatic: true,
-			// Silence of a lost host; a crashed process is noticed at once. A
-			// second is within a stalled disk's or a busy hypervisor's reach,
-			// two hardly ever.
-			FailureTimeout: 2 * time.Second,
-			// Twice FailureTimeout, so that one lost renewal is not the end, and
-			// half a second on each side to notice and to stop.
-			Lease: 5 * time.Second,
-			// A handover takes a quarter of a second; a busy server's shutdown
-			// checkpoint may take seconds. Clients wait this long at most.
-			HandoverTimeout: 10 * time.Second,
-			// An agent that is restarted or upgraded is back sooner.
-			AgentTimeout: 30 * time.Second,
+			Automatic: policy.Automatic, FailureTimeout: policy.FailureTimeout, Lease: policy.Lease,
+			HandoverTimeout: policy.HandoverTimeout, AgentTimeout: policy.AgentTimeout,
+			MaxLag: settings.Size(policy.MaxLag), RefusedIsDead: !policy.DistrustRefusal,
 		},
 		HAProxy: HAProxy{
 			// Applications run beside it; who serves others says so.
@@ -140,8 +127,6 @@ func generalDefaults(env Environment) Config {
 func templateDefaults(name string) Template {
 	return Template{
 		Name: name,
-		// A configuration file may hold a password.
-		Perms: 0o640,
 		// Longer than `haproxy -c` of the largest file, shorter than patience.
 		Timeout: 30 * time.Second,
 	}
@@ -157,14 +142,4 @@ const (
 func label(host string) string {
 	name, _, _ := strings.Cut(host, ".")
 	return name
-}
-
-// first returns the first of its arguments that is not empty.
-func first(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -11,9 +13,13 @@ import (
 // from the files that hold secrets. What the file said itself always counts.
 func (r *reader) derive(c *Config, of kind) {
 	r.deriveConsul(&c.Consul)
+	if c.Service.Name == "" && !r.set("service.name") {
+		// Two clusters under one service would take each other's clients.
+		c.Service.Name = c.Cluster
+	}
 	r.password("pgbouncer", &c.PgBouncer.Account)
 	if of == proxyFile {
-		c.Member = first(c.Member, strings.ToLower(label(r.env.Hostname)))
+		c.Member = cmp.Or(c.Member, strings.ToLower(label(r.env.Hostname)))
 		return
 	}
 	p := &c.Postgres
@@ -31,6 +37,7 @@ func (r *reader) derive(c *Config, of kind) {
 	if r.env.Task != nil {
 		r.deriveTask(c)
 	}
+	deriveHooks(c)
 	r.password("postgres.superuser", &p.Superuser)
 	r.password("postgres.replication", &p.Replication)
 	r.deriveAddresses("postgres", postgresPort, &p.Listen, &p.Advertise)
@@ -106,15 +113,31 @@ func (r *reader) deriveConsul(c *Consul) {
 			c.TokenFile = r.taskToken()
 		}
 		if c.TokenFile == "" {
-			c.Token = NewSecret(first(r.env.Getenv("CONSUL_HTTP_TOKEN"), r.env.Getenv("CONSUL_TOKEN")))
+			c.Token = NewSecret(cmp.Or(r.env.Getenv("CONSUL_HTTP_TOKEN"), r.env.Getenv("CONSUL_TOKEN")))
 		}
 	}
 	r.secretFile("consul.token_file", c.TokenFile, &c.Token)
 	t := &c.TLS
-	t.CAFile = first(t.CAFile, r.env.Getenv("CONSUL_CACERT"))
-	t.CertFile = first(t.CertFile, r.env.Getenv("CONSUL_CLIENT_CERT"))
-	t.KeyFile = first(t.KeyFile, r.env.Getenv("CONSUL_CLIENT_KEY"))
-	t.ServerName = first(t.ServerName, r.env.Getenv("CONSUL_TLS_SERVER_NAME"))
+	t.CAFile = cmp.Or(t.CAFile, r.env.Getenv("CONSUL_CACERT"))
+	t.CertFile = cmp.Or(t.CertFile, r.env.Getenv("CONSUL_CLIENT_CERT"))
+	t.KeyFile = cmp.Or(t.KeyFile, r.env.Getenv("CONSUL_CLIENT_KEY"))
+	t.ServerName = cmp.Or(t.ServerName, r.env.Getenv("CONSUL_TLS_SERVER_NAME"))
+	c.Secure = r.truth("CONSUL_HTTP_SSL", false)
+	t.Insecure = !r.truth("CONSUL_HTTP_SSL_VERIFY", true)
+}
+
+// truth reads a boolean of the environment; unset says otherwise.
+func (r *reader) truth(name string, otherwise bool) bool {
+	text := r.env.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		r.refuse("consul", "the environment's %s is %q; expected true or false", name, text)
+		return otherwise
+	}
+	return value
 }
 
 // password reads an account's password file.
@@ -143,7 +166,7 @@ func (r *reader) secretFile(path, file string, to *Secret) {
 func (r *reader) deriveAddresses(name, port string, listen, advertise *string) {
 	if r.env.Task != nil && *listen == "" {
 		inside, outside := r.env.Task.Port(name)
-		*listen, *advertise = inside, first(*advertise, outside)
+		*listen, *advertise = inside, cmp.Or(*advertise, outside)
 	}
 	if *listen == "" {
 		*listen = r.private(name+".listen", port)

@@ -10,17 +10,30 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/parameters"
 )
 
 // ErrConfig is what every *Error is: the configuration cannot be used.
 var ErrConfig = errors.New("configuration cannot be used")
 
+// fault is an error that the configuration is to blame for, and no line of it.
+type fault struct{ error }
+
+func (f fault) Is(target error) bool { return target == ErrConfig }
+func (f fault) Unwrap() error        { return f.error }
+
+// Fault returns an error that is ErrConfig and says only what is given: what the
+// user of the configuration finds wrong with it.
+func Fault(format string, args ...any) error { return fault{fmt.Errorf(format, args...)} }
+
 // Diagnostic is one fault of a configuration file.
 type Diagnostic struct {
-	File         string
-	Line, Column int    // from 1; 0: the whole file
-	Text         string // what is wrong, and what was expected
-	Source       string // the line, without what may be a secret
+	File   string `json:"file"`
+	Line   int    `json:"line,omitempty"` // from 1; 0: the whole file
+	Column int    `json:"column,omitempty"`
+	Text   string `json:"text"`             // what is wrong, and what was expected
+	Source string `json:"source,omitempty"` // the line, without what may be a secret
 }
 
 // String returns "file:line:column: text".
@@ -130,7 +143,7 @@ func withoutSecret(line string) string {
 func didYouMean(word string, known []string) string {
 	best, least := "", 3 // more than two changes are another word
 	for _, k := range known {
-		if d := distance(strings.ToLower(word), k); d < least && d < len(k) {
+		if d := parameters.Distance(strings.ToLower(word), k); d < least && d < len(k) {
 			best, least = k, d
 		}
 	}
@@ -146,26 +159,4 @@ func oneOf(words []string) string {
 		return words[0]
 	}
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
-}
-
-// distance is Levenshtein's: how many letters must be changed, added or left
-// out to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := diagonal
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			diagonal = row[j]
-			row[j] = min(change, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

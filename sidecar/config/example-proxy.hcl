@@ -14,9 +14,9 @@ consul {
   # token_file = "/etc/pgsidecar/consul.token"    # it needs only to read: pgsidecar files policy
 }
 
-service {
-  name = "pg"
-}
+# service {
+#   name = "pg"                         # the cluster's name; the members' service, if theirs is another
+# }
 
 # api {
 #   listen = "127.0.0.1:8018"           # /status, /metrics, /readiness, /liveness
@@ -38,7 +38,7 @@ haproxy {
   # maxconn         = 2000
   # connect_timeout = "50ms"            # more than the round trip to the farthest member
   # queue_timeout   = "30s"             # how long a client waits for a primary
-  # idle_timeout    = "24h"
+  # idle_timeout    = "576h"            # of a silent connection; HAProxy knows no longer one
   # global          = ["user haproxy", "group haproxy", "log /dev/log local0", "cpu-map auto:1/1-4 0-3"]
   #                                     # cpu-map: a core for each of 4 threads, which the kernel otherwise puts
   #                                     # two on one at times, when the sessions of a lost primary are ended
@@ -51,7 +51,7 @@ template "haproxy" {
   destination = "/etc/haproxy/haproxy.cfg"
   check       = ["haproxy", "-c", "-f", "{}"]     # must accept it before it replaces the last good one
   command     = ["systemctl", "reload", "haproxy"]          # not with master_socket; a file of your own: reload = "haproxy"
-  # perms   = "0640"
+  # perms   = "0640"   # of a new file; otherwise mode and owner stay as they are
   # user    = "haproxy"                 # and group; those that the file has
   # timeout = "30s"                     # of check, command and reload
 }

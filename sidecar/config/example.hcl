@@ -19,9 +19,9 @@ consul {
   # }
 }
 
-service {
-  name = "pg"                           # primary.pg.service.consul, replica.pg.service.consul
-}
+# service {
+#   name = "pg"                         # the cluster's name: primary.pg.service.consul, replica.pg.service.consul
+# }
 
 postgres {
   # bin_dir  = "/usr/lib/postgresql/15/bin"       # the data directory's version, or the newest
@@ -57,7 +57,9 @@ postgres {
 api {
   listen = "{{ GetPrivateIP }}:8008"    # health, status, and the members' streams
   # token_file = "/etc/pgsidecar/api.token"   # without it, or a client's certificate, nothing can be changed
-  # drills = true                       # whoever has the token may kill this server: pgsidecar drill live
+  # allow = ["10.0.0.0/8"]              # take changes from here only, and from the members
+  # drills = true                       # anyone with the token may kill this server: pgsidecar drill live
+  # ui = false                          # no page under /ui
   # tls {                               # on all members, or on none; new certificates count at once
   #   cert_file           = "/etc/pgsidecar/api.crt"
   #   key_file            = "/etc/pgsidecar/api.key"
@@ -68,7 +70,7 @@ api {
 }
 
 durability {
-  mode     = "quorum"                   # or "async": nobody is waited for
+  mode     = "quorum"                   # or "async": commits wait for no standby
   standbys = 1                          # how many hold each acknowledged commit, besides the primary
   # strict = true                       # rather block commits than have fewer hold them
 }
@@ -78,7 +80,54 @@ failover {
   # failure_timeout  = "2s"
   # lease            = "5s"             # the same on all members
   # handover_timeout = "10s"
+  # max_lag          = "16MB"           # mode async: who lacks more does not lead by itself (default: no bound)
+  # refused_is_dead  = true             # false behind port maps, NAT or Kubernetes services: there a refusal proves nothing
 }
+
+# tags {                                # of this member; also: pgsidecar settings set tags.MEMBER.nosync=true
+#   nofailover    = true                # never leads; or priority = 10: among equals the higher leads
+#   nosync        = true                # commits never wait for it; or sync_priority = 10: the higher is a voter
+#   noloadbalance = true                # gets no reads
+#   clonefrom     = true                # new members copy from it
+#   replicatefrom = "n2"                # follows that member instead of the primary
+#   zone          = "a"                 # a tag of your own: /replica?tag_zone=a, and Consul's metadata
+# }
+
+# backup "main" {                       # the same on all members: pgsidecar help backup
+#   engine = "pgbackrest"               # or command, pg_dump
+#   repository {
+#     path = "/srv/backups"             # or type = "s3" with options; the same for all members
+#   }
+#   retention {
+#     full = 2                          # or days = 14
+#   }
+#   schedule {                          # minute, hour, day, month, weekday; UTC
+#     full = "30 2 * * 0"
+#     incr = "30 2 * * 1-6"
+#   }
+# }
+
+# bootstrap {                           # found the cluster from a backup; default: by initdb
+#   from_backup {
+#     cluster = "pg-old"                # whose; default: this one's
+#     to_time = "2026-03-01 12:00:00+01"  # or to_lsn, to_name, to_xid; default: the end
+#   }
+# }
+
+# hook "vip" {                          # run when this member becomes it, as PostgreSQL's user
+#   on      = ["primary", "replica", "stopped"]   # failover, blocked, unblocked, drill, backup, before_promote, before_stop
+#   command = ["/usr/local/bin/vip"]    # PGSIDECAR_EVENT, _ROLE, _TERM, _LEADER in its environment; all as JSON on its input
+#   # user       = "root"
+#   # timeout    = "10s"                # then it is killed, with all that it started
+#   # on_failure = "abort"              # if before_promote fails, do not promote
+# }
+
+# notify "ops" {
+#   on       = ["failover", "blocked", "unblocked"]
+#   webhook  = "https://hooks.example.com/pg"      # or file("…"), if who knows it may send
+#   # format   = "json"                 # or alertmanager, pagerduty, opsgenie
+#   # key_file = "/etc/pgsidecar/notify.key"      # signs the body (X-Pgsidecar-Signature), or is the receiver's own key
+# }
 
 # log {
 #   level  = "info"

@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/hooks"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // Reloadable is what a running sidecar takes over from a changed file (SIGHUP).
@@ -26,9 +29,14 @@ type Reloadable struct {
 	FailureTimeout  time.Duration
 	HandoverTimeout time.Duration
 	AgentTimeout    time.Duration
+	MaxLag          settings.Size
+	RefusedIsDead   bool
 
+	StandbyOf settings.Site
 	Tags      Tags
 	Templates []Template
+	Hooks     []hooks.Hook
+	Notices   []hooks.Notice
 	HAProxy   HAProxy
 	PgBouncer PgBouncer
 	Log       Log
@@ -40,7 +48,8 @@ func (c *Config) Reloadable() Reloadable {
 		ServiceTags: c.Service.Tags, ServiceMeta: c.Service.Meta,
 		Parameters: c.Postgres.Parameters, HBA: c.Postgres.HBA, Ident: c.Postgres.Ident, StopTimeout: c.Postgres.StopTimeout,
 		Automatic: c.Failover.Automatic, FailureTimeout: c.Failover.FailureTimeout, HandoverTimeout: c.Failover.HandoverTimeout, AgentTimeout: c.Failover.AgentTimeout,
-		Tags: c.Tags, Templates: c.Templates, HAProxy: c.HAProxy, PgBouncer: c.PgBouncer, Log: c.Log,
+		MaxLag: c.Failover.MaxLag, RefusedIsDead: c.Failover.RefusedIsDead,
+		StandbyOf: c.StandbyOf, Tags: c.Tags, Templates: c.Templates, Hooks: c.Hooks, Notices: c.Notices, HAProxy: c.HAProxy, PgBouncer: c.PgBouncer, Log: c.Log,
 	}
 }
 
@@ -49,8 +58,9 @@ func (c Config) with(l Reloadable) Config {
 	c.Service.Tags, c.Service.Meta = l.ServiceTags, l.ServiceMeta
 	c.Postgres.Parameters, c.Postgres.HBA, c.Postgres.Ident, c.Postgres.StopTimeout = l.Parameters, l.HBA, l.Ident, l.StopTimeout
 	c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.HandoverTimeout = l.Automatic, l.FailureTimeout, l.HandoverTimeout
-	c.Failover.AgentTimeout = l.AgentTimeout
+	c.Failover.AgentTimeout, c.Failover.MaxLag, c.Failover.RefusedIsDead = l.AgentTimeout, l.MaxLag, l.RefusedIsDead
 	c.Tags, c.Templates, c.HAProxy, c.PgBouncer, c.Log = l.Tags, l.Templates, l.HAProxy, l.PgBouncer, l.Log
+	c.Hooks, c.Notices, c.StandbyOf = l.Hooks, l.Notices, l.StandbyOf
 	return c
 }
 

@@ -7,12 +7,26 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 // Write writes the configuration that is in effect, defaults and derived values
 // included, as a file that Load accepts. A secret that came from the
 // environment is left out, with a comment where it would stand.
 func (c *Config) Write(w io.Writer) error {
+	var text strings.Builder
+	c.written().print(&text, "")
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// Object returns what Write writes, for programs: a block is an object, and one with a
+// label stands below its label. A secret that came from the environment is left out.
+func (c *Config) Object() map[string]any { return c.written().object() }
+
+func (c *Config) written() *writer {
 	root := &writer{}
 	root.set("cluster", c.Cluster)
 	root.set("member", c.Member)
@@ -39,14 +53,16 @@ func (c *Config) Write(w io.Writer) error {
 		root.member(c)
 	}
 	for _, t := range c.Templates {
-		b := root.block("template " + quote(t.Name))
+		b := root.labelled("template", t.Name)
 		b.set("source", t.Source)
 		b.set("builtin", t.Builtin)
 		b.set("destination", t.Destination)
 		b.set("check", t.Check)
 		b.set("command", t.Command)
 		b.set("reload", t.Reload)
-		b.set("perms", t.Perms)
+		if t.Perms != 0 {
+			b.set("perms", t.Perms)
+		}
 		b.set("user", t.User)
 		b.set("group", t.Group)
 		b.set("timeout", t.Timeout)
@@ -64,10 +80,7 @@ func (c *Config) Write(w io.Writer) error {
 	log := root.block("log")
 	log.set("level", c.Log.Level)
 	log.set("format", c.Log.Format)
-	var text strings.Builder
-	root.print(&text, "")
-	_, err := io.WriteString(w, text.String())
-	return err
+	return root
 }
 
 // member writes the blocks that only a member has.
@@ -98,7 +111,13 @@ func (w *writer) member(c *Config) {
 	api.set("listen", c.API.Listen)
 	api.set("advertise", c.API.Advertise)
 	api.secret("token", c.API.TokenFile, c.API.Token)
+	var allow []string
+	for _, network := range c.API.Allow {
+		allow = append(allow, network.String())
+	}
+	api.set("allow", allow)
 	api.set("drills", c.API.Drills)
+	api.set("ui", c.API.UI)
 	if c.API.TLS != (ServerTLS{}) {
 		tls := api.block("tls")
 		tls.set("cert_file", c.API.TLS.CertFile)
@@ -111,7 +130,7 @@ func (w *writer) member(c *Config) {
 
 	d := w.block("durability")
 	d.set("mode", string(c.Durability.Mode))
-	if c.Durability.Standbys > 0 {
+	if c.Durability.Mode == ha.ModeQuorum {
 		d.set("standbys", c.Durability.Standbys)
 		d.set("strict", c.Durability.Strict)
 		d.set("max_voters", c.Durability.MaxVoters)
@@ -122,14 +141,40 @@ func (w *writer) member(c *Config) {
 	f.set("lease", c.Failover.Lease)
 	f.set("handover_timeout", c.Failover.HandoverTimeout)
 	f.set("agent_timeout", c.Failover.AgentTimeout)
+	if c.Failover.MaxLag > 0 {
+		f.set("max_lag", c.Failover.MaxLag.String())
+	}
+	f.set("refused_is_dead", c.Failover.RefusedIsDead)
 
+	w.site(&c.StandbyOf)
 	tags := w.block("tags")
 	tags.set("nofailover", c.Tags.NoFailover)
 	tags.set("priority", c.Tags.Priority)
 	tags.set("nosync", c.Tags.NoSync)
+	tags.some("sync_priority", c.Tags.SyncPriority)
 	tags.set("noloadbalance", c.Tags.NoLoadBalance)
 	tags.set("clonefrom", c.Tags.CloneFrom)
 	tags.set("replicatefrom", c.Tags.ReplicateFrom)
+	for _, name := range sortedKeys(c.Tags.Own) {
+		tags.set(name, c.Tags.Own[name])
+	}
+	w.bootstrap(&c.Bootstrap)
+	for i := range c.Backups {
+		w.backup(&c.Backups[i])
+	}
+	w.hooks(c)
+}
+
+func (w *writer) site(s *settings.Site) {
+	if !s.Given() {
+		return
+	}
+	b := w.block("standby_of")
+	b.set("service", s.Service)
+	b.set("datacenter", s.Datacenter)
+	b.set("addresses", s.Addresses)
+	b.set("apis", s.APIs)
+	b.set("alone", s.Alone)
 }
 
 func (w *writer) haproxy(h *HAProxy) {
@@ -161,12 +206,21 @@ func (w *writer) account(name string, a Account) {
 // writer gathers one body: its attributes, then its blocks.
 type writer struct {
 	name   string // of the block
-	lines  [][2]string
+	label  string
+	lines  []attribute
 	blocks []*writer
 }
 
-func (w *writer) block(name string) *writer {
-	b := &writer{name: name}
+// attribute is one line of a body: a comment where it has no text.
+type attribute struct {
+	name, text string
+	value      any // as a program reads it
+}
+
+func (w *writer) block(name string) *writer { return w.labelled(name, "") }
+
+func (w *writer) labelled(name, label string) *writer {
+	b := &writer{name: name, label: label}
 	w.blocks = append(w.blocks, b)
 	return b
 }
@@ -175,27 +229,55 @@ func (w *writer) block(name string) *writer {
 func (w *writer) print(to *strings.Builder, indent string) {
 	width := 0
 	for _, l := range w.lines {
-		if l[1] != "" {
-			width = max(width, len(l[0]))
+		if l.text != "" {
+			width = max(width, len(l.name))
 		}
 	}
 	for _, l := range w.lines {
-		if l[1] == "" { // a comment
-			fmt.Fprintf(to, "%s%s\n", indent, l[0])
+		if l.text == "" {
+			fmt.Fprintf(to, "%s%s\n", indent, l.name)
 			continue
 		}
-		fmt.Fprintf(to, "%s%-*s = %s\n", indent, width, l[0], l[1])
+		fmt.Fprintf(to, "%s%-*s = %s\n", indent, width, l.name, l.text)
 	}
 	for _, b := range w.blocks {
-		fmt.Fprintf(to, "%s%s {\n", indent, b.name)
+		head := b.name
+		if b.label != "" {
+			head += " " + quote(b.label)
+		}
+		fmt.Fprintf(to, "%s%s {\n", indent, head)
 		b.print(to, indent+"  ")
 		fmt.Fprintf(to, "%s}\n", indent)
 	}
 }
 
+// object returns the body as JSON has it.
+func (w *writer) object() map[string]any {
+	object := map[string]any{}
+	for _, l := range w.lines {
+		if l.text != "" {
+			object[l.name] = l.value
+		}
+	}
+	for _, b := range w.blocks {
+		if b.label == "" {
+			object[b.name] = b.object()
+			continue
+		}
+		labelled, _ := object[b.name].(map[string]any)
+		if labelled == nil {
+			labelled = map[string]any{}
+			object[b.name] = labelled
+		}
+		labelled[b.label] = b.object()
+	}
+	return object
+}
+
 // set adds an attribute; empty text, lists, maps and durations are left out.
 func (w *writer) set(name string, value any) {
 	var text string
+	plain := value
 	switch value := value.(type) {
 	case string:
 		text = quote(value)
@@ -204,12 +286,13 @@ func (w *writer) set(name string, value any) {
 	case int:
 		text = strconv.Itoa(value)
 	case time.Duration:
-		text = quote(value.String())
+		text, plain = quote(value.String()), value.String()
 		if value == 0 {
 			return
 		}
 	case fs.FileMode:
-		text = quote(fmt.Sprintf("%04o", value))
+		plain = fmt.Sprintf("%04o", value)
+		text = quote(plain.(string))
 	case []string:
 		var all []string
 		for _, s := range value {
@@ -226,7 +309,14 @@ func (w *writer) set(name string, value any) {
 	if text == `""` || text == "[]" || text == "{  }" {
 		return
 	}
-	w.lines = append(w.lines, [2]string{name, text})
+	w.lines = append(w.lines, attribute{name, text, plain})
+}
+
+// some adds a number that is not zero.
+func (w *writer) some(name string, n int) {
+	if n != 0 {
+		w.set(name, n)
+	}
 }
 
 // secret adds where a secret comes from, never what it is.
@@ -235,7 +325,7 @@ func (w *writer) secret(name, file string, value Secret) {
 	case file != "":
 		w.set(name+"_file", file)
 	case !value.Empty():
-		w.lines = append(w.lines, [2]string{"# " + name + " is set, and secret", ""})
+		w.lines = append(w.lines, attribute{name: "# " + name + " is set, and secret"})
 	}
 }
 

@@ -201,10 +201,10 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // measure plays one fault. What a report calls a failure is one of the benchmark
 // with pgsidecar; with Patroni it is part of the figures.
-func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, drill.Summary, error) {
+func (s system) measure(b *testing.B, l *lab.Lab, name string) (measuredFailover, drill.Summary, error) {
 	scenario, err := s.scenario(name)
 	if err != nil {
-		return failover{}, drill.Summary{}, err
+		return measuredFailover{}, drill.Summary{}, err
 	}
 	if err := scenario.Possible(l.Plan()); err != nil {
 		b.Skip(err)
@@ -218,12 +218,12 @@ func (s system) measure(b *testing.B, l *lab.Lab, name string) (failover, drill.
 	if async {
 		benchmark = "FailoversAsync"
 	}
-	f := failover{Origin: s.origin(b, benchmark), Fault: name, Mode: l.Plan().Mode}
+	f := measuredFailover{Origin: s.origin(b, benchmark), Fault: name, Mode: l.Plan().Mode}
 	var reports []*drill.Report
 	for range s.runs(b, name) {
 		r, err := drill.Run(b.Context(), scenario, o)
 		if err != nil {
-			return failover{}, drill.Summary{}, err
+			return measuredFailover{}, drill.Summary{}, err
 		}
 		show(b, r)
 		f.add(r)

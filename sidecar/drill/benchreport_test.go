@@ -27,8 +27,8 @@ import (
 // table (testdata/bench.md.tmpl). A slice that is measured
 // again takes the place of what was there of it, so that slices add up.
 type benchReport struct {
-	Failovers []failover `json:"failovers"`
-	Steady    []steady   `json:"steady"`
+	Failovers []measuredFailover `json:"failovers"`
+	Steady    []steady           `json:"steady"`
 }
 
 // origin is where figures come from.
@@ -41,8 +41,8 @@ type origin struct {
 	Command  string            `json:"command"`
 }
 
-// failover is what was measured of one fault.
-type failover struct {
+// measuredFailover is what was measured of one fault.
+type measuredFailover struct {
 	Origin origin `json:"origin"`
 	Fault  string `json:"fault"`
 	Mode   string `json:"mode"` // of durability
@@ -77,7 +77,7 @@ type steady struct {
 // consulAlone is the system whose steady state is that of Consul with no members.
 const consulAlone = "consul"
 
-func (f *failover) add(r *drill.Report) {
+func (f *measuredFailover) add(r *drill.Report) {
 	f.Pauses = append(f.Pauses, r.Routes[0].PauseMs)
 	f.Quiet = append(f.Quiet, r.Routes[0].QuietMs)
 	f.Lost += r.Rows.Lost
@@ -89,7 +89,7 @@ func (f *failover) add(r *drill.Report) {
 	}
 }
 
-func (f failover) median() float64 {
+func (f measuredFailover) median() float64 {
 	sorted := slices.Sorted(slices.Values(f.Pauses))
 	n := len(sorted)
 	if n%2 == 0 {
@@ -98,17 +98,35 @@ func (f failover) median() float64 {
 	return sorted[n/2]
 }
 
-func (f failover) worst() float64 { return slices.Max(f.Pauses) }
+func (f measuredFailover) worst() float64 { return slices.Max(f.Pauses) }
 
-func (r *benchReport) setFailover(f failover) {
-	r.Failovers = slices.DeleteFunc(r.Failovers, func(old failover) bool {
+func (r *benchReport) setFailover(f measuredFailover) {
+	if os.Getenv("BENCHADD") != "" {
+		f = r.together(f)
+	}
+	r.Failovers = slices.DeleteFunc(r.Failovers, func(old measuredFailover) bool {
 		return old.Origin.System == f.Origin.System && old.Fault == f.Fault && old.Mode == f.Mode
 	})
 	r.Failovers = append(r.Failovers, f)
-	order := func(f failover) string {
+	order := func(f measuredFailover) string {
 		return fmt.Sprintf("%s %s %03d %s", f.Origin.System, f.Mode, slices.Index(slices.Concat(beside, alone), f.Fault), f.Fault)
 	}
-	slices.SortFunc(r.Failovers, func(a, b failover) int { return strings.Compare(order(a), order(b)) })
+	slices.SortFunc(r.Failovers, func(a, b measuredFailover) int { return strings.Compare(order(a), order(b)) })
+}
+
+// together is a slice with what was measured before of the same, by the same programs:
+// a round after the other, with those of another system between them.
+func (r *benchReport) together(f measuredFailover) measuredFailover {
+	for _, old := range r.Failovers {
+		if old.Origin.System != f.Origin.System || old.Fault != f.Fault || old.Mode != f.Mode || !maps.Equal(old.Origin.Programs, f.Origin.Programs) {
+			continue
+		}
+		old.Origin.Load = max(old.Origin.Load, f.Origin.Load)
+		old.Pauses, old.Quiet = append(old.Pauses, f.Pauses...), append(old.Quiet, f.Quiet...)
+		old.Lost, old.Doubled, old.Stuck = old.Lost+f.Lost, old.Doubled+f.Doubled, old.Stuck+f.Stuck
+		return old
+	}
+	return f
 }
 
 func (r *benchReport) setSteady(s steady) {
@@ -120,7 +138,10 @@ func (r *benchReport) setSteady(s steady) {
 // origin describes the system, the machine, and how to measure again.
 func (s system) origin(b testing.TB, benchmark string) origin {
 	o := origin{System: s.name, Measured: time.Now().UTC().Truncate(time.Second), Machine: machine(), Programs: map[string]string{"Go": runtime.Version()},
-		Command: fmt.Sprintf("make bench-beside BENCH='%s/%s'%s", benchmark, s.name, s.settings(benchmark))}
+		Command: os.Getenv("BENCHCOMMAND")}
+	if o.Command == "" {
+		o.Command = fmt.Sprintf("go test -bench '%s/%s' ./sidecar/drill%s", benchmark, s.name, s.settings(benchmark))
+	}
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		_, _ = fmt.Sscan(string(text), &o.Load)
 	}
@@ -179,6 +200,9 @@ func (s system) settings(benchmark string) (text string) {
 // revision is the commit that is measured. The report itself may have changed
 // since.
 func revision(b testing.TB) string {
+	if known := os.Getenv("REVISION"); known != "" { // where there is no git
+		return known
+	}
 	out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
 	if err != nil {
 		return "unknown"
@@ -270,7 +294,7 @@ func duration(ms float64) string {
 
 // cell is what the table says of a fault with a system.
 func (r *benchReport) cell(system, fault, mode string) string {
-	i := slices.IndexFunc(r.Failovers, func(f failover) bool {
+	i := slices.IndexFunc(r.Failovers, func(f measuredFailover) bool {
 		return f.Origin.System == system && f.Fault == fault && f.Mode == mode
 	})
 	if i < 0 {
@@ -327,7 +351,7 @@ func (r *benchReport) origins(system string) []string {
 
 // quietest is the median and the longest pause before the faults with a system.
 func (r *benchReport) quietest(system string) string {
-	var f failover
+	var f measuredFailover
 	for _, other := range r.Failovers {
 		if other.Origin.System == system {
 			f.Pauses = append(f.Pauses, other.Quiet...)
@@ -337,6 +361,16 @@ func (r *benchReport) quietest(system string) string {
 		return notMeasured
 	}
 	return fmt.Sprintf("%s / %s", duration(f.median()), duration(f.worst()))
+}
+
+// patroniSync says by which synchronous mode of Patroni its figures were measured.
+func (r *benchReport) patroniSync() string {
+	for _, f := range r.Failovers {
+		if version := f.Origin.Programs["Patroni"]; syncMode(version, true) == "quorum" {
+			return "synchronous_mode quorum: any one of two standbys holds each commit"
+		}
+	}
+	return "synchronous_mode with one synchronous standby (quorum commit came later than this version)"
 }
 
 // loads is what else the machine did while a system was measured.
@@ -396,7 +430,7 @@ func (r *benchReport) table(t testing.TB) []byte {
 		}
 		why = append(why, fmt.Sprintf("%s: %s", s.Name, s.Why))
 	}
-	page := template.Must(template.New("bench.md").Funcs(template.FuncMap{"cell": r.cell, "quiet": r.quietest, "load": r.loads, "origins": r.origins}).Parse(benchText))
+	page := template.Must(template.New("bench.md").Funcs(template.FuncMap{"cell": r.cell, "quiet": r.quietest, "load": r.loads, "origins": r.origins, "sync": r.patroniSync}).Parse(benchText))
 	var b bytes.Buffer
 	err := page.Execute(&b, map[string]any{"Columns": columns, "Beside": beside, "Alone": alone, "Steady": rows,
 		"Background": fmt.Sprintf("%.0f", background), "Why": why})
@@ -429,13 +463,16 @@ func TestBenchReportAddsUp(t *testing.T) {
 	t.Setenv("BENCHREPORT", filepath.Join(t.TempDir(), "bench"))
 	set := func(system, fault string, lost int64, pauses ...float64) {
 		record(t, func(r *benchReport) {
-			r.setFailover(failover{Origin: origin{System: system}, Fault: fault, Mode: "quorum", Pauses: pauses, Lost: lost, Doubled: min(1, int(lost))})
+			r.setFailover(measuredFailover{Origin: origin{System: system}, Fault: fault, Mode: "quorum", Pauses: pauses, Lost: lost, Doubled: min(1, int(lost))})
 		})
 	}
 	set(ownSystem, "cut-off", 0, 100)
 	set("patroni-fastest", "cut-off", 7, 30_000, 20_000, 22_340)
 	set(ownSystem, "switchover", 0, 50)
 	set(ownSystem, "cut-off", 0, 2100, 2300)
+	t.Setenv("BENCHADD", "yes") // the rounds of another are kept
+	set(ownSystem, "host-lost", 0, 2000)
+	set(ownSystem, "host-lost", 0, 3000, 2500)
 	record(t, func(r *benchReport) { r.setSteady(steady{Origin: origin{System: consulAlone}, IdleRaft: 10}) })
 	record(t, func(r *benchReport) {
 		r.setSteady(steady{Origin: origin{System: ownSystem}, IdleRaft: 12, BusyRaft: 9, RSS: 43})
@@ -446,6 +483,7 @@ func TestBenchReportAddsUp(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| switchover | 50 ms / 50 ms (1) | not measured | not measured |",
+		"| host-lost | 2.5 s / 3.0 s (3) | not measured | not measured |",
 		"| cut-off | 2.2 s / 2.3 s (2) | 22.3 s / 30.0 s (3); 7 rows lost; two primaries in 1 of 3 | not measured |",
 		"| Raft writes a minute, idle | 2 | not measured | not measured |",
 		"| Raft writes a minute, rows being written | 0 | not measured | not measured |",

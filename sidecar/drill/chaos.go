@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type ChaosOptions struct {
 // cluster is not as it should be, with all faults undone, so that it can be
 // looked at. A report that has failures is no error.
 func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
-	o.Time, o.Deadline = orElse(o.Time, time.Minute), orElse(o.Deadline, 2*time.Minute)
+	o.Time, o.Deadline = cmp.Or(o.Time, time.Minute), cmp.Or(o.Deadline, 2*time.Minute)
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -125,16 +126,22 @@ type picked struct {
 	scenario Scenario
 	hold     time.Duration
 	swap     bool // the other replica plays the first one's part
+	cast     Cast // who played which part
 }
 
 // alone are scenarios that are no part of a pair: their undoing waits for what
 // another fault may make impossible.
-var alone = []string{"terminated", "switchover", "archive-blocked", "disk-full", "disk-full-standby", "wal-damaged", "failover-disturbed", "consul-away", "consul-frozen", "token-revoked"}
+var alone = []string{"terminated", "switchover", "archive-blocked", "disk-full", "disk-full-standby", "wal-damaged", "failover-disturbed", "consul-away", "consul-frozen", "token-revoked",
+	"replica-promoted", "replica-written", "primary-restarted", "replica-restarted", "disk-hung", "disk-replaced", "port-cut",
+	"keys-deleted", "record-deleted", "lock-deleted"}
 
 // pick draws the next fault, or pair of faults.
 func (c *chaos) pick() []picked {
 	plan := c.Lab.Plan()
-	possible := slices.DeleteFunc(Scenarios(), func(s Scenario) bool { return s.Possible(plan) != nil || slices.Contains(c.Without, s.Name) })
+	possible := slices.DeleteFunc(Scenarios(), func(s Scenario) bool {
+		// What DNS said is judged for the whole run, and so cannot allow for one fault.
+		return s.Possible(plan) != nil || s.Catalog || slices.Contains(c.Without, s.Name)
+	})
 	one := func() picked {
 		p := picked{scenario: possible[c.draw.IntN(len(possible))], swap: c.draw.IntN(2) == 1}
 		// Some faults end before they are noticed, some after; long ones are cut short.
@@ -161,8 +168,9 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	var err error
 	for i, p := range faults {
 		cast := c.cast(before.Member, p.swap)
+		faults[i].cast = cast
 		undo = append(undo, func() error { return c.undo(ctx, p.scenario, cast) })
-		faulting, cancel := context.WithTimeout(ctx, 30*time.Second)
+		faulting, cancel := context.WithTimeout(ctx, c.Deadline)
 		err = p.scenario.Fault(faulting, cast)
 		cancel()
 		if i > 0 && errors.Is(err, lab.ErrNotRunning) {
@@ -175,6 +183,9 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 		sleep(ctx, p.hold)
 	}
 	fault.FaultMs = ms(time.Since(begun))
+	if err == nil {
+		err = c.found(ctx, faults)
+	}
 	for _, f := range slices.Backward(undo) {
 		err = errors.Join(err, f())
 	}
@@ -199,6 +210,22 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	}
 }
 
+// found waits until the cluster has found what nobody undoes: before, it may look
+// whole.
+func (c *chaos) found(ctx context.Context, faults []picked) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	for _, p := range faults {
+		if p.scenario.Undo != nil || p.scenario.Check == nil {
+			continue
+		}
+		if err := p.scenario.Check(ctx, p.cast); err != nil {
+			return fmt.Errorf("%s was not found: %w", p.scenario.Name, err)
+		}
+	}
+	return nil
+}
+
 // cast gives the parts for one fault.
 func (c *chaos) cast(primary string, swap bool) Cast {
 	cast := Cast{Lab: c.Lab, Primary: primary}
@@ -218,7 +245,7 @@ func (c *chaos) undo(ctx context.Context, s Scenario, cast Cast) error {
 	if s.Undo == nil {
 		return nil
 	}
-	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if err := s.Undo(undoing, cast); err != nil {
 		return fmt.Errorf("undo %s: %w", s.Name, err)

@@ -12,12 +12,14 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // binary builds pgsidecar, or takes what PGSIDECAR_BINARY names.
 func binary(t testing.TB) string {
 	t.Helper()
+	labtest.NeedPrograms(t)
 	if path := os.Getenv("PGSIDECAR_BINARY"); path != "" {
 		return path
 	}
@@ -67,6 +69,7 @@ func up(t testing.TB, o lab.Options) *lab.Lab {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	o.Dir = filepath.Join(dir, "lab")
 	o.Isolated = o.Isolated && os.Geteuid() == 0
+	labtest.NeedPrograms(t)
 	l, err := lab.New(o)
 	if errors.Is(err, programs.ErrMissing) {
 		t.Skip(err)

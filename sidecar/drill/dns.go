@@ -2,6 +2,7 @@ package drill
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -28,7 +29,7 @@ type DNSPoller struct {
 	// Dial connects to a DNS server; Server is its host:port.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Server string
-	// Name is asked for, with a dot at its end.
+	// Name is looked up, with a dot at its end.
 	Name string
 	// Interval is the time between two times of asking; 0: 2 ms. One below 10 ms
 	// weighs on the server: A and SRV are then asked for in turn.
@@ -46,9 +47,9 @@ type DNSPoller struct {
 const seldom = 10 * time.Millisecond
 
 // Every returns how often each of the two questions is asked: so much later than
-// it came about may an answer be seen.
+// it began may an answer be seen.
 func (p *DNSPoller) Every() time.Duration {
-	if i := orElse(p.Interval, 2*time.Millisecond); i < seldom {
+	if i := cmp.Or(p.Interval, 2*time.Millisecond); i < seldom {
 		return 2 * i
 	}
 	return p.Interval
@@ -80,7 +81,7 @@ func (p *DNSPoller) Stop() {
 func (p *DNSPoller) poll(ctx context.Context, conn net.Conn) {
 	defer close(p.done)
 	defer conn.Close()
-	tick := time.NewTicker(orElse(p.Interval, 2*time.Millisecond))
+	tick := time.NewTicker(cmp.Or(p.Interval, 2*time.Millisecond))
 	defer tick.Stop()
 	questions := [...]*question{{name: p.Name, kind: dns.TypeA}, {name: p.Name, kind: dns.TypeSRV}}
 	for i := 0; ; i++ {
@@ -245,18 +246,10 @@ func addresses(answer *dns.Msg) []string {
 		case *dns.A:
 			found = append(found, rr.A.String())
 		case *dns.SRV:
-			host := orElse(byName[strings.ToLower(rr.Target)], rr.Target)
+			host := cmp.Or(byName[strings.ToLower(rr.Target)], rr.Target)
 			found = append(found, net.JoinHostPort(host, strconv.Itoa(int(rr.Port))))
 		}
 	}
 	slices.Sort(found)
 	return slices.Compact(found)
-}
-
-func orElse[T comparable](v, standard T) T {
-	var zero T
-	if v == zero {
-		return standard
-	}
-	return v
 }

@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,7 @@ type rehearsal struct {
 // is no error; an error says that the drill could not be done to its end, and
 // then the report (if any) has what is known. The fault is undone in any case.
 func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
-	o.Deadline = orElse(o.Deadline, 2*time.Minute)
+	o.Deadline = cmp.Or(o.Deadline, 2*time.Minute)
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -80,7 +81,7 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	if err != nil {
 		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
 	}
-	r.report.judge(o.Objective)
+	r.report.judge(o.Objective, s.Catalog)
 	r.remember(ctx)
 	return r.report, nil
 }
@@ -181,7 +182,7 @@ func (r *rehearsal) makeWriters() error {
 		return address
 	}
 	add := func(route Route) *Writer {
-		return &Writer{Route: route, Run: r.run, First: 100 * (len(r.routes) + len(r.direct)), Workers: orElse(r.Workers, 4),
+		return &Writer{Route: route, Run: r.run, First: 100 * (len(r.routes) + len(r.direct)), Workers: cmp.Or(r.Workers, 4),
 			Member: name, Primaries: r.primaries, Frontier: frontier, Traced: true}
 	}
 	routes, err := Routes(r.Lab)
@@ -224,7 +225,7 @@ func (r *rehearsal) makeWriters() error {
 	r.dns = &DNSPoller{Dial: dial, Server: plan.App().DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul.", Interval: r.DNSEvery}
 	if r.PauseOnly {
 		r.direct, r.readers = nil, nil
-		r.dns.Interval = orElse(r.DNSEvery, 100*time.Millisecond)
+		r.dns.Interval = cmp.Or(r.DNSEvery, 100*time.Millisecond)
 	}
 	return nil
 }
@@ -271,7 +272,7 @@ func (r *rehearsal) play(ctx context.Context) error {
 	if r.scenario.Undo != nil {
 		r.Progress("undoing the fault")
 		// Also when the caller has given up: nothing stays broken.
-		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		err = errors.Join(err, r.scenario.Undo(undoing, r.cast))
 	}
@@ -288,6 +289,9 @@ func (r *rehearsal) play(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// undoTimeout bounds the undoing of a fault: a member that was told to stop ends first.
+const undoTimeout = time.Minute
 
 // quietTime is how long is measured before the fault.
 const quietTime = time.Second

@@ -1,4 +1,7 @@
 package drill
 
 // Judge is judge, for tests.
-func (r *Report) Judge(o Objective) { r.judge(o) }
+func (r *Report) Judge(o Objective) { r.judge(o, false) }
+
+// JudgeCatalog is judge where an earlier catalog was put back.
+func (r *Report) JudgeCatalog(o Objective) { r.judge(o, true) }

@@ -124,7 +124,7 @@ func TestPossible(t *testing.T) {
 		return all
 	}
 	loopback := &lab.Plan{Mode: "quorum", Standbys: 1, Hosts: append(hosts(lab.KindConsul, 1), hosts(lab.KindMember, 3)...)}
-	whole := &lab.Plan{Mode: "quorum", Standbys: 1, Isolated: true, Breakable: true, Hosts: append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 3)...)}
+	whole := &lab.Plan{Mode: "quorum", Standbys: 1, Isolated: true, Breakable: true, Hangable: true, Hosts: append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 3)...)}
 	small := *whole
 	small.Hosts = append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 2)...)
 	seen := map[string]bool{}

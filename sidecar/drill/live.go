@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 )
 
 // Live is a drill of a cluster that is no lab, done through what it offers to
@@ -26,7 +29,7 @@ type Live struct {
 	// Inject injects the fault, and returns when it is there.
 	Inject func(ctx context.Context, before Initial) error
 	// Account returns the account of the newest term; nil: there is none.
-	Account   func(ctx context.Context) (*Account, error)
+	Account   func(ctx context.Context) (*failover.Record, error)
 	Objective Objective
 	Deadline  time.Duration // for each of recovery and becoming whole; 0: two minutes
 	Progress  func(string)
@@ -55,7 +58,7 @@ const checkInterval = 500 * time.Millisecond
 // Run does the drill. It returns ErrNotPossible, and nothing was changed, if
 // the cluster is not healthy enough or the route cannot be measured.
 func (l Live) Run(ctx context.Context) (*Report, error) {
-	l.Deadline = orElse(l.Deadline, 2*time.Minute)
+	l.Deadline = cmp.Or(l.Deadline, 2*time.Minute)
 	before, err := l.Check(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotPossible, err)
@@ -80,7 +83,7 @@ func (l Live) Run(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return r.report, fmt.Errorf("drill %s: %w", l.Scenario, err)
 	}
-	r.report.judge(l.Objective)
+	r.report.judge(l.Objective, false)
 	return r.report, nil
 }
 

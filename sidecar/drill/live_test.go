@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
@@ -68,8 +69,8 @@ func TestLive(t *testing.T) {
 			Inject: func(ctx context.Context, before drill.Initial) error {
 				return l.Change(ctx, before.Primary, s.path, []byte(strings.ReplaceAll(s.body, "LEADER", before.Primary)))
 			},
-			Account: func(context.Context) (*drill.Account, error) {
-				return &drill.Account{Term: 9, Leader: "n9", Announced: time.Now()}, nil
+			Account: func(context.Context) (*failover.Record, error) {
+				return &failover.Record{Term: 9, Leader: "n9", Announced: time.Now()}, nil
 			}}
 		report, err := live.Run(t.Context())
 		if err != nil {

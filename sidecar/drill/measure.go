@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 )
 
 // close reads the rows back, inspects the members, and fills in the report.
@@ -46,7 +49,7 @@ func (r *rehearsal) close(ctx context.Context) error {
 	p.Stopped = p.stopped()
 	p.Phases = r.phases(last)
 	if !p.Whole.IsZero() && p.Moved && p.Primary != p.Initial.Primary {
-		streams := orElse(r.returned, p.Whole)
+		streams := cmp.Or(r.returned, p.Whole)
 		p.Returned = &Return{Member: p.Initial.Primary, AfterMs: max(0, ms(streams.Sub(p.Undone))), WholeMs: ms(p.Whole.Sub(p.Undone))}
 	}
 	return nil
@@ -148,7 +151,7 @@ func (r *rehearsal) phases(last Reign) []Phase {
 
 // account reads the newest account of a term from Consul. There is none if no
 // term has begun since the fault.
-func (r *rehearsal) account(ctx context.Context) (*Account, error) {
+func (r *rehearsal) account(ctx context.Context) (*failover.Record, error) {
 	plan := r.Lab.Plan()
 	client, err := r.Lab.ConsulClient(plan.App().Name)
 	if err != nil {
@@ -161,7 +164,7 @@ func (r *rehearsal) account(ctx context.Context) (*Account, error) {
 	if len(pairs) == 0 {
 		return nil, nil
 	}
-	a := new(Account)
+	a := new(failover.Record)
 	if err := json.Unmarshal(pairs[len(pairs)-1].Value, a); err != nil {
 		return nil, fmt.Errorf("read the cluster's history: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -34,8 +35,8 @@ type patroni struct {
 	// StartTimeout is how long a primary that crashed may take to start again
 	// before another is promoted, in seconds (primary_start_timeout).
 	StartTimeout int
-	// Sync is synchronous_mode with one synchronous standby. Version 3.0 has no
-	// quorum commit yet.
+	// Sync is synchronous_mode with one synchronous standby: any of them, where the
+	// version has quorum commit (quorumSince).
 	Sync bool
 	// Checks are HAProxy's timing of checks.
 	Checks string
@@ -49,6 +50,18 @@ func patroniDefaults() patroni {
 
 func patroniFastest() patroni {
 	return patroni{TTL: 20, LoopWait: 1, RetryTimeout: 3, StartTimeout: 0, Sync: true, Checks: "inter 1s fall 1 rise 1"}
+}
+
+// quorumSince is the first major version with synchronous_mode: quorum.
+const quorumSince = 4
+
+// syncMode is synchronous_mode of a version.
+func syncMode(version string, sync bool) string {
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); sync && err == nil && n >= quorumSince {
+		return "quorum"
+	}
+	return strconv.FormatBool(sync)
 }
 
 // patroniVersion returns Patroni's version, or why it cannot be measured.
@@ -84,7 +97,7 @@ bootstrap:
     retry_timeout: {{.P.RetryTimeout}}
     maximum_lag_on_failover: 1048576
     primary_start_timeout: {{.P.StartTimeout}}
-    synchronous_mode: {{.P.Sync}}
+    synchronous_mode: {{.SyncMode}}
     synchronous_node_count: 1
     postgresql:
       use_pg_rewind: true
@@ -134,7 +147,8 @@ func (p patroni) Files(plan *lab.Plan, h lab.Host) (map[string][]byte, error) {
 	if plan.Isolated {
 		network = "10.213.0.0/24"
 	}
-	data := map[string]any{"P": p, "Plan": plan, "Host": h, "Network": network, "Own": filepath.Dir(h.DataDir()),
+	version, _ := patroniVersion()
+	data := map[string]any{"P": p, "SyncMode": syncMode(version, p.Sync), "Plan": plan, "Host": h, "Network": network, "Own": filepath.Dir(h.DataDir()),
 		"Superuser": lab.SuperuserRole, "Replication": lab.ReplicationRole}
 	for key, role := range map[string]string{"SuperuserPassword": lab.SuperuserRole, "ReplicationPassword": lab.ReplicationRole} {
 		b, err := os.ReadFile(plan.PasswordFile(role))
@@ -229,7 +243,7 @@ func (c patroniCluster) whole(members int, sync bool) (primary, why string) {
 		switch m.Role {
 		case "leader":
 			primary = m.Name
-		case "sync_standby":
+		case "sync_standby", "quorum_standby":
 			synchronous = true
 		}
 	}
@@ -297,6 +311,7 @@ func TestPatroniWhole(t *testing.T) {
 	for _, c := range []struct{ name, members, why string }{
 		{"whole", leader + "," + sync + "," + replica, ""},
 		{"one is not there", leader + "," + sync, "2 of 3 members are there"},
+		{"whole by quorum", leader + "," + strings.Replace(sync, "sync_standby", "quorum_standby", 1) + "," + replica, ""},
 		{"no leader", strings.Replace(leader, "leader", "replica", 1) + "," + sync + "," + replica, "there is no leader"},
 		{"none is synchronous", leader + "," + strings.Replace(sync, "sync_standby", "replica", 1) + "," + replica, "there is no synchronous standby"},
 		{"one starts", leader + "," + sync + "," + strings.Replace(replica, "running", "starting", 1), "n3 is starting"},

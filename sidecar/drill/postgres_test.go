@@ -2,7 +2,6 @@ package drill_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -28,13 +28,7 @@ type server struct {
 // startPostgres runs a server for the length of the test.
 func startPostgres(t *testing.T) *server {
 	t.Helper()
-	bin, err := programs.PostgresBin()
-	if errors.Is(err, programs.ErrMissing) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := labtest.Program(t, programs.PostgresBin)
 	base, err := os.MkdirTemp("", "drill") // t.TempDir's parents keep PostgreSQL's user out
 	if err != nil {
 		t.Fatal(err)
@@ -59,10 +53,7 @@ func startPostgres(t *testing.T) *server {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
-	port, err := programs.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
+	port := labtest.FreePort(t)
 	s := &server{port: port, t: t}
 	postgres := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1",
 		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=8MB")

@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"sync"
@@ -9,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Frontier is the newest acknowledged row of a drill, whoever wrote it and by
+// Frontier is the newest acknowledged row of a drill, no matter who wrote it and by
 // which route. The zero value is ready.
 type Frontier struct {
 	mu     sync.Mutex
@@ -77,7 +78,7 @@ func (r *Reader) Start() {
 			r.mu.Lock()
 			r.errors[kind(err)]++
 			r.mu.Unlock()
-			sleep(ctx, orElse(r.Interval, readInterval))
+			sleep(ctx, cmp.Or(r.Interval, readInterval))
 		}
 	}()
 }
@@ -96,7 +97,7 @@ func (r *Reader) Stop() {
 // connected is the life of one connection, which is kept as a pool keeps it. It
 // returns the error that ended it.
 func (r *Reader) connected(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, orElse(r.Route.Patience, connectTimeout))
+	connecting, cancel := context.WithTimeout(ctx, cmp.Or(r.Route.Patience, connectTimeout))
 	defer cancel()
 	conn, err := r.Route.Connect(connecting)
 	if err != nil {
@@ -117,14 +118,14 @@ func (r *Reader) connected(ctx context.Context) error {
 		if !found {
 			missed = row
 		}
-		sleep(ctx, orElse(r.Interval, readInterval))
+		sleep(ctx, cmp.Or(r.Interval, readInterval))
 	}
 }
 
 // read asks for a row, and counts the answer. Without a row yet, it asks for one
 // that cannot be, and finds it.
 func (r *Reader) read(ctx context.Context, conn *pgx.Conn, row frontierRow) (found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, orElse(r.Route.Patience, statementTimeout))
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.Route.Patience, statementTimeout))
 	defer cancel()
 	sent := time.Now()
 	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM drill.writes WHERE run = $1 AND worker = $2 AND seq = $3)",

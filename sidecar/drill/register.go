@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"sync"
@@ -68,7 +69,7 @@ const (
 func (r *Registers) Start() {
 	ctx, cancel := context.WithCancel(context.Background()) // ended by Stop
 	r.cancel, r.begun = cancel, time.Now()
-	for client := range orElse(r.Clients, 3) {
+	for client := range cmp.Or(r.Clients, 3) {
 		r.wait.Go(func() {
 			for ctx.Err() == nil {
 				r.connected(ctx, client)

@@ -299,7 +299,7 @@ func browse(t *testing.T, page []byte) (dom, said string) {
 	t.Helper()
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Skip("chromium is not installed (apt-get install chromium): the page is not opened")
+		t.Skip("chromium is not installed (make chromium): the page is not opened")
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "report.html")
@@ -317,4 +317,37 @@ func browse(t *testing.T, page []byte) (dom, said string) {
 		t.Fatalf("%v: %s", err, errs.String())
 	}
 	return out.String(), errs.String()
+}
+
+// TestTwoNamesFromAnEarlierCatalog: where Consul's catalog was put back, DNS may name the
+// earlier primary beside the new one for a moment, and no longer; else not at all.
+func TestTwoNamesFromAnEarlierCatalog(t *testing.T) {
+	begun := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	answer := func(after time.Duration, kind string, addresses ...string) drill.Answer {
+		return drill.Answer{At: begun.Add(after), Type: kind, Addresses: addresses}
+	}
+	for name, c := range map[string]struct {
+		changes         []drill.Answer
+		always, catalog bool // it passes
+	}{
+		"one": {[]drill.Answer{answer(0, "A", "n1")}, true, true},
+		"two for a moment": {[]drill.Answer{answer(0, "A", "n1", "n2"), answer(10*time.Millisecond, "SRV", "n2"), answer(100*time.Millisecond, "A", "n2")},
+			false, true},
+		"two for seconds": {[]drill.Answer{answer(0, "A", "n1", "n2"), answer(10*time.Millisecond, "SRV", "n2"), answer(2*time.Second, "A", "n2")},
+			false, false},
+		"two to the end": {[]drill.Answer{answer(0, "A", "n1", "n2"), answer(10*time.Millisecond, "SRV", "n2")}, false, false},
+	} {
+		doubles := 0
+		for _, a := range c.changes {
+			doubles += len(a.Addresses) / 2
+		}
+		r, s := drill.Report{Expect: drill.Either}, drill.Report{Expect: drill.Either}
+		r.DNS = drill.DNSReport{Changes: c.changes, Doubles: doubles}
+		s.DNS = r.DNS
+		r.Judge(drill.Objective{})
+		s.JudgeCatalog(drill.Objective{})
+		if r.Passed() != c.always || s.Passed() != c.catalog {
+			t.Errorf("%s: %v, with an earlier catalog %v", name, r.Failures, s.Failures)
+		}
+	}
 }

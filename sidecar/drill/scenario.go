@@ -30,7 +30,8 @@ type Scenario struct {
 	// Breakable says that it fills disks, blocks the archive or revokes tokens,
 	// so it needs a lab made for that.
 	Breakable bool
-	Servers   int // of Consul that it needs at least; 0: any number
+	Hangs     bool // it lets a disk hang, so it needs a lab that can (lab.Plan.Hangable)
+	Servers   int  // of Consul that it needs at least; 0: any number
 	// Away says that a member is away while writes are to go on: the others must
 	// be enough for a commit.
 	Away   bool
@@ -38,6 +39,9 @@ type Scenario struct {
 	// NoDNS says that Consul's DNS may not answer while the fault lasts, so that
 	// way is not waited for before the fault is undone. Its pause counts.
 	NoDNS bool
+	// Catalog says that Consul's catalog is put back too, with the tag of an earlier
+	// primary: DNS may name two until the leader has taken it away (takenBack).
+	Catalog bool
 	// Hold is how long the fault lasts at least; 0: until writes go on.
 	Hold  time.Duration
 	Fault func(ctx context.Context, c Cast) error
@@ -64,6 +68,8 @@ func (s Scenario) Possible(p *lab.Plan) error {
 		return lab.ErrNotIsolated
 	case s.Breakable && !p.Breakable:
 		return lab.ErrNotBreakable
+	case s.Hangs && !p.Hangable:
+		return lab.ErrNotHangable
 	case s.Servers > len(p.Servers()):
 		return ErrServers
 	case s.Away && p.Mode == string(ha.ModeQuorum) && len(p.Members()) < p.Standbys+2:
@@ -94,7 +100,7 @@ func Find(name string) (Scenario, error) {
 
 // Scenarios returns all scenarios, from the smallest fault to the largest.
 func Scenarios() []Scenario {
-	return slices.Concat(plannedScenarios(), processScenarios(), hostScenarios(), linkScenarios(), diskScenarios(), consulScenarios())
+	return slices.Concat(plannedScenarios(), processScenarios(), byHandScenarios(), hostScenarios(), linkScenarios(), diskScenarios(), consulScenarios(), keyScenarios())
 }
 
 func plannedScenarios() []Scenario {
@@ -209,10 +215,10 @@ func kill(ctx context.Context, c Cast, host string, all ...lab.Program) error {
 }
 
 // goneTimeout is how long a killed process may take to end.
-const goneTimeout = 10 * time.Second
+const goneTimeout = 30 * time.Second
 
 // gone waits for the end of programs that were killed, also when the caller has given
-// up: whoever undoes the fault starts what does not run, and one that is yet to end
+// up: what undoes the fault starts what does not run, and one that is yet to end
 // still does.
 func gone(ctx context.Context, c Cast, host string, all ...lab.Program) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTimeout)

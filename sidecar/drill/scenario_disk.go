@@ -13,12 +13,32 @@ func diskScenarios() []Scenario {
 		{
 			Name: "disk-full", Why: "the primary's disk is full: no block can be added to data or WAL", Away: true, Breakable: true, Expect: Moves,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.FillDisk(c.Primary) },
+			Check: func(ctx context.Context, c Cast) error { return promised(ctx, c, c.Primary) },
 			Undo:  func(_ context.Context, c Cast) error { return c.Lab.FreeDisk(c.Primary) },
 		},
 		{
 			Name: "disk-full-standby", Why: "a replica's disk is full", Away: true, Breakable: true, Expect: Stays, Hold: 8 * time.Second,
 			Fault: func(_ context.Context, c Cast) error { return c.Lab.FillDisk(c.Replicas[0]) },
 			Undo:  func(_ context.Context, c Cast) error { return c.Lab.FreeDisk(c.Replicas[0]) },
+		},
+		{
+			Name: "disk-hung", Why: "the primary's disk hangs: every write to it waits, and who waits cannot be killed", Away: true, Breakable: true, Hangs: true, Expect: Moves,
+			Fault: func(_ context.Context, c Cast) error { return c.Lab.HangDisk(c.Primary) },
+			Undo:  func(_ context.Context, c Cast) error { return c.Lab.ThawDisk(c.Primary) },
+		},
+		{
+			Name: "disk-replaced", Why: "a voter's disk is replaced by an empty one, and its member is started again", Away: true, Expect: Stays,
+			Fault: func(ctx context.Context, c Cast) error {
+				if err := c.Lab.KillMember(ctx, c.Replicas[0]); err != nil {
+					return err
+				}
+				if err := c.Lab.ReplaceDisk(c.Replicas[0]); err != nil {
+					return err
+				}
+				return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar)
+			},
+			Check: func(ctx context.Context, c Cast) error { return cloned(ctx, c, c.Replicas[0], 0) },
+			Undo:  func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar) },
 		},
 		{
 			Name: "archive-blocked", Why: "archive_command fails on the primary: it keeps its WAL and writes on", Breakable: true, Expect: Stays,
@@ -42,6 +62,19 @@ func diskScenarios() []Scenario {
 			Undo: func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, c.Replicas[0], lab.Sidecar) },
 		},
 	}
+}
+
+// promised waits until a member has promised the term that is led, which it writes.
+func promised(ctx context.Context, c Cast, member string) error {
+	led, err := c.Lab.Record(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := waitUntil(ctx, func() (int, error) { return c.Lab.Promise(member) }, func(term int) bool { return uint64(term) >= led.Term })
+	if err != nil {
+		return fmt.Errorf("wait until %s has promised term %d (now %d): %w", member, led.Term, at, err)
+	}
+	return nil
 }
 
 // archiveKept waits until the primary has a segment that it could not archive,

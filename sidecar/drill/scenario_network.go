@@ -2,6 +2,7 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -74,6 +75,17 @@ func linkScenarios() []Scenario {
 			Hold: 10 * time.Second,
 			Fault: func(ctx context.Context, c Cast) error {
 				return c.Lab.Cut(ctx, both(c.Primary, c.Replicas)...)
+			},
+			Undo: heal,
+		},
+		// The primary is not moved for it: nothing that the members tell each other says that
+		// nobody gets in. In quorum mode commits wait meanwhile, and status says for whom.
+		{
+			Name: "port-cut", Why: "for ten seconds nobody reaches the primary's PostgreSQL port; its sidecar is reached", Away: true, Isolated: true, Expect: Either,
+			Fault: func(ctx context.Context, c Cast) error {
+				err := c.Lab.CutPort(ctx, c.Primary)
+				sleep(ctx, 10*time.Second)
+				return errors.Join(err, heal(context.WithoutCancel(ctx), c))
 			},
 			Undo: heal,
 		},

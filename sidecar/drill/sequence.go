@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +85,7 @@ func (r *Report) abandon(why error) {
 	if r.Initial.Replicas == nil {
 		r.Initial.Replicas = []string{}
 	}
-	r.Primary = orElse(r.Primary, r.Initial.Primary)
+	r.Primary = cmp.Or(r.Primary, r.Initial.Primary)
 	r.Failures = append(r.Failures, fmt.Sprintf("not done to its end: %v", why))
 	r.Good = false
 }

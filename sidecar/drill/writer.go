@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,15 @@ type Writer struct {
 	Direct   bool
 	Interval time.Duration // between two writes of a worker; 0: none
 
-	mu      sync.Mutex
+	mu sync.Mutex // guards outcomes
+	outcomes
+
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+}
+
+// outcomes is what became of the rows that a writer has sent.
+type outcomes struct {
 	acked   map[int]*rows // by worker
 	sent    map[int]int64 // by worker: the highest number sent
 	errors  map[string]int
@@ -45,9 +54,6 @@ type Writer struct {
 	count   int
 	changed chan struct{} // closed and replaced at each acknowledgement that someone waits for
 	reigns  map[string]time.Time
-
-	cancel context.CancelFunc
-	wait   sync.WaitGroup
 }
 
 // insert says where and on which timeline the row was written. The timeline is
@@ -65,13 +71,13 @@ func (w *Writer) Start() {
 	w.changed = make(chan struct{})
 	w.pauses.start(time.Now())
 	w.steps = steps{from: time.Now()}
-	workers := orElse(w.Workers, 4)
+	workers := cmp.Or(w.Workers, 4)
 	for i := range workers {
 		number := w.First + i
 		w.acked[number] = new(rows)
 		// Connections that hang do so from the same moment on; different
 		// patience spreads the new attempts.
-		patience := orElse(w.Route.Patience, statementTimeout) * time.Duration(i+1) / time.Duration(workers)
+		patience := cmp.Or(w.Route.Patience, statementTimeout) * time.Duration(i+1) / time.Duration(workers)
 		w.wait.Go(func() { w.work(ctx, number, patience) })
 	}
 }
@@ -100,7 +106,7 @@ func (w *Writer) work(ctx context.Context, worker int, patience time.Duration) {
 
 // connected is the life of one connection. It returns the error that ended it.
 func (w *Writer) connected(ctx context.Context, worker int, patience time.Duration, seq *int64) error {
-	connecting, cancel := context.WithTimeout(ctx, orElse(w.Route.Patience, connectTimeout))
+	connecting, cancel := context.WithTimeout(ctx, cmp.Or(w.Route.Patience, connectTimeout))
 	defer cancel()
 	conn, err := w.Route.Connect(connecting)
 	if err != nil {

@@ -84,8 +84,8 @@ func Attach(ctx context.Context, options ClientOptions) (*Client, error) {
 }
 
 // Start starts the server and returns when its program runs; whether it then
-// gets as far as to answer is for others to see. What is left of the last server
-// is waited for. It returns ErrRoot, ErrRunning, ErrLeaseEnded, ErrEnding or
+// gets as far as to answer is for others to see. It waits for the end of what
+// is left of the last server. It returns ErrRoot, ErrRunning, ErrLeaseEnded, ErrEnding or
 // ErrLost.
 func (c *Client) Start(ctx context.Context, command Command) error {
 	if command.UID == 0 {

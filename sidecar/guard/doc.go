@@ -14,12 +14,16 @@
 // later SIGKILL goes to it and to all its descendants, from the keeper and, in
 // case it is held up, from two sentinels (sentinel.go). Backends call setsid, so
 // no process group holds them all: the guard is a child subreaper
-// (PR_SET_CHILD_SUBREAPER), so whoever loses its parent becomes its child, and
+// (PR_SET_CHILD_SUBREAPER), so a process that loses its parent becomes its child, and
 // nothing is left exactly when wait says that it has no child.
 //
-// A machine that stands still as a whole (suspend, a hypervisor) across the end
-// of the lease runs neither server nor guard; when it goes on, the guard kills
-// first thing, and a backend may run for the few microseconds until then.
+// A machine that suspends itself across the end of the lease runs neither server nor
+// guard; when it goes on, the guard kills first thing, and a backend may run for the
+// few microseconds until then. A machine that its hypervisor stops (pause, snapshot,
+// migration) is another case: its clocks stop with it, CLOCK_BOOTTIME too, so that
+// guard and sidecar believe after it that the lease still runs. In async mode there can
+// then be two primaries for up to a lease; only a watchdog outside of the machine could
+// end that. Quorum mode loses nothing by it: no clock is in its argument.
 //
 // When the postmaster exits by itself, what it left is killed before anybody is
 // told, so a server that is said to be down cannot acknowledge a commit.
@@ -30,7 +34,10 @@
 // postmaster until they next wait for their client, while on SIGQUIT it takes
 // them with it. A stopped postmaster does not hear it; so the sidecar, who sees
 // its connection break, starts a new guard at once, and a guard, before it
-// listens, kills what the one before it left (Sweep). What remains is the case
+// listens, kills what the one before it left (Sweep). A server that somebody else
+// started on the same data directory (pg_ctl, a unit of the distribution) is not the
+// guard's to kill: it is told apart by its environment (Stranger), left running, and
+// reported, and the sidecar decides. What remains is the case
 // of sidecar, guard and postmaster all killed by SIGKILL at one moment: a
 // backend then lives until its client pauses, or until the next start. Quorum
 // mode loses nothing by it.
@@ -60,6 +67,8 @@
 //	  alarm     newAlarm                      timerfd to channel
 //	  accept    Serve                         one reader and one writer a connection
 //	  journal   newJournal                    writes the log
+//	  lookout   keeper.watchFor               finds a server that somebody else started, while its own is down
+//	  ending    keeper.endStranger            ends that at the end of the lease
 //	  trim      keeper.start                  bounds the server's log file
 //	sidecar process
 //	  Client.run  Attach                      reads, reconnects, starts a new guard

@@ -68,6 +68,10 @@ type Status struct {
 	Armed      bool       `json:"armed"`
 	LeaseUntil ha.Instant `json:"lease_until,omitempty"`
 
+	// Stranger is the process id of a postmaster that runs on the data directory and
+	// that no guard has started; 0: none. It is looked for while Running is false.
+	Stranger int `json:"stranger,omitempty"`
+
 	Version string `json:"version,omitempty"` // of the guard's program
 }
 

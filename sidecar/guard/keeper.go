@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -14,7 +15,7 @@ import (
 
 const (
 	// immediateTimeout is from SIGQUIT to SIGKILL when an immediate stop is
-	// asked for. PostgreSQL itself gives its backends 5 s; they need 10 ms.
+	// requested. PostgreSQL itself gives its backends 5 s; they need 10 ms.
 	immediateTimeout = time.Second
 	// killInterval is how often what is still there is killed again: something
 	// may have forked while the list was read. It doubles up to maxKillInterval
@@ -54,6 +55,8 @@ type keeper struct {
 	joined    chan *peer
 	left      chan *peer
 
+	watch lookout
+
 	peers  map[*peer]struct{}
 	status Status
 	lease  lease
@@ -84,6 +87,7 @@ type envelope struct {
 // left then.
 func (k *keeper) run(ctx context.Context) error {
 	k.emptyAt = Now()
+	defer func() { k.watch.end() }()
 	// Walk once while nothing is at stake, so that the code that kills is in
 	// memory, and locked there, when a disk hangs.
 	k.kill(Now())
@@ -105,6 +109,8 @@ func (k *keeper) run(ctx context.Context) error {
 			p.send(response{Version: protocolVersion, Status: k.status})
 		case p := <-k.left:
 			k.drop(p)
+		case pid := <-k.watch.found:
+			k.strange(pid)
 		case <-ended:
 			ended = nil
 			k.ending = true
@@ -124,7 +130,7 @@ func (k *keeper) fail(err error) error {
 
 // finished reports whether the guard has nothing left to do.
 func (k *keeper) finished(now ha.Instant) bool {
-	if k.status.Running || k.killing {
+	if k.status.Running || k.killing || k.status.Stranger != 0 && k.lease.armed {
 		return false
 	}
 	return k.ending || len(k.peers) == 0 && now >= k.emptyAt.Add(k.options.IdleTimeout)
@@ -149,7 +155,9 @@ func (k *keeper) next() ha.Instant {
 		if k.killAt != 0 {
 			sooner(k.killAt)
 		}
-	case len(k.peers) == 0:
+	case k.status.Stranger != 0 && k.lease.armed && k.watch.ended != k.status.Stranger:
+		sooner(k.lease.quitAt)
+	case len(k.peers) == 0 && (k.status.Stranger == 0 || !k.lease.armed):
 		sooner(k.emptyAt.Add(k.options.IdleTimeout))
 	}
 	return next
@@ -164,6 +172,9 @@ func (k *keeper) step(now ha.Instant) {
 		k.why = "its lease ended"
 		k.journal.log(hclog.Warn, "lease ended, stopping the server", "pid", k.status.PID,
 			"before_end", k.lease.until.Sub(now))
+	}
+	if !k.status.Running && k.lease.armed && now >= k.lease.quitAt {
+		k.endStranger()
 	}
 	if k.killAt != 0 && now >= k.killAt && !k.killing {
 		k.journal.log(hclog.Warn, "killing the server and its descendants", "pid", k.status.PID)
@@ -251,6 +262,7 @@ func (k *keeper) exited(status unix.WaitStatus) {
 	k.emptyAt = Now()
 	k.log.close()
 	k.log = nil
+	k.watchFor(k.watch.dataDir)
 }
 
 func exitStatus(status unix.WaitStatus) string {
@@ -332,7 +344,9 @@ func (k *keeper) start(e envelope) error {
 	if err := writeServerFile(k.options.StateDir, e.Command.Dir); err != nil {
 		return err
 	}
-	pid, log, err := spawn(*e.Command, k.oomScore)
+	command := *e.Command
+	command.Env = append(slices.Clone(command.Env), stateDirVariable+"="+k.options.StateDir)
+	pid, log, err := spawn(command, k.oomScore)
 	if err != nil {
 		return err
 	}
@@ -340,7 +354,9 @@ func (k *keeper) start(e envelope) error {
 		k.journal.log(hclog.Debug, "protection not available", "protection", "the postmaster's priority", "error", err)
 	}
 	k.log = log
-	k.status.Running, k.status.PID = true, pid
+	k.watch.end()
+	k.watch.dataDir = e.Command.Dir
+	k.status.Running, k.status.PID, k.status.Stranger = true, pid, 0
 	k.status.StartedAt, k.status.ExitedAt, k.status.ExitStatus = Now(), 0, ""
 	k.journal.log(hclog.Info, "server started", "pid", pid, "data_dir", e.Command.Dir, "armed", k.lease.armed)
 	k.broadcast()

@@ -71,7 +71,7 @@ func guardEnvironment() []string {
 	return env
 }
 
-// awaitReady reads the guard's word on how its start went.
+// awaitReady reads the guard's report on how its start went.
 func awaitReady(ctx context.Context, ready *os.File, log string) error {
 	stop := context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) }) // now
 	defer stop()

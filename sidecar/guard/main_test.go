@@ -21,6 +21,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
+	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
 )
 
 // TestMain makes this binary play every part: `role guard …` is a guard, `role
@@ -194,6 +196,7 @@ func newRig(tb testing.TB, manner string) *rig {
 // newDirs makes the directories only.
 func newDirs(tb testing.TB, manner string) *rig {
 	tb.Helper()
+	labtest.NeedPrograms(tb)
 	dir := tb.TempDir()
 	uid, gid := serverUser()
 	r := &rig{stateDir: filepath.Join(dir, "state"), dataDir: filepath.Join(dir, "data")}
@@ -278,7 +281,7 @@ func (r *rig) lastBeat() (last ha.Instant) {
 // leftovers are the processes of the data directory that are not zombies.
 func (r *rig) leftovers(tb testing.TB) []int {
 	tb.Helper()
-	pids, err := guard.Leftovers(r.dataDir)
+	pids, err := postmaster.Leftovers(r.dataDir)
 	must(tb, err)
 	return pids
 }
@@ -319,16 +322,7 @@ func deadline(tb testing.TB) context.Context {
 // eventually waits for what no event tells the test.
 func eventually(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	end := time.After(20 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-end:
-			tb.Fatalf("not within 20 s: %s", what)
-		}
-	}
+	labtest.Until(tb, 20*time.Second, what, cond)
 }
 
 func receive[T any](tb testing.TB, c <-chan T) (v T) {

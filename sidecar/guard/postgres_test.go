@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -28,10 +29,7 @@ type cluster struct {
 
 func newCluster(tb testing.TB) *cluster {
 	tb.Helper()
-	bin, err := programs.PostgresBin()
-	if err != nil {
-		tb.Skip(err)
-	}
+	bin := labtest.Program(tb, programs.PostgresBin)
 	c := &cluster{rig: newDirs(tb, ""), bin: bin}
 	out, err := c.program("initdb", "--no-sync", "--auth=trust", "--username=postgres", "-D", c.dataDir).CombinedOutput()
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
 )
 
 // descend calls visit for every descendant of this process, parents before
@@ -16,7 +18,7 @@ func descend(visit func(pid int)) error {
 	children := childrenByTask
 	if _, err := os.Stat("/proc/thread-self/children"); err != nil {
 		// A kernel without CONFIG_PROC_CHILDREN.
-		table, err := parents()
+		table, err := postmaster.Children()
 		if err != nil {
 			return err
 		}
@@ -49,42 +51,4 @@ func childrenByTask(pid int) (children []int) {
 		}
 	}
 	return children
-}
-
-// parents reads all of /proc: who has which children.
-func parents() (map[int][]int, error) {
-	pids, err := processes()
-	if err != nil {
-		return nil, err
-	}
-	children := make(map[int][]int)
-	for _, pid := range pids {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue // it has ended
-		}
-		// pid (name) state ppid …; the name may hold anything, brackets too.
-		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-		if len(fields) < 2 {
-			continue
-		}
-		if parent, err := strconv.Atoi(string(fields[1])); err == nil {
-			children[parent] = append(children[parent], pid)
-		}
-	}
-	return children, nil
-}
-
-// processes lists the pids in /proc.
-func processes() (pids []int, err error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	for _, entry := range entries {
-		if pid, err := strconv.Atoi(entry.Name()); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
 }

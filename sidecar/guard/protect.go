@@ -20,7 +20,7 @@ const oomScoreFile = "/proc/self/oom_score_adj"
 // The calling goroutine must be locked to its thread, the one that starts the
 // server.
 func protect(log hclog.Logger) (serverOOMScore string, err error) {
-	// Whoever loses its parent among our descendants becomes our child.
+	// A descendant that loses its parent becomes our child.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return "", fmt.Errorf("become child subreaper: %w", err)
 	}

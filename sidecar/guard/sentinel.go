@@ -14,7 +14,7 @@ import (
 
 // sentinels end the server at the end of its lease when the keeper is late.
 // Each is a thread on a processor of its own: a virtual machine may lose one
-// processor for a second while the server goes on with the others. (Measured
+// processor for a second while the server uses the others. (Measured
 // with two busy, partly stolen processors: a single timer was late by more than
 // 1 to 1,000 ms once in a hundred times, the earlier of two by 0.1 ms.)
 // They know nothing of the server: when the lease ends, whatever descends from

@@ -77,15 +77,16 @@ func serve(ctx context.Context, options ServeOptions, ready *os.File) error {
 		return err
 	}
 	sweepCtx, cancel := context.WithTimeout(ctx, sweepTimeout)
-	killed, err := sweepLast(sweepCtx, options.StateDir)
+	dataDir, killed, stranger, err := sweepLast(sweepCtx, options.StateDir)
 	cancel()
 	if err != nil {
 		return fmt.Errorf("sweep the last server: %w", err)
 	}
-	listener, err := listen(options.StateDir)
+	listener, dir, err := listen(options.StateDir)
 	if err != nil {
 		return err
 	}
+	defer dir.Close() // nil, where there is none: that returns an error, and does nothing
 	defer listener.Close()
 	alarm, err := newAlarm()
 	if err != nil {
@@ -100,10 +101,12 @@ func serve(ctx context.Context, options ServeOptions, ready *os.File) error {
 	journal.log(hclog.Info, "guard started", "pid", os.Getpid(), "version", options.Version, "swept", killed)
 	k := &keeper{
 		options: options, oomScore: oomScore, journal: journal, alarm: alarm, sentinels: sentinels, exits: exits,
-		requests: make(chan envelope), joined: make(chan *peer), left: make(chan *peer),
+		requests: make(chan envelope), joined: make(chan *peer), left: make(chan *peer), watch: lookout{found: make(chan int), end: func() {}},
 		peers:  make(map[*peer]struct{}),
 		status: Status{Version: options.Version},
 	}
+	k.strange(stranger)
+	k.watchFor(dataDir)
 	go k.accept(listener)
 	report(ready, nil)
 	return k.run(ctx)
@@ -126,24 +129,23 @@ func lockStateDir(stateDir string) (*os.File, error) {
 }
 
 // listen makes the socket. The caller holds the lock, so one that is there is
-// a dead guard's.
-func listen(stateDir string) (*net.UnixListener, error) {
-	// If the address goes by way of an open directory, that stays open as long
-	// as the process.
-	address, _, err := socketAddress(stateDir)
+// a dead guard's. If the address leads through an open directory, that is returned too,
+// and is to stay open as long as the listener, which removes the socket by it.
+func listen(stateDir string) (*net.UnixListener, *os.File, error) {
+	address, dir, err := socketAddress(stateDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := os.Remove(address.Name); err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("remove old socket: %w", err)
+		return nil, nil, fmt.Errorf("remove old socket: %w", err)
 	}
 	before := unix.Umask(0o177) // mode 0600 from its first moment
 	listener, err := net.ListenUnix("unix", address)
 	unix.Umask(before)
 	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
+		return nil, nil, fmt.Errorf("listen: %w", err)
 	}
-	return listener, nil
+	return listener, dir, nil
 }
 
 // peer is one connected client.

@@ -8,46 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
 )
-
-// Leftovers lists the server processes of a data directory that run on this
-// machine, whoever started them: those whose program is named postgres and whose
-// working directory it is, which is so for the postmaster and all of its
-// children. A shell that stands in the directory is not one of them.
-func Leftovers(dataDir string) ([]int, error) {
-	dir, err := os.Stat(dataDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look at data directory: %w", err)
-	}
-	pids, err := processes()
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(pids, func(pid int) bool { return !serves(pid, dir) }), nil
-}
-
-// serves reports whether a process is a server of the directory. It compares
-// file identity, not names, because of bind mounts and links.
-func serves(pid int, dir fs.FileInfo) bool {
-	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	if err != nil {
-		return false // it has ended, is a kernel thread, or is another user's
-	}
-	// After an upgrade of the package the link says so behind the name.
-	program = strings.TrimSuffix(filepath.Base(program), " (deleted)")
-	if program != "postgres" && program != "postmaster" {
-		return false
-	}
-	cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	return err == nil && os.SameFile(cwd, dir)
-}
 
 // Sweep kills (SIGKILL) the server processes of a data directory, until none is
 // left, and returns how many it killed. If postmaster.pid then names a living
@@ -55,19 +22,30 @@ func serves(pid int, dir fs.FileInfo) bool {
 // file is removed. A directory that does not exist is swept.
 // It must not be called for the server of a living guard.
 func Sweep(ctx context.Context, dataDir string) (killed int, err error) {
+	return sweep(ctx, dataDir, 0)
+}
+
+// sweep spares the server whose postmaster is spared, if that is not 0.
+func sweep(ctx context.Context, dataDir string, spared int) (killed int, err error) {
 	seen := make(map[int]bool)
 	tick := time.NewTicker(killInterval) // a process that is not ours sends no SIGCHLD
 	defer tick.Stop()
 	for {
-		pids, err := Leftovers(dataDir)
+		pids, err := postmaster.Leftovers(dataDir)
 		if err != nil {
 			return len(seen), err
 		}
+		if spared != 0 {
+			pids = postmaster.Without(pids, spared)
+		}
 		if len(pids) == 0 {
+			if spared != 0 {
+				return len(seen), nil // postmaster.pid is that server's
+			}
 			return len(seen), removeStalePID(dataDir)
 		}
 		for _, pid := range pids {
-			if err := killServer(pid, dataDir); err != nil {
+			if err := postmaster.Signal(pid, dataDir, unix.SIGKILL); err != nil {
 				return len(seen), err
 			}
 			seen[pid] = true
@@ -80,23 +58,30 @@ func Sweep(ctx context.Context, dataDir string) (killed int, err error) {
 	}
 }
 
-// killServer kills a process if it is still the server that was found. The
-// handle (a pidfd) is taken before the second look, so that a pid that was
-// given to another process in between is not killed.
-func killServer(pid int, dataDir string) error {
-	process, err := os.FindProcess(pid)
-	if err != nil {
-		return fmt.Errorf("find process %d: %w", pid, err)
+// stateDirVariable is in the environment of each server that a guard starts: by it
+// the next guard knows what the one before it left, and leaves alone what a person
+// or another program has started on the same data directory.
+const stateDirVariable = "PGSIDECAR_STATE_DIR"
+
+// Stranger returns the postmaster that runs on the data directory and that no guard
+// of the state directory has started; 0: there is none.
+func Stranger(stateDir, dataDir string) (pid int, err error) {
+	pid, err = postmaster.Find(dataDir)
+	if err != nil || pid == 0 || started(pid, stateDir) {
+		return 0, err
 	}
-	defer process.Release()
-	dir, err := os.Stat(dataDir)
-	if err != nil || !serves(pid, dir) {
-		return nil
+	return pid, nil
+}
+
+// started reports whether a guard of the state directory has started the process.
+// An earlier release's says so only by libpq's service file, which is in the state
+// directory.
+func started(pid int, stateDir string) bool {
+	if dir, found := postmaster.Environment(pid, stateDirVariable); found {
+		return filepath.Clean(dir) == filepath.Clean(stateDir)
 	}
-	if err := process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill process %d: %w", pid, err)
-	}
-	return nil
+	service, found := postmaster.Environment(pid, "PGSERVICEFILE")
+	return found && filepath.Dir(service) == filepath.Clean(stateDir)
 }
 
 // removeStalePID removes a postmaster.pid whose pid is alive. It is called when
@@ -143,14 +128,29 @@ func writeServerFile(stateDir, dataDir string) error {
 	return nil
 }
 
-// sweepLast kills what the guard before this one left.
-func sweepLast(ctx context.Context, stateDir string) (killed int, err error) {
-	dataDir, err := os.ReadFile(filepath.Join(stateDir, serverFile))
+// sweepLast kills what the guard before this one left on its data directory. A server that no guard has
+// started is left running, and returned: it is not for a guard to decide about.
+func sweepLast(ctx context.Context, stateDir string) (dataDir string, killed, stranger int, err error) {
+	dataDir, err = lastDataDir(stateDir)
+	if err != nil || dataDir == "" {
+		return "", 0, 0, err
+	}
+	if stranger, err = Stranger(stateDir, dataDir); err != nil {
+		return "", 0, 0, err
+	}
+	killed, err = sweep(ctx, dataDir, stranger)
+	return dataDir, killed, stranger, err
+}
+
+// lastDataDir is the data directory of the last server that a guard of the state
+// directory has started; empty: none.
+func lastDataDir(stateDir string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(stateDir, serverFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return "", nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read the last data directory: %w", err)
+		return "", fmt.Errorf("read the last data directory: %w", err)
 	}
-	return Sweep(ctx, string(dataDir))
+	return string(content), nil
 }

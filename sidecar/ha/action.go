@@ -1,5 +1,7 @@
 package ha
 
+import "time"
+
 // ActionKind names what an Action asks for.
 type ActionKind uint8
 
@@ -19,7 +21,8 @@ const (
 	SetSync // synchronous_standby_names = Sync, and see it in effect
 	Promote // leave recovery, on Timeline
 	Unhide  // let clients in (S9)
-	Discard // remove the half-made data directory that the marker names (S10)
+	Restore // put the data of a backup in the place of the data directory, which is kept aside; they are to begin Timeline
+	Discard // remove the half-made data directory that the marker names (S10), or put back what a restore replaced
 
 	// Beside whatever else is under way.
 	Checkpoint // a checkpoint now, so that pg_rewind from this server is right, or a Planned stop is short
@@ -37,6 +40,7 @@ const (
 // way. Actions come out in the order in which they are to be begun.
 type Action struct {
 	Kind ActionKind
+	Rule string // the row that asks for it (rules.go)
 	Why  string // in an operator's words
 
 	Term      uint64
@@ -47,10 +51,11 @@ type Action struct {
 	Primary   bool
 	Hidden    bool
 	Immediate bool
-	Planned   bool // Stop: clients are held; Checkpoint: such a stop follows
-	Yield     bool // Stop: not while transactions are open that began before clients were held
+	Planned   bool          // Stop: clients are held; Checkpoint: such a stop follows
+	Yield     bool          // Stop: not while transactions are open that began before clients were held
+	Drain     time.Duration // Stop: how long transactions may go on; zero: a moment
 	Sync      SyncSetting
-	Change    Change
+	Change    Change // Restore: its record says what
 	Until     Instant
 	Tag       string   // Announce: "primary", "replica", or empty for none
 	Evict     []string // Announce: members whose primary tag must be gone first
@@ -58,7 +63,7 @@ type Action struct {
 }
 
 var kindNames = [...]string{"none", "init", "clone", "rewind", "start", "stop", "fence", "follow", "set-sync",
-	"promote", "unhide", "discard", "checkpoint", "commit", "lease", "disarm", "announce", "exit"}
+	"promote", "unhide", "restore", "discard", "checkpoint", "commit", "lease", "disarm", "announce", "exit"}
 
 // String returns the kind's name, as in logs and metrics.
 func (k ActionKind) String() string { return kindNames[k] }
@@ -72,5 +77,6 @@ type Block struct {
 	Missing  string // what is missing, and of whom
 	Override string // the one command that would go on without
 	Cost     string // what that may lose
+	Rule     string // the row that says so (rules.go)
 	Since    Instant
 }

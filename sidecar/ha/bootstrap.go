@@ -1,82 +1,345 @@
 package ha
 
-// bootstrap is what a member does while Consul has no record of the cluster.
-func (d *decision) bootstrap() {
-	v, o := &d.o.Server, &d.o
-	switch {
-	case o.Intent.Shutdown:
-		d.leave()
-		return
-	case v.DataDir == DataHalfMade:
-		d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
-		return
-	case v.DataDir == DataForeign:
-		d.do(Action{Kind: Exit, Code: 1, Why: v.Problem})
-		return
-	case v.DataDir == DataPresent && !v.WasPrimary && v.Process == ProcessStopped || v.Process == ProcessRunning && v.InRecovery == Yes:
-		d.block(Block{What: "no cluster is founded", Missing: "the primary's member: this data directory is a standby's"})
-		return
-	case v.DataDir == DataAbsent && !d.after(d.s.EmptySince, o.Policy.FailureTimeout):
-		return // a member that has data goes first
-	}
-	// If there was a record and it is lost, others have promised to follow no leader of an
-	// earlier term than they know; nor does this one lead in one. The term that it has
-	// promised is not above that of a later primary, if there was one.
-	r := Record{SystemID: v.SystemID, Term: max(1, v.Promise), Leader: o.Self, Phase: PhaseBootstrap, Members: []string{o.Self},
-		Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Reason: "the cluster is founded"}
-	d.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, "there is no cluster yet")
+import (
+	"cmp"
+	"time"
+)
+
+// bootstrapRules are what a member does while Consul has no record of the cluster.
+var bootstrapRules = [...]rule{
+	{"bootstrap-exit", (*view).shutdown, (*turn).stopAndExit, ends},
+	{"bootstrap-discard", (*view).halfMade, discard("an unfinished bootstrap was found"), ends},
+	{"bootstrap-foreign", (*view).unusable, exit(func(v *view) string { return v.o.Server.Problem }), ends},
+	{"bootstrap-forced", (*view).mayRefound, (*turn).refound, ends},
+	{"bootstrap-forced-empty", (*view).mayFoundEmpty, (*turn).found, ends},
+	// It was made a primary outside of every term, so it leads none by itself.
+	{"bootstrap-strayed", func(v *view) bool { return v.serving() && v.o.Server.Strayed != "" }, func(t *turn) {
+		t.do(Action{Kind: Stop, Immediate: true, Why: "no cluster is founded with it: " + t.o.Server.Strayed})
+	}, ends},
+	{"bootstrap-standby", (*view).standbyData, (*turn).waitForPrimary, ends},
+	// This one was a primary, and another since: its log is not the newest.
+	{"bootstrap-later-term", func(v *view) bool { return v.present() && v.laterTermKnown() }, blocked((*view).laterTermBlock), ends},
+	// A cluster of its own would be an empty one, beside the data that are elsewhere.
+	{"bootstrap-empty", func(v *view) bool { return v.foundsEmpty() && v.dataElsewhere() != "" }, blocked((*view).emptyBlock), ends},
+	// Who led after it may be among those that are not heard.
+	{"bootstrap-unheard", func(v *view) bool { return v.stopped() && v.present() && v.wasMember() && v.unheard() != "" }, blocked(func(v *view) Block {
+		return Block{What: "no cluster is founded", Missing: "word from " + v.unheard() + ", where a primary of a later term may be",
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+	}), ends},
+	// Those that know more are given the time to say so.
+	{"bootstrap-wait-for-later", func(v *view) bool {
+		return v.present() && v.stopped() && !v.after(v.s.EmptySince, v.o.Policy.FailureTimeout)
+	}, nil, ends},
+	// Its clients would get the other's database.
+	{"bootstrap-other-cluster", func(v *view) bool { return v.o.Consul.OtherCluster != "" }, blocked(func(v *view) Block {
+		return Block{What: "no cluster is founded", Missing: "a service name that no other cluster uses: " + v.o.Consul.OtherCluster}
+	}), ends},
+	// A member that has data goes first.
+	{"bootstrap-wait", func(v *view) bool { return v.absent() && !v.after(v.s.EmptySince, v.o.Policy.FailureTimeout) }, nil, ends},
+	{"bootstrap-starting", func(v *view) bool { return v.running() && v.o.Server.InRecovery == Unknown }, nil, ends},
+	// Which of two sets of data is the cluster's only a person knows, or a leader that writes
+	// its record again.
+	{"bootstrap-two", func(v *view) bool { return v.present() && v.stopped() && !v.o.Server.Founding && v.otherData() != "" }, blocked(func(v *view) Block {
+		return Block{What: "no cluster is founded", Missing: "one set of data: " + v.otherData() + " has another cluster's than this member; move away the one that is not wanted",
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what " + v.otherData() + " has is no part of the cluster"}
+	}), ends},
+	// There was a cluster, and others may have log that this one lacks: who has most is to
+	// lead, on a timeline of its own.
+	{"bootstrap-refound", func(v *view) bool { return v.present() && v.stopped() && v.wasMember() && v.o.Server.Instructed == "" }, (*turn).refound, ends},
+	{"bootstrap-found", nil, (*turn).found, ends},
 }
 
-// foundCluster is what the founder does until its server takes writes.
-func (d *decision) foundCluster() {
-	v := &d.o.Server
-	inTime := d.extend()
-	switch {
-	case d.o.Intent.Shutdown:
-		d.leave()
-	case v.DataDir == DataHalfMade:
-		d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
-	case v.DataDir == DataAbsent && d.rested(Init):
-		d.do(Action{Kind: Init, Term: d.rec.Term, Why: "found the cluster"})
-	case v.DataDir == DataPresent && v.Process == ProcessStopped:
-		d.startPrimary("found the cluster")
-	case v.Process == ProcessRunning && v.InRecovery == No && v.Writable == Yes && inTime:
-		// Clients are let in only when the record is there: until then another
-		// may found the cluster in this member's place.
-		r := d.rec
-		r.SystemID, r.Phase, r.Timeline = v.SystemID, PhaseLeading, v.Position.TLI
-		d.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the server takes writes")
-	}
+// standbyData reports whether the data directory is a standby's.
+func (v *view) standbyData() bool {
+	return v.present() && !v.serving() && (!v.o.Server.WasPrimary || v.running() && v.standby())
 }
 
-// abandon removes what this member made for a cluster that another founded.
-func (d *decision) abandon() {
-	if d.o.Server.Process == ProcessRunning {
-		d.do(Action{Kind: Stop, Immediate: true, Why: "another member has founded the cluster"})
-		return
-	}
-	d.do(Action{Kind: Discard, Why: "another member has founded the cluster; this data never led anything"})
+// laterTermKnown reports whether a member that is heard has followed, or is, a primary of
+// a later term than this one.
+func (v *view) laterTermKnown() bool {
+	newest, seen := v.newestPromise(), v.newestHeard()
+	return newest > v.o.Server.Promise && (seen.Term < newest || seen.Leader != v.o.Self)
 }
 
-// takeOverBootstrap founds the cluster in the place of a founder that is gone:
-// its session has ended, and it is not heard. It has nothing to lose.
-func (d *decision) takeOverBootstrap() {
-	v, o := &d.o.Server, &d.o
-	if p := d.peer(d.rec.Leader); o.Consul.Lock.Session != "" || d.fresh(p) || !d.after(d.s.PhaseAt, o.Policy.FailureTimeout) {
-		d.block(Block{What: "the server is not started", Missing: d.rec.Leader + " to found the cluster"})
-		return
-	}
-	switch v.DataDir {
-	case DataHalfMade:
-		d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
-	case DataPresent:
-		if v.Founding && v.Process == ProcessStopped {
-			d.do(Action{Kind: Discard, Why: "an unfinished bootstrap was found"})
+func (v *view) laterTermBlock() Block {
+	b := Block{What: "no cluster is founded", Missing: "the member that leads term " + itoa(v.newestPromise()) +
+		": this one was primary in an earlier one"}
+	best := cmp.Or(v.bestHeard(), v.o.Self)
+	b.Override, b.Cost = "pgsidecar failover --to "+best+" --accept-data-loss", "every commit that "+best+" does not have"
+	return b
+}
+
+// newestPromise is the latest term that a member that is heard knows of.
+func (v *view) newestPromise() uint64 {
+	newest := v.newestHeard().Term
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; v.fresh(p) && v.related(p) {
+			newest = max(newest, p.Report.Term)
 		}
-	case DataAbsent:
-		r := d.rec
-		r.Term++
-		r.Leader, r.Members, r.Reason = o.Self, []string{o.Self}, d.rec.Leader+" did not found the cluster"
-		d.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)
 	}
+	return newest
+}
+
+// newestHeard is the newest record that a member that is heard knows of.
+func (v *view) newestHeard() RecordSeen {
+	newest := RecordSeen{}
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; v.fresh(p) && v.related(p) && p.Report.Record.newer(newest) {
+			newest = p.Report.Record
+		}
+	}
+	return newest
+}
+
+// related reports whether the peer's data may be of the same cluster as this member's.
+func (v *view) related(p *Peer) bool {
+	return p.Report.ServerID == "" || v.o.Server.SystemID == "" || p.Report.ServerID == v.o.Server.SystemID
+}
+
+// foundsEmpty reports whether a cluster that this member founds would have no data.
+func (v *view) foundsEmpty() bool {
+	return v.absent() || v.present() && v.stopped() && v.o.Server.Founding
+}
+
+// dataElsewhere says why a member that has no data is not to found a cluster: there is,
+// or was, one; or nobody can say that there is none. Empty: it may.
+func (v *view) dataElsewhere() string {
+	heard, begun := false, false
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		heard, begun = heard || v.fresh(p), begun || v.fresh(p) && p.Report.Record.Term > 0
+		// What this one was founding itself is empty, as long as nobody has seen it lead.
+		known := p.Report.Record
+		if v.hasOther(p) || v.fresh(p) && known.Term > 0 && (known.Leader != v.o.Self || known.Phase != PhaseBootstrap) {
+			return p.Member + ", which knows of a cluster, to found it anew or to write its record again"
+		}
+	}
+	switch {
+	case v.absent() && v.o.Server.Promise > 0:
+		return "this member's data: it was in a cluster, and has lost them"
+	case len(v.o.Peers) > 0 && !heard:
+		return "word from another member: this one hears none of the others, and they may have data"
+	case begun && v.unheard() != "":
+		return "word from " + v.unheard() + ", which may have taken this member's place and founded the cluster"
+	}
+	return ""
+}
+
+// hasOther reports whether the peer, which is heard, has data that are not of this
+// member's making.
+func (v *view) hasOther(p *Peer) bool {
+	return v.fresh(p) && p.Report.ServerID != "" && p.Report.ServerID != v.o.Server.SystemID
+}
+
+// otherData is a member that is heard and has data of another cluster; empty: none.
+func (v *view) otherData() string {
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; v.hasOther(p) {
+			return p.Member
+		}
+	}
+	return ""
+}
+
+// unheard are the other members that are known and not heard.
+func (v *view) unheard() string {
+	var names []string
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; !v.fresh(p) {
+			names = append(names, p.Member)
+		}
+	}
+	return joined(names)
+}
+
+// mayFoundEmpty reports whether a person has decided that this member, which has no data,
+// is to found the cluster.
+func (v *view) mayFoundEmpty() bool { return v.forced() && v.absent() }
+
+func (v *view) emptyBlock() Block {
+	b := Block{What: "no cluster is founded", Missing: v.dataElsewhere()}
+	to := v.bestHeard()
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; to == "" && v.hasOther(p) {
+			to = p.Member
+		}
+	}
+	switch {
+	case to != "":
+		b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", "every commit that "+to+" does not have"
+	case v.after(v.s.EmptySince, foundingTime):
+		b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "the cluster that is founded is empty, and whatever the other members have is no part of it"
+	}
+	return b
+}
+
+// foundingTime is how long a member without data waits for others before status names the
+// command that founds an empty cluster, or takes the founding over.
+const foundingTime = 20 * time.Second
+
+// wasMember reports whether the data were part of a cluster before, rather than brought in
+// from elsewhere to found one with.
+func (v *view) wasMember() bool {
+	return v.o.Server.Promise > 0 || v.o.Server.Copy != "" || v.newestPromise() > 0
+}
+
+// bestHeard is the member that is heard and has most.
+func (v *view) bestHeard() string {
+	best := candidate{}
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if c := p.candidate(); v.fresh(p) && p.Report.Eligible && c.position.Known() && (best.member == "" || c.better(best)) {
+			best = c
+		}
+	}
+	return best.member
+}
+
+// mayRefound reports whether a person has decided that this member's data are to lead,
+// whatever the record was.
+func (v *view) mayRefound() bool {
+	return v.forced() && (v.o.eligible() || v.present() && v.stopped() && !v.o.Policy.NoFailover && !v.shutdown())
+}
+
+// notFounded is the block of a member with data while another is to found the cluster anew.
+func (v *view) notFounded() Block {
+	b := Block{What: "no cluster is founded", Missing: v.rec.Leader + " to found the cluster"}
+	switch {
+	case v.present() && !v.o.Server.Founding:
+		b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
+		b.Cost = "every commit that " + v.o.Self + " does not have"
+	case v.absent() && v.after(v.s.PhaseAt, foundingTime):
+		b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
+		b.Cost = "the cluster that is founded is empty, and whatever " + v.rec.Leader + " has is no part of it"
+	}
+	return b
+}
+
+// waitForPrimary keeps a standby as it is: it starts, as a command may make it lead, and
+// answers no election.
+func (t *turn) waitForPrimary() {
+	t.block(Block{What: "no cluster is founded", Missing: "the primary's member: this data directory is a standby's",
+		Override: "pgsidecar failover --to " + t.o.Self + " --accept-data-loss", Cost: "every commit that " + t.o.Self + " does not have"})
+	if t.stopped() {
+		t.startStandby()
+	}
+}
+
+// refound makes a record anew where Consul has lost it, by a person's decision, or of a
+// former primary's that nobody contradicts: an election of the next term, of the members
+// that are heard, in which the one that has most leads. Nobody knows who held which
+// commits, nor which timelines were claimed; each term has claimed one at most.
+func (t *turn) refound() {
+	sv, o := &t.o.Server, &t.o
+	r := Record{SystemID: sv.SystemID, Term: max(sv.Promise, t.newestPromise(), t.seen.Term) + unseenTerms, Leader: o.Self, Phase: PhaseElecting,
+		Members: []string{o.Self}, Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Lease: o.Policy.Lease,
+		Standing: Standing{StandbyOf: t.siteToFollow(), Epoch: sv.Epoch}, Reason: "the record was lost"}
+	r.Timeline = t.newestTimeline() + TLI(r.Term)
+	for i := range o.Peers {
+		if p := &o.Peers[i]; t.fresh(p) && p.Report.ServerID == sv.SystemID {
+			r.Members = union(r.Members, []string{p.Member})
+		}
+	}
+	r.Index = max(o.Consul.Record.Index, o.Consul.BrokenIndex)
+	t.commit(Change{What: "refound", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)
+}
+
+// unseenTerms is how many terms a record that was made anew is above all that are known:
+// members that are not heard may have promised some that nobody else remembers, and are
+// to follow this one when they come back.
+const unseenTerms = 16
+
+// newestTimeline is the highest timeline that any member is known to be on.
+func (v *view) newestTimeline() TLI {
+	newest := max(v.o.Server.Position.TLI, v.s.Last.Timeline)
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i].Report; p.ServerID == "" || p.ServerID == v.o.Server.SystemID {
+			newest = max(newest, p.Position.TLI)
+		}
+	}
+	return newest
+}
+
+// found asks for the first record of the cluster.
+func (t *turn) found() {
+	sv, o := &t.o.Server, &t.o
+	// If there was a record and it is lost, others have promised to follow no leader of an
+	// earlier term than they know; nor does this one lead in one. A primary that runs leads
+	// the term that it has promised; one that is stopped may have promised another's.
+	term := max(1, sv.Promise)
+	if !t.serving() {
+		term = sv.Promise + 1
+	}
+	if newest := t.newestPromise(); newest >= term && !t.serving() {
+		term = newest + unseenTerms // a person has decided that the others' cluster is none
+	}
+	r := Record{SystemID: sv.SystemID, Term: term, Leader: o.Self, Phase: PhaseBootstrap, Members: []string{o.Self},
+		Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Lease: o.Policy.Lease,
+		Standing: Standing{StandbyOf: t.siteToFollow(), Epoch: sv.Epoch}, Reason: "the cluster is founded"}
+	t.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, "there is no cluster yet")
+}
+
+// founderRules are what the founder does until its server takes writes.
+var founderRules = [...]rule{
+	{"founder-lease", nil, (*turn).extendLease, goesOn},
+	{"founder-exit", (*view).shutdown, (*turn).stopAndExit, ends},
+	{"founder-discard", (*view).halfMade, discard("an unfinished bootstrap was found"), ends},
+	{"founder-init", func(v *view) bool { return v.absent() && v.rested(Init) },
+		func(t *turn) { t.do(Action{Kind: Init, Term: t.rec.Term, Why: "found the cluster"}) }, ends},
+	{"founder-start", func(v *view) bool { return v.present() && v.stopped() }, (*turn).startPrimary, ends},
+	{"founder-forced", (*view).mayRefound, (*turn).refound, ends},
+	{"founder-recovers", func(v *view) bool { return v.running() && v.o.Server.InRecovery != No && v.o.Server.Instructed != "" }, blocked(func(v *view) Block {
+		return Block{What: "the cluster is not founded yet", Missing: "the end of what PostgreSQL was told by recovery.signal: " + v.o.Server.Instructed}
+	}), ends},
+	{"founder-is-standby", func(v *view) bool { return v.running() && v.standby() }, blocked((*view).notFounded), ends},
+	{"founder-leads", func(v *view) bool { return v.serving() && v.o.Server.Writable == Yes && v.inTime }, (*turn).founded, ends},
+}
+
+// founded records the first term. Clients are let in only when the record is
+// there: until then another may found the cluster in this member's place.
+func (t *turn) founded() {
+	sv, r := &t.o.Server, t.rec
+	r.SystemID, r.Phase, r.Timeline = sv.SystemID, PhaseLeading, sv.Position.TLI
+	r.Claims = []Claim{{TLI: r.Timeline, Term: r.Term}}
+	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the server takes writes")
+}
+
+// abandonRules remove what this member made for a cluster that another founded.
+var abandonRules = [...]rule{
+	{"abandon-stop", (*view).running, stopNow("another member has founded the cluster"), ends},
+	{"abandon-discard", nil, discard("another member has founded the cluster; this data never led anything"), ends},
+}
+
+// takeOverRules found the cluster in the place of a founder that is gone: its
+// session has ended, and it is not heard. It has nothing to lose.
+var takeOverRules = [...]rule{
+	{"take-over-forced", (*view).mayRefound, (*turn).refound, ends},
+	{"take-over-forced-empty", (*view).mayFoundEmpty, (*turn).takeOver, ends},
+	{"take-over-wait", (*view).founderMayLive, func(t *turn) {
+		t.block(t.notFounded())
+		if t.present() && t.stopped() && !t.o.Server.Founding && t.o.Server.Instructed == "" {
+			t.startStandby() // a command may make it lead
+		}
+	}, ends},
+	// The founder, or somebody else since, may have gone on with a later record.
+	{"take-over-stale", func(v *view) bool { return v.putBack || v.seenLater() }, func(t *turn) { t.block(t.notFounded()) }, ends},
+	{"take-over-discard", (*view).halfMade, discard("an unfinished bootstrap was found"), ends},
+	{"take-over-discard-founding", func(v *view) bool { return v.present() && v.o.Server.Founding && v.stopped() },
+		discard("an unfinished bootstrap was found"), ends},
+	{"take-over", (*view).absent, (*turn).takeOver, ends},
+}
+
+func (v *view) founderMayLive() bool {
+	p := v.peer(v.rec.Leader)
+	return v.o.Consul.Lock.Session != "" || v.fresh(p) || !v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout)
+}
+
+func (t *turn) takeOver() {
+	o, r := &t.o, t.rec
+	if r.Term++; t.putBack || t.seenLater() {
+		r.Term = max(t.rec.Term, t.newestPromise(), t.seen.Term) + unseenTerms
+	}
+	// What the founder made is no part of it.
+	r.SystemID, r.Leader, r.Members, r.Reason = "", o.Self, []string{o.Self}, t.rec.Leader+" did not found the cluster"
+	t.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)
 }

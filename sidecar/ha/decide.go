@@ -1,101 +1,221 @@
 package ha
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // Decide looks at what is known and says what to do now. It is total and
 // deterministic: the same state and observation give the same answer, and
 // trouble is a value in it. It must be called again after every change of the
 // observation, and no later than State.WakeAt.
-func Decide(s State, o Observation) (State, []Action) {
-	d := decision{s: s, o: o, rec: o.Consul.Record}
+func Decide(s State, o Observation) (State, []Action) { return decide(s, o, "") }
+
+func decide(s State, o Observation, without string) (State, []Action) {
+	t := turn{view: view{s: s, o: o, rec: o.Consul.Record}, without: without}
 	blocks := s.Blocks
-	d.s.WakeAt, d.s.Blocks, d.s.Refused, d.s.LeaseUntil = 0, nil, "", 0
-	d.seen = d.o.newestSeen()
-	d.s.Hears = d.hears()
-	d.remember()
-	d.dispatch()
-	d.announce()
-	d.s.Role = d.role()
-	d.dateBlocks(blocks)
-	return d.s, d.actions
+	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil = 0, nil, nil, "", 0
+	t.noteRecord()
+	t.seen = t.o.newestSeen(t.s.Last)
+	t.s.Hears = t.hears()
+	t.remember()
+	t.try(situationRules[:])
+	t.try(registrationRules[:])
+	t.s.Role = t.role()
+	t.dateBlocks(blocks)
+	return t.s, t.actions
 }
 
-// decision is one run of Decide: what it may look at, and what it has decided
-// so far.
-type decision struct {
-	s       State
-	o       Observation
-	rec     Record
-	seen    RecordSeen // the newest record heard of, from Consul or a peer
-	tag     string     // what the service registration should say
-	evict   []string   // whose primary tag must be gone first
-	keepTag bool       // leave the registration as it is
-	actions []Action
+// situationRules are the questions that come before all others: is anything
+// known, is there a cluster, is the data directory its own, and who leads.
+var situationRules = [...]rule{
+	// A newer program's record is not for this one to replace.
+	{"record-newer", func(v *view) bool { return v.o.Consul.Newer }, exit(func(v *view) string { return v.o.Consul.Broken + "; nothing was changed" }), ends},
+	// Whatever keeps a handover from its end, a supervisor kills this process soon.
+	{"exit-overdue", func(v *view) bool {
+		return v.shutdown() && v.after(v.o.Intent.Since, 2*v.o.Policy.StopTimeout+overdueTime)
+	}, func(t *turn) {
+		t.do(Action{Kind: Exit, Why: "stopped as asked, before all was done that comes before it"})
+	}, ends},
+	{"stop-overdue", func(v *view) bool {
+		return v.shutdown() && v.running() && v.o.Busy.Server != Stop && v.after(v.o.Intent.Since, v.o.Policy.StopTimeout)
+	}, func(t *turn) {
+		t.do(Action{Kind: Stop, Why: "this member is asked to stop, and the handover takes too long"})
+	}, ends},
+	{"record-broken", func(v *view) bool { return v.o.Consul.Broken != "" && !v.putBack && !v.forced() }, func(t *turn) {
+		t.keepTag = true
+		t.block(Block{What: "nothing is decided", Missing: "a record in Consul that can be read: " + t.o.Consul.Broken + "; put the state key back as it was",
+			Override: "pgsidecar failover --to " + t.o.Self + " --accept-data-loss", Cost: "every commit that " + t.o.Self + " does not have"})
+	}, ends},
+	// As nothing is known, nothing can be handed over.
+	{"exit-without-consul", func(v *view) bool {
+		return v.o.Consul.SeenAt == 0 && v.shutdown() && v.o.Server.Process != ProcessUnknown
+	}, (*turn).stopAndExit, ends},
+	{"wait-for-consul", func(v *view) bool { return v.o.Consul.SeenAt == 0 },
+		nothingDecided(func(*view) string { return "Consul has not answered yet" }), ends},
+	{"wait-for-guard", func(v *view) bool { return v.o.Server.Process == ProcessUnknown },
+		nothingDecided(func(*view) string { return "the guard's report on the server" }), ends},
+	{"wait-for-files", func(v *view) bool { return v.o.Server.DataDir == DataUnknown },
+		nothingDecided(func(v *view) string { return cmp.Or(v.o.Server.Problem, "a look at the data directory") }), ends},
+	// Before anything else: what it is may be a primary, with clients.
+	{"stray-paused", func(v *view) bool { return v.o.Server.Stray != 0 && v.paused() }, blocked(func(v *view) Block {
+		return Block{What: "this member's server is not managed", Missing: "the end of a server that pgsidecar did not start: process " + itoa(uint64(v.o.Server.Stray)) +
+			" runs on the data directory; stop it with pg_ctl stop", Override: "pgsidecar resume", Cost: "that server is stopped"}
+	}), ends},
+	{"stray", func(v *view) bool { return v.o.Server.Stray != 0 }, func(t *turn) {
+		t.block(Block{What: "this member's server is not started", Missing: "the end of a server that pgsidecar did not start: process " + itoa(uint64(t.o.Server.Stray)) +
+			" runs on the data directory, and is being stopped"})
+		// In async mode it may acknowledge writes beside the next primary.
+		t.do(Action{Kind: Stop, Immediate: t.rec.Durability.Mode == ModeAsync, Why: "a server that pgsidecar did not start runs on the data directory"})
+	}, ends},
+	{"no-record", func(v *view) bool { return !v.rec.Exists() && !v.putBack }, func(t *turn) { t.try(bootstrapRules[:]) }, ends},
+	{"abandon-founding", func(v *view) bool { return v.foreign() && v.o.Server.Founding }, func(t *turn) { t.try(abandonRules[:]) }, ends},
+	{"foreign-system-id", (*view).foreign, exit(func(v *view) string {
+		return "the data directory belongs to another cluster (system identifier " +
+			v.o.Server.SystemID + ", the cluster's is " + v.rec.SystemID + "); it is left untouched. " +
+			"Move it away and start this member again, and it is cloned anew; or, if the cluster is to go on with these data (restored, upgraded), " +
+			"stop all members and run pgsidecar remove --cluster NAME first"
+	}), ends},
+	{"foreign-directory", (*view).unusable, exit(func(v *view) string { return v.o.Server.Problem }), ends},
+	{"restore-cut-off", (*view).restoresInVain, func(t *turn) {
+		t.do(Action{Kind: Stop, Why: "the restore was given up"})
+	}, ends},
+	{"restore-undone", (*view).toUndo, func(t *turn) { t.try(undoRules[:]) }, ends},
+	{"instructed-in-cluster", func(v *view) bool {
+		return v.o.Server.Instructed != "" && !v.o.Server.Undoable && v.stopped() && v.rec.Phase != PhaseBootstrap
+	}, exit(func(v *view) string {
+		return "the data directory has recovery.signal (" + v.o.Server.Instructed + "), and the cluster exists already: restore into a cluster of another name, " +
+			"or remove that file, and this member becomes a replica; nothing was changed"
+	}), ends},
+	{"lead", (*view).mayLead, func(t *turn) { t.try(leaderRules[:]) }, ends},
+	{"follow", nil, func(t *turn) { t.try(memberRules[:]) }, ends},
 }
 
-func (d *decision) dispatch() {
-	o := &d.o
-	switch {
-	case o.Consul.Broken != "":
-		d.do(Action{Kind: Exit, Code: 1, Why: o.Consul.Broken +
-			"; nothing was changed: put the state key in Consul back as it was, and start the member again"})
-	case o.Consul.SeenAt == 0 && o.Intent.Shutdown && o.Server.Process != ProcessUnknown:
-		d.leave() // as nothing is known, nothing can be handed over
-	case o.Consul.SeenAt == 0:
-		d.keepTag = true
-		d.block(Block{What: "nothing is decided", Missing: "Consul has not answered yet"})
-	case o.Server.Process == ProcessUnknown:
-		d.keepTag = true
-		d.block(Block{What: "nothing is decided", Missing: "the guard's word on the server"})
-	case o.Server.DataDir == DataUnknown:
-		d.keepTag = true
-		d.block(Block{What: "nothing is decided", Missing: cmpOr(o.Server.Problem, "a look at the data directory")})
-	case !d.rec.Exists():
-		d.bootstrap()
-	case d.foreign() && o.Server.Founding:
-		d.abandon()
-	case d.foreign():
-		d.do(Action{Kind: Exit, Code: 1, Why: "the data directory belongs to another cluster (system identifier " +
-			o.Server.SystemID + ", the cluster's is " + d.rec.SystemID + "); it is left untouched"})
-	case o.Server.DataDir == DataForeign:
-		d.do(Action{Kind: Exit, Code: 1, Why: o.Server.Problem})
-	case d.mayLead():
-		d.lead()
-	default:
-		d.follow()
-	}
+// overdueTime is how long the end of a member may take beyond its time-outs.
+const overdueTime = 5 * time.Second
+
+// exitRules stop the server and end the process; roles were passed on before.
+var exitRules = [...]rule{
+	{"exit-stop", (*view).running, func(t *turn) { t.do(Action{Kind: Stop, Why: "this member is asked to stop"}) }, ends},
+	{"exit", func(v *view) bool { return v.o.Busy.Server == NoAction && !v.o.Busy.Commit },
+		func(t *turn) { t.do(Action{Kind: Exit, Why: "stopped as asked"}) }, ends},
+}
+
+func (t *turn) stopAndExit() { t.try(exitRules[:]) }
+
+// registrationRules ask for the registration to say what is true.
+var registrationRules = [...]rule{
+	{"announce", (*view).misregistered, func(t *turn) {
+		t.do(Action{Kind: Announce, Tag: t.tag, Evict: t.evict, Term: t.rec.Term, Why: "the registration follows the role"})
+	}, ends},
+}
+
+// misregistered reports whether the registration says what is not so.
+func (v *view) misregistered() bool {
+	a := &v.o.Announced
+	return !v.keepTag && !(a.Known && a.Tag == v.tag && (v.tag != "primary" || a.Term == v.rec.Term))
 }
 
 // foreign reports whether the data directory is another cluster's.
-func (d *decision) foreign() bool {
-	return d.rec.SystemID != "" && d.o.Server.SystemID != "" && d.rec.SystemID != d.o.Server.SystemID
+func (v *view) foreign() bool {
+	return v.rec.SystemID != "" && v.o.Server.SystemID != "" && v.rec.SystemID != v.o.Server.SystemID
 }
+
+// unusable reports whether the data directory must not be touched.
+func (v *view) unusable() bool { return v.o.Server.DataDir == DataForeign }
 
 // mayLead reports whether this member is the newest term's leader. A peer that
 // knows of a later term ends our own at once.
-func (d *decision) mayLead() bool {
-	return d.rec.Leader == d.o.Self && d.seen.Term == d.rec.Term && d.o.Server.Promise <= d.rec.Term
+func (v *view) mayLead() bool {
+	return v.rec.Leader == v.o.Self && v.seen.Term == v.rec.Term && v.o.Server.Promise <= v.rec.Term
 }
 
-// newestSeen is the newest record that this member or a peer knows.
-func (o *Observation) newestSeen() RecordSeen {
-	r := &o.Consul.Record
-	newest := RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index}
+// newestSeen is the newest record that this member has read, or a peer knows.
+func (o *Observation) newestSeen(last Record) RecordSeen {
+	newest := o.Consul.Record.seen()
+	if seen := last.seen(); seen.newer(newest) {
+		newest = seen
+	}
 	for i := range o.Peers {
-		// By the term first: indexes begin anew when Consul has lost all it had.
-		if seen := &o.Peers[i].Report.Record; seen.Term > newest.Term || seen.Term == newest.Term && seen.Index > newest.Index {
-			newest = *seen
+		if seen := o.Peers[i].Report.Record; seen.newer(newest) {
+			newest = seen
 		}
 	}
 	return newest
 }
 
+func (r *Record) seen() RecordSeen {
+	return RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index, Changes: r.Changes}
+}
+
+// newer reports whether s was written after than: in a later term, or later in the same.
+// Indexes count only within one phase, as they begin anew when Consul has lost all it had.
+func (s RecordSeen) newer(than RecordSeen) bool {
+	return cmp.Or(s.order(than), cmp.Compare(s.Index, than.Index)) > 0
+}
+
+// order compares two records by what they say themselves. No term goes back to an earlier
+// phase, while a leader that took an earlier record for the newest may have changed it as
+// often as the newest was.
+func (s RecordSeen) order(than RecordSeen) int {
+	changes := 0
+	if s.Changes > 0 && than.Changes > 0 {
+		changes = cmp.Compare(s.Changes, than.Changes)
+	}
+	return cmp.Or(cmp.Compare(s.Term, than.Term), cmp.Compare(s.Phase.order(), than.Phase.order()), changes)
+}
+
+// noteRecord keeps the newest record that this process has read. Where Consul has an
+// earlier one, none, or one that cannot be read, the member goes on by what it has read
+// itself: the leader restates it, and nobody else changes the record unless a person asks.
+func (t *turn) noteRecord() {
+	last, c := &t.s.Last, &t.o.Consul
+	switch {
+	case c.Newer || c.SeenAt == 0:
+	case t.rec.Exists() && !t.rec.before(last):
+		*last = t.rec
+	case last.Term != 0:
+		t.putBack = true
+		index := cmp.Or(t.rec.Index, c.BrokenIndex)
+		t.rec = *last
+		t.rec.Index = index
+	}
+}
+
+// before reports whether this program has read a newer record than r in the same or a
+// later term. What was written in the same term has a higher index, unless Consul was put
+// back and the same was written again.
+func (r *Record) before(last *Record) bool {
+	if r.SystemID != "" && last.SystemID != "" && r.SystemID != last.SystemID {
+		return false // it is another cluster's
+	}
+	if r.Term != last.Term {
+		return r.Term < last.Term
+	}
+	if phase := r.Phase.order() - last.Phase.order(); phase != 0 && r.Leader == last.Leader {
+		return phase < 0
+	}
+	if r.Changes > 0 && last.Changes > 0 && r.Leader == last.Leader {
+		return r.Changes < last.Changes
+	}
+	return r.Index < last.Index && r.Leader == last.Leader && !r.same(last)
+}
+
+// same reports whether two records say the same.
+func (r *Record) same(other *Record) bool {
+	return r.Phase == other.Phase && r.Timeline == other.Timeline && r.Durability.Equal(other.Durability) &&
+		slices.Equal(r.Members, other.Members) && (r.Final == nil) == (other.Final == nil) && r.Fenced == other.Fenced &&
+		len(r.Claims) == len(other.Claims) && slices.Equal(r.Diverged, other.Diverged) && r.Lease == other.Lease &&
+		r.StandbyOf == other.StandbyOf && r.Epoch == other.Epoch && r.Restore.ID == other.Restore.ID && r.Restored == other.Restored
+}
+
 // noteHolder notes who has taken the lock, and whether he refused connections before it
 // was seen: a refusal from then on is news only after his address has answered otherwise.
-func (d *decision) noteHolder() {
-	s, lock := &d.s, &d.o.Consul.Lock
+func (t *turn) noteHolder() {
+	s, lock := &t.s, &t.o.Consul.Lock
 	refuses := func(member string) bool {
-		p := d.peer(member)
+		p := t.peer(member)
 		return p != nil && p.Link == LinkRefused
 	}
 	if lock.Session != "" && lock.Session != s.LockSession {
@@ -110,23 +230,37 @@ func (d *decision) noteHolder() {
 }
 
 // remember dates what is new in this observation.
-func (d *decision) remember() {
-	s, now := &d.s, d.o.Now
-	if s.PhaseTerm != d.seen.Term || s.Phase != d.seen.Phase || s.PhaseAt == 0 {
-		s.PhaseTerm, s.Phase, s.PhaseAt = d.seen.Term, d.seen.Phase, now
+func (t *turn) remember() {
+	s, now := &t.s, t.o.Now
+	s.BegunAt = cmp.Or(s.BegunAt, now)
+	if s.PhaseTerm != t.seen.Term || s.Phase != t.seen.Phase || s.PhaseAt == 0 {
+		s.PhaseTerm, s.Phase, s.PhaseAt = t.seen.Term, t.seen.Phase, now
 	}
 	switch {
 	case s.Hears:
 		s.LostAt = 0
-	case s.LostAt == 0 || s.LostTerm != d.seen.Term:
-		s.LostAt, s.LostTerm = now, d.seen.Term
+	case s.LostAt == 0 || s.LostTerm != t.seen.Term:
+		s.LostAt, s.LostTerm = now, t.seen.Term
 	}
-	if d.o.Server.votedIn(d.seen.Term) && s.VotedTerm != d.seen.Term {
-		s.VotedAt, s.VotedTerm = now, d.seen.Term
+	if t.o.Server.votedIn(t.seen.Term) && s.VotedTerm != t.seen.Term {
+		s.VotedAt, s.VotedTerm = now, t.seen.Term
 	}
-	d.noteHolder()
-	d.noteAdvance()
-	if d.rec.Exists() || d.o.Consul.SeenAt == 0 {
+	if !t.seenLater() {
+		s.LaterAt = 0
+	} else if s.LaterAt == 0 {
+		s.LaterAt = now
+	}
+	t.noteHolder()
+	t.noteAdvance()
+	t.noteStood()
+	t.noteCandidate()
+	t.noteCrash()
+	if t.leaderPeer() == nil || t.strayed() == "" {
+		s.StrayedAt = 0
+	} else if s.StrayedAt == 0 {
+		s.StrayedAt = now
+	}
+	if t.rec.Exists() || t.o.Consul.SeenAt == 0 {
 		s.EmptySince = 0
 	} else if s.EmptySince == 0 {
 		s.EmptySince = now
@@ -134,120 +268,89 @@ func (d *decision) remember() {
 }
 
 // noteAdvance dates how far this standby has come.
-func (d *decision) noteAdvance() {
-	s, at, p := &d.s, &d.o.Server.Position, d.peer(d.seen.Leader)
-	lacks := d.o.Server.InRecovery == Yes && at.Known() && d.fresh(p) && p.Report.Serving && p.Report.Position.Known() && !at.Contains(p.Report.Position)
+func (t *turn) noteAdvance() {
+	s, at, p := &t.s, &t.o.Server.Position, t.peer(t.seen.Leader)
+	lacks := t.o.Server.InRecovery == Yes && at.Known() && t.fresh(p) && p.Report.leads() && p.Report.Position.Known() && !at.Contains(p.Report.Position)
 	if !lacks || s.AdvancedTLI != at.TLI || s.AdvancedLSN != at.LSN {
-		s.AdvancedAt, s.AdvancedTLI, s.AdvancedLSN = d.o.Now, at.TLI, at.LSN
+		s.AdvancedAt, s.AdvancedTLI, s.AdvancedLSN = t.o.Now, at.TLI, at.LSN
+	}
+}
+
+// noteStood dates since when a server of a standby cluster stands where it is.
+func (t *turn) noteStood() {
+	s, at := &t.s, &t.o.Server.Position
+	if t.follower() && (s.Stood.TLI != at.TLI || s.Stood.LSN != at.LSN) {
+		s.StoodAt, s.Stood = t.o.Now, *at
+	}
+}
+
+// noteCandidate dates how far the candidate of the newest term has replayed, and keeps
+// how far the last primary was heard to be.
+func (t *turn) noteCandidate() {
+	s, p := &t.s, t.peer(t.seen.Leader)
+	if t.seen.Leader == t.o.Self && t.standby() && s.Replayed != t.o.Server.Replayed {
+		s.ReplayAt, s.Replayed = t.o.Now, t.o.Server.Replayed
+	}
+	if p == nil || p.ReceivedAt == 0 || p.Report.Term != t.seen.Term {
+		return
+	}
+	if r := &p.Report; r.Serving && r.Position.Known() {
+		s.Led = r.Position
+	} else if s.Replayed != r.Replay {
+		s.ReplayAt, s.Replayed = t.o.Now, r.Replay
 	}
 }
 
 // votedIn reports whether this member's vote in the term stands: promised on
 // disk, receiving nothing, position final (S2). A server whose guard holds a
-// lease may have been told to promote, and a promotion that was asked for cannot
+// lease may have been told to promote, and a promotion that has begun cannot
 // be called back: it does not vote before it was stopped once.
 func (v *Server) votedIn(term uint64) bool {
 	return v.Process == ProcessRunning && v.DataDir == DataPresent && v.Promise == term && v.Fenced &&
-		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed
+		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed && v.Strayed == "" && !v.owes()
 }
+
+// owes reports whether this copy may lack commits that this member acknowledged with the
+// copy that it had before (S4).
+func (v *Server) owes() bool { return v.Owed.Known() && !v.Position.Contains(v.Owed) }
+
+// whole is the position without the beginning of a record whose end never came: bytes that
+// hold no commit, and that PostgreSQL passes over when it follows another timeline.
+func (v *Server) whole() Position {
+	at := v.Position
+	if v.ReadAll && v.Settled && v.Replayed != 0 && v.Replayed < at.LSN {
+		at.LSN = v.Replayed
+	}
+	return at
+}
+
+// hangs reports whether a stop of the server has been under way for so long that it will
+// not end: its disk hangs, or the kernel keeps the process.
+func (o *Observation) hangs() bool {
+	return o.Busy.Server == Stop && o.Busy.Since != 0 && o.Now > o.stopHangsAt()
+}
+
+// stopHangsAt is when a stop that is under way has taken too long.
+func (o *Observation) stopHangsAt() Instant {
+	if o.Busy.Immediate {
+		return o.Busy.Since.Add(2 * hangTime)
+	}
+	return o.Busy.Since.Add(o.Policy.StopTimeout + hangTime)
+}
+
+// hangTime is how long after its time-out a fast stop may take, as it becomes an immediate
+// one then. That takes as long until SIGKILL, and the kernel ends the processes.
+const hangTime = time.Second
 
 // halfFenced reports whether a fence was promised and then not carried out, as by a
 // sidecar that was killed meanwhile: the vote would never come.
 func (v *Server) halfFenced() bool { return v.Fenced && !v.Settled && v.Upstream != "" }
 
-// do asks for an action. Of the exclusive operations on the server only the
-// first asked for counts, and none but a stop while another is under way.
-func (d *decision) do(a Action) {
-	if a.Kind.OnServer() {
-		if f := &d.o.Busy; a.Kind != Stop && f.FailedAt != 0 && f.FailedKind == a.Kind && !d.after(f.FailedAt, min(retryPause, againPause<<min(f.Failures, 7))) {
-			return
-		}
-		if b := d.o.Busy.Server; b != NoAction && (a.Kind != Stop || b == Stop) {
-			return
-		}
-		for i := range d.actions {
-			if d.actions[i].Kind.OnServer() {
-				return
-			}
-		}
-	}
-	if a.Kind == Commit && d.o.Busy.Commit {
-		return
-	}
-	d.actions = append(d.actions, a)
-}
-
-// againPause is how long after a failed operation on the server the same is tried
-// again; it doubles with each failure, up to retryPause.
-const againPause = 5 * time.Millisecond
-
-// inDoubt reports whether the record may be changed at any moment, or may have
-// been, by a transaction of this member's own, or of its process before: what
-// makes more commits possible must not rest on it (S4).
-func (d *decision) inDoubt() bool {
-	return d.o.Busy.Commit || d.stray() || !d.lockMine()
-}
-
-// stray reports whether a transaction whose outcome is not known may still be
-// applied: the record has not moved on.
-func (d *decision) stray() bool { return d.o.Busy.Doubt != 0 && d.rec.Index <= d.o.Busy.Doubt }
-
-// commit asks for a transaction, unless one is under way. It is not asked for
-// before this member has a session, nor sooner than a short while after one
-// failed with its outcome unknown and nothing new read since.
-func (d *decision) commit(c Change, why string) {
-	if c.Session == "" || d.o.Busy.Commit {
-		return
-	}
-	if at := d.o.Busy.CommitFailedAt; at != 0 {
-		again := at.Add(commitPause)
-		if d.o.Now < again {
-			d.wake(again)
-			return
-		}
-	}
-	c.Record.Version = RecordVersion
-	c.Holder = cmpOr(c.Holder, d.o.Self)
-	d.do(Action{Kind: Commit, Why: why, Term: c.Record.Term, Change: c})
-}
-
-// commitPause is how long after a failed transaction the next is tried: long
-// enough not to press on a Consul that elects its own leader, short beside any
-// time-out.
-const commitPause = 20 * time.Millisecond
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-// wake asks to be called again at the instant at the latest.
-func (d *decision) wake(at Instant) {
-	if at > d.o.Now && (d.s.WakeAt == 0 || at < d.s.WakeAt) {
-		d.s.WakeAt = at
-	}
-}
-
-// after reports whether d has passed since the instant, and asks to be woken
-// then if not.
-func (d *decision) after(since Instant, wait time.Duration) bool {
-	at := since.Add(wait)
-	if d.o.Now >= at {
-		return true
-	}
-	d.wake(at)
-	return false
-}
-
-func (d *decision) block(b Block) { d.s.Blocks = append(d.s.Blocks, b) }
-
 // dateBlocks keeps the date of a block that stood before.
-func (d *decision) dateBlocks(before []Block) {
-	for i := range d.s.Blocks {
-		b := &d.s.Blocks[i]
-		b.Since = d.o.Now
+func (t *turn) dateBlocks(before []Block) {
+	for i := range t.s.Blocks {
+		b := &t.s.Blocks[i]
+		b.Since = t.o.Now
 		for j := range before {
 			if before[j].What == b.What && before[j].Missing == b.Missing {
 				b.Since = before[j].Since
@@ -256,81 +359,19 @@ func (d *decision) dateBlocks(before []Block) {
 	}
 }
 
-func (d *decision) peer(member string) *Peer {
-	for i := range d.o.Peers {
-		if d.o.Peers[i].Member == member {
-			return &d.o.Peers[i]
-		}
-	}
-	return nil
-}
-
-// fresh reports whether the peer was heard within the failure time-out.
-func (d *decision) fresh(p *Peer) bool {
-	if p == nil || p.ReceivedAt == 0 || p.Link == LinkRefused {
-		return false
-	}
-	until := p.ReceivedAt.Add(d.o.Policy.FailureTimeout)
-	if d.o.Now > until {
-		return false
-	}
-	d.wake(until + 1)
-	return true
-}
-
-// hears reports whether this member hears the primary of the newest term: by
-// that primary's own report, or by the log it streams (S8).
-func (d *decision) hears() bool {
-	o := &d.o
-	if d.seen.Phase != PhaseLeading || d.seen.Leader == "" {
-		return false
-	}
-	if d.seen.Leader == o.Self {
-		return d.serving()
-	}
-	p := d.peer(d.seen.Leader)
-	if p != nil && d.fresh(p) && p.Link != LinkSilent && p.Report.Term == d.seen.Term {
-		if p.Report.Serving || p.Report.Restarting {
-			return true
-		}
-		if p.Report.Down {
-			return false
-		}
-	}
-	v := &o.Server
-	if v.Process != ProcessRunning || v.Receiving != Yes || v.Upstream != d.seen.Leader || v.Promise != d.seen.Term {
-		return false
-	}
-	until := v.SeenAt.Add(o.Policy.FailureTimeout)
-	d.wake(until + 1)
-	return o.Now <= until
-}
-
-// serving reports whether the local server may acknowledge commits.
-func (d *decision) serving() bool {
-	return d.o.Server.Process == ProcessRunning && d.o.Server.InRecovery == No
-}
-
-func (d *decision) role() Role {
-	v := &d.o.Server
+func (v *view) role() Role {
+	sv := &v.o.Server
 	switch {
-	case v.Process != ProcessRunning || v.InRecovery == Unknown:
+	case sv.Process != ProcessRunning || sv.InRecovery == Unknown:
 		return RoleStopped
-	case v.InRecovery == No:
+	case sv.InRecovery == No:
 		return RolePrimary
-	case d.rec.Leader == d.o.Self:
+	case v.relays():
+		return RoleStandbyLeader
+	case v.rec.Leader == v.o.Self:
 		return RoleCandidate
 	}
 	return RoleReplica
-}
-
-// announce asks for the registration to say what is true.
-func (d *decision) announce() {
-	a := &d.o.Announced
-	if d.keepTag || a.Known && a.Tag == d.tag && (d.tag != "primary" || a.Term == d.rec.Term) {
-		return
-	}
-	d.do(Action{Kind: Announce, Tag: d.tag, Evict: d.evict, Term: d.rec.Term, Why: "the registration follows the role"})
 }
 
 // MakeReport writes what this member tells the others. Seq, Echo and the
@@ -340,13 +381,17 @@ func MakeReport(s State, o Observation) Report {
 	r := Report{
 		Member: o.Self, Term: v.Promise, Role: s.Role, Leader: v.Upstream, Position: v.Position, Hears: s.Hears,
 		Voted: v.votedIn(v.Promise), Streaming: v.Receiving == Yes && v.Process == ProcessRunning,
-		Serving:      v.Process == ProcessRunning && v.InRecovery == No,
-		Down:         v.Process == ProcessStopped,
+		Serving:  v.Process == ProcessRunning && v.InRecovery == No && !o.hangs(),
+		Relay:    s.Role == RoleStandbyLeader,
+		Stopping: o.hangs(),
+		Down:     v.Process == ProcessStopped && v.Stray == 0,
+		Strayed:  v.Strayed, Copy: v.Copy, Lease: o.Policy.Lease,
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
-		Session: o.Consul.Session, Record: o.newestSeen(), ServerID: v.SystemID, Pending: v.PendingRestart,
+		Session: o.Consul.Session, Record: o.newestSeen(s.Last), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
-	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0, v.Replayed
-	r.Restarting = !r.Serving && o.Intent.Restart && !o.Busy.gaveUp(Start) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
+	r.Paused, r.Software, r.SyncPriority = v.Paused, v.Software, o.Policy.SyncPriority
+	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed
+	r.Restarting = !r.Serving && (o.Intent.Restart || s.Damped) && !o.Busy.gaveUp(Start) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
 		r.Term = o.Consul.Record.Term

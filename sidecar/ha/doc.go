@@ -26,8 +26,13 @@
 // lock and raises the term (S1): a ballot, by a replica that has lost the
 // primary as others have; and a pass, by a leader whose server is down or that
 // was asked to hand over. Members tell each other what they are (Report) over
-// streams, so a vote is a fact in a report and needs no request; whoever learns
-// of a new term, from Consul or from a peer, fences at once.
+// streams, so a vote is a fact in a report and needs no request; a member that
+// learns of a new term, from Consul or from a peer, fences at once.
+//
+// A restore in place is a term of its own that a person asks for. It begins with the
+// phase restoring, in which nobody serves, and ends with leading, or with an election
+// among the data from before: until the restored server has taken a write no member has
+// given any of them up. No timeline of a restore is ever used twice.
 //
 // # Why no acknowledged commit is lost (quorum mode)
 //
@@ -36,7 +41,7 @@
 // len(voters)-K+1 of them: every set of K has one among those (S3, election.go).
 // Since each of them stopped receiving before it said where it is (S2), none can
 // take part in an acknowledgement afterwards. So the best of the votes has all
-// that was acknowledged, and whoever is not behind it may lead. No clock is in
+// that was acknowledged, and anyone who is not behind it may lead. No clock is in
 // the argument.
 //
 // Votes also say who has what: if K of those whom the new primary's setting asks for
@@ -49,15 +54,28 @@
 // acknowledge writes, so there a candidate waits for the lease's end, or for
 // proof that the old primary's server is down (S6).
 //
-// # Files
+// # Rules
 //
-//	decide.go     the order of the questions; what is remembered; reports
-//	bootstrap.go  the first data directory
-//	follower.go   a member that does not lead: start, fence, follow, rejoin
-//	election.go   pre-votes, ballots, votes, the claim, passing on
-//	leader.go     the leader in each phase; handover; restart in place
-//	lease.go      how long a primary may serve
-//	syncset.go    who the voters are, and how that changes safely
-//	position.go   timelines and who is ahead; record.go, report.go, observation.go,
+// Decide tries tables of rules (rules.go): each row has a name, a condition that
+// only looks (a function of *view) and an action that only acts (a function of
+// *turn, which may be another table). The first row that holds ends its table,
+// unless it says goesOn. A condition that time alone may change says when to look
+// again (view.after, view.fresh); the view collects those instants. The name of a
+// row is on the actions and blocks that it gives, in logs, metrics and
+// `pgsidecar status --why`; the simulation leaves out one row at a time, and must
+// notice. README.md beside this file shows how to add one.
+//
+//	decide.go      situationRules: what is known, whose data, who leads; registration
+//	bootstrap.go   the first data directory
+//	restore.go     a restore in place of a backup
+//	standby.go     a member that does not lead: start, fence, follow, rejoin, clone
+//	election.go    pre-votes and ballots
+//	candidate.go   votes, the claim, passing the candidacy on
+//	primary.go     the leader in each phase; down; restart in place; serving
+//	handover.go    a planned handover
+//	lease.go       how long a primary may serve
+//	syncset.go     durabilityRules: who the voters are, and how that changes safely
+//	rules.go, view.go: the engine, and what conditions look at
+//	position.go    timelines and who is ahead; record.go, report.go, observation.go,
 //	action.go, state.go: the values
 package ha

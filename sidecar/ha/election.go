@@ -1,93 +1,180 @@
 package ha
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"time"
 )
+
+// standRules begin an election if the newest term has no leader that is heard, the
+// others that are needed agree, and this member is the best to begin.
+var standRules = [...]rule{
+	{"stand-claim-unknown", func(v *view) bool { return v.claimUnknown() && !v.forced() && v.vacant() }, blocked((*view).claimUnknownBlock), ends},
+	{"stand-unfit", (*view).mayNotStand, nil, ends},
+	{"stand-manual", func(v *view) bool { return (v.paused() || !v.o.Policy.Automatic) && !v.forced() }, nil, ends},
+	{"stand-not-vacant", func(v *view) bool {
+		return v.s.Hears || v.forced() && v.candidateAtWork() || !v.forced() && !v.vacant()
+	}, nil, ends},
+	// The lease of an async primary does not count on a member that is not recorded.
+	{"stand-unrecorded", func(v *view) bool { return !slices.Contains(v.rec.Members, v.o.Self) && !v.follower() && !v.forced() }, blocked(func(v *view) Block {
+		return Block{What: "no election is begun", Missing: "one of the members on record (" + joined(v.rec.Members) + "): this one is not yet among them",
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that only the members on record have"}
+	}), ends},
+	{"stand-pre-votes", func(v *view) bool { return v.preVotes() != "" && !v.forced() }, blocked(func(v *view) Block {
+		return Block{What: "no election is begun", Missing: v.preVotes(),
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
+			Cost:     "every commit that only the silent members have"}
+	}), ends},
+	{"stand-lag", func(v *view) bool { return v.tooFarBehind() && !v.forced() }, blocked((*view).lagBlock), ends},
+	{"stand-after-better", (*view).betterFirst, nil, ends},
+	{"ballot", nil, func(t *turn) {
+		t.ballot("the leader of term " + itoa(t.rec.Term) + " (" + cmp.Or(t.rec.Leader, "none") + ") is not heard")
+	}, ends},
+}
+
+// mayNotStand reports whether this member cannot begin an election of the newest term.
+func (v *view) mayNotStand() bool {
+	stale := v.stale()
+	return !v.o.eligible() || v.seen.Leader == v.o.Self && !stale || stale && !v.forced() && !v.mayElectAnew() || v.strayed() != "" && !v.forced() || v.rec.Phase == PhaseBootstrap
+}
+
+// stale reports whether the record is not the newest that is known of: an election by it
+// would count votes of voters that may be others by now.
+func (v *view) stale() bool {
+	return v.putBack || v.rec.Term != max(v.seen.Term, v.o.Server.Promise) || v.seenLater() || v.promisedLater() || v.claimUnknown()
+}
+
+// promisedLater reports whether a member that is heard has promised a later term than any
+// whose record it, or this one, knows of: Consul was put back, and who knew that record
+// has forgotten it.
+func (v *view) promisedLater() bool {
+	if v.o.Server.Promise > v.seen.Term {
+		return true
+	}
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if known := p.Report.Record.Term; v.fresh(p) && v.related(p) && known > 0 && p.Report.Term > max(known, v.seen.Term) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *view) promisedBlock() Block {
+	return Block{What: "no leader is elected", Missing: "the record of term " + itoa(max(v.newestPromise(), v.o.Server.Promise)) +
+		", which members have promised, and Consul has lost; or all members, to elect one of them by what they have",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+}
+
+// mayElectAnew reports whether nothing can be lost by an election although the newest
+// record is not known: every member takes part in it, and none serves, or hears who does.
+func (v *view) mayElectAnew() bool {
+	for _, m := range v.rec.Members {
+		p := v.peer(m)
+		if m != v.o.Self && (p == nil || !v.fresh(p) || p.Link != LinkUp || p.Report.ServerID != v.rec.SystemID ||
+			p.Report.Role == RoleStopped || p.Report.Hears && v.seen.Leader != v.o.Self || p.Report.leads() || v.strays(p)) {
+			return false
+		}
+	}
+	return len(v.rec.Members) > 0 && v.rec.SystemID != ""
+}
+
+// seenLater reports whether a member has seen a later record. (Its index says nothing:
+// Consul's may have begun anew.)
+func (v *view) seenLater() bool { return v.seen.order(v.rec.seen()) > 0 }
+
+// tooFarBehind reports whether this candidate lacks more of what the last primary was heard
+// to have than is accepted where nobody's vote is needed.
+func (v *view) tooFarBehind() bool {
+	led, own, limit := v.s.Led, &v.o.Server.Position, v.o.Policy.MaxLag
+	return v.rec.Durability.Mode == ModeAsync && !v.follower() && limit > 0 && led.Known() && own.Known() && !own.Contains(led) && led.LSN > own.LSN+LSN(limit)
+}
+
+func (v *view) lagBlock() Block {
+	lacks := uint64(v.s.Led.LSN - v.o.Server.Position.LSN)
+	return Block{What: "this member is not promoted", Missing: "a member that lacks less than failover.max_lag: this one lacks " + itoa(lacks) + " bytes of what the primary had",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "the last " + itoa(lacks) + " bytes of log"}
+}
+
+// betterFirst reports whether better candidates are still given time to begin.
+func (v *view) betterFirst() bool {
+	wait := time.Duration(v.rank()) * rankPause
+	return !v.forced() && !v.after(v.s.LostAt, wait)
+}
 
 // rankPause is how long each lesser candidate waits for a better one to begin.
 const rankPause = 250 * time.Millisecond
 
 // eligible reports whether this member may lead at all.
 func (o *Observation) eligible() bool {
-	return !o.Policy.NoFailover && !o.Intent.Shutdown && (!o.Intent.Reinit || o.Intent.Force) && o.Server.DataDir == DataPresent &&
+	return !o.Policy.NoFailover && !o.Intent.Shutdown && (!o.Intent.Reinit && o.Server.Strayed == "" && !o.Server.owes() || o.Intent.Force) && o.Server.DataDir == DataPresent &&
 		o.Server.Process == ProcessRunning && o.Server.InRecovery == Yes && o.Consul.Session != ""
 }
 
-// stand begins an election if the newest term has no leader that is heard, the
-// others that are needed agree, and this member is the best to begin.
-func (d *decision) stand() {
-	o := &d.o
-	if !o.eligible() || d.seen.Leader == o.Self || d.rec.Term != d.seen.Term || d.rec.Phase == PhaseBootstrap {
-		return
-	}
-	if !slices.Contains(d.rec.Members, o.Self) {
-		return // the lease of an async primary does not count on it
-	}
-	if (o.Policy.Paused || !o.Policy.Automatic) && !o.Intent.Force {
-		return
-	}
-	if d.s.Hears || !o.Intent.Force && !d.vacant() {
-		return
-	}
-	if missing := d.preVotes(); missing != "" && !o.Intent.Force {
-		d.block(Block{What: "no election is begun", Missing: missing,
-			Override: "pgsidecar failover --to " + o.Self + " --accept-data-loss",
-			Cost:     "every commit that only the silent members have"})
-		return
-	}
-	if wait := time.Duration(d.rank()) * rankPause; !o.Intent.Force && !d.after(d.s.LostAt, wait) {
-		return
-	}
-	d.ballot("the leader of term " + itoa(d.rec.Term) + " (" + cmpOr(d.rec.Leader, "none") + ") is not heard")
-}
-
 // vacant reports whether the newest term's leader is gone, or gets nowhere.
-func (d *decision) vacant() bool {
-	if d.seen.Phase == PhaseLeading {
-		return !d.s.Hears && d.gone(d.peer(d.seen.Leader))
+func (v *view) vacant() bool {
+	if v.seen.Phase == PhaseLeading {
+		return !v.s.Hears && v.gone(v.peer(v.seen.Leader))
 	}
-	p := d.peer(d.seen.Leader)
+	p := v.peer(v.seen.Leader)
+	wait, policy := v.o.Policy.HandoverTimeout, &v.o.Policy
+	if v.rec.Durability.Mode == ModeAsync && v.seen.Phase == PhaseElecting {
+		wait = max(wait, v.longestLease()+v.longestLease()/clockDrift+policy.FailureTimeout) // it may have to wait out the old lease
+	}
 	switch {
 	case p != nil && p.Link == LinkRefused:
 		return true
-	case p == nil || !d.fresh(p):
-		return d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout)
-	case p.Report.Term > d.seen.Term:
+	case p == nil || !v.fresh(p):
+		return v.after(v.s.PhaseAt, min(wait, policy.FailureTimeout<<v.failedElections()))
+	case p.Report.Term > v.seen.Term:
 		return true
 	}
-	wait, policy := d.o.Policy.HandoverTimeout, &d.o.Policy
-	if d.rec.Durability.Mode == ModeAsync && d.seen.Phase == PhaseElecting {
-		wait = max(wait, policy.Lease+policy.Lease/clockDrift+policy.FailureTimeout) // it may have to wait out the old lease
+	if r := &p.Report; v.seen.Phase == PhasePromoting && r.Replay != 0 && r.Replay < r.Position.LSN {
+		// It replays what it has received, and a member that took its place would have to as
+		// well. So it has the time that it takes, as long as it makes progress.
+		return v.after(max(v.s.PhaseAt, v.s.ReplayAt), max(wait, replayTime))
 	}
-	if r := &p.Report; d.seen.Phase == PhasePromoting && r.Replay != 0 && r.Replay < r.Position.LSN {
-		wait = max(wait, replayTime) // it replays what it has received; whoever deposes it has that before it too
-	}
-	return d.after(d.s.PhaseAt, wait)
+	return v.after(v.s.PhaseAt, wait)
 }
 
-// replayTime is how long a candidate that still replays may take to promote.
+// failedElections counts those since the last primary, up to a few. A member that takes every
+// candidate for gone would else end each election before it can be won.
+func (v *view) failedElections() uint64 {
+	return min(max(v.seen.Term, v.rec.Origin.Term+1)-v.rec.Origin.Term-1, 5)
+}
+
+// candidateAtWork reports whether the leader of the newest term has only just begun, and
+// is heard: the lock may have been passed to it because it has more than this member.
+func (v *view) candidateAtWork() bool {
+	p, wait := v.peer(v.seen.Leader), v.o.Policy.FailureTimeout
+	if v.rec.Durability.Mode == ModeAsync && v.seen.Phase == PhaseElecting {
+		wait += v.longestLease() + v.longestLease()/clockDrift // it may have to wait out the old lease
+	}
+	return v.seen.Phase != PhaseLeading && v.fresh(p) && p.Link == LinkUp && p.Report.Role != RoleStopped && !v.after(v.s.PhaseAt, wait)
+}
+
+// replayTime is how long a candidate that still replays may stand still.
 const replayTime = time.Minute
 
 // gone reports whether a primary that is not heard was heard and is silent, says
 // that its server is down, or refuses connections. One that was never heard, or
 // whose last report is of an earlier term, gets the failure time-out to be heard
 // (S8): a member that has just started takes nobody for lost.
-func (d *decision) gone(p *Peer) bool {
+func (v *view) gone(p *Peer) bool {
 	switch {
 	case p != nil && p.Link == LinkRefused:
 		return true
-	case p == nil || p.ReceivedAt == 0 || d.fresh(p) && !p.Report.Down:
-		return d.after(max(d.s.LostAt, d.s.PhaseAt), d.o.Policy.FailureTimeout)
-	case d.fresh(p):
+	case p == nil || p.ReceivedAt == 0 || v.fresh(p) && !p.Report.Down:
+		return v.after(max(v.s.LostAt, v.s.PhaseAt), v.o.Policy.FailureTimeout)
+	case v.fresh(p):
 		// It says itself that its server is down, so it is passing the lock on.
-		return d.after(d.s.LostAt, resignPause)
-	case p.Report.Term == d.seen.Term && (p.Report.Serving || p.Report.Down):
+		return v.after(v.s.LostAt, resignPause)
+	case p.Report.Term == v.seen.Term && (p.Report.leads() || p.Report.Down):
 		return true
 	}
 	// It was last heard before it led: what it has become since nobody has said.
-	return d.after(max(d.s.LostAt, d.s.PhaseAt), d.o.Policy.FailureTimeout)
+	return v.after(max(v.s.LostAt, v.s.PhaseAt), v.o.Policy.FailureTimeout)
 }
 
 // resignPause is how long a primary whose server is down has to pass the lock
@@ -98,26 +185,29 @@ const resignPause = 100 * time.Millisecond
 // preVotes counts who else has lost the primary (S8), and says what is missing
 // to begin. It asks for as many as the election itself will need: an election
 // that cannot be won only unseats.
-func (d *decision) preVotes() (missing string) {
-	dur := &d.rec.Durability
-	if f := d.rec.Final; f != nil && d.o.Server.Position.Contains(f.Position) {
+func (v *view) preVotes() (missing string) {
+	dur := &v.rec.Durability
+	if v.stale() && v.mayElectAnew() {
 		return ""
 	}
-	if d.rec.Origin.Leader == d.o.Self && d.rec.Phase == PhaseElecting {
+	if f := v.rec.Final; f != nil && v.o.Server.Position.Contains(f.Position) {
 		return ""
 	}
-	if dur.Mode == ModeAsync {
-		return d.preVotesAsync()
+	if v.rec.Origin.Leader == v.o.Self && v.rec.Phase == PhaseElecting {
+		return ""
 	}
-	if p := d.peer(d.rec.Origin.Leader); d.rec.Phase == PhaseElecting && p != nil && d.fresh(p) && !p.Report.Serving && p.Report.Role == RoleReplica {
+	if dur.Mode == ModeAsync || v.follower() {
+		return v.preVotesAsync()
+	}
+	if p := v.peer(v.rec.Origin.Leader); v.rec.Phase == PhaseElecting && p != nil && v.fresh(p) && !p.Report.Serving && p.Report.Role == RoleReplica {
 		return "" // its vote will stand for all
 	}
 	if dur.K == 0 {
-		return "the last primary (" + d.standsForAll() + "): no standby held each commit, so only it surely has them all"
+		return "the last primary (" + v.standsForAll() + "): no standby held each commit, so only it surely has them all"
 	}
 	agree, silent := 0, ""
 	for _, voter := range dur.Voters {
-		if d.lost(voter) {
+		if v.lost(voter) {
 			agree++
 		} else {
 			silent += " " + voter
@@ -131,40 +221,43 @@ func (d *decision) preVotes() (missing string) {
 
 // standsForAll is the last leader that may have acknowledged commits: it has
 // all of them.
-func (d *decision) standsForAll() string {
-	if d.rec.Phase == PhaseLeading || d.rec.Phase == PhasePromoting {
-		return d.rec.Leader
+func (v *view) standsForAll() string {
+	if v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting {
+		return v.rec.Leader
 	}
-	return d.rec.Origin.Leader
+	return v.rec.Origin.Leader
 }
 
 // lost reports whether the member, reachable, hears no primary.
-func (d *decision) lost(member string) bool {
-	if member == d.o.Self {
+func (v *view) lost(member string) bool {
+	if member == v.o.Self {
 		return true
 	}
-	p := d.peer(member)
-	if p == nil || !d.fresh(p) || p.Report.Record.Term != d.seen.Term || p.Report.Record.Phase != d.seen.Phase {
+	p := v.peer(member)
+	if p == nil || !v.fresh(p) || p.Report.Record.Term != v.seen.Term || p.Report.Record.Phase != v.seen.Phase {
 		return false // it spoke of an earlier phase, in which there was nobody to hear
 	}
-	return !p.Report.Hears && !p.Report.Serving && p.Report.Role != RoleStopped
+	return !p.Report.Hears && !p.Report.leads() && p.Report.Role != RoleStopped
 }
 
-// preVotesAsync asks for more than half of the living replicas: in async mode
-// nobody's vote is needed, so this alone keeps one cut-off member from deposing
+// preVotesAsync asks for more than half of the living replicas: in async mode, and in a
+// standby cluster, nobody's vote is needed, so this alone keeps one cut-off member from deposing
 // a healthy primary.
-func (d *decision) preVotesAsync() string {
-	agree, living := 0, 0
-	for _, m := range d.rec.Members {
-		if m == d.seen.Leader {
+func (v *view) preVotesAsync() string {
+	agree, living, all := 0, 0, v.rec.Members
+	if v.follower() {
+		all = union(all, []string{v.o.Self}) // nobody's lease counts on those on record
+	}
+	for _, m := range all {
+		if m == v.seen.Leader {
 			continue
 		}
-		p := d.peer(m)
-		if m != d.o.Self && p != nil && p.Link == LinkRefused {
+		p := v.peer(m)
+		if m != v.o.Self && p != nil && p.Link == LinkRefused {
 			continue
 		}
 		living++
-		if d.lost(m) {
+		if v.lost(m) || v.serverless(m) {
 			agree++
 		}
 	}
@@ -174,13 +267,21 @@ func (d *decision) preVotesAsync() string {
 	return "more than half of the replicas that have lost the primary; so far " + itoa(uint64(agree)) + " of " + itoa(uint64(living))
 }
 
+// serverless reports whether the member, reachable, has no server that runs, and hears no
+// primary: one that is being cloned, say. In async mode it is not asked for a vote.
+func (v *view) serverless(member string) bool {
+	p := v.peer(member)
+	return p != nil && v.fresh(p) && p.Report.Role == RoleStopped && p.Report.Down && !p.Report.Hears &&
+		p.Report.Record.Term == v.seen.Term && p.Report.Record.Phase == v.seen.Phase
+}
+
 // rank counts the better candidates that are in sight.
-func (d *decision) rank() int {
+func (v *view) rank() int {
 	better := 0
-	me := candidate{member: d.o.Self, position: d.o.Server.Position, late: late(d.o.Server.Position, d.o.Server.Replayed), priority: d.o.Policy.Priority}
-	for i := range d.o.Peers {
-		p := &d.o.Peers[i]
-		if !d.fresh(p) || !p.Report.Eligible || p.Report.Hears {
+	me := candidate{member: v.o.Self, position: v.o.Server.Position, paused: v.o.Server.Paused != "", late: late(v.o.Server.Position, v.o.Server.Replayed), priority: v.o.Policy.Priority}
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if !v.fresh(p) || !p.Report.Eligible || p.Report.Hears || v.strays(p) {
 			continue
 		}
 		if p.candidate().better(me) {
@@ -195,12 +296,15 @@ type candidate struct {
 	member   string
 	position Position
 	late     bool // it has much to replay before it takes writes
+	// paused: it replays nothing, and may have to be restarted before it can. Another
+	// that has less first fetches what it lacks.
+	paused   bool
 	priority int
 }
 
 func (p *Peer) candidate() candidate {
 	r := &p.Report
-	return candidate{member: p.Member, position: r.Position, late: late(r.Position, r.Replay), priority: r.Priority}
+	return candidate{member: p.Member, position: r.Position, paused: r.Paused != "", late: late(r.Position, r.Replay), priority: r.Priority}
 }
 
 // late reports whether a standby that has received the log up to at has much to
@@ -208,6 +312,9 @@ func (p *Peer) candidate() candidate {
 func late(at Position, replayed LSN) bool { return replayed != 0 && replayed+maxHandoverLag < at.LSN }
 
 func (c candidate) better(than candidate) bool {
+	if c.paused != than.paused {
+		return than.paused
+	}
 	if order := c.position.Compare(than.position); order != 0 {
 		return order > 0
 	}
@@ -221,245 +328,49 @@ func (c candidate) better(than candidate) bool {
 }
 
 // next is the record of the term after this one.
-func (d *decision) next(leader, reason string) Record {
-	r := d.rec
+func (t *turn) next(leader, reason string) Record {
+	r := t.rec
+	r.endRestore()
 	if r.Phase == PhaseLeading || r.Phase == PhasePromoting {
 		r.Origin = Origin{Term: r.Term, Leader: r.Leader}
 		r.Fenced = false
 	}
-	r.Term++
+	r.Term = max(r.Term, t.seen.Term, t.o.Server.Promise) + 1
+	if t.stale() {
+		t.anew(&r)
+	}
 	r.Leader, r.Phase, r.Reason = leader, PhaseElecting, reason
 	return r
 }
 
+// anew makes a record out of one that is not the newest, as Consul was put back: what was
+// claimed since is not known, so that the logs are taken as they are. Unless a person has
+// decided, all members must vote: somebody has each commit that was acknowledged.
+func (t *turn) anew(r *Record) {
+	r.Term = max(r.Term, t.newestPromise()) + unseenTerms
+	r.Timeline, r.Claims, r.Diverged, r.Final = max(r.Timeline, t.newestTimeline())+TLI(r.Term), nil, nil, nil
+	if t.forced() {
+		return
+	}
+	r.Origin, r.Fenced = Origin{}, false
+	if r.Durability.Mode == ModeQuorum {
+		r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
+	}
+}
+
 // ballot asks for the transaction that begins an election (S1).
-func (d *decision) ballot(why string) {
-	d.commit(Change{What: "ballot", Record: d.next(d.o.Self, why), Lock: LockTake, Session: d.o.Consul.Session, Prior: d.o.Consul.Lock}, why)
-}
-
-// elect is what the leader of a term does that has no primary yet: it fences
-// itself, gathers votes, and claims a timeline when it has them (S2, S3).
-func (d *decision) elect() {
-	v, term := &d.o.Server, d.rec.Term
-	if v.InRecovery != Yes {
-		return
-	}
-	sync := d.promotionSync()
-	switch {
-	case v.Promise < term:
-		d.do(Action{Kind: Fence, Term: term, Sync: sync, Why: "this member stands in the election of the term"})
-		return
-	case d.catchingUp():
-		return
-	case !v.Fenced || v.halfFenced():
-		d.do(Action{Kind: Fence, Term: term, Sync: sync, Why: "its own vote"})
-		return
-	case !v.Settled || !v.Position.Known():
-		return
-	}
-	ahead := d.ahead()
-	if ahead.member != "" {
-		d.yield(ahead)
-		return
-	}
-	if missing := d.votesMissing(); missing != "" && !d.o.Intent.Force {
-		d.block(Block{What: "this member is not promoted", Missing: missing,
-			Override: "pgsidecar failover --to " + d.o.Self + " --accept-data-loss",
-			Cost:     "every commit that only the missing members have"})
-		return
-	}
-	if v.SyncUnsure || !sameSync(v.Sync, sync) {
-		d.do(Action{Kind: SetSync, Sync: sync, Why: "the durability of the new term, before the promotion"})
-		return
-	}
-	if Covers(sync, d.o.Self, d.rec.Durability) && !d.voteIsNear(sync) {
-		d.claim(sync)
-	}
-}
-
-// voteIsNear reports whether a candidate that needs no votes, as it was handed all
-// there is, has still to hear a member that is about to vote: with that vote the
-// claim narrows the record, and the cluster outlives the loss of the new primary
-// before anybody follows it. All fence at the same time, so it is a short wait.
-func (d *decision) voteIsNear(sync SyncSetting) bool {
-	dur := &d.rec.Durability
-	if d.rec.Final == nil || !dur.Has(d.o.Self) || sync.K < dur.K || !d.narrowedByVotes(sync, d.o.Server.Position).Equal(*dur) {
-		return false
-	}
-	for _, m := range sync.Names {
-		if p := d.peer(m); d.fresh(p) && p.Link == LinkUp && p.Report.Role == RoleReplica && !d.votes(p) {
-			return !d.after(d.s.PhaseAt, voteTime)
-		}
-	}
-	return false
-}
-
-// voteTime is what a vote takes at most where nothing is wrong: 10 ms measured, and
-// room for a busy machine.
-const voteTime = 30 * time.Millisecond
-
-// claim asks for the transaction after which this member may be primary. It is
-// also the last look at lock and term before the promotion (S3).
-func (d *decision) claim(sync SyncSetting) {
-	r := d.rec
-	r.Phase, r.Final = PhasePromoting, nil
-	r.Durability = d.narrowedByVotes(sync, d.o.Server.Position)
-	r.Timeline = max(r.Timeline, d.o.Server.Position.TLI)
-	for i := range d.o.Peers {
-		if p := &d.o.Peers[i].Report; p.ServerID == "" || p.ServerID == r.SystemID {
-			r.Timeline = max(r.Timeline, p.Position.TLI)
-		}
-	}
-	r.Timeline++
-	d.commit(Change{What: "claim", Record: r, Lock: LockKeep, Session: d.o.Consul.Session}, "the votes are enough; the term gets timeline "+itoa(uint64(r.Timeline)))
-}
-
-// ahead is the vote that has more than this member, if there is one.
-func (d *decision) ahead() candidate {
-	best := candidate{position: d.o.Server.Position}
-	for i := range d.o.Peers {
-		p := &d.o.Peers[i]
-		if d.votes(p) && !(d.o.Intent.Force && !d.fresh(p)) && p.Report.Position.Compare(best.position) > 0 {
-			best = candidate{member: p.Member, position: p.Report.Position}
-		}
-	}
-	if f := d.rec.Final; f != nil && f.Member != d.o.Self && f.Position.Compare(best.position) > 0 && !d.dispensable(f) {
-		best = candidate{member: f.Member, position: f.Position}
-	}
-	return best
-}
-
-// dispensable reports whether a candidate may lead without what a primary had that stopped
-// cleanly and cannot give it: if so asked, or if the voters' votes stand for all that was
-// acknowledged (S3), as they do for a primary that has crashed.
-func (d *decision) dispensable(f *Final) bool {
-	p, late := d.peer(f.Member), d.after(d.s.PhaseAt, d.o.Policy.FailureTimeout)
-	here := p != nil && d.fresh(p) && p.Link == LinkUp
-	if d.o.Intent.Force {
-		return !here || late && !d.votes(p) // one that is here is given the time to vote
-	}
-	return !here && late && d.rec.Durability.Mode == ModeQuorum && d.rec.Durability.K > 0
-}
-
-// votes reports whether the peer has voted in the newest term. A vote is a
-// promise kept on disk, so it does not age.
-func (d *decision) votes(p *Peer) bool { return p.Report.Voted && p.Report.Term == d.rec.Term }
-
-// yield passes the candidacy to the member that is ahead; if that one may not
-// lead, it fetches from it what is lacking.
-func (d *decision) yield(to candidate) {
-	p := d.peer(to.member)
-	if p == nil || !d.fresh(p) {
-		d.block(Block{What: "this member is not promoted", Missing: to.member + " is ahead (" + to.position.String() + ") and cannot be reached",
-			Override: "pgsidecar failover --to " + d.o.Self + " --accept-data-loss", Cost: "what " + to.member + " has beyond " + d.o.Server.Position.String()})
-		return
-	}
-	if p.Report.Eligible && p.Report.Session != "" {
-		d.pass(p, to.member+" is ahead", d.rec.Final)
-		return
-	}
-	if p.Report.Role == RoleReplica && d.votes(p) && to.position.Contains(d.o.Server.Position) {
-		d.do(Action{Kind: Follow, Term: d.rec.Term, From: to.member, Address: p.Report.Postgres, Position: to.position,
-			Why: to.member + " is ahead and may not lead: fetch what is lacking"})
-		return
-	}
-	d.block(Block{What: "this member is not promoted", Missing: to.member + " is ahead (" + to.position.String() + ") and has not voted; its server is " + string(p.Report.Role),
-		Override: "pgsidecar failover --to " + d.o.Self + " --accept-data-loss", Cost: "what " + to.member + " has beyond " + d.o.Server.Position.String()})
-}
-
-// catchingUp reports whether this candidate streams from a voter that is ahead,
-// and has not got all of it yet.
-func (d *decision) catchingUp() bool {
-	up := d.o.Server.Upstream
-	p := d.peer(up)
-	return up != "" && p != nil && d.votes(p) && d.fresh(p) && !p.Report.Eligible && !d.o.Server.Position.Contains(p.Report.Position)
-}
-
-// pass asks for the transaction that gives the lock and the next term to
-// another member.
-func (d *decision) pass(to *Peer, why string, final *Final) {
-	r := d.next(to.Member, why)
-	r.Final = final
-	if d.rec.Leader == d.o.Self && (d.rec.Phase == PhaseLeading || d.rec.Phase == PhasePromoting) {
-		r.Fenced = d.o.Server.Process == ProcessStopped
-	}
-	d.commit(Change{What: "pass", Record: r, Lock: LockTake, Session: to.Report.Session, Holder: to.Member, Prior: d.o.Consul.Lock}, why)
-}
-
-// votesMissing says what the promotion still lacks, or nothing (S3, S6).
-func (d *decision) votesMissing() string {
-	me := &d.o.Server.Position
-	if f := d.rec.Final; f != nil && me.Contains(f.Position) {
-		return ""
-	}
-	origin := d.rec.Origin.Leader
-	if p := d.peer(origin); origin == d.o.Self || p != nil && d.votes(p) {
-		return "" // it has all that was ever acknowledged, and is not ahead of us
-	}
-	if d.rec.Durability.Mode == ModeAsync {
-		return d.leaseMissing()
-	}
-	dur := &d.rec.Durability
-	if dur.K == 0 {
-		return "the vote of " + origin + ": no standby held each commit, so only it surely has them all"
-	}
-	votes, silent := 0, ""
-	for _, voter := range dur.Voters {
-		p := d.peer(voter)
-		if voter == d.o.Self || p != nil && d.votes(p) {
-			votes++
-		} else {
-			silent += " " + voter
-		}
-	}
-	if need := dur.VotesNeeded(); votes < need {
-		return itoa(uint64(need)) + " votes of the voters; not yet from:" + silent
-	}
-	return ""
-}
-
-// leaseMissing says, in async mode, why the old primary may still be writing
-// (S6), or whose position is still awaited; or nothing.
-func (d *decision) leaseMissing() string {
-	o := &d.o
-	if !d.provenDead() {
-		lease := o.Policy.Lease + o.Policy.Lease/clockDrift
-		if d.s.VotedTerm != d.rec.Term || !d.after(max(d.s.VotedAt, d.s.PhaseAt), lease) {
-			return "the end of the lease of " + d.rec.Origin.Leader + ", or proof that its server is down"
-		}
-	}
-	for i := range o.Peers {
-		p := &o.Peers[i]
-		if p.Member == d.rec.Origin.Leader || !d.fresh(p) || p.Link != LinkUp || d.votes(p) || p.Report.Role == RoleStopped {
-			continue
-		}
-		if !d.after(d.s.PhaseAt, o.Policy.FailureTimeout) {
-			return "the position of " + p.Member
-		}
-	}
-	return ""
-}
-
-// clockDrift bounds how fast two members' clocks may run apart: by one part in
-// this many.
-const clockDrift = 20
-
-// provenDead reports whether the old primary's server surely runs no more: its
-// own word, or both its ports refuse (the guard makes the second follow from
-// the first: S6), and have done so since it was seen to take the lock: it may have
-// come back, and be cut off, since they did.
-func (d *decision) provenDead() bool {
-	if d.rec.Fenced {
-		return true
-	}
-	p := d.peer(d.rec.Origin.Leader)
-	if p == nil {
-		return false
-	}
-	if p.Link == LinkRefused && p.PostgresRefused == Yes && d.s.Revived != p.Member {
-		return true
-	}
-	return d.fresh(p) && p.Report.Term >= d.rec.Term && !p.Report.Serving && (p.Report.Voted || p.Report.Down)
+func (t *turn) ballot(why string) {
+	r := t.next(t.o.Self, why)
+	r.Members = union(r.Members, []string{t.o.Self})
+	t.commit(Change{What: "ballot", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, why)
 }
 
 func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// counted is a number of things, with the words for one or for many.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}

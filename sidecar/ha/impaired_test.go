@@ -7,48 +7,14 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
 )
 
 // The moment of every observation here; its facts were seen just then.
-const now = ha.Instant(1000 * time.Second)
+const now = sim.FactsNow
 
-// leading is what n1 observes, which leads term 3 of three members, all well.
-func leading() ha.Observation {
-	at := func(lsn ha.LSN) ha.Position { return ha.Position{TLI: 3, LSN: lsn} }
-	rec := ha.Record{Version: ha.RecordVersion, Index: 7, SystemID: "1", Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Timeline: 3,
-		Members: []string{"n1", "n2", "n3"}, Durability: ha.Durability{Mode: ha.ModeQuorum, K: 1, Voters: []string{"n2", "n3"}}}
-	sync := ha.SyncSetting{K: 1, Names: []string{"n2", "n3"}}
-	o := ha.Observation{
-		Now: now, Self: "n1",
-		Policy: ha.Policy{Mode: ha.ModeQuorum, Standbys: 1, Strict: true, Automatic: true, FailureTimeout: 2 * time.Second,
-			Lease: 5 * time.Second, StopTimeout: 10 * time.Second, HandoverTimeout: 10 * time.Second, AgentTimeout: 30 * time.Second},
-		Consul: ha.Consul{SeenAt: now, Record: rec, Lock: ha.Lock{Session: "s1", Holder: "n1"}, Session: "s1", HeldAt: now, HeldTerm: 3, Reachable: ha.Yes},
-		Server: ha.Server{DataDir: ha.DataPresent, SystemID: "1", Process: ha.ProcessRunning, StartedAt: now - 1, SeenAt: now, InRecovery: ha.No,
-			Writable: ha.Yes, Position: at(100), Checkpointed: true, Sync: sync, SyncAt: 100, Promise: 3, Armed: true,
-			LeaseUntil: now.Add(5 * time.Second), WasPrimary: true},
-		Announced: ha.Announced{Known: true, Tag: "primary", Term: 3},
-	}
-	for _, m := range []string{"n2", "n3"} {
-		o.Peers = append(o.Peers, ha.Peer{Member: m, Link: ha.LinkUp, ReceivedAt: now, EchoSentAt: now, Report: ha.Report{
-			Member: m, Term: 3, Role: ha.RoleReplica, Leader: "n1", Position: at(100), Hears: true, Streaming: true, Eligible: true,
-			Session: "session of " + m, Record: ha.RecordSeen{Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Index: 7}, Postgres: m + ":5432",
-			ServerID: "1"}})
-		o.Server.Walsenders = append(o.Server.Walsenders, ha.Walsender{Member: m, Streaming: true, Sync: true, Flush: 100, Fresh: true})
-	}
-	return o
-}
-
-// following is what n2 observes in the same cluster.
-func following() ha.Observation {
-	o := leading()
-	o.Self, o.Consul.Session, o.Announced = "n2", "session of n2", ha.Announced{Known: true, Tag: "replica", Term: 3}
-	o.Server = ha.Server{DataDir: ha.DataPresent, SystemID: "1", Process: ha.ProcessRunning, StartedAt: now - 1, SeenAt: now, InRecovery: ha.Yes,
-		Receiving: ha.Yes, Upstream: "n1", Position: ha.Position{TLI: 3, LSN: 100}, Promise: 3}
-	o.Peers[0] = ha.Peer{Member: "n1", Link: ha.LinkUp, ReceivedAt: now, EchoSentAt: now, Report: ha.Report{Member: "n1", Term: 3,
-		Role: ha.RolePrimary, Serving: true, Writable: true, Position: ha.Position{TLI: 3, LSN: 100}, Checkpointed: true,
-		Record: ha.RecordSeen{Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Index: 7}, Postgres: "n1:5432", ServerID: "1"}}
-	return o
-}
+func leading() ha.Observation   { return sim.Leading() }
+func following() ha.Observation { return sim.Following() }
 
 // asked returns the first action of the kind that is decided on.
 func asked(o ha.Observation, kind ha.ActionKind) (*ha.Action, ha.State) {

@@ -1,20 +1,23 @@
 package ha
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // leaseUntil is until when this member may serve as the primary of the record's
 // term (S5): the lease, counted from the newest moment at which it is sure that
 // no other could be elected. Zero if there was none.
-func (d *decision) leaseUntil() Instant {
+func (v *view) leaseUntil() Instant {
 	since := Instant(0)
-	if c := &d.o.Consul; c.HeldTerm == d.rec.Term {
+	if c := &v.o.Consul; c.HeldTerm == v.rec.Term {
 		since = c.HeldAt
 	}
-	since = max(since, d.confirmedAt())
+	since = max(since, v.confirmedAt())
 	if since == 0 {
 		return 0
 	}
-	return since.Add(d.o.Policy.Lease)
+	return since.Add(v.lease())
 }
 
 // confirmedAt is the newest moment of which enough members have said that they
@@ -22,29 +25,29 @@ func (d *decision) leaseUntil() Instant {
 // In quorum mode an election needs VotesNeeded of the voters, so it fails
 // without K of them; this member is one of those if it is a voter. Where that
 // leaves nobody to ask, and in async mode, every member must confirm.
-func (d *decision) confirmedAt() Instant {
-	dur := &d.rec.Durability
+func (v *view) confirmedAt() Instant {
+	dur := &v.rec.Durability
 	need := dur.K
-	if dur.Has(d.o.Self) {
+	if dur.Has(v.o.Self) {
 		need--
 	}
-	if dur.Mode == ModeAsync || d.o.Policy.Mode == ModeAsync || need <= 0 {
-		all := d.electors()
-		return d.kthEcho(all, len(all))
+	if dur.Mode == ModeAsync || v.o.Policy.Mode == ModeAsync || need <= 0 {
+		all := v.electors()
+		return v.kthEcho(all, len(all))
 	}
-	return d.kthEcho(dur.Voters, need)
+	return v.kthEcho(dur.Voters, need)
 }
 
 // electors are the others that may stand in an election: those on record and, while
-// it is not known what the record is, whoever else is heard, as a transaction of this
+// it is not known what the record is, no matter who else is heard, as a transaction of this
 // member's own may have admitted it.
-func (d *decision) electors() []string {
-	all := d.others()
-	if !d.inDoubt() {
+func (v *view) electors() []string {
+	all := v.others()
+	if !v.inDoubt() {
 		return all
 	}
-	for i := range d.o.Peers {
-		if m := d.o.Peers[i].Member; !slices.Contains(all, m) {
+	for i := range v.o.Peers {
+		if m := v.o.Peers[i].Member; !slices.Contains(all, m) {
 			all = append(all, m)
 		}
 	}
@@ -53,19 +56,19 @@ func (d *decision) electors() []string {
 
 // kthEcho is the newest moment that at least k of the members, without this
 // one, have confirmed. With k 0 that is now.
-func (d *decision) kthEcho(members []string, k int) Instant {
+func (v *view) kthEcho(members []string, k int) Instant {
 	if k <= 0 {
-		return d.o.Now
+		return v.o.Now
 	}
 	newest := Instant(0)
 	for _, m := range members {
-		at := d.echo(m)
+		at := v.echo(m)
 		if at <= newest {
 			continue
 		}
 		n := 0
 		for _, other := range members {
-			if d.echo(other) >= at {
+			if v.echo(other) >= at {
 				n++
 			}
 		}
@@ -78,41 +81,72 @@ func (d *decision) kthEcho(members []string, k int) Instant {
 
 // echo is when this member sent the newest report that the other confirmed
 // while it had promised no later term.
-func (d *decision) echo(member string) Instant {
-	if member == d.o.Self {
+func (v *view) echo(member string) Instant {
+	if member == v.o.Self {
 		return 0
 	}
-	p := d.peer(member)
-	if p == nil || p.Report.Term != d.rec.Term {
-		return 0
+	p := v.peer(member)
+	if p == nil || p.Report.Term != v.rec.Term && !(p.Report.Term < v.rec.Term && p.Report.ServerID == "") {
+		return 0 // one without data has promised nothing, and elects nobody
 	}
 	return p.EchoSentAt
 }
 
-// extend tells the guard how long the server may run, and reports whether that
-// is long enough to begin or go on serving. A server that may not is stopped
-// here, while the guard would only do so at the very end.
-func (d *decision) extend() bool {
-	v := &d.o.Server
-	until := d.leaseUntil()
-	d.s.LeaseUntil = until
-	// Not for every echo: a tenth of a lease is soon enough.
-	if until > d.o.Now && (!v.Armed || until >= v.LeaseUntil.Add(d.o.Policy.Lease/10)) {
-		d.do(Action{Kind: Lease, Until: until, Term: d.rec.Term, Why: "the lease was confirmed"})
+// extendLease tells the guard how long the server may run, and notes whether that
+// is long enough to begin or go on serving. A server that may not is stopped by the
+// rules below, while the guard would only do so at the very end.
+func (t *turn) extendLease() {
+	sv := &t.o.Server
+	until := t.leaseUntil()
+	t.s.LeaseUntil = until
+	// Not for every echo: a tenth of a lease is soon enough. None for a server that is to
+	// be stopped, and does not end: another may lead when this lease is over.
+	if until > t.o.Now && !t.o.hangs() && (!sv.Armed || until >= sv.LeaseUntil.Add(t.lease()/10)) {
+		t.do(Action{Kind: Lease, Until: until, Term: t.rec.Term, Why: "the lease was confirmed"})
 	}
 	// A lease that the guard holds already was rightly given, if by a sidecar
 	// before this one.
-	if v.Armed {
-		until = max(until, v.LeaseUntil)
+	if sv.Armed {
+		until = max(until, sv.LeaseUntil)
 	}
-	last := until.Add(-d.o.Policy.Lease / 10)
-	if d.o.Now < last {
-		d.wake(last)
-		return true
+	last := until.Add(-t.lease() / 10)
+	t.inTime = t.o.Now < last
+	t.wake(last)
+	if t.o.Busy.Server == Stop && t.o.Busy.Immediate {
+		t.wake(t.o.stopHangsAt() + 1)
 	}
-	return false
 }
 
-// armed reports whether the guard itself holds a lease that has not ended: only
+// lease is the lease that this primary may use: its own setting, but no longer than the
+// record says, which is what a successor waits for.
+func (v *view) lease() time.Duration {
+	if v.rec.Lease != 0 {
+		return min(v.rec.Lease, v.o.Policy.Lease)
+	}
+	return v.o.Policy.Lease
+}
+
+// longestLease is how long the primary of the newest term may hold a lease at most.
+func (v *view) longestLease() time.Duration { return max(v.rec.Lease, v.o.Policy.Lease) }
+
+// leaseToRecord reports whether the record is to say another lease: a longer one before it
+// is used, a shorter one when no longer one runs any more.
+func (v *view) leaseToRecord() bool {
+	own, sv := v.o.Policy.Lease, &v.o.Server
+	return v.lockMine() && (v.rec.Lease < own || !v.rec.listsClaims() || v.rec.Lease > own && sv.LeaseUntil <= v.o.Now.Add(own))
+}
+
+// recordLease writes it, and begins the claims of a record that a program wrote which
+// kept none.
+func (t *turn) recordLease() {
+	r, why := t.rec, "the setting failover.lease has changed"
+	if !r.listsClaims() {
+		r.Claims, why = []Claim{{TLI: r.Timeline, Term: r.Term}}, "the record does not say yet which timelines were claimed"
+	}
+	r.Lease = t.o.Policy.Lease
+	t.commit(Change{What: "lease", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, why)
+}
+
+// leased reports whether the guard itself holds a lease that has not ended: only
 // inside one may a server be promoted or started as primary.
-func (d *decision) armed() bool { return d.o.Server.Armed && d.o.Server.LeaseUntil > d.o.Now }
+func (v *view) leased() bool { return v.o.Server.Armed && v.o.Server.LeaseUntil > v.o.Now }

@@ -85,3 +85,75 @@ func TestLeadNarrows(t *testing.T) {
 		}
 	}
 }
+
+// TestClaimByOthersVotes: where the recorded voters have not voted with all that the
+// candidate has, and another member has, such as the old primary, the claim names that one:
+// the new primary may be lost at once.
+func TestClaimByOthersVotes(t *testing.T) {
+	o := electing()
+	silent(&o, 1)
+	o.Peers[1].Report.Voted = false
+	p := &o.Peers[0]
+	p.Link, p.ReceivedAt = ha.LinkUp, now
+	p.Report = ha.Report{Member: "n1", Term: 4, Role: ha.RoleReplica, Voted: true, Position: o.Server.Position, Eligible: true, Session: "s",
+		Record: ha.RecordSeen{Term: 4, Leader: "n2", Phase: ha.PhaseElecting, Index: 8}, ServerID: "1"}
+	set, _ := asked(o, ha.SetSync)
+	if set == nil || set.Sync.K != 1 || len(set.Sync.Names) != 1 || set.Sync.Names[0] != "n1" {
+		t.Fatalf("its setting: %+v", set)
+	}
+	o.Server.Sync = set.Sync
+	claim, _ := asked(o, ha.Commit)
+	if claim == nil || claim.Change.What != "claim" || !claim.Change.Record.Durability.Equal(ha.Durability{Mode: ha.ModeQuorum, K: 1, Voters: []string{"n1"}}) {
+		t.Errorf("it commits %+v", claim)
+	}
+	// One that lacks something holds nothing of it.
+	p.Report.Position = at(3, 99)
+	if set, _ := asked(o, ha.SetSync); set == nil || set.Sync.Names[0] != "n3" {
+		t.Errorf("without a vote with all, its setting: %+v", set)
+	}
+	// The claim that was applied is another than the setting was made for.
+	o = promoting()
+	o.Consul.Record.Durability.Voters, o.Server.Sync = []string{"n3"}, ha.SyncSetting{K: 1, Names: []string{"n1"}}
+	if got := step(o); got != "set-sync" {
+		t.Errorf("it promotes with a setting that the record does not cover: %s", got)
+	}
+}
+
+// TestJoinPartial: a standby whose log ends inside a record follows a leader whose timeline
+// begins before those bytes; it is not rewound for them.
+func TestJoinPartial(t *testing.T) {
+	o := diverged()
+	o.Server.Position, o.Server.Replayed, o.Server.ReadAll = at(2, 99), 90, true
+	known, actions := ha.Decide(ha.State{}, o)
+	if len(actions) == 0 || actions[0].Kind != ha.Follow {
+		t.Fatalf("asked for %+v", actions)
+	}
+	// It does, and waits for its walreceiver.
+	o.Server.Promise, o.Server.Upstream, o.Server.ReadAll, o.Server.Settled = 3, "n1", false, false
+	if _, actions := ha.Decide(known, o); len(actions) > 0 && actions[0].Kind.OnServer() {
+		t.Errorf("while it connects: %+v", actions)
+	}
+	// Nor for a leader whose own log ended inside the same record, before it was promoted.
+	o = diverged()
+	o.Server.Position, o.Server.Replayed, o.Server.ReadAll = at(2, 99), 90, true
+	promoted := o.Peers[0].Report
+	o.Peers[0].Report.Position = at(2, 99)
+	if known, actions = ha.Decide(ha.State{}, o); len(actions) == 0 || actions[0].Kind != ha.Follow {
+		t.Fatalf("beside a candidate: asked for %+v", actions)
+	}
+	o.Server.Promise, o.Server.Upstream, o.Server.ReadAll, o.Server.Settled, o.Peers[0].Report = 3, "n1", false, false, promoted
+	if _, actions := ha.Decide(known, o); len(actions) > 0 && actions[0].Kind.OnServer() {
+		t.Errorf("when it is promoted: %+v", actions)
+	}
+	for name, change := range map[string]func(*ha.Observation){
+		"it may have whole records beyond": func(o *ha.Observation) { o.Server.ReadAll = false },
+		"it has replayed what lies beyond": func(o *ha.Observation) { o.Server.Replayed = 95 },
+	} {
+		o := diverged()
+		o.Server.Position, o.Server.Replayed, o.Server.ReadAll = at(2, 99), 90, true
+		change(&o)
+		if got := step(o); got != "rewind n1" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}

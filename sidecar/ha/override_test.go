@@ -179,7 +179,9 @@ func TestNoSyncStreams(t *testing.T) {
 	}
 }
 
-// Who waits for a member that has lost its data says so.
+// A final position is that of a member which lives without its data: who waits for it says
+// so, and for no longer than it takes to see that it will not vote, as the voters' votes
+// stand for all that was acknowledged.
 func TestFinalWithoutData(t *testing.T) {
 	o := electing()
 	o.Consul.Record.Final = &ha.Final{Member: "n1", Position: at(3, 200)}
@@ -187,8 +189,23 @@ func TestFinalWithoutData(t *testing.T) {
 	p := &o.Peers[0].Report
 	p.Role, p.Serving, p.Writable, p.Position, p.Down, p.Term = ha.RoleStopped, false, false, ha.Position{}, true, 0
 	p.Record = ha.RecordSeen{Term: 4, Leader: "n2", Phase: ha.PhaseElecting, Index: 8}
-	s, _ := longAgo(o)
-	if len(s.Blocks) == 0 {
-		t.Error("it waits, and does not say for what")
+	for _, c := range []struct {
+		since time.Duration
+		want  string
+	}{{3 * time.Second, "nothing"}, {5 * time.Second, "claim"}} {
+		s, actions := ha.Decide(ha.State{PhaseAt: now.Add(-c.since), PhaseTerm: 4, Phase: ha.PhaseElecting}, o)
+		if got := committed(actions); got != c.want || c.want == "nothing" && len(s.Blocks) == 0 {
+			t.Errorf("after %s: commits %s, want %s; blocked by %v", c.since, got, c.want, s.Blocks)
+		}
 	}
+}
+
+// committed is what transaction is asked for.
+func committed(actions []ha.Action) string {
+	for _, a := range actions {
+		if a.Kind == ha.Commit {
+			return a.Change.What
+		}
+	}
+	return "nothing"
 }

@@ -7,35 +7,13 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
 )
 
 var forked = []ha.Fork{{TLI: 2, End: 90}}
 
-// electing is what n2 observes that has won the ballot of term 4 after n1, which
-// is silent: its own vote stands, and n3's, which has just as much.
-func electing() ha.Observation {
-	o := following()
-	r := &o.Consul.Record
-	r.Term, r.Leader, r.Phase, r.Index, r.Origin = 4, "n2", ha.PhaseElecting, 8, ha.Origin{Term: 3, Leader: "n1"}
-	o.Consul.Lock = ha.Lock{Holder: "n2", Session: "session of n2", Index: 8}
-	o.Consul.HeldAt, o.Consul.HeldTerm = now, 4
-	v := &o.Server
-	v.Receiving, v.Upstream, v.Promise, v.Fenced, v.Settled = ha.No, "", 4, true, true
-	v.Sync = ha.SyncSetting{K: 1, Names: []string{"n3"}}
-	o.Peers[0].Link, o.Peers[0].ReceivedAt, o.Peers[0].EchoSentAt = ha.LinkSilent, now.Add(-time.Minute), 0
-	voter := &o.Peers[1].Report
-	voter.Term, voter.Voted, voter.Hears, voter.Streaming, voter.Leader = 4, true, false, false, ""
-	voter.Record = ha.RecordSeen{Term: 4, Leader: "n2", Phase: ha.PhaseElecting, Index: 8}
-	return o
-}
-
-// promoting is the same member once it has claimed timeline 4.
-func promoting() ha.Observation {
-	o := electing()
-	o.Consul.Record.Phase, o.Consul.Record.Timeline, o.Consul.Record.Index = ha.PhasePromoting, 4, 9
-	o.Server.Armed, o.Server.LeaseUntil = true, now.Add(5*time.Second)
-	return o
-}
+func electing() ha.Observation  { return sim.Electing() }
+func promoting() ha.Observation { return sim.Promoting() }
 
 // vote sets what a peer's vote says.
 func vote(o *ha.Observation, peer int, p ha.Position) { o.Peers[peer].Report.Position = p }
@@ -131,6 +109,9 @@ func TestPeersBugs(t *testing.T) {
 			func(o *ha.Observation) { o.Server.Settled = false }, "nothing"},
 		{"Patroni: the vote of a voter that may not lead is not counted", electing,
 			func(o *ha.Observation) { o.Peers[1].Report.Eligible = false }, "claim timeline 4"},
+		{"a single vote is awaited", electing, func(o *ha.Observation) {
+			o.Peers[1].Report.Voted, o.Consul.Record.Durability.Voters, o.Consul.Record.Durability.K = false, []string{"n3"}, 1
+		}, "blocked: 1 vote of the voters; not yet from: n3"},
 		{"a vote of an earlier term is none", electing,
 			func(o *ha.Observation) { o.Peers[1].Report.Term = 3 }, "blocked: 2 votes of the voters; not yet from: n3"},
 
@@ -139,7 +120,7 @@ func TestPeersBugs(t *testing.T) {
 			func(o *ha.Observation) { o.Peers[1].Report.Voted, o.Peers[1].Link = false, ha.LinkSilent }, "blocked: 2 votes of the voters; not yet from: n3"},
 		{"the plain promotion", promoting, func(*ha.Observation) {}, "promote"},
 		{"a promotion begun when the lock was already lost", promoting,
-			func(o *ha.Observation) { o.Consul.Lock = ha.Lock{Holder: "n3", Session: "session of n3", Index: 9} }, "blocked: it is held by n3 although the record names n2"},
+			func(o *ha.Observation) { o.Consul.Lock = ha.Lock{Holder: "n3", Session: "session of n3", Index: 9} }, "reacquire to n2"},
 		{"a promotion begun when a peer knows of a later term", promoting,
 			func(o *ha.Observation) {
 				o.Peers[1].Report.Record = ha.RecordSeen{Term: 5, Leader: "n3", Phase: ha.PhaseElecting, Index: 10}
@@ -155,7 +136,7 @@ func TestPeersBugs(t *testing.T) {
 				o.Busy = ha.Busy{FailedAt: now.Add(-time.Second), FailedKind: ha.Promote, Failures: 2}
 			}, "pass to n3"},
 		{"CloudNativePG #10409: a replica that has voted goes back to the old primary", following,
-			func(o *ha.Observation) { o.Server.Promise = 4 }, "blocked: Consul's answer for the term that was promised"},
+			func(o *ha.Observation) { o.Server.Promise = 4 }, "blocked: Consul's record of term 4, which this member has promised"},
 		{"Patroni's graceful stop outlasts its ttl: whoever leads by then is not told of an end", leading,
 			func(o *ha.Observation) {
 				stopped(o)

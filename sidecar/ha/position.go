@@ -1,6 +1,9 @@
 package ha
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // TLI is a PostgreSQL timeline id. This program gives every term that promotes
 // a timeline of its own, by claiming the number in the cluster record before
@@ -82,18 +85,8 @@ func (p Position) Compare(q Position) int {
 	case qp:
 		return -1
 	case p.TLI != q.TLI:
-		return cmp(uint64(p.TLI), uint64(q.TLI))
+		return cmp.Compare(p.TLI, q.TLI)
 	default:
-		return cmp(uint64(p.LSN), uint64(q.LSN))
+		return cmp.Compare(p.LSN, q.LSN)
 	}
-}
-
-func cmp(a, b uint64) int {
-	switch {
-	case a > b:
-		return 1
-	case a < b:
-		return -1
-	}
-	return 0
 }

@@ -4,10 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
-// RecordVersion is the layout of Record that this program reads and writes.
-const RecordVersion = 1
+// RecordVersion is the newest layout of Record that this program reads. It writes the
+// oldest that does: SiteVersion is of a cluster that follows another site's, in which a
+// program that does not know of such clusters would promote a server.
+const (
+	RecordVersion = SiteVersion
+	SiteVersion   = 2
+)
 
 // ErrRecord is returned by Record.Validate: the state key was damaged, or
 // written by a newer program. It is never guessed at.
@@ -19,7 +25,7 @@ type Mode string
 // The modes of durability.
 const (
 	ModeQuorum Mode = "quorum" // k voters flush a commit before its client is answered
-	ModeAsync  Mode = "async"  // nobody is waited for; leases keep writers apart
+	ModeAsync  Mode = "async"  // commits wait for nobody; leases keep writers apart
 )
 
 // Durability is what the cluster record says about acknowledged commits.
@@ -55,10 +61,27 @@ const (
 	PhaseElecting  Phase = "electing"  // the leader gathers votes
 	PhasePromoting Phase = "promoting" // it has them, has claimed a timeline, and may be primary at any moment
 	PhaseLeading   Phase = "leading"   // its server has proved writable
+	PhaseRestoring Phase = "restoring" // in place of an election: the leader restores a backup
 )
 
+// order is where the phase stands in its term.
+func (p Phase) order() int {
+	switch p {
+	case PhaseBootstrap, PhaseRestoring:
+		return 1
+	case PhaseElecting:
+		return 2
+	case PhasePromoting:
+		return 3
+	case PhaseLeading:
+		return 4
+	default:
+		return 0
+	}
+}
+
 // Final is the last position of a primary that stopped cleanly: nothing was
-// acknowledged beyond it, so whoever contains it may lead without more votes.
+// acknowledged beyond it, so a member that contains it may lead without more votes.
 type Final struct {
 	Member   string   `json:"member"`
 	Position Position `json:"position"`
@@ -70,6 +93,28 @@ type Final struct {
 type Origin struct {
 	Term   uint64 `json:"term"`
 	Leader string `json:"leader"`
+}
+
+// Standing is which of two sites' clusters this one is.
+type Standing struct {
+	// StandbyOf names the cluster at another site that this one follows (Policy.StandbyOf):
+	// its leader's server streams from that one's primary, and nobody here takes writes.
+	// Empty: the cluster takes writes itself.
+	StandbyOf string `json:"standby_of,omitempty"`
+	// Epoch counts how often a site began to take writes in the place of another: of two
+	// clusters with the same data, who has the lower one has been superseded.
+	Epoch uint64 `json:"epoch,omitempty"`
+	// Released is what this site's primary had when it gave up the writes as asked: a
+	// cluster that has it, and follows, may take them back without losing anything while
+	// the other has not taken them.
+	Released *Position `json:"released,omitempty"`
+}
+
+// Restores are the restores in place: Restore is what one is to do, in its phase, and
+// Restored names the newest whose data the cluster went on with.
+type Restores struct {
+	Restore  Restoring `json:"restore,omitzero"`
+	Restored string    `json:"restored,omitempty"`
 }
 
 // Record is the cluster's state key in Consul, changed only by compare-and-swap.
@@ -90,10 +135,43 @@ type Record struct {
 	// that nobody has to wait for its lease (S6).
 	Fenced bool   `json:"fenced,omitempty"`
 	Reason string `json:"reason,omitempty"` // why this term began, for people
+	// Claims are the newest timelines that terms have claimed, oldest first, and where
+	// they began: log on any other timeline is nobody's (claims.go).
+	// A list whose last is not of Timeline is one that an older program has not continued:
+	// it says nothing.
+	Claims []Claim `json:"claims,omitempty"`
+	// Diverged names copies of the data that have log of the leader's timeline which the
+	// leader never wrote: they are no votes, lead nothing, and are cloned anew.
+	Diverged []Diverged `json:"diverged,omitempty"`
+	// Lease is the longest lease that the primary of this term, or of Origin's while
+	// there is none, may hold: a candidate that must wait for its end waits as long (S6).
+	// It is raised before a longer one is used, and lowered when the longer one has
+	// ended. Zero: not known; each member takes its own setting.
+	Lease time.Duration `json:"lease,omitempty"`
+	// Crashes is how many terms in a row have ended soon after they began because their
+	// primary's server crashed, or did not answer (damping.go).
+	Crashes int `json:"crashes,omitempty"`
+
+	Standing
+
+	Restores
+
+	// Changes is how often the record was changed, over all terms: of two of one term the
+	// one with more is the newer, also where Consul was put back. Zero: the program that
+	// wrote it does not count.
+	Changes uint64 `json:"changes,omitempty"`
 
 	// Index is Consul's ModifyIndex of the key as read: what a
 	// compare-and-swap expects. Zero means that the key does not exist.
 	Index uint64 `json:"-"`
+}
+
+// version is the oldest layout of which a program can act on the record.
+func (r *Record) version() int {
+	if r.StandbyOf != "" {
+		return SiteVersion
+	}
+	return 1
 }
 
 // Exists reports whether the record was found in Consul.
@@ -113,7 +191,7 @@ func (r Record) Validate() error {
 		return fail("it has no version")
 	case r.Term == 0:
 		return fail("it has no term")
-	case r.Phase != PhaseBootstrap && r.Phase != PhaseElecting && r.Phase != PhasePromoting && r.Phase != PhaseLeading:
+	case r.Phase != PhaseBootstrap && r.Phase != PhaseElecting && r.Phase != PhasePromoting && r.Phase != PhaseLeading && r.Phase != PhaseRestoring:
 		return fail("phase %q is not known", r.Phase)
 	case d.Mode != ModeQuorum && d.Mode != ModeAsync:
 		return fail("durability mode %q is not known", d.Mode)
@@ -123,6 +201,8 @@ func (r Record) Validate() error {
 		return fail("its lists are not sorted")
 	case r.Phase != PhaseBootstrap && r.SystemID == "":
 		return fail("it has no system identifier")
+	case (r.Phase == PhaseRestoring) != (r.Restore.ID != ""):
+		return fail("phase %q and restore %q do not go together", r.Phase, r.Restore.ID)
 	}
 	return nil
 }

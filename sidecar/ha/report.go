@@ -1,14 +1,17 @@
 package ha
 
+import "time"
+
 // Role is what a member does, as others see it.
 type Role string
 
 // The roles of a member.
 const (
-	RoleStopped   Role = "stopped"   // its server does not run, or is not ready
-	RoleReplica   Role = "replica"   // in recovery
-	RoleCandidate Role = "candidate" // leads a term that has no primary yet
-	RolePrimary   Role = "primary"   // out of recovery
+	RoleStandbyLeader Role = "standby-leader" // leads a cluster that follows another site's
+	RoleStopped       Role = "stopped"        // its server does not run, or is not ready
+	RoleReplica       Role = "replica"        // in recovery
+	RoleCandidate     Role = "candidate"      // leads a term that has no primary yet
+	RolePrimary       Role = "primary"        // out of recovery
 )
 
 // Report is what a member tells the others about itself, over a stream, at each
@@ -35,10 +38,12 @@ type Report struct {
 	Streaming bool `json:"streaming,omitempty"` // receives from Leader now
 	Writable  bool `json:"writable,omitempty"`  // a primary that takes writes
 	Serving   bool `json:"serving,omitempty"`   // a primary that may acknowledge commits: its server runs out of recovery
-	// Down: a member whose server is surely not running, by word of the guard.
+	// Relay: it leads a standby cluster, and its server runs as a standby of the other site's.
+	Relay bool `json:"relay,omitempty"`
+	// Down: a member whose server is surely not running, reported by the guard.
 	Down bool `json:"down,omitempty"`
-	// Restarting: a primary whose server is down because a restart was asked
-	// for, and is coming back; it is not deposed for that.
+	// Restarting: a primary whose server is down because of a requested
+	// restart, and is coming back; it is not deposed for that.
 	Restarting bool `json:"restarting,omitempty"`
 
 	// Checkpointed: a primary's last checkpoint is on its current timeline; a
@@ -48,9 +53,11 @@ type Report struct {
 	Eligible bool `json:"eligible,omitempty"` // it may lead
 	Priority int  `json:"priority,omitempty"` // among equals the higher leads
 	// Agentless: its own Consul agent does not answer, so DNS hides it.
-	Agentless bool   `json:"agentless,omitempty"`
-	NoSync    bool   `json:"nosync,omitempty"`
-	Session   string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
+	Agentless bool `json:"agentless,omitempty"`
+	NoSync    bool `json:"nosync,omitempty"`
+	// SyncPriority is the policy's.
+	SyncPriority int    `json:"sync_priority,omitempty"`
+	Session      string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
 
 	// The newest record this member knows, so that the others learn of a
 	// ballot before Consul tells them.
@@ -69,7 +76,40 @@ type Report struct {
 	Replay   LSN    `json:"replay,omitempty"`    // how far a standby has replayed
 	ServerID string `json:"server_id,omitempty"` // PostgreSQL system identifier
 	Pending  bool   `json:"pending_restart,omitempty"`
+
+	// Stopping: a primary that is being stopped and does not end, as its disk hangs. It
+	// is not heard any more, and extends no lease.
+	Stopping bool `json:"stopping,omitempty"`
+	// Strayed: why the member's log is no vote (Files.Strayed). Copy: which copy it is.
+	Strayed string `json:"strayed,omitempty"`
+	Copy    string `json:"copy,omitempty"`
+	// Paused: why its server replays nothing (SQL.Paused).
+	Paused string `json:"replay_paused,omitempty"`
+	// Tags are the member's own and the settings', by their names; PendingWhat are the
+	// parameters that wait for a restart. For people and other programs.
+	Tags        []Tag          `json:"tags,omitempty"`
+	PendingWhat []PendingValue `json:"pending_what,omitempty"`
+	// Lease is the member's own setting: those of all members should be equal.
+	Lease time.Duration `json:"lease,omitempty"`
+	// Software is its server's, while it runs.
+	Software Software `json:"software,omitzero"`
 }
+
+// Tag is one of a member's.
+type Tag struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// PendingValue is a parameter of which a restart takes up another value.
+type PendingValue struct {
+	Name   string `json:"name"`
+	Now    string `json:"now"`
+	Wanted string `json:"wanted"`
+}
+
+// leads reports whether the member's server is the one that its term's others follow.
+func (r *Report) leads() bool { return r.Serving || r.Relay }
 
 // Echo acknowledges one report.
 type Echo struct {
@@ -83,4 +123,6 @@ type RecordSeen struct {
 	Leader string `json:"leader,omitempty"`
 	Phase  Phase  `json:"phase,omitempty"`
 	Index  uint64 `json:"index,omitempty"`
+	// Changes is Record.Changes; zero: not known.
+	Changes uint64 `json:"changes,omitempty"`
 }

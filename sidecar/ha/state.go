@@ -7,12 +7,16 @@ type State struct {
 	WakeAt Instant
 	// LeaseUntil is until when this member may serve as primary (S5).
 	LeaseUntil Instant
-	// Role and Blocks are for people. Refused says why a switchover or a
-	// removal that was asked for cannot begin.
+	// Role, Blocks and Rules are for people: Rules names the rows that held in this
+	// decision, in their order. Refused says why a requested switchover or removal
+	// cannot begin.
 	Role    Role
+	Rules   []string
 	Blocks  []Block
 	Refused string
 
+	// BegunAt is when this process first decided.
+	BegunAt Instant
 	// Hears: this member hears the primary of the newest term it knows (S8).
 	Hears bool
 	// LostAt is since when it hears none, in term LostTerm.
@@ -39,6 +43,42 @@ type State struct {
 	Revived     string
 	// EmptySince is since when Consul has been seen without a record.
 	EmptySince Instant
+	// Last is the newest record that this process has read. Where Consul has an earlier
+	// one, or none, it was put back or has lost it.
+	Last Record
+	// LaterAt is since when a member is known to have seen a later record than Consul was
+	// last read to have. One that was read since then shows that Consul was put back.
+	LaterAt Instant
+	// ReplayAt is when the candidate of the newest term was last seen to have replayed
+	// further than Replayed.
+	ReplayAt Instant
+	Replayed LSN
+	// Partial is where this standby's log ended inside a record when it was last told to
+	// follow a leader whose timeline begins before that. Zero: nowhere.
+	Partial LSN
+	// StrayedTerm is the term in which this member led, and its server was seen as a primary
+	// on a timeline that nobody had claimed.
+	StrayedTerm uint64
+	// UnseenTerm is the term in which this leader stopped its own server as nobody could
+	// log in to it: another is to lead, and a start alone would not help.
+	UnseenTerm uint64
+	// CrashAt is the newest exit of this leader's server in CrashTerm, CrashedSoon whether it
+	// came soon, and Restarts how many in a row did. Whole: since then all members have
+	// streamed. Damped: it is started again in its place.
+	CrashAt     Instant
+	CrashTerm   uint64
+	CrashedSoon bool
+	Restarts    int
+	Whole       bool
+	Damped      bool
+	// StrayedAt is since when this member, whose log is none of the cluster's, hears a primary.
+	StrayedAt Instant
+	// StoodAt is since when this server's position is what it was at Stood: what another
+	// site says of its own before that says nothing of where the two part.
+	StoodAt Instant
+	Stood   Position
+	// Led is the newest position that a primary was heard to have.
+	Led Position
 }
 
 // Gone is a voter whose walsender is missing.

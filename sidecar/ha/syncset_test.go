@@ -2,8 +2,10 @@ package ha_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
 )
 
 var names = []string{"a", "b", "c", "d"}
@@ -71,6 +73,20 @@ func TestVotesNeeded(t *testing.T) {
 					t.Fatalf("%d votes of %v with k=%d: sure=%v", votes, subset(bits), k, sure)
 				}
 			}
+		}
+	}
+}
+
+// TestCommitsWait: a primary whose standbys are gone says how many it waits for.
+func TestCommitsWait(t *testing.T) {
+	for standbys, want := range map[int]string{1: "1 standby that streams, of n2", 2: "2 standbys that stream, of n2, n3"} {
+		o := sim.Leading()
+		o.Server.Walsenders, o.Policy.Standbys, o.Consul.Record.Durability.K = nil, standbys, standbys
+		before := o
+		before.Now = o.Now.Add(-time.Minute)
+		s, _ := ha.Decide(ha.State{}, before)
+		if s, _ = ha.Decide(s, o); len(s.Blocks) != 1 || s.Blocks[0].Missing != want {
+			t.Errorf("%d: blocked by %+v, want %s", standbys, s.Blocks, want)
 		}
 	}
 }

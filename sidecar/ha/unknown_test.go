@@ -17,7 +17,7 @@ func TestUnknownIsSaid(t *testing.T) {
 		later  time.Duration
 		want   string
 	}{
-		{"the guard", func(o *ha.Observation) { o.Server.Process = ha.ProcessUnknown }, 0, "the guard's word"},
+		{"the guard", func(o *ha.Observation) { o.Server.Process = ha.ProcessUnknown }, 0, "the guard's report on the server"},
 		{"the files", func(o *ha.Observation) { o.Server.DataDir = ha.DataUnknown }, 0, "a look at the data directory"},
 		{"the files, with an error", func(o *ha.Observation) {
 			o.Server.DataDir, o.Server.Problem = ha.DataUnknown, "read promise: damaged"
@@ -30,7 +30,7 @@ func TestUnknownIsSaid(t *testing.T) {
 		c.change(&o)
 		s, _ := ha.Decide(ha.State{}, o)
 		if c.later > 0 {
-			o.Now = now.Add(c.later)
+			o.Now, o.Consul.SeenAt = now.Add(c.later), now.Add(c.later)
 			s, _ = ha.Decide(s, o)
 		}
 		said := ""

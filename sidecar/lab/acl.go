@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // The names of the files with Consul's tokens.
 const (
 	managementToken = "consul-management" // may do everything; the lab's own, and the agents'
 	memberToken     = "consul-member"     // has the policy that `pgsidecar files policy` prints
-	readerToken     = "consul-reader"     // reads the catalog; the agents' own, for DNS and whoever shows none
+	readerToken     = "consul-reader"     // reads the catalog; the agents' own, for DNS and clients that show none
 )
 
 // apiToken is the name of the file with the token that the members' APIs ask
@@ -58,7 +60,7 @@ func newUUID() (string, error) {
 
 // aclConfig is the part of an agent's configuration that turns ACLs on. Tokens
 // are cached for a second, not for 30, so that a revoked one ends soon.
-func (l *Lab) aclConfig(h Host) (map[string]any, error) {
+func (l *Lab) aclConfig(h Host, dialect programs.ConsulDialect) (map[string]any, error) {
 	management, err := l.plan.secret(managementToken)
 	if err != nil {
 		return nil, err
@@ -71,7 +73,7 @@ func (l *Lab) aclConfig(h Host) (map[string]any, error) {
 	// may make that anew, without a policy.
 	tokens := map[string]any{"agent": management, "default": reader}
 	if h.Kind == KindConsul {
-		tokens["initial_management"] = management
+		tokens[dialect.ManagementToken()] = management
 	}
 	return map[string]any{"enabled": true, "default_policy": "deny", "down_policy": "extend-cache",
 		"token_ttl": "1s", "policy_ttl": "1s", "role_ttl": "1s", "tokens": tokens}, nil

@@ -1,12 +1,12 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/client"
 )
 
 // Change posts to a member's API, from the application's host and with the
@@ -24,24 +24,25 @@ func (l *Lab) Change(ctx context.Context, member, path string, body []byte) erro
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+h.APIAddress()+path, bytes.NewReader(body))
-	if err != nil {
+	if _, err := client.New(client.Options{Dial: dial, Token: token}).Ask(ctx, http.MethodPost, h.APIAddress(), path, body); err != nil {
 		return fmt.Errorf("post %s to %s: %w", path, member, err)
 	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Content-Type", "application/json")
-	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
-	answer, err := client.Do(req)
+	return nil
+}
+
+// askTimeout is how long a sidecar may take to say what it is.
+const askTimeout = 2 * time.Second
+
+// ask gets a path of a member's API, which answers at once whether it is so.
+func (l *Lab) ask(ctx context.Context, h Host, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	dial, err := l.Dialer(l.plan.App().Name)
 	if err != nil {
-		return fmt.Errorf("post %s to %s: %w", path, member, err)
+		return err
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, 4096))
-	if err != nil {
-		return fmt.Errorf("post %s to %s: %w", path, member, err)
-	}
-	if answer.StatusCode/100 != 2 {
-		return fmt.Errorf("post %s to %s: %s: %s", path, member, answer.Status, strings.TrimSpace(string(text)))
+	if _, err := client.New(client.Options{Dial: dial}).Ask(ctx, http.MethodGet, h.APIAddress(), path, nil); err != nil {
+		return fmt.Errorf("ask %s for %s: %w", h.Name, path, err)
 	}
 	return nil
 }

@@ -5,12 +5,15 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // writeConsulConfig writes the agent's configuration: as in production, but
@@ -21,6 +24,12 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	if l.plan.Isolated {
 		client += " 127.0.0.1" // a program asks its own host's agent by the usual address
 	}
+	dialect, err := programs.DialectOf(l.plan.Consul)
+	if err != nil {
+		return fmt.Errorf("configure Consul: %w", err)
+	}
+	ports := map[string]int{"http": h.Ports.HTTP, "dns": h.Ports.DNS, "serf_lan": h.Ports.SerfLAN, "serf_wan": -1, "server": h.Ports.Server}
+	maps.Copy(ports, dialect.WithoutGRPC())
 	c := map[string]any{
 		"node_name":            h.Name,
 		"node_id":              l.plan.nodeID(h),
@@ -31,8 +40,7 @@ func (l *Lab) writeConsulConfig(h Host) error {
 		"disable_update_check": true,
 		"log_level":            "INFO",
 		"performance":          map[string]any{"raft_multiplier": 1},
-		"ports": map[string]any{"http": h.Ports.HTTP, "dns": h.Ports.DNS, "serf_lan": h.Ports.SerfLAN,
-			"serf_wan": -1, "server": h.Ports.Server, "grpc": -1, "grpc_tls": -1},
+		"ports":                ports,
 	}
 	servers := l.plan.Servers()
 	if h.Kind == KindConsul {
@@ -48,7 +56,7 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	c["retry_join"] = join
 	c["retry_interval"] = "1s"
 	if l.plan.Breakable {
-		acl, err := l.aclConfig(h)
+		acl, err := l.aclConfig(h, dialect)
 		if err != nil {
 			return err
 		}

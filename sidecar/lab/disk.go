@@ -2,10 +2,12 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,25 +24,35 @@ const diskBytes = 4 << 30
 // directory, so that a clone beside it is on the same disk.
 func disk(h Host) string { return filepath.Dir(h.DataDir()) }
 
-// mountDisk gives a member a file system of its own.
-func (l *Lab) mountDisk(h Host) error {
-	if err := l.record(entry{What: madeMount, Name: disk(h)}); err != nil {
+// mountDisk gives a member a file system of its own: one in an image where it is to
+// hang, else plain memory.
+func (l *Lab) mountDisk(ctx context.Context, h Host) error {
+	if !l.plan.Hangable {
+		return l.mountMemory(h, disk(h))
+	}
+	return l.mountImage(ctx, h)
+}
+
+// mountMemory mounts a file system in memory in a folder that is there.
+func (l *Lab) mountMemory(h Host, path string) error {
+	if err := l.record(entry{What: madeMount, Name: path}); err != nil {
 		return err
 	}
-	if err := unix.Mount("pgsidecar-lab", disk(h), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, diskOptions(diskBytes)); err != nil {
+	if err := unix.Mount("pgsidecar-lab", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0700", diskBytes)); err != nil {
 		return fmt.Errorf("mount the disk of %s: %w", h.Name, err)
 	}
 	return nil
 }
 
-func diskOptions(size uint64) string { return fmt.Sprintf("size=%d,mode=0700", size) }
-
-// FillDisk makes a member's disk as small as what is on it: the next block that
+// FillDisk takes all that is free on a member's disk: the next block that
 // PostgreSQL asks for is refused with ENOSPC.
 func (l *Lab) FillDisk(host string) error {
 	h, err := l.breakableMember(host)
 	if err != nil {
 		return err
+	}
+	if l.plan.Hangable {
+		return l.fillImage(h)
 	}
 	var s unix.Statfs_t
 	if err := unix.Statfs(disk(h), &s); err != nil {
@@ -55,7 +67,31 @@ func (l *Lab) FreeDisk(host string) error {
 	if err != nil {
 		return err
 	}
+	if l.plan.Hangable {
+		return emptyImage(h)
+	}
 	return l.resizeDisk(h, diskBytes)
+}
+
+// Promise returns the highest term that a member has promised on its disk: it has
+// stopped its server or told it whom to follow since that term began. 0: none yet.
+func (l *Lab) Promise(host string) (int, error) {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(filepath.Join(h.stateDir(), "promise"))
+	var p struct{ Term int }
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &p)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read what %s has promised: %w", host, err)
+	}
+	return p.Term, nil
 }
 
 func (l *Lab) resizeDisk(h Host, size uint64) error {
@@ -86,11 +122,11 @@ func (l *Lab) breakableMember(host string) (Host, error) {
 // error: it may have been killed before.
 func unmountDisks(entries []entry) error {
 	var errs []error
-	for _, e := range entries {
+	for _, e := range slices.Backward(entries) {
 		if e.What != madeMount {
 			continue
 		}
-		// Lazily: whoever looks into it keeps it for themselves.
+		// Lazily: a process that looks into it keeps it for itself.
 		err := unix.Unmount(e.Name, unix.MNT_DETACH)
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", e.Name, err))

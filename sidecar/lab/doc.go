@@ -17,7 +17,9 @@
 //
 // Breakable (root) each member's data is on a file system of its own, in memory,
 // that can be full; its WAL is archived, unless that is blocked; and Consul's
-// ACLs are on, with a token for the members that can be revoked.
+// ACLs are on, with a token for the members that can be revoked. Where the machine
+// has loop devices and mkfs.ext4 that file system is an image (Plan.Hangable), which
+// can also hang: a frozen one takes no write, and who waits for it cannot be killed.
 //
 // Another program may run the members (Agent), to be measured on the same hosts.
 //

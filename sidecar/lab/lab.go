@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,8 @@ type Options struct {
 	Standbys      int    // that hold each commit; 0: 1
 	Isolated      bool   // a network namespace for each host; needs root
 	PgBouncer     bool   // run PgBouncer too
+	Backup        bool   // make backups, by pgBackRest, to a folder of the lab
+	Other         *Plan  // the lab of the other site, whose cluster this one follows, with its secrets; nil: there is none
 	// Breakable gives the members disks that can be filled, an archive that can
 	// be blocked, and Consul ACLs whose token can be revoked; needs root.
 	Breakable bool
@@ -78,8 +81,8 @@ type Lab struct {
 // returns ErrOption or programs.ErrMissing.
 func New(o Options) (*Lab, error) {
 	p := &Plan{Version: 1, Isolated: o.Isolated, Breakable: o.Breakable, Cluster: "pg", Prefix: "pgsidecar", Binary: o.Binary,
-		Consul: o.Consul, Mode: orElse(o.Mode, "quorum"), Standbys: orElse(o.Standbys, 1)}
-	servers, members := orElse(o.ConsulServers, 1), orElse(o.Members, 3)
+		Consul: o.Consul, Mode: cmp.Or(o.Mode, "quorum"), Standbys: cmp.Or(o.Standbys, 1)}
+	servers, members := cmp.Or(o.ConsulServers, 1), cmp.Or(o.Members, 3)
 	switch {
 	case o.Dir == "":
 		return nil, fmt.Errorf("%w: no folder", ErrOption)
@@ -95,6 +98,8 @@ func New(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("%w: disks that can be filled need root", ErrOption)
 	case o.Breakable && o.Binary == "":
 		return nil, fmt.Errorf("%w: without members there is nothing to break", ErrOption)
+	case o.Breakable && o.Backup:
+		return nil, fmt.Errorf("%w: members that archive twice, to pgBackRest and to what can be blocked", ErrOption)
 	case o.Isolated && os.Geteuid() != 0:
 		return nil, fmt.Errorf("%w: network namespaces need root; without --isolated the lab runs on loopback as any user", ErrOption)
 	}
@@ -113,6 +118,7 @@ func New(o Options) (*Lab, error) {
 	if err := p.givePorts(); err != nil {
 		return nil, err
 	}
+	p.follow(o.Other)
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
@@ -137,6 +143,12 @@ func (p *Plan) findPrograms(o Options) (err error) {
 			return err
 		}
 	}
+	if o.Backup {
+		if _, err = programs.PgBackRest(); err != nil {
+			return err
+		}
+		p.Backup = true
+	}
 	if o.Isolated {
 		for _, name := range []string{"ip", "tc"} {
 			if _, err := exec.LookPath(name); err != nil {
@@ -147,6 +159,7 @@ func (p *Plan) findPrograms(o Options) (err error) {
 	if os.Geteuid() == 0 {
 		p.User = "postgres"
 	}
+	p.Hangable = o.Breakable && canMountImages()
 	for _, path := range []string{p.Consul, p.Binary} {
 		if _, err := os.Stat(path); path != "" && err != nil {
 			return fmt.Errorf("%w: %w", programs.ErrMissing, err)
@@ -261,12 +274,27 @@ func (l *Lab) claim(ctx context.Context) error {
 			return err
 		}
 	}
+	if p.Backup {
+		if err := l.makeRepository(); err != nil {
+			return err
+		}
+	}
 	for _, h := range p.Hosts {
-		if err := l.makeHostFolder(h); err != nil {
+		if err := l.makeHostFolder(ctx, h); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// RepositoryDir is where the lab's backups and archive are.
+func (p *Plan) RepositoryDir() string { return filepath.Join(p.Dir, "repository") }
+
+func (l *Lab) makeRepository() error {
+	if err := os.MkdirAll(l.plan.RepositoryDir(), 0o750); err != nil {
+		return fmt.Errorf("make the repository: %w", err)
+	}
+	return l.own(l.plan.RepositoryDir())
 }
 
 // clearDead removes a lab that was killed from the folder. It returns ErrInUse
@@ -348,6 +376,11 @@ func (l *Lab) Down(ctx context.Context) error {
 // goes last.
 func (l *Lab) clean(ctx context.Context) error {
 	l.closeRelays()
+	entries, err := readJournal(l.plan.Dir)
+	if err != nil {
+		return err
+	}
+	thawDisks(entries) // what waits for a hung disk cannot be killed
 	// Sidecars and guards first, or they would take what follows for a fault.
 	for _, h := range l.plan.Members() {
 		for _, program := range []Program{Sidecar, Guard} {
@@ -363,10 +396,6 @@ func (l *Lab) clean(ctx context.Context) error {
 		if err := l.killAll(ctx, h, 0); err != nil {
 			return err
 		}
-	}
-	entries, err := readJournal(l.plan.Dir)
-	if err != nil {
-		return err
 	}
 	for _, name := range namespaces(entries) {
 		if err := removeNamespace(ctx, name); err != nil {
@@ -415,7 +444,7 @@ func lockFolder(dir string) (unlock func(), err error) {
 }
 
 // makeHostFolder makes the host's folder and its programs' configuration.
-func (l *Lab) makeHostFolder(h Host) error {
+func (l *Lab) makeHostFolder(ctx context.Context, h Host) error {
 	if err := os.MkdirAll(h.Dir, 0o755); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", h.Name, err)
 	}
@@ -424,7 +453,7 @@ func (l *Lab) makeHostFolder(h Host) error {
 	}
 	switch h.Kind {
 	case KindMember:
-		return l.writeMemberConfig(h)
+		return l.writeMemberConfig(ctx, h)
 	case KindApp:
 		return l.writeAppConfig(h)
 	}
@@ -449,14 +478,6 @@ func (l *Lab) own(path string) error {
 		return fmt.Errorf("look up user %s: %w", l.plan.User, err)
 	}
 	return os.Chown(path, uid, gid)
-}
-
-func orElse[T comparable](v, standard T) T {
-	var zero T
-	if v == zero {
-		return standard
-	}
-	return v
 }
 
 // downTimeout is how long one PostgreSQL may take to stop at once.

@@ -33,6 +33,16 @@ func (l *Lab) writeSecrets() error {
 		return fmt.Errorf("make the folder of the secrets: %w", err)
 	}
 	for _, role := range []string{SuperuserRole, ReplicationRole, ApplicationRole, apiToken} {
+		if other := l.plan.Other; other != nil { // the data, and so the roles' passwords, are the other site's
+			secret, err := os.ReadFile((&Plan{Dir: other.Dir}).PasswordFile(role))
+			if err != nil {
+				return fmt.Errorf("read a secret of the other site: %w", err)
+			}
+			if err := l.writeSecret(role, strings.TrimSpace(string(secret))); err != nil {
+				return err
+			}
+			continue
+		}
 		b := make([]byte, 16)
 		if _, err := rand.Read(b); err != nil {
 			return fmt.Errorf("make a password: %w", err)
@@ -132,6 +142,27 @@ durability {
 failover {
   automatic = true
 }
+{{- with .Plan.Other}}
+
+standby_of {
+  addresses = [{{range $i, $a := .Addresses}}{{if $i}}, {{end}}{{q $a}}{{end}}]
+  apis      = [{{range $i, $a := .APIs}}{{if $i}}, {{end}}{{q $a}}{{end}}]
+}
+{{- end}}
+{{- if .Plan.Backup}}
+
+backup "main" {
+  engine = "pgbackrest"
+
+  repository {
+    path = {{q .Plan.RepositoryDir}}
+  }
+
+  retention {
+    full = 2
+  }
+}
+{{- end}}
 `))
 
 // hba lets the application in by password, from anywhere in the lab.
@@ -153,14 +184,14 @@ func (p *Plan) consulAddresses(h Host) []string {
 
 // writeMemberConfig writes pg.hcl (or what an Agent needs), and makes the folder in which PostgreSQL's
 // user makes its data directory.
-func (l *Lab) writeMemberConfig(h Host) error {
+func (l *Lab) writeMemberConfig(ctx context.Context, h Host) error {
 	parent := filepath.Dir(h.DataDir())
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return fmt.Errorf("make the folder of the data directory: %w", err)
 	}
 	archive := ""
 	if l.plan.Breakable {
-		if err := l.mountDisk(h); err != nil {
+		if err := l.mountDisk(ctx, h); err != nil {
 			return err
 		}
 		archive = l.plan.archiveCommand(h)

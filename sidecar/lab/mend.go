@@ -69,9 +69,11 @@ func runs(e entry) bool {
 }
 
 // Mend undoes all that can be broken in a lab, whatever was: links, stopped
-// processes, full disks, archive, token; and starts what does not run.
+// processes, full or hung disks, archive, token; and starts what does not run.
 func (l *Lab) Mend(ctx context.Context) error {
-	errs := []error{l.HealAll(ctx)}
+	entries, err := readJournal(l.plan.Dir)
+	thawDisks(entries)
+	errs := []error{err, l.HealAll(ctx)}
 	for _, h := range l.plan.Hosts {
 		errs = append(errs, l.SignalHost(ctx, h.Name, syscall.SIGCONT))
 		if l.plan.Breakable && h.Kind == KindMember {

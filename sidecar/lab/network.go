@@ -196,6 +196,37 @@ func (l *Lab) Lose(ctx context.Context, host string, share float64) error {
 	return nil
 }
 
+// CutPort loses what is sent to a member's PostgreSQL port and what it answers, as a
+// firewall that drops does; all else arrives.
+func (l *Lab) CutPort(ctx context.Context, host string) error {
+	if !l.plan.Isolated {
+		return ErrNotIsolated
+	}
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return err
+	}
+	if err := l.clearTraffic(ctx, h); err != nil {
+		return err
+	}
+	if err := l.tc(ctx, h, "qdisc", "add", "dev", "eth0", "clsact"); err != nil {
+		return err
+	}
+	// A classic BPF program again: IPv4 (12 is the frame's type), TCP (23), and the
+	// port, which lies behind a header of the length at 14: the destination's at +16,
+	// the source's at +14.
+	for _, end := range []struct {
+		direction string
+		offset    int
+	}{{"ingress", 16}, {"egress", 14}} {
+		program := fmt.Sprintf("9,40 0 0 12,21 0 6 2048,48 0 0 23,21 0 4 6,177 0 0 14,72 0 0 %d,21 0 1 %d,6 0 0 2,6 0 0 0", end.offset, h.Ports.Postgres)
+		if err := l.tc(ctx, h, "filter", "add", "dev", "eth0", end.direction, "bpf", "da", "bytecode", program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Delay makes everything that a host sends arrive later. Where the kernel has no
 // netem, this process passes the frames on itself: then the delay ends, with the
 // link cut, when the process does.

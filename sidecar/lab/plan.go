@@ -33,21 +33,45 @@ type Plan struct {
 	Dir       string `json:"dir"`
 	Isolated  bool   `json:"isolated"`
 	Breakable bool   `json:"breakable,omitempty"`
-	Bridge    string `json:"bridge,omitempty"` // isolated: the namespace of the bridge
-	Cluster   string `json:"cluster"`          // also the name of the service in Consul
-	Prefix    string `json:"prefix"`           // of the keys in Consul
+	// Hangable: the members' disks are images of their own (Breakable, and this machine
+	// has loop devices and mkfs.ext4).
+	Hangable bool   `json:"hangable,omitempty"`
+	Bridge   string `json:"bridge,omitempty"` // isolated: the namespace of the bridge
+	Cluster  string `json:"cluster"`          // also the name of the service in Consul
+	Prefix   string `json:"prefix"`           // of the keys in Consul
 
 	Binary      string `json:"binary,omitempty"` // pgsidecar; empty: members and proxy are not started
 	Consul      string `json:"consul"`
 	HAProxy     string `json:"haproxy,omitempty"`
 	PgBouncer   string `json:"pgbouncer,omitempty"` // empty: none
+	Backup      bool   `json:"backup,omitempty"`    // members archive and make backups, by pgBackRest
 	PostgresBin string `json:"postgres_bin,omitempty"`
-	User        string `json:"user,omitempty"` // PostgreSQL's system user; empty: whoever runs the lab
+	User        string `json:"user,omitempty"` // PostgreSQL's system user; empty: the user who runs the lab
+
+	Other *OtherSite `json:"other,omitempty"` // nil: none
 
 	Mode     string `json:"mode"`     // durability: quorum or async
 	Standbys int    `json:"standbys"` // how many standbys hold each commit
 
 	Hosts []Host `json:"hosts"`
+}
+
+// OtherSite is the lab whose cluster this one follows.
+type OtherSite struct {
+	Dir       string   `json:"dir"`
+	Addresses []string `json:"addresses"` // of its servers
+	APIs      []string `json:"apis"`      // of its members
+}
+
+// follow makes the plan one of a cluster that follows the other lab's.
+func (p *Plan) follow(other *Plan) {
+	if other == nil {
+		return
+	}
+	p.Other = &OtherSite{Dir: other.Dir}
+	for _, m := range other.Members() {
+		p.Other.Addresses, p.Other.APIs = append(p.Other.Addresses, m.PostgresAddress()), append(p.Other.APIs, m.APIAddress())
+	}
 }
 
 // Host is one host of a lab. A port is zero where nothing listens.

@@ -248,7 +248,7 @@ func (l *Lab) find(h Host, program Program) (*process, error) {
 	return p, nil
 }
 
-// findPostmaster goes by the first line of postmaster.pid.
+// findPostmaster reads the first line of postmaster.pid.
 func (l *Lab) findPostmaster(h Host, missing error) (*process, error) {
 	b, err := os.ReadFile(filepath.Join(h.DataDir(), "postmaster.pid"))
 	if err != nil {
@@ -267,7 +267,7 @@ func (l *Lab) findPostmaster(h Host, missing error) (*process, error) {
 }
 
 // findGuard looks at the postmaster's parent, and only where no server runs
-// through all processes: it is asked for in the middle of a drill.
+// through all processes: it is called in the middle of a drill.
 func (l *Lab) findGuard(h Host, missing error) (*process, error) {
 	if postmaster, err := l.findPostmaster(h, missing); err == nil {
 		parent, err := parentOf(postmaster.pid)

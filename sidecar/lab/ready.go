@@ -17,10 +17,13 @@ import (
 )
 
 // WaitReady waits until the cluster is whole: Consul's health names one primary
-// and all others as replicas, all passing; its record says that as many voters
-// hold each commit as were asked for; and the primary itself says that all
-// others stream from it. Consul is watched; PostgreSQL, which tells nobody, is
-// asked.
+// and all others as replicas, all passing; each member's sidecar says so of itself;
+// all others stream from the primary and have flushed what it writes now; and the
+// record says that as many voters hold each commit as were configured. Consul is
+// watched; sidecars and PostgreSQL, which tell nobody, are asked.
+//
+// What Consul, the record and a primary's list of streams say of a member that was
+// lost a moment ago is what they knew of it before: only what it does now counts.
 //
 // It gives up when a sidecar ends.
 func (l *Lab) WaitReady(ctx context.Context) error {
@@ -34,33 +37,79 @@ func (l *Lab) WaitReady(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := l.present(ctx, primary); err != nil {
+			if again := askAgain(ctx, err); again != nil {
+				return fmt.Errorf("wait until all members follow %s: %w", primary, again)
+			}
+			continue
+		}
 		if err := l.waitDurable(ctx); err != nil {
 			return err
 		}
-		err = l.waitStreaming(ctx, primary)
-		if err == nil || context.Cause(ctx) != nil {
+		if still, err := l.waitRegistered(ctx); err != nil || still == primary {
 			return err
 		}
 	}
+}
+
+// present asks every member now: each sidecar for its role, and the primary's server
+// for the streams of all others.
+func (l *Lab) present(ctx context.Context, primary string) error {
+	if err := l.waitStreaming(ctx, primary); err != nil {
+		return err
+	}
+	for _, h := range l.plan.Members() {
+		path := "/replica?replication_state=streaming"
+		if h.Name == primary {
+			path = "/primary"
+		}
+		if err := l.ask(ctx, h, path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // streamTimeout is how long replicas are waited for before Consul is asked again
 // who is primary: it may be another by then.
 const streamTimeout = 5 * time.Second
 
-// waitStreaming waits until all others stream from the primary.
+// waitStreaming writes a mark on the primary, and waits until all others have
+// flushed it: a stream whose other end is gone is listed for a while.
 func (l *Lab) waitStreaming(ctx context.Context, primary string) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	want := len(l.plan.Members()) - 1
-	var last error
-	err := every(ctx, 50*time.Millisecond, func() (bool, error) {
-		var streaming int
-		streaming, last = l.streaming(ctx, primary)
-		return last == nil && streaming == want, nil
+	config, err := l.ConnConfig(SuperuserRole, primary)
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("ask %s who streams from it: %w", primary, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var mark string
+	// Not synchronously: who is to flush it may not be there.
+	if _, err := conn.Exec(ctx, "SET synchronous_commit = local"); err != nil {
+		return fmt.Errorf("write a mark on %s: %w", primary, err)
+	}
+	if err := conn.QueryRow(ctx, "SELECT pg_logical_emit_message(true, 'lab', 'whole')::text").Scan(&mark); err != nil {
+		return fmt.Errorf("write a mark on %s: %w", primary, err)
+	}
+	var others []string
+	for _, h := range l.plan.Members() {
+		if h.Name != primary {
+			others = append(others, h.Name)
+		}
+	}
+	streaming := 0
+	err = every(ctx, 50*time.Millisecond, func() (bool, error) {
+		err := conn.QueryRow(ctx, `SELECT count(DISTINCT application_name) FROM pg_stat_replication
+			WHERE application_name = ANY ($1) AND state = 'streaming' AND flush_lsn >= $2::pg_lsn`, others, mark).Scan(&streaming)
+		return streaming == len(others), err
 	})
 	if err != nil {
-		return fmt.Errorf("wait until %d replicas stream from %s: %w", want, primary, errors.Join(err, last))
+		return fmt.Errorf("wait until %d replicas stream from %s, and not %d: %w", len(others), primary, streaming, err)
 	}
 	return nil
 }
@@ -183,22 +232,33 @@ func (l *Lab) durable(r ha.Record) bool {
 		len(r.Durability.Voters) == min(2*l.plan.Standbys, others) && !r.Durability.Has(r.Leader)
 }
 
-// streaming asks a server how many standbys stream from it.
-func (l *Lab) streaming(ctx context.Context, member string) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
+// WaitServer waits until a member's server answers as a standby, or as a primary.
+func (l *Lab) WaitServer(ctx context.Context, member string, standby bool) error {
 	config, err := l.ConnConfig(SuperuserRole, member)
 	if err != nil {
-		return 0, err
+		return err
 	}
+	var last error
+	err = every(ctx, 50*time.Millisecond, func() (bool, error) {
+		var is bool
+		is, last = inRecovery(ctx, config)
+		return last == nil && is == standby, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the server of %s (a standby: %t): %w", member, standby, errors.Join(err, last))
+	}
+	return nil
+}
+
+func inRecovery(ctx context.Context, config *pgx.ConnConfig) (is bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	defer conn.Close(ctx)
-	var n int
-	err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").Scan(&n)
-	return n, err
+	defer conn.Close(context.WithoutCancel(ctx))
+	return is, conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&is)
 }
 
 // ConnConfig returns how the application connects, as a role, directly to a

@@ -7,7 +7,7 @@
 //
 // # Streams
 //
-// Whoever wants to hear a member dials it: one TCP connection for each
+// To hear a member one dials it: one TCP connection for each
 // direction, so that everything known of a member comes from one connection
 // that this process owns, dials and judges by itself:
 //

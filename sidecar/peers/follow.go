@@ -98,7 +98,7 @@ func (m *Mesh) subscribe(ctx context.Context, p *peer) error {
 		case err != nil && up:
 			return fmt.Errorf("%w: %w", errWasUp, err)
 		case errors.Is(err, io.EOF):
-			return fmt.Errorf("it hung up instead of a first frame (%s is not the same here and there, or two processes are named %q): %w",
+			return fmt.Errorf("handshake refused: %s differs between the two members, or another process is named %q: %w",
 				m.keyOf, m.member, ErrUnauthenticated)
 		case err != nil:
 			return fmt.Errorf("read first frame: %w", err)
@@ -211,16 +211,16 @@ func (m *Mesh) received(p *peer, r ha.Report) {
 	}
 	f := &p.facts
 	calm := m.calm(f, &r, now)
-	m.heard = m.heard || calm
+	m.own.heard = m.own.heard || calm
 	// The members come to beat together: a process wakes once for all of it, and
 	// its echo is as young as can be. Nobody beats twice for one round.
-	answer := calm && !m.beatAt.Within(m.heartbeat/2, now)
+	answer := calm && !m.own.beatAt.Within(m.heartbeat/2, now)
 	f.Report, f.ReceivedAt = r, now
 	for _, e := range r.Echo {
 		if e.Member != m.member {
 			continue
 		}
-		if s := m.sent[e.Seq%sentKept]; s.seq == e.Seq {
+		if s := m.own.sent[e.Seq%sentKept]; s.seq == e.Seq {
 			f.EchoSentAt = max(f.EchoSentAt, s.at)
 		}
 	}

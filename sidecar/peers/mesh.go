@@ -68,10 +68,8 @@ type sent struct {
 // Mesh is this member's part of the mesh. Its methods may be called from any
 // goroutine, except that Peers and Publish are for the one that decides.
 type Mesh struct {
-	member, cluster, process string
+	identity
 
-	keyOf              string
-	key                func() ([]byte, error)
 	now                func() ha.Instant
 	heartbeat, timeout time.Duration
 	tls                *tls.Config
@@ -86,13 +84,25 @@ type Mesh struct {
 	// streams counts the accepted streams; Run waits for them.
 	streams sync.WaitGroup
 
-	mu       sync.Mutex
+	mu       sync.Mutex      // guards what follows
 	running  context.Context // Run's; nil while it does not run
 	notify   func()
 	peers    map[string]*peer
 	accepted map[string]*accepted // by the subscriber's name
 	refusals [len(causes)]refusalCount
+	own      outgoing
+}
 
+// identity is who this member is to the others, and by what it proves that.
+type identity struct {
+	member, cluster, process string
+
+	key   func() ([]byte, error)
+	keyOf string
+}
+
+// outgoing is this member's report as the others get it.
+type outgoing struct {
 	report  ha.Report  // as published: without Seq and Echo
 	madeAt  ha.Instant // when it last changed
 	aliveAt ha.Instant // last call of Publish or Peers
@@ -130,8 +140,9 @@ func New(o Options) (*Mesh, error) {
 	var start [8]byte
 	rand.Read(start[:]) // never fails
 	return &Mesh{
-		member: o.Member, cluster: o.Cluster, process: rand.Text(),
-		keyOf: cmp.Or(o.KeyOf, "the members' common secret"), key: o.Key, now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
+		identity: identity{member: o.Member, cluster: o.Cluster, process: rand.Text(),
+			key: o.Key, keyOf: cmp.Or(o.KeyOf, "the members' common secret")},
+		now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
 		logger:      o.Logger.Named("peers"),
 		resolver:    net.DefaultResolver,
 		readdressed: make(chan struct{}, 1),
@@ -140,8 +151,7 @@ func New(o Options) (*Mesh, error) {
 		peers:       make(map[string]*peer),
 		accepted:    make(map[string]*accepted),
 		// 52 bits: exact in every reader of JSON, and room to grow.
-		seq:   binary.BigEndian.Uint64(start[:]) >> 13,
-		newer: make(chan struct{}),
+		own: outgoing{seq: binary.BigEndian.Uint64(start[:]) >> 13, newer: make(chan struct{})},
 	}, nil
 }
 
@@ -272,17 +282,17 @@ func (m *Mesh) Publish(r ha.Report) {
 	r.Member, r.Seq, r.Echo = m.member, 0, nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.aliveAt = m.now()
+	m.own.aliveAt = m.now()
 	for _, p := range m.peers {
 		p.decided = p.shown
 	}
-	if m.payload != nil && reflect.DeepEqual(r, m.report) {
-		if m.due {
+	if m.own.payload != nil && reflect.DeepEqual(r, m.own.report) {
+		if m.own.due {
 			m.stamp()
 		}
 		return
 	}
-	m.report, m.madeAt = r, m.aliveAt
+	m.own.report, m.own.madeAt = r, m.own.aliveAt
 	m.stamp()
 }
 
@@ -292,12 +302,12 @@ func (m *Mesh) Publish(r ha.Report) {
 // since the last beat is not waited for again.
 func (m *Mesh) beat() {
 	m.mu.Lock()
-	wake := m.heard
-	m.heard, m.beatAt = false, m.now()
+	wake := m.own.heard
+	m.own.heard, m.own.beatAt = false, m.now()
 	switch {
-	case wake && !m.due:
-		m.due = true
-	case m.payload != nil && m.aliveAt.Within(m.timeout, m.now()):
+	case wake && !m.own.due:
+		m.own.due = true
+	case m.own.payload != nil && m.own.aliveAt.Within(m.timeout, m.now()):
 		m.stamp()
 	}
 	m.mu.Unlock()
@@ -309,7 +319,7 @@ func (m *Mesh) beat() {
 // calm reports whether nothing has happened for a while, here and there: then a
 // report that says nothing new can wait for the next beat. The caller holds mu.
 func (m *Mesh) calm(before *ha.Peer, r *ha.Report, now ha.Instant) bool {
-	if before.Link != ha.LinkUp || m.madeAt.Within(m.timeout, now) {
+	if before.Link != ha.LinkUp || m.own.madeAt.Within(m.timeout, now) {
 		return false
 	}
 	old, next := before.Report, *r
@@ -320,10 +330,10 @@ func (m *Mesh) calm(before *ha.Peer, r *ha.Report, now ha.Instant) bool {
 // stamp makes the next payload from the report, and wakes the streams. The time
 // is taken before anything is sent: a lease is counted from it (S5).
 func (m *Mesh) stamp() {
-	m.seq++
-	m.due = false
-	r := m.report
-	r.Seq = m.seq
+	m.own.seq++
+	m.own.due = false
+	r := m.own.report
+	r.Seq = m.own.seq
 	for name, p := range m.peers {
 		if p.decided != 0 {
 			r.Echo = append(r.Echo, ha.Echo{Member: name, Seq: p.decided})
@@ -337,10 +347,10 @@ func (m *Mesh) stamp() {
 		m.logger.Error("report cannot be sent", "error", err, "bytes", len(payload), "limit_bytes", MaxFrame)
 		return
 	}
-	m.sent[m.seq%sentKept] = sent{m.seq, at}
-	m.payload = payload
-	close(m.newer)
-	m.newer = make(chan struct{})
+	m.own.sent[m.own.seq%sentKept] = sent{m.own.seq, at}
+	m.own.payload = payload
+	close(m.own.newer)
+	m.own.newer = make(chan struct{})
 }
 
 // newest returns the payload to send, and a channel that is closed when there
@@ -349,10 +359,10 @@ func (m *Mesh) stamp() {
 func (m *Mesh) newest() ([]byte, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.aliveAt.Within(m.timeout, m.now()) {
-		return nil, m.newer
+	if !m.own.aliveAt.Within(m.timeout, m.now()) {
+		return nil, m.own.newer
 	}
-	return m.payload, m.newer
+	return m.own.payload, m.own.newer
 }
 
 // Peers returns what is known of the members named by SetAddresses, sorted by
@@ -364,7 +374,7 @@ func (m *Mesh) newest() ([]byte, <-chan struct{}) {
 func (m *Mesh) Peers() []ha.Peer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.aliveAt = m.now()
+	m.own.aliveAt = m.now()
 	all := make([]ha.Peer, 0, len(m.peers))
 	for _, p := range m.peers {
 		p.decided = p.shown

@@ -2,76 +2,26 @@ package postgres
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/parameters"
 )
-
-// ownedReasons are the parameters that pgsidecar sets itself, each with why nobody
-// else may.
-var ownedReasons = [...][2]string{
-	{"cluster_name", "it is the member's name"},
-	{"config_file", "it is pgsidecar's own file"},
-	{"data_directory", "use data_dir"},
-	{"fsync", "without it an acknowledged commit can be lost"},
-	{"full_page_writes", "without it a crash can damage the data"},
-	{"hba_file", "use hba"},
-	{"hot_standby", "replicas are looked at by SQL"},
-	{"ident_file", "use ident"},
-	{"listen_addresses", "use listen"},
-	{"port", "use listen"},
-	{"primary_conninfo", "replication follows the cluster's leader"},
-	{"primary_slot_name", "replication follows the cluster's leader"},
-	{"promote_trigger_file", "promotions are elections"},
-	{"restart_after_crash", "a crash must be seen, so that the cluster can answer it"},
-	{"restore_command", "use the restore settings, so that a voter can stop it"},
-	{"synchronous_standby_names", "use durability"},
-	{"wal_log_hints", "pg_rewind needs it"},
-	{"wal_receiver_timeout", "use failure_timeout"},
-}
-
-// ownedReason says why a parameter may not be given; empty: it may.
-func ownedReason(name string) string {
-	name = strings.ToLower(name)
-	if strings.HasPrefix(name, "recovery_target") {
-		return "a replica always goes on to the newest timeline"
-	}
-	for _, o := range ownedReasons {
-		if o[0] == name {
-			return o[1]
-		}
-	}
-	return ""
-}
-
-var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
 
 // checkSettings finds what must not be, before anything is written.
 func checkSettings(set Settings) error {
-	for _, name := range slices.Sorted(maps.Keys(set.Parameters)) {
-		value := set.Parameters[name]
-		switch why := ownedReason(name); {
-		case !parameterName.MatchString(name):
-			return fmt.Errorf("parameter %q: no such name: %w", name, ErrSetting)
-		case why != "":
-			return fmt.Errorf("parameter %s: %w: %s", name, ErrOwned, why)
-		case strings.EqualFold(name, "wal_level") && value != "replica" && value != "logical":
-			return fmt.Errorf("parameter wal_level = %q: replication needs replica or logical: %w", value, ErrSetting)
-		case strings.ContainsAny(value, "\n\r\x00"):
-			return fmt.Errorf("parameter %s: a line break in the value: %w", name, ErrSetting)
-		}
+	// Whether commits wait is for others to know: what is too weak is overridden (enforce).
+	if err := parameters.CheckAll(set.Parameters, false); err != nil {
+		return err
 	}
 	for _, line := range slices.Concat(set.HBA, set.Ident) {
 		if strings.ContainsAny(line, "\n\r\x00") {
@@ -94,29 +44,29 @@ var softLines = [...]string{
 	"wal_level = 'replica'",
 }
 
-// render writes the configuration the server is started with.
-func (s *Server) render(set Settings) string {
-	host, port, _ := net.SplitHostPort(s.o.Listen) // checked by New
-	if host == "" {
-		host = "*"
-	}
+// archiveTimeout bounds what the loss of all members costs, where little is written.
+const archiveTimeout = "archive_timeout = 60s"
+
+// render writes the configuration the server is started with; user is the copy of the
+// user's own file.
+func (s *Server) render(set Settings, user string) string {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quoteSetting(value)) }
 	b.WriteString("# Written by pgsidecar: changes are lost. Yours belong into " + s.data("postgresql.conf") +
-		"\n# or into the configuration of pgsidecar.\n\n# Defaults.\n")
+		"\n# or into the configuration of pgsidecar.\n" + lifeLine + "\n# Defaults.\n")
 	for _, l := range softLines {
 		b.WriteString(l + "\n")
 	}
+	if s.o.WAL.ArchiveCommand != "" {
+		b.WriteString(archiveTimeout + "\n")
+	}
 	b.WriteString("\n# What the data directory says.\n")
-	b.WriteString("include_if_exists " + quoteSetting(s.data("postgresql.conf")) + "\n")
+	b.WriteString("include " + quoteSetting(user) + "\n")
 	b.WriteString("\n# What the configuration of pgsidecar says.\n")
-	sockets := s.sock
 	for _, name := range slices.Sorted(maps.Keys(set.Parameters)) {
-		if strings.EqualFold(name, "unix_socket_directories") {
-			sockets += ", " + set.Parameters[name]
-			continue
+		if !strings.EqualFold(name, socketDirectories) {
+			line(name, set.Parameters[name])
 		}
-		line(name, set.Parameters[name])
 	}
 	b.WriteString("\n# What must be so.\n")
 	if tls := s.o.TLS; tls.CertFile != "" {
@@ -126,19 +76,15 @@ func (s *Server) render(set Settings) string {
 		line("ssl_ca_file", tls.CAFile)
 	}
 	line("data_directory", s.o.DataDir)
-	line("hba_file", s.state("pg_hba.conf"))
-	line("ident_file", s.state("pg_ident.conf"))
-	line("listen_addresses", host)
-	line("port", port)
-	line("unix_socket_directories", sockets)
-	line("cluster_name", s.o.Member)
-	line("hot_standby", "on")
-	line("wal_log_hints", "on")
-	line("fsync", "on")
-	line("full_page_writes", "on")
-	line("restart_after_crash", "off")
-	line("recovery_target_timeline", "latest")
+	for _, l := range s.fixed(set) {
+		line(l[0], l[1])
+	}
+	if set.enforce {
+		line("synchronous_commit", "on")
+	}
 	line("wal_receiver_timeout", fmt.Sprintf("%dms", s.o.WALReceiverTimeout.Milliseconds()))
+	b.WriteString("\n# Whom the server follows, and who follows it: changed while it runs.\n")
+	b.WriteString("include " + quoteSetting(s.state(controlFile)) + "\n")
 	return b.String()
 }
 
@@ -172,7 +118,7 @@ func (s *Server) renderHBA(set Settings, hidden bool) (string, error) {
 		return ours, nil
 	}
 	user, err := s.usersLines("pg_hba.conf", set.HBA)
-	return ours + user, err
+	return ours + s.readable(user), err
 }
 
 // renderIdent maps the operating system users that the sidecar runs as.
@@ -198,14 +144,15 @@ func (s *Server) usersLines(name string, lines []string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the data directory's %s: %w", name, err)
 	}
-	return "# From " + s.data(name) + ".\n" + string(content), nil
+	return "# From " + s.data(name) + ".\n" + anchored(s.o.DataDir, string(content)), nil
 }
 
 // quoteName writes a name as pg_hba.conf has it.
 func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
-// writeConfig writes the three files. What PostgreSQL refuses is not put in the
-// place of what it took before.
+// writeConfig writes the server's files. What PostgreSQL refuses is not put in the
+// place of what it took before; where that is the user's own file, the last that it
+// took is used, and ConfigProblem says why.
 func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) error {
 	if err := checkSettings(set); err != nil {
 		return err
@@ -221,19 +168,18 @@ func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) err
 	if err != nil {
 		return err
 	}
-	conf, try := s.render(set), s.state("postgresql.conf.new")
-	if err := s.write(try, []byte(conf)); err != nil {
+	user, commit, err := s.chooseUserConf(ctx, set)
+	if err != nil {
 		return err
 	}
-	defer os.Remove(try) // only a draft
-	if _, err := s.program(ctx, "postgres", []string{"-C", "data_directory", "-D", s.o.DataDir,
-		"-c", "config_file=" + try}, runOptions{}); err != nil {
-		return fmt.Errorf("%w: %w", ErrSetting, err)
-	}
-	if err := s.writePassfile(); err != nil {
+	set.enforce = set.Durable && slices.Contains(weakCommits, commit)
+	if err := errors.Join(s.writePassfile(), s.voidLife()); err != nil {
 		return err
 	}
-	for _, f := range [...][2]string{{"postgresql.conf", conf}, {"pg_hba.conf", hba}, {"pg_ident.conf", ident}} {
+	for _, f := range [...][2]string{{userFile, user}, {"postgresql.conf", s.render(set, s.state(userFile))}, {"pg_hba.conf", hba}, {"pg_ident.conf", ident}} {
+		if was, err := os.ReadFile(s.state(f[0])); err == nil && string(was) == f[1] {
+			continue
+		}
 		if err := s.write(s.state(f[0]), []byte(f[1])); err != nil {
 			return err
 		}
@@ -269,65 +215,12 @@ func (s *Server) isHidden() bool {
 // Hide keeps new clients out; those connected stay (S9).
 func (s *Server) Hide(ctx context.Context) error { return s.reload(ctx, s.current(), true) }
 
-// Unhide lets clients in.
-func (s *Server) Unhide(ctx context.Context) error { return s.reload(ctx, s.current(), false) }
-
-// standbyLimits are the settings of which a standby must have at least what its
-// primary has, or it does not start (PostgreSQL documentation, section 27.4.3).
-var standbyLimits = [...]string{"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
-	"max_locks_per_transaction"}
-
-// forStandby raises settings that are below what the primary had when it wrote
-// what this standby has replayed: the primary must be restarted with less first.
-func (s *Server) forStandby(ctx context.Context, set Settings) (Settings, error) {
-	raised, err := s.raise(ctx, set)
-	if err != nil {
-		return set, err
+// Unhide lets clients in. From then on what was restored is not undone.
+func (s *Server) Unhide(ctx context.Context) error {
+	if _, err := s.settle(); err != nil {
+		return err
 	}
-	for name, value := range raised {
-		s.log.Warn("a standby needs what its primary has; restart the primary first to have less",
-			"parameter", name, "wanted", set.Parameters[name], "primary", value)
-	}
-	s.setRaised(raised)
-	set.Parameters = maps.Clone(set.Parameters)
-	maps.Copy(set.Parameters, raised)
-	return set, nil
-}
-
-// raise returns what a standby must have more of than the settings say.
-func (s *Server) raise(ctx context.Context, set Settings) (map[string]string, error) {
-	c, err := s.control(ctx, s.o.DataDir)
-	if err != nil {
-		return nil, err
-	}
-	raised := map[string]string{}
-	for name, value := range set.Parameters {
-		n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-		if least, is := c.limits[strings.ToLower(name)]; is && err == nil && n < least {
-			raised[name] = strconv.FormatInt(least, 10)
-		}
-	}
-	return raised, nil
-}
-
-func (s *Server) setRaised(raised map[string]string) {
-	s.mu.Lock()
-	s.raised = raised
-	s.mu.Unlock()
-}
-
-// Outgrown reports whether what was raised for a standby is not needed any more:
-// its primary has less by now, or it is a primary itself. Then a Reload makes the
-// server wait for a restart, and say so. Nobody tells when.
-func (s *Server) Outgrown(ctx context.Context) (bool, error) {
-	s.mu.Lock()
-	before, set := s.raised, s.settings
-	s.mu.Unlock()
-	if len(before) == 0 || !s.isStandby() {
-		return len(before) > 0, nil
-	}
-	needed, err := s.raise(ctx, set)
-	return !maps.Equal(needed, before), err
+	return s.reload(ctx, s.current(), false)
 }
 
 func (s *Server) isStandby() bool {
@@ -337,24 +230,51 @@ func (s *Server) isStandby() bool {
 
 // Try returns what PostgreSQL itself refuses about the settings: ErrSetting, and
 // Check's errors. It changes nothing.
+// It loads the libraries and counts the memory too, as a start would.
 func (s *Server) Try(ctx context.Context, set Settings) error {
+	user, err := s.tryFiles(ctx, set)
+	if err != nil {
+		return err
+	}
+	if err := s.tryStart(ctx, set, user); err != nil {
+		return err
+	}
+	if slices.Equal(set.HBA, s.current().HBA) {
+		return nil // they are read already
+	}
+	return s.TryRules(ctx, set)
+}
+
+// tryFiles has PostgreSQL read the files with the settings in them, and returns which
+// text of the user's it took.
+func (s *Server) tryFiles(ctx context.Context, set Settings) (text string, err error) {
 	if err := checkSettings(set); err != nil {
-		return err
+		return "", err
 	}
-	draft := s.state("postgresql.conf.try-" + rand.Text())
-	if err := s.write(draft, []byte(s.render(set))); err != nil {
-		return err
+	if err := s.ensureControl(); err != nil {
+		return "", err
 	}
-	defer os.Remove(draft) // only a draft
-	if _, err := s.program(ctx, "postgres", []string{"-C", "data_directory", "-D", s.o.DataDir,
-		"-c", "config_file=" + draft}, runOptions{}); err != nil {
-		return fmt.Errorf("%w: %s", ErrSetting, draftNoise.ReplaceAllString(err.Error(), ""))
+	user, err := s.readUserConf()
+	text = user.text
+	if err == nil {
+		_, err = s.tryConf(ctx, set, text)
 	}
-	return nil
+	if err != nil { // perhaps by the user's own file: the last good one is then in its place
+		kept, found := s.keptUserConf()
+		if !found {
+			return "", err
+		}
+		text = kept
+		_, err = s.tryConf(ctx, set, text)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", ErrSetting, draftNoise.ReplaceAllString(err.Error(), ""))
+	}
+	return text, nil
 }
 
 // draftNoise is what PostgreSQL says of a draft's file, which nobody has written.
-var draftNoise = regexp.MustCompile(` in file "[^"]*" line \d+|; FATAL:  configuration file "[^"]*" contains errors|LOG:  `)
+var draftNoise = regexp.MustCompile(`^the configuration is not valid: | in file "[^"]*" line \d+|; FATAL:  configuration file "[^"]*" contains errors|LOG:  `)
 
 // Check returns what Reload would refuse about the settings by itself: ErrOwned
 // for what must be ours, ErrSetting for what cannot be.
@@ -363,10 +283,10 @@ func Check(set Settings) error { return checkSettings(set) }
 // Preset gives the next start other settings. On an error nothing has changed.
 func (s *Server) Preset(ctx context.Context, set Settings) error {
 	now := s.current()
-	if maps.Equal(now.Parameters, set.Parameters) && (now.HBA == nil) == (set.HBA == nil) && slices.Equal(now.HBA, set.HBA) && slices.Equal(now.Ident, set.Ident) {
+	if now.Durable == set.Durable && maps.Equal(now.Parameters, set.Parameters) && (now.HBA == nil) == (set.HBA == nil) && slices.Equal(now.HBA, set.HBA) && slices.Equal(now.Ident, set.Ident) {
 		return nil
 	}
-	if err := s.Try(ctx, set); err != nil {
+	if _, err := s.tryFiles(ctx, set); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -414,41 +334,6 @@ func (s *Server) reload(ctx context.Context, set Settings, hidden bool) error {
 		return fmt.Errorf("reload the server: %w", err)
 	}
 	return nil
-}
-
-// ownLines are the settings in postgresql.auto.conf that are ours while the
-// server is stopped; while it runs they are changed by ALTER SYSTEM.
-func ownLines(sync string, up Upstream) [][2]string {
-	return [][2]string{
-		{"primary_conninfo", up.ConnInfo},
-		{"primary_slot_name", up.Slot},
-		{"restore_command", ""},
-		{"synchronous_standby_names", sync},
-	}
-}
-
-// writeAuto edits postgresql.auto.conf: ours are set, what would end recovery
-// early is dropped, and all else stays as ALTER SYSTEM wrote it.
-func (s *Server) writeAuto(sync string, up Upstream) error {
-	path := s.data("postgresql.auto.conf")
-	content, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read %s: %w", path, err)
-	}
-	var b strings.Builder
-	for line := range strings.Lines(string(content)) {
-		name, _, _ := strings.Cut(strings.TrimSpace(line), "=")
-		if name = strings.TrimSpace(name); ownedReason(name) == "" {
-			b.WriteString(strings.TrimRight(line, "\n") + "\n")
-		}
-	}
-	for _, l := range ownLines(sync, up) {
-		b.WriteString(l[0] + " = " + quoteSetting(l[1]) + "\n")
-	}
-	if b.String() == string(content) {
-		return nil
-	}
-	return s.write(path, []byte(b.String()))
 }
 
 // frozen is synchronous_standby_names of every standby: no replica has that

@@ -21,30 +21,13 @@ import (
 
 // Facts is what the files say of the server, without SQL.
 type Facts struct {
-	Data     ha.DataDir
-	Problem  string // for people: why the directory is half made or foreign
-	SystemID string // of pg_control, decimal
+	ha.Files
 
-	// CleanStop: pg_control says that the server was shut down, and it was not
-	// a standby. Position is then the end of its log, the shutdown record
-	// included; otherwise it is unknown.
-	CleanStop bool
-	Position  ha.Position
-	// WasPrimary: there is no standby.signal, and pg_control does not say that the
-	// server was still a standby. It means nothing while Data is not DataPresent.
-	WasPrimary bool
 	// Timeline is that of the last checkpoint.
 	Timeline ha.TLI
 
-	Promise uint64 // highest term promised
-	Fenced  bool   // for that term
-	Shut    bool   // no upstream is admitted
-	Hidden  bool   // clients are kept out, as last written
-	// Founding: Init made the server, and Founded was not called yet.
-	Founding bool
-	// Rewound names the member whose log the server needs before it takes
-	// connections, after a rewind; empty: it needs none.
-	Rewound string
+	Shut   bool // no upstream is admitted
+	Hidden bool // clients are kept out, as last written
 
 	FreeBytes int64 // that the server may still write beside its data
 	Major     int   // version of the data directory; 0: it has none
@@ -57,31 +40,49 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f := Facts{Promise: p.Term, Fenced: p.Fenced, Shut: s.IsShut(), Hidden: s.isHidden(), Founding: s.founding()}
+	f := Facts{Files: ha.Files{Promise: p.Term, Fenced: p.Fenced, Founding: s.founding()}, Shut: s.IsShut(), Hidden: s.isHidden()}
 	if f.Rewound, err = s.rewoundFrom(); err != nil {
+		return Facts{}, err
+	}
+	if f.Copy, err = s.copyName(); err != nil {
+		return Facts{}, err
+	}
+	if f.Epoch, err = s.epoch(); err != nil {
+		return Facts{}, err
+	}
+	if err := readJSON(s.state("owed"), &f.Owed); err != nil {
 		return Facts{}, err
 	}
 	if f.FreeBytes, err = free(existing(s.o.DataDir)); err != nil {
 		return Facts{}, err
 	}
+	was, err := s.restoredNow()
+	if err != nil {
+		return Facts{}, err
+	}
+	f.Restored, f.Undoable = was.ID, was.ID != "" && !was.Settled
 	m, err := s.marked()
 	if err != nil {
 		return Facts{}, err
 	}
 	if m.Operation != "" {
-		f.Data, f.Problem = ha.DataHalfMade, m.String()
+		f.DataDir, f.Problem = ha.DataHalfMade, m.String()
 		return f, nil
 	}
 	bare, err := empty(s.o.DataDir)
 	if err != nil {
 		return Facts{}, err
 	}
+	if why := lostFound(s.o.DataDir); bare && why != "" {
+		f.DataDir, f.Problem = ha.DataForeign, why
+		return f, nil
+	}
 	if bare {
-		f.Data = ha.DataAbsent
+		f.DataDir = ha.DataAbsent
 		return f, nil
 	}
 	if f.Major, err = s.checkForeign(); err != nil {
-		f.Data, f.Problem = ha.DataForeign, err.Error()
+		f.DataDir, f.Problem = ha.DataForeign, err.Error()
 		return f, nil
 	}
 	return s.inspectData(ctx, f)
@@ -91,17 +92,29 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	c, err := s.control(ctx, s.o.DataDir)
 	if errors.Is(err, ErrForeign) {
-		f.Data, f.Problem = ha.DataForeign, err.Error()
+		f.DataDir, f.Problem = ha.DataForeign, err.Error()
 		return f, nil
 	}
 	if err != nil {
 		return Facts{}, err
 	}
-	_, err = os.Lstat(s.data("standby.signal"))
-	f.Data, f.SystemID, f.Timeline = ha.DataPresent, c.systemID, c.timeline
+	_, standby := os.Lstat(s.data("standby.signal"))
+	f.DataDir, f.SystemID, f.Timeline = ha.DataPresent, c.systemID, c.timeline
 	// A promotion removes standby.signal first. One that was cut off then, and is taken
 	// for done, would go on on the old timeline, beside what others have there (S7).
-	f.WasPrimary = errors.Is(err, fs.ErrNotExist) && c.state != stateArchiveRecovery && c.state != stateShutDownRecovery
+	f.WasPrimary = errors.Is(standby, fs.ErrNotExist) && c.state != stateArchiveRecovery && c.state != stateShutDownRecovery
+	in, err := s.Instructions()
+	if err != nil {
+		return Facts{}, err
+	}
+	if f.Instructed = in.String(); in.Recovery { // a new timeline comes of it, whatever was before
+		f.WasPrimary = true
+		return f, nil
+	}
+	if f.Strayed, err = s.findStrayed(c); err != nil {
+		return Facts{}, err
+	}
+	f.WasPrimary = f.WasPrimary && f.Strayed == ""
 	if !f.WasPrimary || c.state != stateShutDown {
 		return f, nil
 	}
@@ -109,7 +122,7 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	if end, err := s.endOfLog(c); err == nil {
 		history, err := s.History(c.timeline)
 		if err == nil {
-			f.CleanStop, f.Position = true, ha.Position{History: history, TLI: c.timeline, LSN: end}
+			f.CleanStop, f.End = true, ha.Position{History: history, TLI: c.timeline, LSN: end}
 		}
 	}
 	return f, nil
@@ -171,7 +184,13 @@ const (
 	stateShutDown         = "shut down"
 	stateShutDownRecovery = "shut down in recovery"
 	stateArchiveRecovery  = "in archive recovery"
+	stateCrashRecovery    = "in crash recovery"
 )
+
+// recovering are the states in which a server has written no log of its own. One that
+// reads its own log first, after a crash, is in crash recovery for that time, a
+// standby too.
+var recovering = []string{stateShutDownRecovery, stateArchiveRecovery, stateCrashRecovery, "starting up"}
 
 // controlCache keeps the last parse, because Inspect is called often and the
 // file changes seldom.
@@ -188,10 +207,13 @@ func (s *Server) control(ctx context.Context, dir string) (control, error) {
 	path := filepath.Join(dir, "global", "pg_control")
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return control{}, fmt.Errorf("%s has no global/pg_control: %w", dir, ErrForeign)
+		return control{}, damagedControl(dir, "is missing")
 	}
 	if err != nil {
 		return control{}, fmt.Errorf("read control data: %w", err)
+	}
+	if info.Size() != controlFileSize {
+		return control{}, damagedControl(dir, fmt.Sprintf("has %d bytes, not %d", info.Size(), controlFileSize))
 	}
 	k := &s.controls
 	k.mu.Lock()
@@ -202,6 +224,9 @@ func (s *Server) control(ctx context.Context, dir string) (control, error) {
 	out, err := s.program(ctx, "pg_controldata", []string{"-D", dir}, runOptions{})
 	if err != nil {
 		return control{}, err
+	}
+	if strings.Contains(out, "WARNING: Calculated CRC checksum does not match") {
+		return control{}, damagedControl(dir, "is damaged: its checksum is wrong")
 	}
 	c, err := parseControl(out)
 	if err != nil {
@@ -214,10 +239,16 @@ func (s *Server) control(ctx context.Context, dir string) (control, error) {
 	return c, nil
 }
 
+// controlFileSize is pg_control's, of every version (pg_control.h).
+const controlFileSize = 8192
+
+// damagedControl says what leads out: without it nobody can tell whose the data are.
+func damagedControl(dir, what string) error {
+	return fmt.Errorf("%[1]s/global/pg_control %[2]s: %[3]w. Restore it from a backup of this directory; or, if another member has the data, "+
+		"move the directory away (mv %[1]s %[1]s.damaged) and start this member again, which clones it anew", dir, what, ErrForeign)
+}
+
 func parseControl(out string) (control, error) {
-	if strings.Contains(out, "WARNING: Calculated CRC checksum does not match") {
-		return control{}, fmt.Errorf("pg_control is damaged: its checksum is wrong: %w", ErrForeign)
-	}
 	fields := map[string]string{}
 	for line := range strings.Lines(out) {
 		if name, value, found := strings.Cut(line, ":"); found {
@@ -310,6 +341,19 @@ func recordEnd(c control, l ha.LSN, left int64) ha.LSN {
 }
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
+
+// newestKnown is the newest major version that this release has been tried with. A newer
+// one may write its files, or take its settings, in another way.
+const newestKnown = 18
+
+// checkVersion refuses a PostgreSQL that is newer than all that are known.
+func checkVersion(version int, binDir string) error {
+	if version > newestKnown {
+		return fmt.Errorf("%w: %s has PostgreSQL %d, and the newest that this version of pgsidecar knows is %d; set bin_dir to the programs of one that it knows",
+			ErrVersion, binDir, version, newestKnown)
+	}
+	return nil
+}
 
 // programVersion asks a program for its major version.
 func programVersion(path string) (int, error) {

@@ -13,16 +13,26 @@
 //
 // The state directory is ours:
 //
-//	postgresql.conf  what the server is started with: our defaults, the user's
-//	                 own file, the configured parameters, and what must be so
+//	postgresql.conf  what the server is started with: our defaults, the copy of the
+//	                 user's own file, the configured parameters, and what must be so
+//	user.conf        that copy, with all that it includes, as PostgreSQL last took it
+//	control.conf     whom the server follows and who follows it
+//	pg_hba.proven    the user's lines of pg_hba.conf that PostgreSQL last took
 //	pg_hba.conf      our lines, then the user's; or our lines alone (S9)
 //	pg_ident.conf    who may be the local superuser, then the user's
 //	passfile         the replication password, mode 0600
 //	upstream         the gate: see below
 //	promise          the highest term promised, and whether fenced for it (S2)
 //	unfinished       the marker of a clone, rewind or initdb under way (S10)
+//	life             as what this member last ran the server, and how it ended (S7)
+//	copy             which copy of the data this is
+//	owed             what the leader had when another member was cloned
+//	layout           which links the data directory has: a copy gets the same
+//	strayed          why the data has log that belongs to no term
 //	rewound          whose log a rewound server still needs to be consistent
+//	settings.json    the cluster's settings as Consul last had them (package settings)
 //	programs.lock    held by each program that changes the data directory
+//	reserve          space that is given up when the disk is full
 //	diverged/        what a rewind or clone was about to overwrite (S7)
 //	sock/            the server's socket, unless its path would be too long
 //
@@ -38,13 +48,42 @@
 // walreceiver is seen after that moment, none can receive, whatever the startup
 // process has yet to read.
 //
+// # Nobody else's file stands in the way
+//
+// A reload with one line that PostgreSQL does not take changes nothing, and a start
+// with it fails; ALTER SYSTEM can be forbidden, or its file unwritable. So the server
+// reads a copy of the user's postgresql.conf and of all that it includes, which
+// PostgreSQL has taken before (userconf.go): an edit is tried within seconds, and if it
+// is refused the copy stays and ConfigProblem says which line of which file it is. What
+// decisions change is in control.conf (controlfile.go), which nobody else writes, and
+// what must be so for the server's whole life is on the command line, which comes
+// before every file. Refused lines of pg_hba.conf are taken out of the file that the
+// next start reads (rules.go). postgresql.auto.conf, which PostgreSQL reads last, is
+// only touched to take out of it what would undo that.
+//
+// # Who ran the server
+//
+// A server that somebody else ran as a primary (pg_promote, standby.signal removed,
+// single-user mode) has log that no election allowed, and where the timeline kept its
+// number nothing in the log says so. So the member writes down as what it starts the
+// server, before it does, and that it promotes it, before it does (life.go); Inspect
+// compares pg_control with that, and says why they disagree (Facts.Strayed).
+//
+// # A full disk
+//
+// A member whose disk is full still has to stop its server, to promise a term and to
+// start as a standby, and each of these writes. So 32 MB lie in the state directory,
+// which by default is on the data directory's file system (KeepReserve); they are given
+// up when something that must be written now does not fit, and before a stop or a start
+// on a full disk, and made again when there is room.
+//
 // # Kill -9
 //
 // Each step that changes the data directory follows a marker on disk; Inspect
 // reports it, and Discard ends what it names. A program that outlived its
-// sidecar holds programs.lock by an inherited descriptor; whoever runs the next
-// one ends it first.
+// sidecar holds programs.lock by an inherited descriptor; the process that runs the
+// next one ends it first.
 //
 // The package has no goroutines of its own but those that read the output of a
-// running program, which end with it.
+// running program and watch whether it stands still, which end with it.
 package postgres

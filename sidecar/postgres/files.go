@@ -13,12 +13,23 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // write replaces a file so that after a crash the old or the new one is there,
-// whole. The new one belongs to the server's user and only that one reads it.
+// whole. The new one belongs to the server's user and only that one reads it. Where
+// the disk is full the reserve is given up for it.
 func (s *Server) write(path string, content []byte) error {
+	err := s.replace(path, content)
+	if errors.Is(err, ErrDiskFull) && s.giveUpReserve() {
+		err = s.replace(path, content)
+	}
+	return err
+}
+
+func (s *Server) replace(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, noSpace(err))
@@ -30,7 +41,7 @@ func (s *Server) write(path string, content []byte) error {
 		return fmt.Errorf("write %s: %w", path, noSpace(err))
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", path, noSpace(err))
 	}
 	return syncDir(filepath.Dir(path))
 }
@@ -63,6 +74,19 @@ func syncDir(path string) error {
 	}
 	if err := errors.Join(d.Sync(), d.Close()); err != nil {
 		return fmt.Errorf("sync directory %s: %w", path, err)
+	}
+	return nil
+}
+
+// syncFiles makes all that was written to a directory's file system durable: who wrote it
+// may not have cared.
+func syncFiles(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync files: %w", err)
+	}
+	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil {
+		return fmt.Errorf("sync the files in %s: %w", dir, err)
 	}
 	return nil
 }
@@ -190,7 +214,7 @@ func (s *Server) IsShut() bool {
 
 // marker is the content of the file "unfinished".
 type marker struct {
-	Operation string    `json:"operation"` // initdb, clone or rewind
+	Operation string    `json:"operation"` // initdb, clone, rewind, restore or its undoing
 	Phase     phase     `json:"phase"`
 	From      string    `json:"from,omitempty"`
 	Since     time.Time `json:"since"`
@@ -200,6 +224,14 @@ type marker struct {
 	// where it then puts the data that it replaces.
 	Fresh string `json:"fresh,omitempty"`
 	Old   string `json:"old,omitempty"`
+	// WAL and Spaces are directories outside of the data directory that the operation
+	// writes; both were empty before.
+	WAL    string   `json:"wal,omitempty"`
+	Spaces []string `json:"spaces,omitempty"`
+	// Owed is what the leader had when a clone of another member began.
+	Owed ha.Position `json:"owed,omitzero"`
+	// Restored is what a restore makes, or what is undone.
+	Restored *restoration `json:"restored,omitempty"`
 }
 
 // phase is how far an operation has come, and so what Discard must do.

@@ -26,7 +26,7 @@ func TestPromise(t *testing.T) {
 			t.Fatalf("promise %d: %v, want %v", x.term, err, x.want)
 		}
 	}
-	if f := m.inspect(); f.Promise != 9 || !f.Fenced || f.Data != ha.DataAbsent {
+	if f := m.inspect(); f.Promise != 9 || !f.Fenced || f.DataDir != ha.DataAbsent {
 		t.Fatalf("%+v", f)
 	}
 	must(t, os.WriteFile(m.state("promise"), []byte(`{"term":`), 0o600))
@@ -44,6 +44,8 @@ func TestForeign(t *testing.T) {
 		"not PostgreSQL": {"precious": "data"},
 		"newer":          {"PG_VERSION": "99\n", "global/pg_control": "?"},
 		"no control":     {"PG_VERSION": "15\n"},
+		"empty control":  {"PG_VERSION": "15\n", "global/pg_control": ""},
+		"zeroed control": {"PG_VERSION": "15\n", "global/pg_control": strings.Repeat("\x00", 8192)},
 		"odd version":    {"PG_VERSION": "9.6\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -53,11 +55,12 @@ func TestForeign(t *testing.T) {
 				must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 				must(t, os.WriteFile(path, []byte(text), 0o644))
 			}
-			if name == "no control" {
+			control := strings.HasSuffix(name, "control")
+			if control {
 				must(t, os.Chown(m.o.DataDir, int(m.uid), int(m.gid)))
 			}
 			f := m.inspect()
-			if f.Data != ha.DataForeign || f.Problem == "" {
+			if f.DataDir != ha.DataForeign || f.Problem == "" || control && !strings.Contains(f.Problem, "mv "+m.o.DataDir+" ") {
 				t.Fatalf("%+v", f)
 			}
 			t.Log(f.Problem)
@@ -132,7 +135,7 @@ func TestLastWords(t *testing.T) {
 func TestKilledInit(t *testing.T) {
 	m := newMember(t, "n1")
 	killed(t, m.o, "initdb make", "KILL_DO=init")
-	if f := m.inspect(); f.Data != ha.DataHalfMade {
+	if f := m.inspect(); f.DataDir != ha.DataHalfMade {
 		t.Fatalf("%+v", f)
 	}
 	must(t, m.Discard(soon(t)))
@@ -184,7 +187,7 @@ func TestOptions(t *testing.T) {
 func TestTLSRequired(t *testing.T) {
 	s := &Server{o: Options{Listen: "127.0.0.1:5432", DataDir: t.TempDir(), StateDir: t.TempDir(), SuperuserName: "postgres", ReplicationName: "replicator",
 		TLS: TLS{CertFile: "/c", KeyFile: "/k", CAFile: "/ca", Require: true}}}
-	conf := s.render(Settings{})
+	conf := s.render(Settings{}, "/user.conf")
 	for _, want := range []string{"ssl = 'on'", "ssl_cert_file = '/c'", "ssl_key_file = '/k'", "ssl_ca_file = '/ca'"} {
 		if !strings.Contains(conf, want) {
 			t.Errorf("no %s in\n%s", want, conf)

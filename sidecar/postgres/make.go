@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // Init makes a new server in a missing or empty data directory, with checksums
@@ -50,8 +52,8 @@ func (s *Server) Init(ctx context.Context) error {
 	}
 	args := []string{"-D", s.o.DataDir, "-U", s.o.SuperuserName,
 		"--auth=scram-sha-256", "--pwfile=" + secret, "--encoding=UTF8", "--data-checksums"}
-	if s.o.WALSegmentMB != 0 {
-		args = append(args, fmt.Sprintf("--wal-segsize=%d", s.o.WALSegmentMB))
+	if s.o.WAL.SegmentMB != 0 {
+		args = append(args, fmt.Sprintf("--wal-segsize=%d", s.o.WAL.SegmentMB))
 	}
 	if _, err := s.program(ctx, "initdb", args, runOptions{changes: true}); err != nil {
 		return err
@@ -60,6 +62,9 @@ func (s *Server) Init(ctx context.Context) error {
 		return err
 	}
 	if err := remove(secret); err != nil {
+		return err
+	}
+	if err := s.newCopy(ha.Position{}); err != nil {
 		return err
 	}
 	// The data is nobody's until the cluster's record names it.
@@ -109,11 +114,21 @@ func (s *Server) conninfo(from Source, database string) string {
 	return strings.TrimSpace(b.String())
 }
 
+// patientSender lets the source bear a disk here that stalls: a replica that is silent
+// is to be given up within seconds, but a copy that is cut off begins from zero.
+const patientSender = " options='-c wal_sender_timeout=10min'"
+
 // Clone makes the data directory a copy of the source's, as a standby's. Data
 // that is there stays until the copy is whole, where there is room for both;
 // what may have diverged is kept aside. A data directory that is not ours is
-// refused with ErrForeign. progress may be nil; it gets bytes.
+// refused with ErrForeign, a source of another major version with ErrOtherMajor.
+// progress may be nil; it gets bytes.
 func (s *Server) Clone(ctx context.Context, from Source, progress func(done, total int64)) error {
+	if from.Major != 0 && from.Major != s.version {
+		return fmt.Errorf("%w: %s runs PostgreSQL %d and the programs in %s are of version %d: they cannot run a copy of it. "+
+			"Set bin_dir to programs of version %d; for the way to another version see pgsidecar help upgrade",
+			ErrOtherMajor, from.Member, from.Major, s.o.BinDir, s.version, from.Major)
+	}
 	old, err := s.oldData()
 	if err != nil {
 		return err
@@ -121,11 +136,14 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 	if err := s.writePassfile(); err != nil {
 		return err
 	}
-	m := marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now()}
-	target := s.o.DataDir
-	if old && s.roomBeside() {
-		m.Fresh, m.Old = s.beside("clone"), s.beside("old")
-		target = m.Fresh
+	if old {
+		if err := s.noteLayout(); err != nil {
+			return err
+		}
+	}
+	m, target, err := s.planClone(from, old)
+	if err != nil {
+		return err
 	}
 	if old && m.Fresh == "" {
 		if _, err := s.keepAside(ctx, from, nil); err != nil {
@@ -135,22 +153,14 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 	if err := s.mark(m); err != nil {
 		return err
 	}
-	if err := s.wipe(target); err != nil {
-		return err
-	}
-	if err := s.makeDir(linked(target)); err != nil {
-		return err
-	}
-	if _, err := s.program(ctx, "pg_basebackup", []string{"-D", target, "-d", s.conninfo(from, ""),
-		"--no-password", "-X", "stream", "--checkpoint=fast", "--progress"},
-		runOptions{changes: true, line: progressOf(progress)}); err != nil {
+	if err := s.copyFrom(ctx, from, m, target, progress); err != nil {
 		return err
 	}
 	if err := s.write(filepath.Join(target, "standby.signal"), nil); err != nil {
 		return err
 	}
 	if m.Fresh == "" {
-		if err := errors.Join(syncDir(filepath.Dir(s.o.DataDir)), s.Consistent()); err != nil {
+		if err := errors.Join(syncDir(filepath.Dir(s.o.DataDir)), s.Consistent(), s.newCopy(m.Owed)); err != nil {
 			return err
 		}
 		return s.unmark()
@@ -165,6 +175,55 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 	return s.swap(m)
 }
 
+// planClone says where a clone is made, and what of the outside it writes. It refuses a
+// place that pg_basebackup would refuse, before anything is removed.
+func (s *Server) planClone(from Source, old bool) (m marker, target string, err error) {
+	m = marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now(), Owed: from.Owed}
+	if old && s.roomBeside() {
+		m.Fresh, m.Old = s.beside("clone"), s.beside("old")
+		return m, m.Fresh, nil
+	}
+	l, err := s.keptLayout()
+	if err != nil {
+		return m, "", err
+	}
+	if why := lostFound(s.o.DataDir); why != "" {
+		return m, "", fmt.Errorf("clone: %s", why)
+	}
+	if why := lostFound(l.WAL); l.WAL != "" && why != "" {
+		return m, "", fmt.Errorf("clone: pg_wal: %s", why)
+	}
+	m.WAL = l.WAL
+	return m, s.o.DataDir, nil
+}
+
+// copyFrom makes the copy that the marker, which stands, is of.
+func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target string, progress func(done, total int64)) error {
+	if err := errors.Join(s.wipe(target), s.wipeWAL(m.WAL)); err != nil {
+		return err
+	}
+	// Only now it is seen whether they are empty: the old data may have had the same.
+	if err := s.claimSpaces(from.Spaces); err != nil {
+		return err
+	}
+	if m.Spaces = from.Spaces; len(m.Spaces) > 0 {
+		if err := s.mark(m); err != nil {
+			return err
+		}
+	}
+	if err := s.makeDir(linked(target)); err != nil {
+		return err
+	}
+	args := []string{"-D", target, "-d", s.conninfo(from, "") + patientSender, "--no-password", "-X", "stream", "--checkpoint=fast", "--progress"}
+	if m.WAL != "" {
+		args = append(args, "--waldir="+m.WAL)
+	}
+	if _, err := s.program(ctx, "pg_basebackup", args, runOptions{changes: true, patience: cmp.Or(s.patience, copyPatience), line: progressOf(progress)}); err != nil {
+		return err
+	}
+	return errors.Join(matchMode(target), s.layLinks(target))
+}
+
 // linked is where a data directory is that is a symbolic link.
 func linked(dir string) string {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
@@ -173,8 +232,8 @@ func linked(dir string) string {
 	return dir
 }
 
-// beside names a directory next to the data directory that nobody else makes: what
-// is there is removed, and a person's copy may well be named .old.
+// beside names a directory next to the data directory that nobody else makes: its
+// content is removed, and a person's copy may well be named .old.
 func (s *Server) beside(what string) string {
 	return filepath.Clean(s.o.DataDir) + ".pgsidecar-" + what
 }
@@ -192,14 +251,26 @@ func (s *Server) oldData() (bool, error) {
 	if err != nil || bare {
 		return false, err
 	}
-	_, err = s.checkForeign()
-	return err == nil, err
+	if _, err = s.checkForeign(); err != nil {
+		return false, err
+	}
+	return true, s.checkStray()
 }
 
 // roomBeside reports whether a copy can be made beside the data directory and
-// take its place by a rename: on the same file system, with room for as much
-// again, and no tablespace, whose path can be there only once.
+// take its place by a rename, and there is room for as much again.
 func (s *Server) roomBeside() bool {
+	if !s.replaceable() {
+		return false
+	}
+	room, err := free(filepath.Dir(filepath.Clean(s.o.DataDir)))
+	return err == nil && room > size(s.o.DataDir)
+}
+
+// replaceable reports whether a directory beside the data directory can take its place
+// by a rename: it is on the same file system, and there is no tablespace, whose path can
+// be there only once.
+func (s *Server) replaceable() bool {
 	parent := filepath.Dir(filepath.Clean(s.o.DataDir))
 	own, err := os.Lstat(s.o.DataDir)
 	if err != nil || !own.IsDir() {
@@ -222,8 +293,7 @@ func (s *Server) roomBeside() bool {
 	if err := os.Remove(probe); err != nil {
 		return false
 	}
-	room, err := free(parent)
-	return err == nil && room > size(s.o.DataDir)
+	return true
 }
 
 // size is how many bytes the files of a directory have; what vanishes or cannot
@@ -266,10 +336,14 @@ func (s *Server) swap(m marker) error {
 	if err := syncDir(filepath.Dir(s.o.DataDir)); err != nil {
 		return err
 	}
-	if err := s.wipeAway(old); err != nil {
+	end := func() error { return s.wipeAway(old) }
+	if m.Restored != nil {
+		end = func() error { return s.swapped(m) }
+	}
+	if err := end(); err != nil {
 		return err
 	}
-	if err := s.Consistent(); err != nil { // what a rewind left open is gone with the old data
+	if err := errors.Join(s.Consistent(), s.newCopy(m.Owed)); err != nil { // what a rewind left open is gone with the old data
 		return err
 	}
 	return s.unmark()
@@ -334,14 +408,21 @@ func (s *Server) wipeTablespaces(dir string) error {
 // copy that is whole takes its place, and data that was not yet touched stays.
 // Without a marker it does nothing.
 // A server that Init made for a cluster that another member founded is removed
-// too: it never led anything.
+// too: it never led anything. So are the data of a restore that was given up, for those
+// before it.
 func (s *Server) Discard(ctx context.Context) error {
 	m, err := s.marked()
 	if err == nil && m.Operation == "" && s.founding() {
 		m = marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}
 		err = errors.Join(s.mark(m), s.Founded())
 	}
+	if err == nil && m.Operation == "" {
+		m, err = s.undoRestored()
+	}
 	if err != nil || m.Operation == "" {
+		return err
+	}
+	if err := s.checkStray(); err != nil {
 		return err
 	}
 	lock, err := s.lockPrograms(ctx) // no program of an earlier life writes any more
@@ -355,21 +436,26 @@ func (s *Server) Discard(ctx context.Context) error {
 	s.log.Info("ending what was left unfinished", "operation", m.Operation, "phase", m.Phase, "since", m.Since)
 	switch {
 	case m.Phase == phasePrepare:
-		if err := s.writeSignal(m.Standby); err != nil {
+		if err := errors.Join(s.layLinks(s.o.DataDir), s.writeSignal(m.Standby)); err != nil {
 			return err
 		}
 	case m.Phase == phaseSwap:
 		return s.swap(m)
 	case m.Fresh != "":
-		if err := s.wipeAway(m.Fresh); err != nil {
+		if err := errors.Join(s.wipeSpaces(m.Spaces), s.wipeAway(m.Fresh)); err != nil {
 			return err
 		}
 	default:
-		if err := s.wipe(s.o.DataDir); err != nil {
+		if err := errors.Join(s.wipeSpaces(m.Spaces), s.wipe(s.o.DataDir), s.wipeWAL(m.WAL)); err != nil {
 			return err
 		}
-		if err := s.Consistent(); err != nil { // what an earlier rewind left open
+		if err := errors.Join(s.Consistent(), s.forgetData()); err != nil { // what an earlier rewind left open
 			return err
+		}
+		if m.Operation == opUndo {
+			if err := remove(s.state("restored")); err != nil {
+				return err
+			}
 		}
 		if err := syncDir(existing(s.o.DataDir)); err != nil {
 			return err

@@ -15,7 +15,7 @@ const partialSuffix = ".partial"
 // RestorePartial gives the last segment of a timeline that this server has left by
 // a promotion its name back, as a copy. Where WAL is archived, PostgreSQL renames it
 // to NAME.partial (XLogInitNewTimeline's caller, CleanupAfterArchiveRecovery), and a
-// walsender that is asked for the timeline before, of which that segment is a part
+// walsender that is to send the timeline before, of which that segment is a part
 // as well, says for ever that it "has already been removed": a member that was away
 // while two primaries crashed within one segment could not come back.
 //

@@ -24,6 +24,8 @@ type runOptions struct {
 	dir     string            // working directory; default: the state directory
 	line    func(line string) // called for each line (or progress step) of standard error
 	env     []string          // in addition
+	// patience is how long it may stand still before it is ended; zero: for ever.
+	patience time.Duration
 }
 
 // environment is all that the server and its programs get: nothing of ours, so
@@ -39,9 +41,11 @@ func (s *Server) environment() []string {
 }
 
 // program runs one of PostgreSQL's programs as the server's user and returns its
-// standard output. Its end is waited for; when ctx is done it is killed with all
+// standard output. The call waits for its end; when ctx is done it is killed with all
 // that it has started.
 func (s *Server) program(ctx context.Context, name string, args []string, o runOptions) (string, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	cmd := exec.CommandContext(ctx, filepath.Join(s.o.BinDir, name), args...)
 	cmd.Env = append(s.environment(), o.env...)
 	cmd.Dir = o.dir
@@ -69,11 +73,12 @@ func (s *Server) program(ctx context.Context, name string, args []string, o runO
 		return "", fmt.Errorf("start %s: %w", name, err)
 	}
 	if o.changes {
-		// Not synced: a program does not outlive the machine's fall.
-		group := strconv.Itoa(cmd.Process.Pid)
-		if err := os.WriteFile(s.state("programs.group"), []byte(group), 0o600); err != nil {
-			s.log.Warn("cannot note a program's process group", "program", name, "error", err)
-		}
+		s.noteGroup(cmd.Process.Pid)
+	}
+	if o.patience > 0 {
+		go watch(ctx, cmd.Process.Pid, o.patience, func() {
+			end(fmt.Errorf("%w: nothing came of it for %s", ErrStandstill, o.patience))
+		})
 	}
 	err := cmd.Wait()
 	if ctx.Err() != nil {
@@ -124,7 +129,7 @@ func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 	return s.forgetGroup(lock)
 }
 
-// forgetGroup removes the note of the process group of whoever had the lock before.
+// forgetGroup removes the note of the process group of the previous holder of the lock.
 func (s *Server) forgetGroup(lock *os.File) (*os.File, error) {
 	if err := remove(s.state("programs.group")); err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -149,7 +154,7 @@ func programError(name string, err error, said string) error {
 		strings.Contains(said, "could not read WAL record"),
 		strings.Contains(said, "target server needs to use either data checksums"):
 		kind = ErrNoCommonPast
-	case strings.Contains(said, "connection to server"), strings.Contains(said, "could not translate host name"):
+	case lostSource(said):
 		kind = ErrUnreachable
 	}
 	if said == "" {
@@ -159,6 +164,24 @@ func programError(name string, err error, said string) error {
 		return fmt.Errorf("%s: %w: %s", name, kind, said)
 	}
 	return fmt.Errorf("%s: %s: %w", name, said, err)
+}
+
+// lostSource reports whether a program says that its source did not let it connect, or
+// went away: another try may do better.
+func lostSource(said string) bool {
+	for _, words := range []string{"connection to server", "could not translate host name", "server closed the connection unexpectedly",
+		"terminating connection", "could not receive data from server", "could not send data to server", "SSL SYSCALL error"} {
+		if strings.Contains(said, words) {
+			return true
+		}
+	}
+	return false
+}
+
+// SourceFailed reports whether a copy or rewind failed by its source: it cannot be
+// reached, refuses the login, or stands still. Nothing is said of the data then.
+func SourceFailed(err error) bool {
+	return errors.Is(err, ErrUnreachable) || errors.Is(err, ErrPassword) || errors.Is(err, ErrStandstill)
 }
 
 // lines takes a program's standard error apart and keeps the last of it.
@@ -221,10 +244,12 @@ func (s *Server) LastWords() string {
 	}
 	defer f.Close() // only read
 	const tail = 64 << 10
-	if info, err := f.Stat(); err == nil && info.Size() > tail {
-		if _, err := f.Seek(-tail, 2); err != nil {
-			return ""
-		}
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	if _, err := f.Seek(max(info.Size()-tail, s.logOfLife(info.Size())), 0); err != nil {
+		return ""
 	}
 	words := ""
 	for scan := bufio.NewScanner(f); scan.Scan(); {

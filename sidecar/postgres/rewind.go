@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,10 +37,13 @@ type Kept struct {
 // Rewind makes the data directory's log a prefix of the source's, by pg_rewind.
 // The server is stopped; if it crashed, its crash recovery is done first. What
 // diverged is kept aside before anything is overwritten. It returns
-// ErrNoCommonPast if only a clone can help. The source's last checkpoint must be
+// ErrNoCommonPast if only a clone can help, as where the data has strayed. The source's last checkpoint must be
 // on its current timeline.
 func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 	if err := s.checkData(); err != nil {
+		return Rewound{}, err
+	}
+	if err := s.checkStrayed(); err != nil {
 		return Rewound{}, err
 	}
 	_, err := os.Lstat(s.data("standby.signal"))
@@ -57,6 +61,9 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 			return r, err
 		}
 		if err := s.write(s.state("rewound"), []byte(`{"from":`+strconv.Quote(from.Member)+"}\n")); err != nil {
+			return r, err
+		}
+		if err := remove(s.state("life")); err != nil {
 			return r, err
 		}
 	}
@@ -78,11 +85,37 @@ func (s *Server) prepareRewind(ctx context.Context, m marker, from Source) (Rewo
 	if err != nil {
 		return Rewound{}, err
 	}
+	if err := s.checkUnneeded(ctx, needed); err != nil {
+		return Rewound{}, err
+	}
 	r := Rewound{Needed: needed, Fork: fork}
 	if needed {
 		r.Kept, err = s.keepAside(ctx, from, &fork)
 	}
 	return r, err
+}
+
+// checkUnneeded returns ErrNoCommonPast where pg_rewind finds nothing to rewind and there
+// is log of the server's own all the same. pg_rewind compares the timelines of the last
+// checkpoints: it does not see what a standby's crash recovery wrote beside another on the
+// same timeline, nor, up to PostgreSQL 15, a later timeline that the server was promoted to
+// before it was killed.
+func (s *Server) checkUnneeded(ctx context.Context, needed bool) error {
+	if needed {
+		return nil
+	}
+	l, err := s.lifeNow()
+	if err != nil {
+		return err
+	}
+	if l.Tainted || l.Recovered && l.Role == asStandby {
+		return fmt.Errorf("%w: its crash recovery wrote log of its own", ErrNoCommonPast)
+	}
+	c, err := s.control(ctx, s.o.DataDir)
+	if err == nil && c.minimumTLI > c.timeline {
+		err = fmt.Errorf("%w: its log goes on to timeline %d, which it has no checkpoint on", ErrNoCommonPast, c.minimumTLI)
+	}
+	return err
 }
 
 // recover does the crash recovery of a server that was not shut down: pg_rewind
@@ -107,6 +140,15 @@ func (s *Server) recover(ctx context.Context, m marker) error {
 	}
 	if err := s.writeSignal(false); err != nil {
 		return err
+	}
+	// What it writes is this member's doing, and no end of the life before.
+	if l, err := s.lifeNow(); err != nil {
+		return err
+	} else if l.Role != "" {
+		l.Recovered, l.End = true, nil
+		if err := s.writeLife(l); err != nil {
+			return err
+		}
 	}
 	s.log.Info("recovering the crashed server before it is rewound", "state", c.state)
 	if _, err := s.program(ctx, "postgres", []string{"--single", "-D", s.o.DataDir,
@@ -149,7 +191,7 @@ func (s *Server) pgRewind(ctx context.Context, from Source, more ...string) (str
 	var said strings.Builder
 	args := append([]string{"-D", s.o.DataDir, "--source-server", s.conninfo(from, "postgres"),
 		"--no-ensure-shutdown"}, more...)
-	_, err := s.program(ctx, "pg_rewind", args, runOptions{changes: true, line: func(l string) {
+	_, err := s.program(ctx, "pg_rewind", args, runOptions{changes: true, patience: cmp.Or(s.patience, rewindPatience), line: func(l string) {
 		said.WriteString(l + "\n")
 	}})
 	return said.String(), err

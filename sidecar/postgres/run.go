@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
 )
 
 // StartOptions say as what the server is started.
@@ -38,28 +39,41 @@ type Upstream struct {
 }
 
 // Start starts the server; it returns when the postmaster was started, not when
-// it is ready. It returns ErrUnfinished or ErrForeign where it must not. What the
+// it is ready. It returns ErrUnfinished, ErrForeign or ErrStray where it must not. What the
 // server follows is cleared and the gate shut before, so a restart never undoes
 // a fence.
 func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err := s.checkData(); err != nil {
 		return err
 	}
-	if err := s.Shut(); err != nil {
+	told, err := s.obey(o.Primary)
+	if err != nil {
 		return err
 	}
+	if err := errors.Join(s.Shut(), s.makeState(), s.noteLayout()); err != nil {
+		return err
+	}
+	s.makeRoom()
 	sync := frozen
 	if o.Primary {
 		sync = syncNames(o.Sync)
 	}
 	// First, so that what it drops cannot make the configuration invalid.
-	if err := s.writeAuto(sync, o.Upstream); err != nil {
+	if err := errors.Join(s.cleanAuto(told), s.startControl(sync, o.Upstream, told)); err != nil {
+		return err
+	}
+	if err := s.judgeByLog(); err != nil {
 		return err
 	}
 	set := s.current()
+	set.recovery = told.Settings
 	s.setRaised(nil)
+	if told.Recovery {
+		if set, err = s.asBackedUp(ctx, set); err != nil {
+			return err
+		}
+	}
 	if !o.Primary {
-		var err error
 		if set, err = s.forStandby(ctx, set); err != nil {
 			return err
 		}
@@ -70,10 +84,18 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	s.mu.Lock()
 	s.hidden = o.Hidden && o.Primary
 	s.mu.Unlock()
-	if err := s.writeSignal(!o.Primary); err != nil {
+	if told.Recovery { // what was known is of other data
+		err = s.newCopy(ha.Position{})
+	} else {
+		err = s.writeSignal(!o.Primary)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.forgetTimelines(o.Forget); err != nil {
+		return err
+	}
+	if err := s.holdTimelines(told); err != nil {
 		return err
 	}
 	if err := s.removeStalePID(); err != nil {
@@ -84,22 +106,53 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 			return err
 		}
 	}
+	as := asStandby
+	if o.Primary {
+		as = asPrimary
+	}
+	if err := s.beginLife(as); err != nil {
+		return err
+	}
 	return s.guard.Start(ctx, Command{
 		Path: s.o.BinDir + "/postgres",
-		Args: []string{"-D", s.o.DataDir, "-c", "config_file=" + s.state("postgresql.conf")},
+		Args: s.arguments(set),
 		Env:  s.environment(), Dir: s.o.DataDir, UID: s.uid, GID: s.gid, LogFile: s.logFile(),
 	})
 }
 
-// Stop ends the server: it returns when it and all its children are gone.
+// Stop ends the server: it returns when it and all its children are gone. One that
+// somebody else has started on the data directory is ended too: fast, and when ctx is
+// done at once.
 func (s *Server) Stop(ctx context.Context, immediate bool) error {
+	s.makeRoom() // for the checkpoint, and for what the next start needs
 	if err := s.guard.Stop(ctx, immediate); err != nil {
 		return fmt.Errorf("stop the server: %w", err)
+	}
+	pid, err := postmaster.Find(s.o.DataDir)
+	if err != nil {
+		return fmt.Errorf("stop the server: %w", err)
+	}
+	if pid == 0 {
+		return nil
+	}
+	s.log.Warn("stopping a server that pgsidecar did not start", "pid", pid, "immediate", immediate)
+	if err := postmaster.End(ctx, s.o.DataDir, pid, immediate); err != nil {
+		return fmt.Errorf("stop the server that pgsidecar did not start: %w", err)
 	}
 	return nil
 }
 
-// checkData refuses a directory that must not be started or changed.
+// checkStray returns ErrStray while somebody's server runs on the data directory.
+func (s *Server) checkStray() error {
+	pid, err := postmaster.Find(s.o.DataDir)
+	if err != nil || pid == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: process %d in %s", ErrStray, pid, s.o.DataDir)
+}
+
+// checkData refuses a directory that must not be started or changed, and one in which
+// a server runs: the caller has stopped this member's own.
 func (s *Server) checkData() error {
 	m, err := s.marked()
 	if err != nil {
@@ -108,8 +161,10 @@ func (s *Server) checkData() error {
 	if m.Operation != "" {
 		return fmt.Errorf("%w: %s", ErrUnfinished, m)
 	}
-	_, err = s.checkForeign()
-	return err
+	if _, err = s.checkForeign(); err != nil {
+		return err
+	}
+	return s.checkStray()
 }
 
 // writeSignal makes the server a standby at its next start, or not.
@@ -124,6 +179,23 @@ func (s *Server) writeSignal(standby bool) error {
 		return nil
 	}
 	return s.write(s.data("standby.signal"), nil)
+}
+
+// NewPrograms reports whether the server runs another program than the one that stands
+// in BinDir: that was replaced, as by an upgrade of the package, or BinDir is another.
+// What cannot be found out is no.
+func (s *Server) NewPrograms() bool {
+	content, err := os.ReadFile(s.data("postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	runs, err := os.Stat(filepath.Join("/proc", strings.TrimSpace(first), "exe")) // also of a file that is deleted
+	if err != nil {
+		return false
+	}
+	stands, err := os.Stat(filepath.Join(s.o.BinDir, "postgres"))
+	return err == nil && !os.SameFile(runs, stands)
 }
 
 // removeStalePID removes a postmaster.pid whose process is somebody else by now:
@@ -159,9 +231,28 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
-// logEndsWith reports whether a text is in the newest 16 KiB of the server's log:
-// a second's worth of clients that are turned away lies between two lines of the
-// startup process.
+// logSize is how long the server's log is; zero: there is none.
+func (s *Server) logSize() int64 {
+	info, err := os.Stat(s.logFile())
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// logOfLife is where the log of the server's present life begins: at its start, or at
+// the beginning of a file that has been cut off since.
+func (s *Server) logOfLife(size int64) int64 {
+	var l life
+	if err := readJSON(s.state("life"), &l); err != nil || l.LogAt > size {
+		return 0
+	}
+	return l.LogAt
+}
+
+// logEndsWith reports whether a text is in the newest 16 KiB of what the server has
+// logged since its start: a second's worth of clients that are turned away lies between
+// two lines of the startup process.
 func (s *Server) logEndsWith(text string) bool {
 	f, err := os.Open(s.logFile())
 	if err != nil {
@@ -172,7 +263,7 @@ func (s *Server) logEndsWith(text string) bool {
 	if err != nil {
 		return false
 	}
-	tail := make([]byte, min(info.Size(), 16<<10))
+	tail := make([]byte, min(info.Size()-s.logOfLife(info.Size()), 16<<10))
 	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
 		return false
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // Guard is the parent of the postmaster.
@@ -44,6 +46,15 @@ type Source struct {
 	Member string
 	Host   string
 	Port   int
+	// Owed is what the leader had when the clone of another member began: the copy
+	// owes that much log before its server counts as one that holds the commits.
+	// Unknown: the source is the leader.
+	Owed ha.Position
+	// Spaces are the directories of the source's tablespaces, which a copy has at the
+	// same places.
+	Spaces []string
+	// Major is its version of PostgreSQL; zero: not known.
+	Major int
 }
 
 // Secret reads a password. It is called anew each time, so that a changed file
@@ -77,16 +88,24 @@ type Options struct {
 	// default 2 s, the failure timeout.
 	WALReceiverTimeout time.Duration
 
-	// WALSegmentMB is the size of a new server's WAL segments, a power of two up
-	// to 1024; 0: PostgreSQL's own 16. A promotion writes and syncs a whole one,
-	// so smaller ones make it shorter.
-	WALSegmentMB int
+	WAL WAL
 
 	// KeepDiverged bounds what is kept aside (S7): default 5 times, 1 GiB each.
 	KeepDiverged Keep
 
 	Guard  Guard
 	Logger hclog.Logger
+}
+
+// WAL is how the server's log is kept.
+type WAL struct {
+	// SegmentMB is the size of a new server's segments, a power of two up
+	// to 1024; 0: PostgreSQL's own 16. A promotion writes and syncs a whole one,
+	// so smaller ones make it shorter.
+	SegmentMB int
+	// ArchiveCommand is PostgreSQL's; empty: archiving is as the user's files and
+	// parameters say.
+	ArchiveCommand string
 }
 
 // TLS names the files of the server's certificate; CertFile empty: what the
@@ -128,14 +147,34 @@ type Server struct {
 	mu       sync.Mutex // holds hidden and the settings
 	hidden   bool
 	settings Settings
-	raised   map[string]string  // what a standby has more of than the settings say; guarded by mu
-	stepped  func(string) error // only tests set it: called between the steps of a change
+	problem  string            // ConfigProblem; guarded by mu
+	tried    string            // the user's own file, as last tried; guarded by mu
+	rules    rules             // of access, that PostgreSQL does not take; guarded by mu
+	waits    waits             // CancelledWaits'
+	raised   map[string]string // what a standby has more of than the settings say; guarded by mu
+	trial    sync.Mutex        // held while tryStart has its folder
+	onlyTests
+}
+
+// onlyTests is what tests alone set.
+type onlyTests struct {
+	stepped  func(string) error // called between the steps of a change
+	patience time.Duration      // with programs that stand still
 }
 
 // Settings are what Reload may change while the server runs.
 type Settings struct {
 	Parameters map[string]string
 	HBA, Ident []string
+	// Durable: commits are to be acknowledged when standbys have flushed them, so
+	// what is weaker than synchronous_commit = on is set to that, unless ALTER SYSTEM
+	// says it of a running server.
+	Durable bool
+
+	enforce bool // synchronous_commit is weaker, and Durable
+	// recovery are the settings of a recovery that PostgreSQL was told to do; nil: it is
+	// to do none.
+	recovery map[string]string
 }
 
 // New checks the options and finds the programs. It starts nothing, and makes
@@ -152,6 +191,9 @@ func New(o Options) (*Server, error) {
 	}
 	version, err := programVersion(filepath.Join(o.BinDir, "postgres"))
 	if err != nil {
+		return nil, err
+	}
+	if err := checkVersion(version, o.BinDir); err != nil {
 		return nil, err
 	}
 	s.version = version
@@ -199,8 +241,8 @@ func (s *Server) checkOptions() error {
 		return fmt.Errorf("state directory %s lies in the data directory, where a rewind would remove it", o.StateDir)
 	case strings.ContainsAny(o.DataDir+o.StateDir, "'\n"):
 		return errors.New("a directory's name has a quote or a line break")
-	case o.WALSegmentMB < 0 || o.WALSegmentMB > 1024 || o.WALSegmentMB&(o.WALSegmentMB-1) != 0:
-		return fmt.Errorf("WAL segments of %d MB: a power of two up to 1024 is needed", o.WALSegmentMB)
+	case o.WAL.SegmentMB < 0 || o.WAL.SegmentMB > 1024 || o.WAL.SegmentMB&(o.WAL.SegmentMB-1) != 0:
+		return fmt.Errorf("WAL segments of %d MB: a power of two up to 1024 is needed", o.WAL.SegmentMB)
 	case o.Guard == nil:
 		return errors.New("no guard to start the server")
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -110,8 +111,7 @@ const replicationPassword = `it's a:secret\`
 // testOptions are those of a member with a port and directories of its own.
 func testOptions(t testing.TB, base, name string, port int, guard Guard) Options {
 	t.Helper()
-	bin, err := programs.PostgresBin()
-	must(t, err)
+	bin := labtest.Program(t, programs.PostgresBin)
 	return Options{Member: name, BinDir: bin, DataDir: filepath.Join(base, "data"),
 		Listen:            fmt.Sprintf("127.0.0.1:%d", port),
 		SuperuserPassword: secret("root's"), ReplicationPassword: secret(replicationPassword),
@@ -130,11 +130,7 @@ func testDir(t testing.TB) string {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	port, err := programs.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return labtest.FreePort(t)
 }
 
 func newMember(t testing.TB, name string, changes ...func(*Options)) *member {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -22,7 +23,7 @@ const placeholder = "# pgsidecar: this timeline was claimed and never used\n"
 // want is not above those, and ErrUnreached if the server knows the history of a
 // later timeline that its log has not come to: PostgreSQL would then write a
 // wrong ancestor into the new history (the server must be restarted with
-// StartOptions.Forget first).
+// StartOptions.Forget first). It also writes down that the promotion is this member's.
 func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
 	if !at.Known() || want <= at.TLI {
 		return fmt.Errorf("reserve timeline %d at %s: %w", want, at, ErrTaken)
@@ -44,7 +45,49 @@ func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
 			return fmt.Errorf("reserve timeline %d: %w", want, err)
 		}
 	}
+	return s.beginReign()
+}
+
+// FillHistories writes what history files are missing of the timelines below a primary's
+// own. A standby asks for that of each timeline between its own and the primary's, also of
+// those that the primary never was on, and streams nothing while one is missing; a clone
+// has only the newest. What an ancestor's says is the beginning of what its descendants'
+// say; of any other nothing is known but that its number is taken.
+func (s *Server) FillHistories(own ha.TLI) error {
+	var forks []ha.Fork
+	for tli := ha.TLI(2); tli < own; tli++ {
+		_, err := os.Lstat(s.data("pg_wal", historyName(tli)))
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look for the history of timeline %d: %w", tli, err)
+		}
+		if forks == nil {
+			if forks, err = s.History(own); err != nil {
+				return err
+			}
+		}
+		if err := s.write(s.data("pg_wal", historyName(tli)), ancestry(forks, tli)); err != nil {
+			return fmt.Errorf("write the history of timeline %d: %w", tli, err)
+		}
+		s.log.Info("wrote a missing timeline history, which standbys ask for", "timeline", tli)
+	}
 	return nil
+}
+
+// ancestry is the history file of a timeline out of that of a later one.
+func ancestry(forks []ha.Fork, tli ha.TLI) []byte {
+	if !slices.ContainsFunc(forks, func(f ha.Fork) bool { return f.TLI == tli }) {
+		return []byte(placeholder)
+	}
+	content := "# pgsidecar: out of the history of a later timeline\n"
+	for _, f := range forks {
+		if f.TLI < tli {
+			content += fmt.Sprintf("%d\t%s\tbefore timeline %d\n", f.TLI, f.End, tli)
+		}
+	}
+	return []byte(content)
 }
 
 // CheckLine returns ErrUnreached if the server knows the history of a timeline after

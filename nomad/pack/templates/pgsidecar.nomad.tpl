@@ -1,6 +1,12 @@
-# A PostgreSQL cluster on Nomad and Consul, driver [[ (var "driver" .) ]]. `pgsidecar nomad job [[ (var "driver" .) ]]`
+# A PostgreSQL cluster on Nomad and Consul, driver [[ (var "driver" .) ]]. `pgsidecar nomad job [[ (var "driver" .) ]][[ if eq (var "nomad" .) "1.6" ]] --for 1.6[[ end ]]`
 # prints this file; every setting has its reason beside it.
 #
+[[ if eq (var "nomad" .) "1.6" ]]# For Nomad 1.6 and 1.7. [[ if eq (var "driver" .) "docker" ]]`make test-nomad` validates and plans it on Nomad 1.6.1; no test has run it.
+[[ else ]]`make test-nomad` runs it on Nomad 1.6.1, which it builds.
+[[ end ]]#[[ else ]]# For Nomad 1.8 and later. [[ if eq (var "driver" .) "docker" ]]It was validated and planned on Nomad 1.11.1; no test has run it.
+[[ else ]]It last ran on Nomad 1.11.1. `make test-nomad` runs it again where a Nomad
+# of 1.8 or later is on PATH; without one it runs the older form (--for 1.6).
+[[ end ]]#[[ end ]]
 # Once, before the first run. A volume on each client that may have a member, in its
 # agent's configuration (without one, `nomad job status` says "missing compatible host
 # volumes", and what runs is left alone):
@@ -8,12 +14,18 @@
 # The passwords, which the job's own identity may read (without them the task waits, and
 # `nomad alloc status` says "Missing: nomad.var.block"):
 #   nomad var put nomad/jobs/pg superuser="$(openssl rand -hex 16)" replication="$(openssl rand -hex 16)" api="$(openssl rand -hex 16)"
-# and where Consul has ACLs:
+[[ if eq (var "nomad" .) "1.6" ]]# and where Consul has ACLs, a token for the members, as one more item of the same variables
+# (nomad var put replaces all items, so put the three passwords again beside it):
+#   pgsidecar files policy -cluster pg | consul acl policy create -name pgsidecar-pg -rules -
+#   consul acl token create -description pg -policy-name pgsidecar-pg -format=json | jq -r .SecretID
+#   nomad var put nomad/jobs/pg consul=TOKEN superuser=… replication=… api=…
+# Then (where Consul has ACLs, with -var consul_acl=true):
+[[ else ]]# and where Consul has ACLs:
 #   nomad setup consul
 #   pgsidecar files policy -cluster pg | consul acl policy create -name pgsidecar-pg -rules -
 #   consul acl role update -id "$(consul acl role read -name nomad-default-tasks -format=json | jq -r .ID)" -policy-name pgsidecar-pg
 # Then:
-#   nomad job run [[ (var "driver" .) ]].nomad.hcl
+[[ end ]]#   nomad job run [[ (var "driver" .) ]].nomad.hcl
 #   dig +short -p 8600 primary.pg.service.consul
 
 variable "job" {
@@ -129,9 +141,15 @@ variable "min_healthy_time" {
 variable "vault_path" {
   type        = string
   default     = [[ var "vault_path" . | toJson | replace "${" "$${" ]]
-  description = "Path of a KV 2 secret in Vault with superuser, replication and api, such as secret/data/pg; empty: Nomad's variables."
+  description = "Path of a KV 2 secret in Vault with superuser, replication and api[[ if eq (var "nomad" .) "1.6" ]] (and consul)[[ end ]], such as secret/data/pg; empty: Nomad's variables."
 }
-
+[[ if eq (var "nomad" .) "1.6" ]]
+variable "consul_acl" {
+  type        = bool
+  default     = [[ var "consul_acl" . | toJson | replace "${" "$${" ]]
+  description = "Consul has ACLs: the members' token is the item consul beside the passwords. Without a token there, the members cannot start."
+}
+[[ end ]]
 variable "rack" {
   type        = string
   default     = [[ var "rack" . | toJson | replace "${" "$${" ]]
@@ -171,7 +189,7 @@ job "pg" {
     }
 
     # One member at a time, and the next only when the last one streams and has
-    # caught up (the check "ready" below). Nomad goes by the allocations' index,
+    # caught up (the check "ready" below). Nomad follows the allocations' index,
     # lowest first, and knows no primary: that hands over when its turn comes, to a
     # member that has been updated already, and so an update moves it once. Only at
     # index 0 there is none yet: it goes to the highest index, and from there, when
@@ -181,7 +199,7 @@ job "pg" {
     # canary is 0: there is no data directory for one more member. Nothing is
     # reverted by itself, because going back is one more round of the same, which a
     # person should ask for. PostgreSQL's parameters need no update of the job:
-    # pgsidecar config set changes them for all members, with one switchover at most.
+    # pgsidecar settings set changes them for all members, with one switchover at most.
     update {
       max_parallel      = 1
       canary            = 0
@@ -199,7 +217,25 @@ job "pg" {
       healthy_deadline = "1h"
     }
 
-    # A client that Nomad does not hear is not a member that is gone: its guard
+[[ if eq (var "nomad" .) "1.6" ]]    # A client that Nomad does not hear is not a member that is gone: its guard
+    # decides whether it may serve, and the others take over by the lock. Nomad 1.6
+    # keeps the allocation for a day, but cannot be told to start no replacement,
+    # which would be a member with an empty data directory on another node. So give
+    # the volume to as many nodes as there are members: then a replacement finds no
+    # node, and the old allocation goes on when its client is back. Until then
+    # pgsidecar's cluster runs with one less. (stop_after_client_disconnect excludes
+    # this setting, and would stop the member when its client is back.) A node that
+    # is lost for good: nomad node purge, and give its volume to another one.
+    max_client_disconnect = "24h"
+
+    # In place, soon, and for ever: whatever ended the member, its data are here.
+    restart {
+      attempts = 10
+      interval = "10m"
+      delay    = "2s"
+      mode     = "delay"
+    }
+[[ else ]]    # A client that Nomad does not hear is not a member that is gone: its guard
     # decides whether it may serve, and the others take over by the lock. A
     # replacement would be a member with an empty data directory on another node,
     # so there is none for a day, and the old allocation is kept when it is back.
@@ -219,7 +255,7 @@ job "pg" {
       mode             = "delay"
       render_templates = false
     }
-    # To another node only by a person's decision, or a drain[[ if ne (var "driver" .) "raw_exec" ]]: a host volume's data
+[[ end ]]    # To another node only by a person's decision, or a drain[[ if ne (var "driver" .) "raw_exec" ]]: a host volume's data
     # do not move[[ else ]]: the data do not
     # move[[ end ]].
     reschedule {
@@ -228,7 +264,7 @@ job "pg" {
     }
 
     # PostgreSQL and the API listen on all addresses of the network, at the ports
-    # that Nomad chooses; Consul tells them to whoever asks. Fixed ports (static =
+    # that Nomad chooses; clients find them in Consul. Fixed ports (static =
     # 5432) are good too, where only one member is on a node.
     network {
       port "postgres" {}
@@ -325,11 +361,11 @@ job "pg" {
         destination = "[[ "/var/lib/pgsidecar" ]]"
       }
 [[ end ]]
-      # A token of this task's own (CONSUL_TOKEN, secrets/consul_token), where
+[[ if ne (var "nomad" .) "1.6" ]]      # A token of this task's own (CONSUL_TOKEN, secrets/consul_token), where
       # Consul has ACLs and Nomad's servers have consul.task_identity.
       consul {}
 
-      dynamic "vault" {
+[[ end ]]      dynamic "vault" {
         for_each = var.vault_path == "" ? [] : [1]
         content {
           # Files, which are read again: no restart for a new token.
@@ -381,7 +417,11 @@ job "pg" {
       # file, which pgsidecar refuses and names. (Without the inner "with" Nomad
       # would write words of its own, and they would be the password.)
       dynamic "template" {
+[[- if eq (var "nomad" .) "1.6" ]]
+        for_each = { for item, file in { superuser = "superuser.password", replication = "replication.password", api = "api.token", consul = "consul_token" } : item => file if item != "consul" || var.consul_acl }
+[[- else ]]
         for_each = { superuser = "superuser.password", replication = "replication.password", api = "api.token" }
+[[- end ]]
         content {
           destination = "${NOMAD_SECRETS_DIR}/${template.value}"
           perms       = "0600"

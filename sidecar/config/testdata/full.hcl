@@ -58,6 +58,8 @@ failover {
   lease            = "4s"
   handover_timeout = "20s"
   agent_timeout    = "1m"
+  max_lag          = "16MB"
+  refused_is_dead  = false
 }
 tags {
   priority      = 10
@@ -65,6 +67,8 @@ tags {
   noloadbalance = true
   clonefrom     = true
   replicatefrom = "n2"
+  sync_priority = 2
+  zone          = "a"
 }
 template "haproxy" {
   builtin     = "haproxy"

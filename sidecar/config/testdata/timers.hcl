@@ -6,4 +6,6 @@ consul { session_ttl = "5s" }
 failover {
   failure_timeout = "10ms"
   lease           = "1m"
+  max_lag         = "16"
+  refused_is_dead = "no"
 }

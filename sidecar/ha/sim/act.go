@@ -3,12 +3,12 @@ package sim
 import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 
 // act begins one action, or skips it because it is under way.
-func (w *World) act(m int, a *ha.Action, confirmed ha.ActionKind) {
+func (w *World) act(m int, a *ha.Action) {
 	b := &w.members[m]
 	s := &b.sidecar
 	switch {
 	case a.Kind.OnServer():
-		w.actOnServer(m, a, confirmed)
+		w.actOnServer(m, a)
 	case a.Kind == ha.Commit:
 		if !s.committing {
 			w.poke(pointCommit, m)
@@ -29,6 +29,8 @@ func (w *World) act(m int, a *ha.Action, confirmed ha.ActionKind) {
 		w.tell(m, "exits with %d: %s", a.Code, a.Why)
 		if a.Code != 0 {
 			w.check.exits++
+			b.exitedFor = a.Why
+			w.endServer(m)
 		}
 		leaving := s.intent.Shutdown
 		w.stopSidecar(m)
@@ -73,62 +75,18 @@ func (w *World) checkpointed(m int, running uint32) {
 	w.step(m)
 }
 
-// irreversible operations are asked for twice: the second time immediately
-// before they begin, after a fresh look.
-func irreversible(k ha.ActionKind) bool {
-	return k == ha.Promote || k == ha.Rewind || k == ha.Clone || k == ha.Stop
-}
-
-func (w *World) actOnServer(m int, a *ha.Action, confirmed ha.ActionKind) {
+// actOnServer begins an exclusive operation at once: the shell looks no more
+// often than it decides. A stop ends what is under way.
+func (w *World) actOnServer(m int, a *ha.Action) {
 	b := &w.members[m]
-	s := &b.sidecar
-	busy := b.op.busy(s.epoch)
+	busy := b.op.busy(b.sidecar.epoch)
 	if busy != ha.NoAction && (a.Kind != ha.Stop || busy == ha.Stop) {
-		return
-	}
-	if irreversible(a.Kind) && confirmed != a.Kind {
-		if s.checking && s.pending.Kind == a.Kind {
-			return
-		}
-		s.pending = *a
-		s.checking = true
-		s.check = w.life()
-		if a.Kind == ha.Promote {
-			n := w.newCall(callCheck, m)
-			w.calls[n].checks = s.check
-			w.send(n)
-			return
-		}
-		w.push(w.slow(m, w.odd.between(100*micro, 3*milli)), event{kind: evOpCheck, m: int8(m), epoch: s.check})
 		return
 	}
 	if busy != ha.NoAction {
 		w.abandon(m)
 	}
 	w.beginOp(m, a)
-}
-
-// opCheck is the last look before an irreversible operation.
-func (w *World) opCheck(m int) {
-	s := &w.members[m].sidecar
-	s.checking = false
-	w.lookNow(m)
-	w.turn(m, s.pending.Kind)
-}
-
-// checked is the answer of Consul to the last look before a promotion.
-func (w *World) checked(m int, c *call, came bool) {
-	s := &w.members[m].sidecar
-	if !s.checking || s.check != c.checks {
-		w.step(m)
-		return
-	}
-	if !came {
-		s.checking = false
-		w.step(m)
-		return
-	}
-	w.opCheck(m)
 }
 
 // supervise starts m's sidecar again after a while.

@@ -26,7 +26,7 @@ type check struct {
 	asked     bool                          // an operator has asked for a handover
 }
 
-// ackedUpTo is the newest acknowledged commit of one primary's life. Whoever
+// ackedUpTo is the newest acknowledged commit of one primary's life. A server that
 // holds it holds all before it.
 type ackedUpTo struct {
 	server int
@@ -92,6 +92,9 @@ func (c *check) own(w *World, m int, t ha.TLI, from ha.Position) {
 
 // owned checks that only a timeline's owner extends it.
 func (c *check) owned(w *World, m int, t ha.TLI) {
+	if t >= handBranch {
+		return
+	}
 	if x := &c.timelines[t]; x.owner >= 0 && int(x.owner) != m && x.system == w.members[m].server.systemID {
 		w.fail("timeline", m, "%s writes on timeline %d of %s", names[m], t, names[x.owner])
 	}
@@ -101,12 +104,19 @@ func (c *check) owned(w *World, m int, t ha.TLI) {
 // it, is durable.
 func (w *World) acknowledge(m, n int) {
 	s := &w.members[m].server
+	if w.opt.Outside != 0 && w.ownRisk(m) {
+		return
+	}
+	if s.term < w.beyond.acceptedTerm {
+		w.beyond.outcome.Accepted++ // by who was deposed at a person's risk, and does not know it
+		return
+	}
 	w.res.Commits++
 	w.check.commitAt = w.now
 	if w.calm && w.res.Recovered == 0 {
 		w.res.Recovered = w.now - w.check.calmAt
 	}
-	if w.consul.record.Durability.Mode != ha.ModeQuorum {
+	if w.mode() != ha.ModeQuorum {
 		return
 	}
 	w.protect(m, n)
@@ -119,13 +129,13 @@ func (w *World) acknowledge(m, n int) {
 // one that was rewound and has not received what it needs.
 func (w *World) holds(a *ackedUpTo) {
 	d := &w.consul.record.Durability
-	if d.Mode != ha.ModeQuorum || d.K == 0 {
+	if d.Mode != ha.ModeQuorum || d.K == 0 || w.beyond.noRecord {
 		return
 	}
 	lack := 0
 	for _, v := range d.Voters {
 		s := &w.members[w.index(v)].server
-		if s.data == ha.DataPresent && !s.half && s.rewound < 0 && (s.flushed < a.n || s.log[a.n-1] != a.id) {
+		if s.data == ha.DataPresent && !s.half && s.rewound < 0 && !w.noVote(s) && (s.flushed < a.n || s.log[a.n-1] != a.id) {
 			lack++
 		}
 	}
@@ -140,7 +150,7 @@ func (w *World) holds(a *ackedUpTo) {
 func (w *World) checkSetting() {
 	r := &w.consul.record
 	d, l := &r.Durability, w.index(r.Leader)
-	if l < 0 || d.Mode != ha.ModeQuorum || d.K == 0 {
+	if l < 0 || d.Mode != ha.ModeQuorum || d.K == 0 || w.beyond.noRecord {
 		return
 	}
 	s := &w.members[l].server
@@ -195,7 +205,7 @@ func (w *World) checkHeld() {
 // recovered: as if it had been acknowledged (S9).
 func (w *World) visible(m int) {
 	s := &w.members[m].server
-	if w.consul.record.Durability.Mode != ha.ModeQuorum || s.recoveryEnd == 0 {
+	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting {
 		return
 	}
 	w.protect(m, s.recoveryEnd)
@@ -209,7 +219,7 @@ func (w *World) visible(m int) {
 }
 
 // checkPromotion: everything acknowledged in an earlier term is in the log of
-// whoever is promoted now. In async mode what was not replicated may go.
+// the one that is promoted now. In async mode what was not replicated may go.
 func (w *World) checkPromotion(m int, act *ha.Action) {
 	s := &w.members[m].server
 	b := &w.members[m]
@@ -219,13 +229,16 @@ func (w *World) checkPromotion(m int, act *ha.Action) {
 	if !b.guard.armed {
 		w.fail("S5", m, "%s is promoted without a lease", b.name)
 	}
+	if w.beyond.accepting {
+		w.beyond.acceptedTerm = act.Term
+	}
 	kept := w.check.acked[:0]
-	async := w.consul.record.Durability.Mode == ha.ModeAsync
+	async := w.mode() == ha.ModeAsync
 	for i := range w.check.acked {
 		a := w.check.acked[i]
 		has := len(s.log) >= a.n && s.log[a.n-1] == a.id
 		if !has && a.term < act.Term {
-			if async {
+			if async || w.acceptedLoss() {
 				continue
 			}
 			w.fail("lost", m, "%s is promoted in term %d without commit %d, acknowledged by %s in term %d", b.name, act.Term, a.n, names[a.server], a.term)
@@ -242,16 +255,18 @@ func (w *World) checkPromotion(m int, act *ha.Action) {
 }
 
 // writer says whether m's server would acknowledge a commit alone, now.
-func (w *World) writer(m int) bool { return w.accepts(m) && !w.members[m].server.defined }
+func (w *World) writer(m int) bool {
+	return w.accepts(m) && !w.members[m].server.defined && !w.ownRisk(m)
+}
 
 // checkWriters: in async mode no two servers can acknowledge at one time.
 func (w *World) checkWriters(m int) {
-	if w.consul.record.Durability.Mode != ha.ModeAsync || !w.writer(m) {
+	if w.mode() != ha.ModeAsync || !w.writer(m) {
 		return
 	}
 	for j := range w.n {
 		if j != m && w.writer(j) {
-			w.fail("two writers", m, "%s and %s can both acknowledge commits", names[m], names[j])
+			w.fail(w.writersRule(), m, "%s and %s can both acknowledge commits", names[m], names[j])
 		}
 	}
 }
@@ -267,7 +282,7 @@ func (w *World) checkRecord(m int, old *ha.Record) {
 	}
 	leader := w.index(r.Leader)
 	switch {
-	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1):
+	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting) && !w.beyond.putBack:
 		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
 	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader:
 		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)

@@ -11,7 +11,6 @@ const (
 	callRenew
 	callCreate
 	callTxn
-	callCheck // the read before a promotion
 )
 
 // call is one request to Consul under way.
@@ -23,9 +22,9 @@ type call struct {
 	ok      bool
 	change  ha.Change
 	record  ha.Record
+	broken  string
 	lock    ha.Lock
 	session string
-	checks  uint32 // callCheck: which check this is for
 }
 
 // callTimeout is how long a member waits for Consul.
@@ -104,6 +103,9 @@ func (w *World) arrive(n int32) {
 		c.ok = true
 	}
 	c.record, c.lock = w.consul.record, w.consul.lock
+	if c.broken = w.consul.broken; c.broken != "" {
+		c.record = ha.Record{}
+	}
 	if w.net.ofConsul[c.m] > 0 || w.lost() {
 		w.giveUp(n)
 		return
@@ -122,14 +124,10 @@ func (w *World) answered(n int32, came bool) {
 	}
 	s.consul.Reachable = ha.Known(came)
 	switch c.kind {
-	case callRead, callCheck:
+	case callRead:
 		s.reading = false
 		if came {
 			w.saw(m, &c)
-		}
-		if c.kind == callCheck {
-			w.checked(m, &c, came)
-			return
 		}
 	case callWatch:
 		s.watching = false
@@ -166,10 +164,15 @@ func (w *World) rewatch(m int, soon bool) {
 func (w *World) saw(m int, c *call) {
 	s := &w.members[m].sidecar
 	v := &s.consul
-	if c.record.Index < v.Record.Index || c.lock.Index < v.Lock.Index {
+	if (c.record.Index < v.Record.Index || c.lock.Index < v.Lock.Index) && !w.sawBack(m, c) {
 		return
 	}
-	v.Record, v.Lock = c.record, c.lock
+	v.Record, v.Lock, v.Broken, v.BrokenIndex = c.record, c.lock, c.broken, 0
+	if c.broken != "" {
+		v.BrokenIndex = w.consul.record.Index
+	}
+	w.readThrough(m, &v.Record)
+	s.readAt = w.members[m].read(w.now)
 	v.SeenAt = max(v.SeenAt, c.sentAt)
 	if c.kind != callWatch {
 		w.held(m, c)
@@ -256,6 +259,7 @@ func (w *World) watch(m int) {
 func (w *World) commit(m int, ch *ha.Change) {
 	s := &w.members[m].sidecar
 	s.committing = true
+	w.checkPrice(m, ch)
 	n := w.newCall(callTxn, m)
 	w.calls[n].change = *ch
 	w.tell(m, "sends transaction %s: term %d %s k=%d of %v", ch.What, ch.Record.Term, ch.Record.Phase, ch.Record.Durability.K, ch.Record.Durability.Voters)

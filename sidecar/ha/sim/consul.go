@@ -21,6 +21,7 @@ type session struct {
 // consul is the store: linearizable, one record and one lock.
 type consul struct {
 	record   ha.Record
+	broken   string // why the record cannot be read
 	lock     ha.Lock
 	index    uint64
 	sessions []session
@@ -116,6 +117,7 @@ func (w *World) apply(m int, ch *ha.Change) bool {
 	if ch.Record.Index != c.record.Index && !free {
 		return false
 	}
+	w.keepSnapshot()
 	lock := c.lock
 	switch ch.Lock {
 	case ha.LockKeep:
@@ -139,8 +141,10 @@ func (w *World) apply(m int, ch *ha.Change) bool {
 		lock.Index = c.index
 	}
 	c.lock = lock
-	c.record = ch.Record
+	c.record, c.broken = ch.Record, ""
 	c.record.Index = c.index
+	w.beyond.lastMode = c.record.Durability.Mode
+	w.passThrough(m, &c.record)
 	if w.opt.Story {
 		w.tell(m, "consul: %s applied: term %d %s %s k=%d of %v timeline %d members %v origin %v final %v lock %s", ch.What, c.record.Term, c.record.Leader, c.record.Phase,
 			c.record.Durability.K, c.record.Durability.Voters, c.record.Timeline, c.record.Members, c.record.Origin, c.record.Final != nil, c.lock.Session)

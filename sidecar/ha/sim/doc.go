@@ -25,7 +25,14 @@
 //     well: that is what finds lost commits (wal.go);
 //   - faults: crashes, pauses, partitions, lost sessions, full disks, operators,
 //     at any time or at the very step that they may spoil (draw.go, faults.go,
-//     operator.go).
+//     operator.go);
+//   - faults from outside of the protocol, each off by default (outside.go):
+//     hosts and disks that do not come back, and disks that hang (disk.go),
+//     histories that people make (byhand.go), Consul put back, emptied or
+//     damaged, and programs of two versions (restore.go); and an operator, who
+//     types what status names where a cluster does not mend itself (rescue.go).
+//
+// A script (script.go, testdata) is an incident by hand: nothing is drawn in it.
 //
 // # What is checked
 //

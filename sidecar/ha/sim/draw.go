@@ -53,6 +53,7 @@ func (w *World) drawFaults() {
 		}
 		w.faults = append(w.faults, f)
 	}
+	w.drawOutside()
 	for i := range w.faults {
 		dropped := i < len(w.opt.Drop) && w.opt.Drop[i]
 		if !dropped {
@@ -91,7 +92,7 @@ func (w *World) drawLateAnswer(t int64) {
 }
 
 func drawKind(x int) faultKind {
-	for k := range faultKinds {
+	for k := range baseKinds {
 		if x -= weights[k]; x < 0 {
 			return k
 		}

@@ -37,15 +37,23 @@ const (
 	restart
 	shutdown
 	removeMember
-	faultKinds
+	baseKinds // those after it come from outside of the protocol, and only if Options.Outside has them
 )
 
 var faultNames = [...]string{"crash server", "crash sidecar", "crash host", "pause sidecar", "pause server", "pause host", "slow host",
 	"cut Consul", "cut pair", "isolate", "partition", "lose session", "Consul leader change", "Consul away", "lossy network",
 	"lose agent", "full disk", "switchover", "pause policy", "change mode", "change k", "change strict", "tag", "reinit", "restart", "shutdown", "remove"}
 
+// name is the fault in words.
+func (k faultKind) name() string {
+	if k > baseKinds {
+		return outsideNames[k-baseKinds-1]
+	}
+	return faultNames[k]
+}
+
 // weights say how often a kind is drawn.
-var weights = [faultKinds]int{10, 8, 8, 6, 5, 6, 3, 6, 6, 7, 7, 4, 2, 3, 2, 2, 3, 5, 1, 3, 2, 2, 3, 1, 2, 2, 1}
+var weights = [baseKinds]int{10, 8, 8, 6, 5, 6, 3, 6, 6, 7, 7, 4, 2, 3, 2, 2, 3, 5, 1, 3, 2, 2, 3, 1, 2, 2, 1}
 
 // point is a moment worth breaking: a fault may wait for one.
 type point uint8
@@ -123,7 +131,7 @@ func (f *fault) String() string {
 	if f.until != atOnce {
 		when += " until " + pointNames[f.until]
 	}
-	return fmt.Sprintf("%.3f %s%s target=%d other=%d how=%d for %.3f", float64(f.at)/1e9, faultNames[f.kind], when, f.target, f.other, f.how, float64(f.lasts)/1e9)
+	return fmt.Sprintf("%.3f %s%s target=%d other=%d how=%d for %.3f", float64(f.at)/1e9, f.kind.name(), when, f.target, f.other, f.how, float64(f.lasts)/1e9)
 }
 
 // poke lets faults happen that wait for this point.
@@ -164,15 +172,18 @@ func (w *World) faultComes(i int, now bool) {
 	f.m, f.active = int8(m), true
 	w.res.Faults++
 	if w.opt.Story {
-		w.tell(m, "FAULT %s how=%d other=%d for %.3f s", faultNames[f.kind], f.how, f.other, float64(f.lasts)/1e9)
+		w.tell(m, "FAULT %s how=%d other=%d for %.3f s", f.kind.name(), f.how, f.other, float64(f.lasts)/1e9)
 	}
 	w.harm(f, w.now+f.lasts)
 	w.push(f.lasts, event{kind: evHeal, n: int32(i)})
-	if f.kind >= switchover {
+	switch {
+	case f.kind > baseKinds:
+		w.outside(f, m)
+	case f.kind >= switchover:
 		w.operator(f, m)
-		return
+	default:
+		w.strike(f, m)
 	}
-	w.strike(f, m)
 }
 
 // harm notes whom a fault touches, for what must not happen to the untouched.
@@ -212,6 +223,7 @@ func (w *World) strike(f *fault, m int) {
 	case pauseServer:
 		b.server.pausedUntil = max(b.server.pausedUntil, w.now+f.lasts)
 	case pauseHost:
+		w.stopClock(m, f.lasts)
 		b.hostPaused = max(b.hostPaused, w.now+f.lasts)
 	case slowHost:
 		b.slowUntil = max(b.slowUntil, w.now+f.lasts)
@@ -302,6 +314,7 @@ func (w *World) crashHost(m int) {
 		return
 	}
 	b.hostUp = false
+	b.server.hung = 0 // with the host
 	b.supervised = 0
 	w.crash(m)
 	b.guard = guard{}
@@ -312,7 +325,7 @@ func (w *World) crashHost(m int) {
 // bootHost starts the host again: its clock begins anew.
 func (w *World) bootHost(m int) {
 	b := &w.members[m]
-	if b.hostUp {
+	if b.hostUp || b.gone {
 		return
 	}
 	b.hostUp, b.hostPaused = true, 0
@@ -335,7 +348,11 @@ func (w *World) faultGoes(i int) {
 	m := int(f.m)
 	w.harm(f, w.now)
 	if w.opt.Story {
-		w.tell(m, "fault ends: %s", faultNames[f.kind])
+		w.tell(m, "fault ends: %s", f.kind.name())
+	}
+	if f.kind > baseKinds {
+		w.outsideEnds(f, m)
+		return
 	}
 	switch f.kind {
 	case crashHost:
@@ -387,5 +404,5 @@ func (w *World) calmDown() {
 		w.setPolicy(p)
 	}
 	w.at(second, evSettle, 0)
-	w.at(writableWithin+settledWithin, evEnd, 0)
+	w.at(w.endsWithin(), evEnd, 0)
 }

@@ -36,16 +36,25 @@ func (w *World) opFiles(m int) {
 			w.done(m, true)
 			return
 		}
+		if from = int(b.op.copies); !w.source(m, from) {
+			w.done(m, true)
+			return
+		}
 		w.copyLog(s, &w.members[from].server, 0)
+		w.cloned(m)
 	case ha.Rewind:
 		u := &w.members[from].server
-		if !w.source(m, from) || u.inRecovery || u.systemID != s.systemID {
+		if !w.source(m, from) || u.inRecovery && !w.follows() || u.systemID != s.systemID {
 			w.done(m, true)
 			return
 		}
 		if !u.onTLI {
 			break // it finds nothing to rewind, and changes nothing
 		}
+		if w.rewindFails(m, from) {
+			return
+		}
+		s.odd.histories |= u.odd.histories
 		w.rewind(m, from)
 	}
 	s.flushed = len(s.log)
@@ -74,6 +83,7 @@ func (w *World) opFilesBegin(m int) {
 	}
 	s.fenced = false
 	if a.Kind != ha.Rewind {
+		w.chooseCopied(m, from)
 		w.wipe(s)
 		long *= 3
 	}
@@ -101,6 +111,7 @@ func (w *World) copyLog(s, u *server, n int) {
 	s.systemID = u.systemID
 	s.standby, s.clean, s.upstream, s.onTLI, s.rewound = true, false, -1, true, -1
 	s.config = ha.SyncSetting{}
+	s.odd.part, s.odd.walGone, s.odd.replay = 0, false, replay{}
 }
 
 // rewind makes m's log a prefix of the other's. Its data files are as new as the

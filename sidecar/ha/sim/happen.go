@@ -61,11 +61,6 @@ func (w *World) toSidecar(e *event) {
 			w.opStage(m)
 		}
 		return
-	case evOpCheck:
-		if s.checking && s.check == e.epoch {
-			w.opCheck(m)
-		}
-		return
 	case evLook:
 		if e.epoch == 0 || e.epoch == s.epoch {
 			w.intents(m)
@@ -140,6 +135,10 @@ func (w *World) toServer(e *event) {
 		return
 	}
 	s := &b.server
+	if s.hung > w.now && (e.kind == evFlush || e.kind == evData) {
+		w.later(e, s.hung)
+		return
+	}
 	switch e.kind {
 	case evWrite:
 		w.write(m)
@@ -189,6 +188,10 @@ func (w *World) toWorld(e *event) {
 		w.calmDown()
 	case evSettle:
 		w.settle()
+	case evSite:
+		w.siteGoes()
+	case evSelf:
+		w.reachTarget(m, e.epoch)
 	}
 }
 
@@ -243,6 +246,7 @@ func (w *World) found() {
 	c.index += 2
 	c.lock = ha.Lock{Holder: names[0], Session: session, Index: c.index}
 	r.Index = c.index - 1
+	r.Lease, r.Claims = w.policies[0].Lease, []ha.Claim{{TLI: 1, Term: 1}}
 	c.record = r
 	w.check.leaders = append(w.check.leaders, -1, 0)
 	w.arm(0, w.members[0].read(w.now).Add(5e9))

@@ -22,17 +22,18 @@ const (
 	MutateS4Promotion          // the record names the new primary's voters as soon as it is elected
 	MutateS4Votes              // votes that lack commits look as if they had them
 	MutateS5                   // the guard does not stop anything
-	MutateS5Sent               // a lease counts from when it was confirmed, not from when that was asked for
+	MutateS5Sent               // a lease counts from when it was confirmed, not from when that was requested
 	MutateS6                   // a silent member is taken for a dead one
 	MutateS7                   // histories are not compared, every log seems to contain every other
 	MutateS8                   // nobody refuses a pre-vote
 	MutateS9                   // a restarted primary shows everything at once
 	MutateS10                  // no marker stands while a data directory is half-made
+	MutateKeep                 // a program drops the fields of the record that it does not know
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -42,7 +43,8 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"the record is narrowed before anybody has caught up", "the setting asks for new voters before the record has them",
 	"the record drops voters that the setting still asks for", "the record names the new voters as soon as a primary is elected", "votes that lack commits look as if they had them",
 	"the guard does not stop anything", "a lease counts from its confirmation, not from the request", "a silent member is taken for a dead one",
-	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made"}
+	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made",
+	"a program drops the fields of the record that it does not know"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -145,4 +147,10 @@ func (w *World) extraVote(o *ha.Observation) {
 			return
 		}
 	}
+}
+
+// leaks says whether a fence is broken on purpose, so that a server looks fenced
+// that has an upstream.
+func (w *World) leaks() bool {
+	return w.opt.Mutation == MutateS2 || w.opt.Mutation == MutateS2Disk
 }

@@ -13,6 +13,9 @@ func (w *World) observe(m int) (o ha.Observation) {
 		Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
 		Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
 	}
+	if o.Busy.Server != ha.NoAction {
+		o.Busy.Since, o.Busy.Immediate = b.read(b.op.began), b.op.action.Immediate
+	}
 	if v := &b.server; v.founding && s.consul.Record.SystemID == v.systemID && s.consul.Record.Phase != ha.PhaseBootstrap {
 		v.founding = false
 	}
@@ -20,6 +23,13 @@ func (w *World) observe(m int) (o ha.Observation) {
 	o.Policy.ReplicateFrom = s.tags.ReplicateFrom
 	o.Announced = s.announcedNow
 	w.seen(m, &o.Server)
+	if w.opt.Outside != 0 {
+		w.observeOutside(m, &o)
+	}
+	if v := &b.server; w.opt.Follower {
+		o.Source = s.source
+		o.Server.Starved = v.run == starting && int(v.rewound) == w.n && !v.receiver.active
+	}
 	return o
 }
 
@@ -36,8 +46,9 @@ func (w *World) seen(m int, f *ha.Server) {
 	f.CheckpointAt = s.checkpointAt
 	f.Founding = v.founding
 	if v.rewound >= 0 {
-		f.Rewound = names[v.rewound]
+		f.Rewound = w.nameOf(int(v.rewound))
 	}
+	f.Strayed, f.Owed, f.Copy = v.odd.strayed, v.odd.owed, v.odd.copy
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
 	if f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10 {
@@ -50,7 +61,7 @@ func (w *World) seen(m int, f *ha.Server) {
 	f.Process = ha.ProcessStopped
 	f.Upstream = ""
 	if v.upstream >= 0 {
-		f.Upstream = names[v.upstream]
+		f.Upstream, f.UpstreamAt = w.nameOf(int(v.upstream)), v.siteAt
 	}
 	f.Sync = v.config
 	if v.data != ha.DataPresent {
@@ -73,7 +84,7 @@ func (w *World) lookNow(m int) {
 		return
 	}
 	now := b.read(w.now)
-	if v.run == starting || v.pausedUntil > w.now {
+	if v.run == starting || v.pausedUntil > w.now || v.silentDisk(w.now) {
 		if s.seen.failing == 0 {
 			s.seen.failing = now
 		}
@@ -96,31 +107,45 @@ func (w *World) lookNow(m int) {
 	f.Sync = v.config
 	f.Checkpointed = v.onTLI
 	if v.upstream >= 0 {
-		f.Upstream = names[v.upstream]
+		f.Upstream, f.UpstreamAt = w.nameOf(int(v.upstream)), v.siteAt
 	}
 	f.Position = w.position(v, v.flushed)
 	if v.inRecovery {
-		f.Settled = !v.receiver.active && v.flushed == len(v.log)
+		f.Settled = !v.receiver.active && v.flushed == len(v.log) && (v.upstream < 0 || w.leaks())
+		w.lookReplay(m, f)
 		f.Writable = ha.No
 		return
 	}
-	f.Writable = ha.Known(!v.stopping && v.full == 0)
-	if v.full == 0 {
+	w.lookPrimary(m, f)
+}
+
+// lookPrimary is what only a primary answers.
+func (w *World) lookPrimary(m int, f *ha.Server) {
+	v, k, now := &w.members[m].server, &w.members[m].sidecar.seen, w.members[m].read(w.now)
+	if v.odd.localCommit {
+		f.Relaxed = "synchronous_commit = local, by ALTER SYSTEM"
+	}
+	full := v.full > 0 || v.hung > w.now
+	f.Writable = ha.Known(!v.stopping && !full)
+	if !full {
 		k.faulty = 0
 	} else if k.faulty == 0 {
 		k.faulty = now
 	}
-	if f.FaultyAt = k.faulty; v.full > 0 {
+	if f.FaultyAt = k.faulty; full {
 		f.WriteProblem = "the disk is full"
+		if v.hung > w.now {
+			f.WriteProblem = "the disk does not answer"
+		}
 	}
-	f.RecoveryEnd = lsn(v.recoveryEnd)
+	f.RecoveryEnd = w.lsn(v.recoveryEnd)
 	w.lookSenders(m)
 	if v.syncAt == 0 && w.inEffect(v) {
 		v.syncAt = v.flushed
 	}
-	f.SyncAt = lsn(v.syncAt)
+	f.SyncAt = w.lsn(v.syncAt)
 	if w.opt.Mutation == MutateS4 && f.SyncAt == 0 {
-		f.SyncAt = lsn(v.flushed) // a reload is taken for an effect
+		f.SyncAt = w.lsn(v.flushed) // a reload is taken for an effect
 	}
 }
 
@@ -129,7 +154,7 @@ func (w *World) lookSenders(m int) {
 	n := 0
 	for j := range w.n {
 		if x := &v.senders[j]; x.active {
-			k.senders[n] = ha.Walsender{Member: names[j], Streaming: x.streaming, Sync: x.sync, Flush: lsn(x.flush), Fresh: x.born >= v.kGen}
+			k.senders[n] = ha.Walsender{Member: names[j], Streaming: x.streaming, Sync: x.sync, Flush: w.lsn(x.flush), Fresh: x.born >= v.kGen}
 			n++
 		}
 	}
@@ -160,6 +185,9 @@ func (w *World) look(m int, epoch uint32) {
 		w.push(w.slow(m, w.odd.between(w.shape.lookGap/2, w.shape.lookGap*3/2)), event{kind: evLook, m: int8(m), epoch: s.epoch})
 	}
 	w.lookNow(m)
+	if w.opt.Follower {
+		w.askSite(m)
+	}
 	w.step(m)
 }
 

@@ -10,7 +10,8 @@ type operation struct {
 	stage   int
 	began   int64
 	running uint32 // epoch of the server process when it began
-	issued  bool   // in the server's own hands: it goes on without the sidecar
+	issued  bool   // in the server's own hands: it continues without the sidecar
+	copies  int8   // Clone: the member whose data are copied
 }
 
 // busy is what the sidecar of that epoch has under way.
@@ -26,9 +27,6 @@ func (w *World) beginOp(m int, a *ha.Action) {
 	b := &w.members[m]
 	w.tell(m, "begins %s term=%d from=%s primary=%v timeline=%d sync=%v: %s", a.Kind, a.Term, a.From, a.Primary, a.Timeline, a.Sync, a.Why)
 	b.op = operation{id: w.life(), owner: b.sidecar.epoch, action: *a, began: w.now, running: b.server.epoch}
-	if a.Kind == b.sidecar.pending.Kind {
-		b.sidecar.pending, b.sidecar.checking = ha.Action{}, false
-	}
 	if a.Kind == ha.SetSync || a.Sync.K > 0 {
 		b.sidecar.syncUnsure = true
 	}
@@ -71,6 +69,9 @@ func (w *World) done(m int, failed bool) {
 	} else if s.failed == k || k == ha.Clone || k == ha.Rewind || k == ha.Init {
 		s.failedAt, s.failed, s.failures = 0, ha.NoAction, 0
 	}
+	if k == ha.Clone && !failed {
+		s.intent.Reinit = false // it was requested, and is done
+	}
 	w.lookNow(m)
 	w.step(m)
 }
@@ -91,6 +92,10 @@ func (w *World) opStage(m int) {
 	}
 	if b.server.full > 0 && o.action.Kind != ha.Stop && o.action.Kind != ha.Start {
 		w.done(m, true) // each of them writes something first
+		return
+	}
+	if b.server.hung > w.now && o.action.Kind != ha.Stop {
+		w.nextStage(m, 200*milli) // each of them waits for the disk
 		return
 	}
 	o.stage++
@@ -126,8 +131,10 @@ func (w *World) opStart(m int) {
 		if a.Primary && a.Sync.K > 0 {
 			s.config = a.Sync
 		}
+		s.upstream = -1 // whom it follows is cleared, and the gate shut, before it runs
 		if a.From != "" {
 			s.promise, s.fenced, s.upstream = max(s.promise, a.Term), false, int8(w.index(a.From))
+			s.siteAt = a.Address
 		}
 		w.launch(m)
 		b.op.issued, b.op.running = true, s.epoch
@@ -156,11 +163,14 @@ func (w *World) opStop(m int) {
 		return
 	}
 	if a.Immediate || s.run == starting || w.now-b.op.began > 3*second {
-		w.crash(m)
+		if w.crash(m); s.run != stopped {
+			w.nextStage(m, 200*milli) // it cannot be killed
+			return
+		}
 		w.done(m, false)
 		return
 	}
-	if s.pausedUntil > w.now {
+	if s.pausedUntil > w.now || s.hung > w.now {
 		w.nextStage(m, 50*milli)
 		return
 	}
@@ -195,10 +205,10 @@ func (w *World) opFence(m int) {
 	}
 	switch b.op.stage {
 	case 1:
-		s.promise, s.fenced = a.Term, false
+		s.promise, s.fenced = a.Term, true // as the shell writes it: before it is so
+		s.before = s.upstream
 		w.nextStage(m, w.odd.between(200*micro, 3*milli))
 	case 2:
-		s.before = s.upstream
 		if w.opt.Mutation != MutateS2 {
 			s.upstream = -1
 		}
@@ -206,13 +216,21 @@ func (w *World) opFence(m int) {
 			w.setSync(m, a.Sync)
 		}
 		d := w.odd.between(milli, 12*milli)
-		if w.odd.chance(30) {
+		if w.odd.chance(30) && !w.opt.Calm {
 			d = w.odd.between(50*milli, 2*second)
 		}
 		w.nextStage(m, d)
 	default:
 		if w.opt.Mutation != MutateS2 {
 			w.stopReceiving(m)
+		}
+		if w.reads(m) && w.now-b.op.began < fenceTimeout {
+			w.nextStage(m, 200*milli)
+			return
+		}
+		if w.reads(m) {
+			w.done(m, true)
+			return
 		}
 		s.fenced = true
 		w.done(m, false)
@@ -234,10 +252,16 @@ func (w *World) opFollow(m int) {
 		return
 	}
 	w.stopReceiving(m)
-	s.upstream = int8(from)
+	s.upstream, s.siteAt = int8(from), a.Address
 	w.connectSoon(m)
 	w.done(m, false)
 }
+
+// How long the shell waits for a promotion, and for a fence.
+const (
+	promoteTimeout = 60 * second
+	fenceTimeout   = 5 * second
+)
 
 // opSQL are the operations that a running server does by itself.
 func (w *World) opSQL(m int) {
@@ -259,8 +283,17 @@ func (w *World) opSQL(m int) {
 				d = w.odd.between(150*milli, 3*second)
 			}
 		}
+		if a.Kind == ha.Promote {
+			d = max(d, min(w.replayLeft(m), promoteTimeout))
+		}
 		b.op.issued = a.Kind == ha.Promote || a.Kind == ha.SetSync
 		w.nextStage(m, d)
+		return
+	}
+	if left := w.replayLeft(m); a.Kind == ha.Promote && left > 0 {
+		b.late, b.lateIn = *a, s.epoch // nobody waits for it any more, and it comes
+		w.push(left, event{kind: evLate, m: int8(m), epoch: s.epoch})
+		w.done(m, true)
 		return
 	}
 	ok := w.takesEffect(m, a)
@@ -315,7 +348,7 @@ func (w *World) proceed(m int) {
 	switch {
 	case a.Kind == ha.Start && s.run == starting:
 		w.recovered(m, a)
-	case a.Kind == ha.Promote && s.run == up && s.inRecovery:
+	case a.Kind == ha.Promote && s.run == up && s.inRecovery && w.replayLeft(m) == 0:
 		w.promoted(m, a)
 	}
 }

@@ -50,7 +50,7 @@ func (w *World) operator(f *fault, m int) {
 	w.step(m)
 }
 
-// operatorDone ends what was asked for, done or not.
+// operatorDone ends what was requested, done or not.
 func (w *World) operatorDone(f *fault, m int) {
 	b := &w.members[m]
 	s := &b.sidecar
@@ -98,10 +98,12 @@ func (w *World) intents(m int) {
 	s := &w.members[m].sidecar
 	v := &w.members[m].server
 	in := &s.intent
+	w.forceLapses(m)
 	switch {
 	case in.Switchover && (s.consul.Record.Leader != "" && s.consul.Record.Leader != names[m]),
 		in.Restart && v.run == up && v.startedAt > in.Since,
 		in.Reinit && v.run == up && v.startedAt > in.Since,
+		in.PromoteSite && s.consul.Record.Exists() && s.consul.Record.StandbyOf == "",
 		in.Remove != "" && !slices.Contains(s.consul.Record.Members, in.Remove):
 		s.intent = ha.Intent{}
 	}

@@ -13,7 +13,6 @@ const (
 	evLook         // a look at the server is answered
 	evReport       // p's report n arrives at m
 	evLink         // m looks at its stream to p again
-	evOpCheck      // the moment before an irreversible operation
 	evOp           // the operation under way comes to its next stage
 	evPolicy       // m learns of the policy in force
 	evCheckpointed // m's checkpoint is done
@@ -44,6 +43,8 @@ const (
 	evCalm   // all faults end
 	evSettle // is the cluster whole again
 	evEnd    // the time is up
+	evSite   // the other site writes, fails over, or is lost
+	evSelf   // a standby promotes itself, at its recovery target
 )
 
 // event is one thing that happens. epoch ties it to a life of what it happens

@@ -6,9 +6,13 @@ import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 // whether it took too long.
 func (w *World) settle() {
 	w.at(250*milli, evSettle, 0)
+	if w.opt.Outside != 0 {
+		w.rescue()
+		return
+	}
 	c := &w.check
 	since := w.now - c.calmAt
-	if since > writableWithin && w.res.Recovered == 0 {
+	if since > writableWithin && w.res.Recovered == 0 && !w.follows() {
 		w.fail("recovery", -1, "no commit was possible for %d s after the faults ceased", since/second)
 		return
 	}
@@ -24,6 +28,16 @@ func (w *World) settle() {
 
 // unsettled says what is not yet as it should be, or nothing.
 func (w *World) unsettled() string {
+	if w.follows() {
+		if w.noCopyLeft() {
+			w.beyond.outcome.Nothing = true
+			return ""
+		}
+		if w.site.goneAt != 0 {
+			return "this site does not take the writes"
+		}
+		return w.unsettledSite()
+	}
 	r := &w.consul.record
 	if !r.Exists() || r.Phase != ha.PhaseLeading {
 		return "there is no leader"
@@ -37,7 +51,7 @@ func (w *World) unsettled() string {
 	}
 	for m := range w.n {
 		s := &w.members[m].server
-		if m != l && (s.run != up || !s.receiver.active || s.flushed+20 < w.members[l].server.flushed) {
+		if m != l && !w.members[m].gone && (s.run != up || !s.receiver.active || s.flushed+20 < w.members[l].server.flushed) {
 			return names[m] + " does not stream"
 		}
 	}
@@ -48,7 +62,7 @@ func (w *World) unsettled() string {
 func (w *World) checkEnd() {
 	r := &w.consul.record
 	l := w.index(r.Leader)
-	if l < 0 || !w.check.settled {
+	if l < 0 || !w.check.settled || w.beyond.outcome.Nothing {
 		return
 	}
 	s := &w.members[l].server
@@ -71,7 +85,7 @@ func (w *World) checkSticky(m int, old *ha.Record) {
 	if !old.Exists() || old.Phase != ha.PhaseLeading || c.asked || w.calm || w.shape.lossy > 20 || w.now < sticky || m == p || r.Leader == old.Leader {
 		return
 	}
-	if s := &w.members[p].server; s.run != up || s.inRecovery {
+	if s := &w.members[p].server; s.run != up || s.inRecovery || s.hung > w.now {
 		return
 	}
 	since := w.now - sticky

@@ -36,7 +36,8 @@ func same(a, b *ha.Report) bool {
 	return a.Term == b.Term && a.Role == b.Role && a.Leader == b.Leader && a.Voted == b.Voted && a.Hears == b.Hears &&
 		a.Streaming == b.Streaming && a.Writable == b.Writable && a.Serving == b.Serving && a.Down == b.Down &&
 		a.Checkpointed == b.Checkpointed && a.Eligible == b.Eligible && a.Priority == b.Priority && a.NoSync == b.NoSync &&
-		a.Session == b.Session && a.Record == b.Record && a.Position.TLI == b.Position.TLI && a.ServerID == b.ServerID
+		a.Session == b.Session && a.Record == b.Record && a.Position.TLI == b.Position.TLI && a.ServerID == b.ServerID &&
+		a.Stopping == b.Stopping && a.Strayed == b.Strayed && a.Copy == b.Copy
 }
 
 func (w *World) sendReport(m int, r *ha.Report) {
@@ -82,7 +83,7 @@ func (w *World) beat(m int) {
 func (w *World) arriveReport(m, p int, seq uint64, epoch uint32) {
 	s, from := &w.members[m].sidecar, &w.members[p].sidecar
 	x := &from.sent[seq%reportRing]
-	if from.epoch != epoch || x.seq != seq || !w.open(p, m) {
+	if from.epoch != epoch || x.seq != seq || !w.open(p, m) || w.beyond.forgotten[p] > 0 {
 		return
 	}
 	e := w.peer(m, p)
@@ -117,6 +118,9 @@ func (w *World) link(m, p int) {
 	s, o := &w.members[m].sidecar, &w.members[p]
 	e := w.peer(m, p)
 	w.push(w.odd.between(400*milli, 700*milli), event{kind: evLink, m: int8(m), p: int8(p), epoch: s.epoch})
+	if w.beyond.forgotten[p] > 0 {
+		return
+	}
 	link, refused := e.Link, e.PostgresRefused
 	now := w.members[m].read(w.now)
 	switch {

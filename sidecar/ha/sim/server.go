@@ -22,10 +22,11 @@ type server struct {
 	systemID string
 	log      []uint64 // ids of records; the first flushed of them survive a crash
 	flushed  int
-	standby  bool // standby.signal
-	clean    bool // shut down as a primary
-	before   int8 // what upstream was before the last fence
-	upstream int8 // primary_conninfo; -1: cleared
+	standby  bool   // standby.signal
+	clean    bool   // shut down as a primary
+	before   int8   // what upstream was before the last fence
+	upstream int8   // primary_conninfo; -1: cleared
+	siteAt   string // where the other site's primary was when upstream was told to be that
 	promise  uint64
 	fenced   bool
 	config   ha.SyncSetting // synchronous_standby_names as written
@@ -33,10 +34,13 @@ type server struct {
 	full     int8           // by how many faults nothing new can be written
 	rewound  int8           // the member it was rewound to and has to receive from before it takes connections; -1: none
 	needs    int            // how many records that takes
+	odd      oddFiles
 
 	// Process.
 	run         running
 	epoch       uint32 // of the process
+	hung        int64  // until then its disk does not answer, and nothing that waits for it can be killed
+	byHand      bool   // a person made it a primary
 	startedAt   ha.Instant
 	exitedAt    ha.Instant
 	pausedUntil int64
@@ -88,11 +92,11 @@ func (s *server) reset() {
 }
 
 // lsn turns a count of records into a position; zero stays invalid.
-func lsn(n int) ha.LSN {
+func (w *World) lsn(n int) ha.LSN {
 	if n == 0 {
 		return 0
 	}
-	return ha.LSN(0x1000000 + n)
+	return ha.LSN(0x1000000 + n<<w.beyond.scale)
 }
 
 func timelineOf(id uint64) ha.TLI { return ha.TLI(id >> 40) }
@@ -103,7 +107,11 @@ func (w *World) position(s *server, n int) ha.Position {
 		return ha.Position{}
 	}
 	t := timelineOf(s.log[n-1])
-	return ha.Position{History: w.check.history(t), TLI: t, LSN: lsn(n)}
+	if t >= handBranch {
+		h := &w.beyond.hands[t-handBranch]
+		return ha.Position{History: h.history, TLI: h.number, LSN: w.lsn(n)}
+	}
+	return ha.Position{History: w.check.history(t), TLI: t, LSN: w.lsn(n)}
 }
 
 // accepts says whether clients may write to m's server now.
@@ -132,6 +140,8 @@ func (w *World) launch(m int) {
 	s.pausedUntil = 0
 	s.receiver = receiver{}
 	s.syncAt = 0
+	s.byHand, s.odd.part = false, 0
+	w.replayAgain(m)
 	b.sidecar.forget()
 }
 
@@ -187,6 +197,7 @@ func (w *World) ready(m int, primary, hidden bool) {
 		w.connectSoon(m)
 	}
 	s.clean = false
+	w.aims(m)
 	w.tell(m, "server is up: primary=%v hidden=%v, %d records", primary, s.hidden, len(s.log))
 }
 
@@ -194,7 +205,7 @@ func (w *World) ready(m int, primary, hidden bool) {
 func (w *World) crash(m int) {
 	b := &w.members[m]
 	s := &b.server
-	if s.run == stopped {
+	if s.run == stopped || w.unkillable(m) {
 		return
 	}
 	s.log = s.log[:s.flushed]
@@ -243,6 +254,7 @@ func (w *World) gone(m, p int, stream uint32) {
 	s := &w.members[m].server
 	if s.receiver.active && s.receiver.stream == stream {
 		s.receiver = receiver{}
+		w.endInside(s, p)
 		w.connectSoon(m)
 		w.at(w.slow(m, w.delay()), evLook, m)
 	}
@@ -264,11 +276,16 @@ func (w *World) promoted(m int, a *ha.Action) {
 	b := &w.members[m]
 	s := &b.server
 	w.stopReceiving(m)
-	s.flushed = len(s.log)
+	s.flushed, s.odd.part = len(s.log), 0
+	if w.follows() {
+		w.fail("site", m, "%s is promoted, and the cluster follows another site's", b.name)
+	}
 	w.checkPromotion(m, a)
 	w.check.own(w, m, a.Timeline, w.position(s, len(s.log)))
-	s.inRecovery, s.standby, s.clean = false, false, false
+	s.inRecovery, s.standby, s.clean, s.byHand = false, false, false, false
+	w.madeHistory(m, a.Timeline)
 	s.term, s.acked, s.onTLI = a.Term, -1, false
+	s.odd.replay, s.odd.walGone, s.odd.strayed = replay{}, false, ""
 	s.defined = s.config.K > 0
 	w.records++
 	s.log = append(s.log, uint64(a.Timeline)<<40|w.records)

@@ -18,23 +18,22 @@ type sidecar struct {
 	tags        ha.Policy
 	intent      ha.Intent
 
+	source         ha.Source // as the other site's primary last answered
 	consul         ha.Consul
 	watchSince     ha.Instant
 	watching       bool
 	reading        bool
 	committing     bool
 	commitFailedAt ha.Instant
-	doubt          uint64 // index that a transaction of unknown outcome expected
+	doubt          uint64     // index that a transaction of unknown outcome expected
+	readAt         ha.Instant // when the newest answer of Consul was taken over
 
 	// seen is the last look at the server; the guard's facts and the files are
 	// not in it, they are read when asked.
 	seen          look
-	pending       ha.Action // asked for, and to be asked for once more before it begins
-	checking      bool
 	checkpointing bool
 	checkpointAt  ha.Instant
-	check         uint32 // which check is under way
-	syncUnsure    bool   // a change of the setting was begun, and no look since says what it is
+	syncUnsure    bool // a change of the setting was begun, and no look since says what it is
 	failedAt      ha.Instant
 	failed        ha.ActionKind
 	failures      int
@@ -71,6 +70,7 @@ func (b *member) reset(i int, drift int64) {
 	b.i, b.name = i, names[i]
 	b.clock = clock{drift: drift}
 	b.hostUp, b.hostPaused, b.slowUntil = true, 0, 0
+	b.gone, b.config = false, misconfigured{}
 	b.agentLost, b.agentLostAt = 0, 0
 	b.guard = guard{}
 	b.op = operation{}
@@ -78,6 +78,7 @@ func (b *member) reset(i int, drift int64) {
 	b.supervised = 0
 	b.server.reset()
 	b.sidecar.reset()
+	b.sidecar.tags = ha.Policy{} // a restart leaves them, as they stand in a file
 }
 
 func (s *sidecar) reset() {
@@ -140,12 +141,8 @@ func (w *World) sidecarRuns(m int) bool {
 	return s.alive && s.pausedUntil <= w.now && w.hostRuns(m)
 }
 
-// step is one turn of the shell's loop.
-func (w *World) step(m int) { w.turn(m, ha.NoAction) }
-
-// turn observes, decides and acts. confirmed is the operation whose last check
-// this turn is: only in such a turn may it begin.
-func (w *World) turn(m int, confirmed ha.ActionKind) {
+// step is one turn of the shell's loop: observe, decide, act.
+func (w *World) step(m int) {
 	b := &w.members[m]
 	s := &b.sidecar
 	if !w.sidecarRuns(m) || !s.attached || w.check.failed() {
@@ -161,7 +158,7 @@ func (w *World) turn(m int, confirmed ha.ActionKind) {
 	}
 	for i := range actions {
 		w.distort(m, &actions[i])
-		w.act(m, &actions[i], confirmed)
+		w.act(m, &actions[i])
 		if !s.alive {
 			return
 		}

@@ -26,19 +26,19 @@ func (w *World) connect(m int) {
 	p := int(s.upstream)
 	u := &w.members[p].server
 	x := &u.senders[m]
-	ok := u.run == up && !u.stopping && w.both(m, p) && w.serverRuns(p) && u.systemID == s.systemID && p != m && !w.loops(m, p)
+	ok := u.run == up && !u.stopping && w.both(m, p) && w.serverRuns(p) && u.systemID == s.systemID && p != m && !w.loops(m, p) && w.there(m, p)
 	// Slots: the old walsender has to notice its end before there is a new one.
 	ok = ok && !x.active
 	if ok {
 		mine, theirs := w.position(s, len(s.log)), w.position(u, u.flushed)
-		ok = theirs.Contains(mine) && len(s.log) <= u.flushed
+		ok = theirs.Contains(mine) && len(s.log) <= u.flushed && w.serves(m, p)
 	}
 	if !ok {
 		w.connectSoon(m)
 		return
 	}
 	if n := len(s.log); n > 0 && s.log[n-1] != u.log[n-1] {
-		w.fail("timeline", m, "%s and %s hold different records at %d on timeline %d", names[m], names[p], n, timelineOf(s.log[n-1]))
+		w.fail("timeline", m, "%s and %s hold different records at %d on timeline %d", names[m], names[p], n, w.position(s, n).TLI)
 		return
 	}
 	id := w.life()
@@ -109,6 +109,7 @@ func (w *World) stopReceiving(m int) {
 	if s.receiver.active {
 		w.hangUp(m, int(s.receiver.from), s.receiver.stream)
 		s.flushed = len(s.log) // a walreceiver flushes as it dies
+		w.endInside(s, int(s.receiver.from))
 	}
 	s.receiver = receiver{}
 }

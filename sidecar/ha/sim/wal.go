@@ -6,7 +6,7 @@ import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 func (w *World) write(m int) {
 	w.at(w.odd.between(w.shape.writeGap/2, w.shape.writeGap*3/2), evWrite, m)
 	s := &w.members[m].server
-	if !w.accepts(m) || len(s.waiting) > 8 || s.full > 0 {
+	if !w.accepts(m) || len(s.waiting) > 8 || s.full > 0 || s.hung > w.now {
 		return
 	}
 	w.appendRecord(m, timelineOf(s.log[len(s.log)-1]))
@@ -51,11 +51,13 @@ func (w *World) flush(m, n int) {
 	if s.run != up || s.stopping || s.hidden || before == s.flushed {
 		return
 	}
-	if !s.defined {
+	if !s.defined || s.odd.localCommit {
 		w.acknowledge(m, s.flushed)
 		return
 	}
-	s.waiting = append(s.waiting, int32(s.flushed))
+	if w.waits(s) {
+		s.waiting = append(s.waiting, int32(s.flushed))
+	}
 }
 
 // release answers the clients of all commits up to n.
@@ -108,6 +110,10 @@ func (w *World) data(m, p, n int, stream uint32) {
 		return
 	}
 	s.log = append(s.log, from.log[len(s.log):n]...)
+	s.odd.part = 0
+	if w.has(LoseHistory) {
+		s.odd.histories |= from.odd.histories
+	}
 	if w.odd.chance(600) && !s.flushing {
 		w.flush(m, len(s.log))
 		return

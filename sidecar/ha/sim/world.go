@@ -26,12 +26,20 @@ type Options struct {
 	Mutation
 	Story bool // keep the last events in words
 
+	// Follower makes the members a cluster that follows another site's, from the beginning.
+	Follower bool
+	// Outside are the faults from outside of the protocol that may happen besides;
+	// none by default.
+	Outside Outside
+
 	// Length is how long faults go on, in virtual nanoseconds; zero: drawn
 	// from the seed. Drop names faults that do not happen. Shrink sets both.
 	Length int64
 	Drop   []bool
 	// Calm has no faults and no odd delays at all.
 	Calm bool
+
+	fixed *shape // a script draws nothing
 }
 
 // Result is what came of a run.
@@ -51,7 +59,8 @@ type Result struct {
 	Recovered                    int64 // from the end of the faults until a commit, in nanoseconds
 	Fresh                        bool  // the run began without a cluster
 	FaultNames                   []string
-	Story                        []string
+	Outcome
+	Story []string
 }
 
 // World is a simulated cluster. Its buffers are used again from run to run; it
@@ -63,6 +72,7 @@ type World struct {
 	queue queue
 	rnd   random // what happens
 	odd   random // what else is drawn: delays and losses
+	extra random // what Options.Outside adds, so that the rest of a run is drawn as without it
 	n     int
 	shape shape
 
@@ -77,7 +87,9 @@ type World struct {
 	faults   []fault
 	policies []ha.Policy
 	calm     bool // faults are over
+	beyond   beyond
 
+	site  site
 	check check
 	res   Result
 }
@@ -104,6 +116,8 @@ type member struct {
 	name string
 	clock
 	hostUp bool
+	gone   bool // for good: its host, or its disk, does not come back
+	config misconfigured
 	// The member's own Consul agent; calls go to others meanwhile.
 	agentLost   int8 // by how many faults
 	agentLostAt ha.Instant
@@ -114,8 +128,9 @@ type member struct {
 	guard       guard
 	op          operation
 	late        ha.Action // what evLate does
-	lateIn      uint32    // the life of the server that it was asked of
+	lateIn      uint32    // the life of the server that it was sent to
 	supervised  uint32    // epoch of the pending evSidecar
+	exitedFor   string    // why its sidecar last ended by itself, if a person has to do something
 }
 
 // NewWorld makes a world; nothing happens in it before Run.
@@ -127,21 +142,26 @@ func Run(o Options) Result { return NewWorld().Run(o) }
 // Run makes one run and says what came of it.
 func (w *World) Run(o Options) Result {
 	w.reset(o)
-	for !w.check.failed() && len(w.queue.heap) > 0 {
-		e := w.queue.pop()
-		w.now = e.at
-		w.res.Steps++
-		w.res.Digest = (w.res.Digest ^ uint64(e.at) ^ uint64(e.kind)<<56 ^ uint64(e.m)<<48 ^ uint64(e.n)) * 0x100000001b3
-		if e.kind == evEnd {
-			break
-		}
-		w.happen(&e)
-		if w.calm && w.check.settled {
-			break
-		}
+	for w.next() {
 	}
 	w.finish()
 	return w.res
+}
+
+// next lets the next event happen. It reports whether the run goes on.
+func (w *World) next() bool {
+	if w.check.failed() || len(w.queue.heap) == 0 {
+		return false
+	}
+	e := w.queue.pop()
+	w.now = e.at
+	w.res.Steps++
+	w.res.Digest = (w.res.Digest ^ uint64(e.at) ^ uint64(e.kind)<<56 ^ uint64(e.m)<<48 ^ uint64(e.n)) * 0x100000001b3
+	if e.kind == evEnd {
+		return false
+	}
+	w.happen(&e)
+	return !w.calm || !w.check.settled
 }
 
 func (w *World) reset(o Options) {
@@ -160,16 +180,30 @@ func (w *World) reset(o Options) {
 	w.calls, w.free = w.calls[:0], w.free[:0]
 	w.rnd = random{o.Seed*0x9e3779b97f4a7c15 + uint64(o.Members)}
 	w.odd = random{w.rnd.next()}
+	w.extra = random{o.Seed*0x9e3779b97f4a7c15 ^ 0x6f757473696465}
+	w.beyond.reset()
 	w.res = Result{Seed: o.Seed, Members: o.Members}
 	w.check.reset()
 	w.net = network{}
 	w.shape = w.draw()
+	if o.fixed != nil {
+		w.shape = *o.fixed
+	}
+	if o.Follower {
+		w.shape.fresh = true
+	}
 	w.consul.reset()
 	w.policies = append(w.policies[:0], w.firstPolicy())
 	for i := range w.n {
 		w.members[i].reset(i, w.drift())
+		if o.fixed != nil {
+			w.members[i].drift = 0
+		}
 	}
 	w.drawFaults()
+	if o.Follower {
+		w.beginSite()
+	}
 	w.begin()
 }
 
@@ -202,7 +236,11 @@ func (w *World) draw() shape {
 }
 
 func (w *World) firstPolicy() ha.Policy {
-	return ha.Policy{
+	other := ""
+	if w.opt.Follower {
+		other = siteName
+	}
+	return ha.Policy{StandbyOf: other,
 		Mode: w.shape.mode, Standbys: w.shape.k, Strict: w.shape.strict, Automatic: true,
 		FailureTimeout: 2e9, Lease: 5e9, StopTimeout: 3e9, HandoverTimeout: 8e9, AgentTimeout: w.shape.agent,
 	}
@@ -222,6 +260,7 @@ func (w *World) finish() {
 	}
 	w.res.Violation, w.res.Rule = w.check.violation, w.check.rule
 	w.res.Story = w.check.story
+	w.res.Outcome = w.beyond.outcome
 	w.res.FaultNames = nil
 	if w.opt.Story {
 		for i := range w.faults {
@@ -260,6 +299,9 @@ func (w *World) tell(m int, format string, args ...any) {
 
 // index is the place of a member's name, or -1.
 func (w *World) index(name string) int {
+	if name == siteName && w.opt.Follower {
+		return w.n
+	}
 	for i := range w.n {
 		if names[i] == name {
 			return i

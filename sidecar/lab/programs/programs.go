@@ -34,6 +34,11 @@ func PgBouncer() (string, error) {
 	return find("pgbouncer", "apt-get install pgbouncer", []string{"/usr/sbin"})
 }
 
+// PgBackRest returns the path of pgbackrest.
+func PgBackRest() (string, error) {
+	return find("pgbackrest", "apt-get install pgbackrest", nil)
+}
+
 // Promtool returns the path of Prometheus's tool, found like consul.
 func Promtool() (string, error) { return find("promtool", "make programs", cacheDirs()) }
 

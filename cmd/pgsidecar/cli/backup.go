@@ -1,0 +1,276 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/backup"
+	"github.com/pgsidecar/pgsidecar/sidecar/client"
+)
+
+// newBackupCommand returns `backup`.
+func newBackupCommand(a *Process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup",
+		Short: "Make backups, list them, and check the archive",
+		Long: `Make backups, list them, and check the archive of the log.
+
+What is backed up, where to and when stands in the blocks backup of each
+member's pg.hcl. One member at a time makes a backup. NAME is a block's; without
+it the command means the only one, or the one that archives the log.`,
+		Args: needCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newBackupRunCommand(a), newBackupListCommand(a), newBackupCancelCommand(a),
+		newBackupChange(a, "/backup/check", "See that the repository is ready and that log arrives in it", `See that the repository is ready and that log arrives in it.
+
+The primary makes the repository ready if it is not, begins a new segment of log,
+and waits until that is in the archive.`),
+		newBackupChange(a, "/backup/expire", "Remove the backups that retention does not keep", `Remove the backups that retention does not keep, and the log that only they need.
+
+It is done after each backup. The last good backup always stays.`))
+	return cmd
+}
+
+// oneName takes at most one argument.
+func oneName(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usage("%s takes the name of one block, and got %q", cmd.CommandPath(), args)
+	}
+	return nil
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// newBackupChange returns a command, named by its path's last word, that asks for one
+// change and prints the answer.
+func newBackupChange(a *Process, path, short, long string) *cobra.Command {
+	flags := clientFlags{app: a}
+	cmd := &cobra.Command{Use: strings.TrimPrefix(path, "/backup/") + " [NAME]", Short: short, Long: long, Args: oneName,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.Change(cmd.Context(), a.Stdout, c.Answered(st), path, api.BackupRequest{Backup: first(args)})
+		}}
+	flags.add(cmd)
+	return cmd
+}
+
+// newBackupCancelCommand returns `backup cancel`.
+func newBackupCancelCommand(a *Process) *cobra.Command {
+	flags := clientFlags{app: a}
+	cmd := &cobra.Command{Use: "cancel", Short: "End the backup that is being made", Args: noArgs,
+		Long: `End the backup that is being made, wherever it is. It is not begun again before
+its next time. What was copied does not count as a backup.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.Forget(cmd.Context(), a.Stdout, st, "/backup")
+		}}
+	flags.add(cmd)
+	return cmd
+}
+
+// newBackupRunCommand returns `backup run`.
+func newBackupRunCommand(a *Process) *cobra.Command {
+	flags := clientFlags{app: a}
+	var kind string
+	var detach bool
+	cmd := &cobra.Command{
+		Use:   "run [NAME]",
+		Short: "Make a backup now",
+		Long: `Make a backup now, and wait for its end. Ctrl-C ends the waiting, not the backup.
+
+The leader chooses the member that makes it, and begins it again if that member is
+lost.`,
+		Example: `  pgsidecar backup run
+  pgsidecar backup run --kind incr`,
+		Args: oneName,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !slices.Contains([]string{"", "full", "diff", "incr"}, kind) {
+				return usage("--kind %q: expected full, diff or incr", kind)
+			}
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			asked := api.BackupRequest{Backup: first(args), Kind: backup.Kind(kind)}
+			if err := c.Change(cmd.Context(), a.Stdout, c.Answered(st), "/backup", asked); err != nil || detach {
+				return err
+			}
+			return followBackup(cmd.Context(), a, c, backupOf(st, asked.Backup))
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&kind, "kind", "", "`kind` of backup: full, diff or incr (default full)")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for its end")
+	return cmd
+}
+
+// backupOf is a block's backups in a status: of the one that is named, else of the only
+// one, else of the one that archives the log.
+func backupOf(st *api.Status, name string) api.BackupStatus {
+	for _, b := range st.Backups {
+		if b.Name == name || name == "" && (len(st.Backups) == 1 || b.Engine != "pg_dump") {
+			return b
+		}
+	}
+	return api.BackupStatus{}
+}
+
+// followBackup waits until a block's backups are not as they were before, and says how
+// it went.
+func followBackup(ctx context.Context, a *Process, c *client.Client, before api.BackupStatus) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	shown := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		st, err := c.Status(ctx)
+		if err != nil {
+			continue // a failover; the next leader goes on
+		}
+		switch b := backupOf(st, before.Name); {
+		case b.Running != nil:
+			if words := fmt.Sprintf("%.0f %%", 100*b.Running.Done); b.Running.Done > 0 && words != shown {
+				shown = words
+				fmt.Fprintln(a.Stderr, words)
+			}
+		case b.Failed != nil && (before.Failed == nil || !b.Failed.At.Equal(before.Failed.At)):
+			return fmt.Errorf("the backup failed on %s: %s", b.Failed.By, b.Failed.Error)
+		case b.Good != nil && (before.Good == nil || b.Good.Label != before.Good.Label):
+			_, err := fmt.Fprintf(a.Stdout, "%s is done: %s, %s of data, %s stored, in %s\n", b.Good.Label, b.Good.Kind,
+				bytesWords(uint64(b.Good.Size)), bytesWords(uint64(b.Good.Stored)), b.Good.Stop.Sub(b.Good.Start).Round(time.Second))
+			return err
+		}
+	}
+}
+
+// newBackupListCommand returns `backup list`.
+func newBackupListCommand(a *Process) *cobra.Command {
+	flags := clientFlags{app: a}
+	var asJSON bool
+	cmd := &cobra.Command{Use: "list", Short: "List the backups, and what can be restored", Args: noArgs,
+		Long: `List the backups that the repositories have, and the times to which the cluster
+can be restored.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			lists, text, err := c.Backups(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				_, err = a.Stdout.Write(text)
+				return err
+			}
+			var b strings.Builder
+			for _, l := range lists {
+				writeBackups(&b, l)
+			}
+			_, err = fmt.Fprint(a.Stdout, b.String())
+			return err
+		}}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as the member answers it")
+	return cmd
+}
+
+// writeBackups writes one repository for people.
+func writeBackups(b *strings.Builder, l api.BackupList) {
+	fmt.Fprintf(b, "backup %s (%s)", l.Name, l.Engine)
+	if l.Repository.Free > 0 {
+		fmt.Fprintf(b, ", %s free", bytesWords(uint64(l.Repository.Free)))
+	}
+	b.WriteByte('\n')
+	if l.Problem != "" {
+		fmt.Fprintf(b, "  %s\n", l.Problem)
+		return
+	}
+	if len(l.Repository.Backups) == 0 {
+		b.WriteString("  no backup yet; pgsidecar backup run makes one\n")
+	}
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	if len(l.Repository.Backups) > 0 {
+		fmt.Fprintln(w, "  LABEL\tKIND\tFINISHED\tSIZE\tSTORED\tTIMELINE\tSTATE")
+	}
+	for _, k := range l.Repository.Backups {
+		state := "good"
+		switch {
+		case k.Damaged:
+			state = "damaged pages"
+		case l.Continuity != nil && slices.Contains(l.Continuity.Unusable, k.Label):
+			state = "lacks log"
+		case l.Continuity != nil && slices.Contains(l.Continuity.Aside, k.Label):
+			state = "of a past that was left"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%d\t%s\n", k.Label, k.Kind, k.Stop.UTC().Format(time.RFC3339), bytesWords(uint64(k.Size)),
+			bytesWords(uint64(k.Stored)), k.Timeline, state)
+	}
+	w.Flush()
+	if l.Continuity == nil {
+		return
+	}
+	for _, v := range l.Continuity.Windows {
+		to := "the end of the log"
+		if !v.To.IsZero() {
+			to = v.To.UTC().Format(time.RFC3339) + ", the end of the archived log"
+		}
+		fmt.Fprintf(b, "  can be restored: every moment from %s to %s\n", v.From.UTC().Format(time.RFC3339), to)
+	}
+	for _, g := range l.Continuity.Gaps {
+		fmt.Fprintf(b, "  gap: %s\n", g)
+	}
+}
+
+// backupWords says in one line how a block's backups fare.
+func backupWords(s *api.BackupStatus) string {
+	words := "no backup yet"
+	if g := s.Good; g != nil {
+		words = fmt.Sprintf("%s, %s ago, %s; %s of log since", g.Label, ageWords(time.Duration(s.Age*float64(time.Second))), bytesWords(uint64(g.Size)), bytesWords(uint64(s.LogBytes)))
+	}
+	if r := s.Running; r != nil {
+		words += fmt.Sprintf("; a backup (%s) is being made", r.Kind)
+		if r.Done > 0 {
+			words += fmt.Sprintf(", %.0f %%", 100*r.Done)
+		}
+	}
+	if !s.Next.IsZero() {
+		words += "; next " + s.Next.UTC().Format(time.RFC3339)
+	}
+	return words
+}

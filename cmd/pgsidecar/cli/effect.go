@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// effectWords say what the primary's server does at each commit, where it was asked.
+func effectWords(st *api.Status) string {
+	e := st.InEffect
+	if e == nil || e.Relaxed == "" && e.K == 0 && st.Durability.Mode == ha.ModeAsync {
+		return ""
+	}
+	words := "waits for no standby"
+	if e.K > 0 {
+		words = fmt.Sprintf("waits for %d of %s", e.K, strings.Join(e.Names, ", "))
+	}
+	if e.SyncCommit != "" {
+		words += ", synchronous_commit = " + e.SyncCommit
+	}
+	if e.Unsure {
+		words += ", when last seen; a change is under way"
+	}
+	return words
+}
+
+// writeOddities writes what is wrong although the members work.
+func writeOddities(b *strings.Builder, st *api.Status) {
+	if e := st.InEffect; e != nil && e.Relaxed != "" {
+		fmt.Fprintf(b, "\nWARNING: commits are acknowledged too early on %s: %s. Reset that setting, or the next failover may lose them\n", st.Member, e.Relaxed)
+	}
+	if e := st.InEffect; e != nil && st.Durability.Mode == ha.ModeQuorum {
+		if len(e.Weak) > 0 {
+			fmt.Fprintf(b, "\nWARNING: these roles or databases commit without waiting for a standby: %s\n", strings.Join(e.Weak, "; "))
+		}
+		if e.CancelledWaits > 0 {
+			fmt.Fprintf(b, "\nWARNING: %d commits on %s were acknowledged although their wait for a standby was cancelled; a failover may lose them\n", e.CancelledWaits, st.Member)
+		}
+	}
+	if st.ConfigProblem != "" {
+		fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct the file, then type: pgsidecar reload %s\n", st.Member, st.ConfigProblem, st.Member)
+	}
+	if at := st.Consul.SettingsCopied; !at.IsZero() {
+		fmt.Fprintf(b, "\nWARNING: %s uses its own copy of the cluster's settings, as they were at %s: Consul has not answered with them since it was started\n",
+			st.Member, at.UTC().Format(time.RFC3339))
+	}
+	for _, m := range st.Members {
+		if m.Strayed != "" {
+			fmt.Fprintf(b, "\nWARNING: %s has log that is none of this cluster's, and neither votes nor leads: %s. Its data is made anew when the cluster no longer counts on it; "+
+				"by hand: pgsidecar reinit %s\n", m.Member, m.Strayed, m.Member)
+		}
+	}
+	for _, m := range st.Members {
+		if m.Paused != "" {
+			fmt.Fprintf(b, "\nWARNING: %s receives log and does not replay it: %s. It leads only if no other member can. "+
+				"If a limit is the reason it restarts by itself; else: SELECT pg_wal_replay_resume()\n", m.Member, m.Paused)
+		}
+	}
+	var leases, values []string
+	for _, m := range st.Members {
+		if m.Lease <= 0 {
+			continue
+		}
+		value := seconds(m.Lease)
+		leases = append(leases, m.Member+" "+value)
+		if !slices.Contains(values, value) {
+			values = append(values, value)
+		}
+	}
+	if len(values) > 1 {
+		fmt.Fprintf(b, "\nWARNING: the members' leases differ (%s). Set failover.lease to one value in each pg.hcl, and restart the sidecars\n", strings.Join(leases, ", "))
+	}
+}

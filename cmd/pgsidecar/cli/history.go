@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/client"
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
+)
+
+// newHistoryCommand returns `history`.
+func newHistoryCommand(a *Process) *cobra.Command {
+	flags := clientFlags{app: a}
+	var format output
+	var changes bool
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "List each change of leader, with the time of its phases",
+		Long: `List each change of leader, oldest first, with the time from the loss of the leader
+before to each phase: elected, fenced, promoted, writable, announced in Consul; and
+what the last drill showed.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if changes {
+				return showChanges(cmd.Context(), c, st, format, a.Stdout)
+			}
+			if !format.forPeople() {
+				return format.write(a.Stdout, st.History)
+			}
+			if err := writeHistory(a.Stdout, st.History); err != nil {
+				return err
+			}
+			if last := lastDrill(cmd.Context(), c); last != "" {
+				_, err = io.WriteString(a.Stdout, "\n"+last)
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	format.flag(cmd)
+	cmd.Flags().BoolVar(&changes, "settings", false, "list the changes of the settings: pgsidecar settings history")
+	cmd.Flags().Lookup("settings").Hidden = true // its former name
+	return cmd
+}
+
+// showChanges lists the changes of the settings, oldest first.
+func showChanges(ctx context.Context, c *client.Client, st *api.Status, format output, to io.Writer) error {
+	address := c.Answered(st)
+	ctx, cancel := context.WithTimeout(ctx, client.AskTimeout)
+	defer cancel()
+	text, err := c.Ask(ctx, http.MethodGet, address, "/changes", nil)
+	if err != nil {
+		return err
+	}
+	if !format.forPeople() {
+		return format.write(to, json.RawMessage(text))
+	}
+	var all []settings.Change
+	if err := json.Unmarshal(text, &all); err != nil {
+		return fmt.Errorf("read changes: %w", err)
+	}
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(to, "no setting has been changed")
+		return err
+	}
+	for _, change := range all {
+		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(time.DateTime), cmp.Or(change.By, "pgsidecar itself"), change.Member)
+		for line := range strings.Lines(change.Diff + "\n") {
+			fmt.Fprint(to, "  "+line)
+		}
+	}
+	return nil
+}
+
+func writeHistory(to io.Writer, terms []failover.Record) error {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "WHEN\tTERM\tTIMELINE\tLEADER\tELECTED\tFENCED\tPROMOTED\tWRITABLE\tANNOUNCED\tREASON")
+	for i := range terms {
+		t := &terms[i]
+		var phases []string
+		for _, p := range t.Phases() {
+			phases = append(phases, since(t.Detected, p.At))
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", t.Announced.Local().Format(time.DateTime), t.Term, t.Timeline, t.Leader,
+			strings.Join(phases, "\t"), t.Reason)
+	}
+	return w.Flush()
+}
+
+// since writes how long after the first moment the second was.
+func since(from, to time.Time) string {
+	if from.IsZero() || to.IsZero() {
+		return "-"
+	}
+	return "+" + to.Sub(from).Round(time.Millisecond).String()
+}

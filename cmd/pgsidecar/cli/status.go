@@ -1,0 +1,323 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/client"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/proxy"
+)
+
+// newStatusCommand returns `status`.
+func newStatusCommand(a *Process) *cobra.Command {
+	flags := clientFlags{app: a}
+	var format output
+	var watch, why bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show members, roles, lag and leases, and why anything is blocked",
+		Long: `Show members, roles, lag and leases, and why anything is blocked.
+
+Each member decides by tables of rules, at least once a second. --why shows which rules
+held in each member's last decision, in their order: they have names, which logs (rule=)
+and the metric pgsidecar_rule_total have too.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			show := func(ctx context.Context) error {
+				return showStatus(ctx, c, a.Stdout, statusStyle{format: format, why: why})
+			}
+			if watch {
+				return watchStatus(cmd.Context(), a, format, show)
+			}
+			if err := show(cmd.Context()); err != nil || !format.forPeople() {
+				return err
+			}
+			if last := lastDrill(cmd.Context(), c); last != "" {
+				_, err = io.WriteString(a.Stdout, "\n"+last)
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C")
+	format.flag(cmd)
+	cmd.Flags().BoolVar(&why, "why", false, "show the rules that held in each member's last decision")
+	return cmd
+}
+
+// watchStatus shows the status each second. That no member answers is shown,
+// and does not end it.
+func watchStatus(ctx context.Context, a *Process, format output, show func(context.Context) error) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if format.forPeople() && isTerminal(a.Stdout) {
+			if _, err := io.WriteString(a.Stdout, "\x1b[H\x1b[2J"); err != nil {
+				return fmt.Errorf("clear screen: %w", err)
+			}
+		}
+		if err := show(ctx); err != nil && ctx.Err() == nil {
+			fmt.Fprintf(a.Stderr, "pgsidecar: %v\n", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// statusStyle is how a status is shown.
+type statusStyle struct {
+	format output // for programs it is as the member answers it; its own rules are in it
+	why    bool   // with the rules of each member
+}
+
+func showStatus(ctx context.Context, c *client.Client, to io.Writer, style statusStyle) error {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !style.format.forPeople() {
+		return style.format.write(to, st)
+	}
+	var b strings.Builder
+	writeStatus(&b, st)
+	if style.why {
+		writeWhy(&b, st, othersStatus(ctx, c, st))
+	}
+	_, err = io.WriteString(to, b.String())
+	return err
+}
+
+// writeStatus writes a status for people.
+func writeStatus(b *strings.Builder, st *api.Status) {
+	fmt.Fprintf(b, "cluster %s · term %d · %s · %s\n", st.Cluster, st.Term, leaderWords(st), durabilityWords(st.Durability))
+	if words := effectWords(st); words != "" {
+		fmt.Fprintf(b, "the primary's server %s\n", words)
+	}
+	if st.Archive != nil {
+		fmt.Fprintf(b, "archive %s: %s\n", st.Archive.Backup, archiveWords(st.Archive))
+	}
+	for i := range st.Backups {
+		fmt.Fprintf(b, "backup %s: %s\n", st.Backups[i].Name, backupWords(&st.Backups[i]))
+	}
+	if st.Reason != "" {
+		fmt.Fprintf(b, "this term began because: %s\n", st.Reason)
+	}
+	if st.Paused || len(st.PausedMembers) > 0 {
+		until := "until pgsidecar resume"
+		if !st.PausedUntil.IsZero() {
+			until = "until " + st.PausedUntil.Local().Format(timeWithZone)
+		}
+		who := "nobody fails over"
+		if len(st.PausedMembers) > 0 {
+			who = "only " + strings.Join(st.PausedMembers, ", ") + "; the others fail over without"
+		}
+		if st.PausedReason != "" {
+			who += " (" + st.PausedReason + ")"
+		}
+		fmt.Fprintf(b, "PAUSED %s: %s\n", until, who)
+	}
+	if st.Scheduled != nil {
+		fmt.Fprintf(b, "switchover to %s at %s\n", cmp.Or(st.Scheduled.To, "the best"), st.Scheduled.At.Local().Format(timeWithZone))
+	}
+	b.WriteByte('\n')
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MEMBER\tROLE\tSTATE\tTERM\tTIMELINE\tPOSITION\tLAG\tHEARD\tSERVER")
+	for _, m := range st.Members {
+		timeline, position := "-", "-"
+		if m.Position.Known() {
+			timeline, position = strconv.FormatUint(uint64(m.Position.TLI), 10), m.Position.LSN.String()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, roleWords(st, m), memberState(st, m), m.Term,
+			timeline, position, lagWords(st, m), heardWords(m), cmp.Or(m.Postgres, "-"))
+	}
+	w.Flush()
+	writeTrouble(b, st)
+}
+
+// writeTrouble writes what is wrong, and what would help (S11).
+func writeTrouble(b *strings.Builder, st *api.Status) {
+	if st.Consul.Reachable == ha.No.String() || st.Consul.Problem != "" {
+		fmt.Fprintf(b, "\nConsul, as %s sees it: reachable: %s, last answer %s ago. %s\n", st.Member,
+			st.Consul.Reachable, seconds(st.Consul.SeenAge), st.Consul.Problem)
+	}
+	if st.Problem != "" && !slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
+		return m.Member == st.Member && strings.Contains(m.Blocked, st.Problem) // it is below
+	}) {
+		fmt.Fprintf(b, "\n%s: %s\n", st.Member, st.Problem)
+	}
+	for _, trouble := range proxy.Troubles(st.Templates) {
+		fmt.Fprintf(b, "\nRouting on %s: %s\n", st.Member, trouble)
+	}
+	writeOddities(b, st)
+	writeSoftware(b, st)
+	writeArchiveTrouble(b, st)
+	if st.Refused != "" {
+		fmt.Fprintf(b, "\nThe switchover cannot begin: %s\n", st.Refused)
+	}
+	for _, block := range st.Blocks {
+		fmt.Fprintf(b, "\nBLOCKED since %s: %s\n  waiting for: %s\n", seconds(block.Age), block.What, block.Missing)
+		if block.Override != "" {
+			fmt.Fprintf(b, "  override:    %s\n  risk:        %s\n", block.Override, cmp.Or(block.Cost, "nothing"))
+		}
+	}
+	if slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Restart }) {
+		b.WriteString("\nA parameter waits for a restart: pgsidecar restart --pending\n")
+	}
+	for _, m := range st.Members {
+		if m.Blocked != "" && (m.Member != st.Member || len(st.Blocks) == 0) { // its own are above
+			fmt.Fprintf(b, "\n%s is blocked: %s\n", m.Member, m.Blocked)
+		}
+	}
+}
+
+func leaderWords(st *api.Status) string {
+	switch {
+	case st.Leader == "":
+		return "no leader yet"
+	case st.Phase != ha.PhaseLeading:
+		return fmt.Sprintf("%s is to lead (%s)", st.Leader, st.Phase)
+	case unheard(st, st.Leader):
+		return fmt.Sprintf("leader %s, which is unreachable", st.Leader)
+	case st.Leader == st.Member && st.LeaseLeft > 0:
+		return fmt.Sprintf("leader %s, whose lease has %s left", st.Leader, seconds(st.LeaseLeft))
+	}
+	return "leader " + st.Leader
+}
+
+// unheard reports whether the member that answered hears nothing of this one.
+func unheard(st *api.Status, name string) bool {
+	return slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
+		return m.Member == name && (m.Link == "silent" || m.Link == "refused")
+	})
+}
+
+// roleWords is a member's role; of one that is not heard it is what it was, and two
+// primaries are never shown.
+func roleWords(st *api.Status, m api.MemberStatus) string {
+	switch {
+	case m.Role == "":
+		return "-"
+	case unheard(st, m.Member):
+		return "was " + string(m.Role)
+	}
+	return string(m.Role)
+}
+
+func durabilityWords(d ha.Durability) string {
+	if d.Mode != ha.ModeQuorum {
+		return "async: a failover may lose what was not replicated"
+	}
+	if d.K == 0 {
+		return "quorum: only the primary has the newest commits"
+	}
+	return fmt.Sprintf("quorum: %d of %s hold each acknowledged commit", d.K, strings.Join(d.Voters, ", "))
+}
+
+func memberState(st *api.Status, m api.MemberStatus) string {
+	var words []string
+	switch {
+	case m.Link == "silent" || m.Link == "refused":
+		return m.Link
+	case m.Link == "unknown":
+		return "not heard yet"
+	case m.Writable:
+		words = append(words, "writable")
+	case m.Paused != "":
+		words = append(words, "replay paused")
+	case m.Streaming:
+		words = append(words, "streaming")
+	case m.Member == st.Member && st.Progress != nil:
+		words = append(words, progressWords(st.Progress))
+	case m.Member == st.Member:
+		words = append(words, st.Server)
+	case m.Role == ha.RoleStopped:
+		words = append(words, "no server") // it is being made, mended or started
+	default:
+		words = append(words, "up")
+	}
+	if m.Voter {
+		words = append(words, "voter")
+	}
+	if m.Hidden != "" {
+		words = append(words, "not in DNS: "+m.Hidden)
+	}
+	if m.Strayed != "" {
+		words = append(words, "strayed")
+	}
+	if m.Restart {
+		words = append(words, "restart pending")
+	}
+	return strings.Join(words, ", ")
+}
+
+func lagWords(st *api.Status, m api.MemberStatus) string {
+	switch {
+	case m.Member == st.Leader:
+		return "-"
+	case m.Lag == nil:
+		return "unknown"
+	}
+	if m.LagTime != nil && *m.LagTime >= 1 {
+		return bytesWords(*m.Lag) + ", " + seconds(*m.LagTime)
+	}
+	return bytesWords(*m.Lag)
+}
+
+// progressWords writes how far a copy has come.
+func progressWords(p *api.Progress) string {
+	if p.Total <= 0 {
+		return p.What + " from " + p.From
+	}
+	return fmt.Sprintf("%s from %s: %s of %s (%d %%)", p.What, p.From, bytesWords(uint64(p.Done)), bytesWords(uint64(p.Total)), 100*p.Done/p.Total)
+}
+
+// bytesWords writes a size with the unit that gives at most four digits.
+func bytesWords(n uint64) string {
+	size, unit := float64(n), "B"
+	for _, next := range []string{"kB", "MB", "GB", "TB"} {
+		if size < 1024 {
+			break
+		}
+		size, unit = size/1024, next
+	}
+	return fmt.Sprintf("%.4g %s", size, unit)
+}
+
+func heardWords(m api.MemberStatus) string {
+	if m.Link == "self" {
+		return "self"
+	}
+	if m.HeardAge < 0 {
+		return "never"
+	}
+	return seconds(m.HeardAge) + " ago"
+}
+
+// seconds writes an age; a negative one is never.
+func seconds(s float64) string {
+	if s < 0 {
+		return "never"
+	}
+	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
+}
+
+// timeWithZone is how times are written for people.
+const timeWithZone = "2006-01-02 15:04:05 MST"

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
+)
+
+// TestPageOfALab opens the page of a real cluster's replica: it has each member, a
+// switchover that is pressed is done and seen, and a failover is seen within 300 ms of the
+// decision.
+func TestPageOfALab(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
+	b := labtest.StartBrowser(t)
+	o := newOperated(t)
+	st := o.status()
+	leader, others := st.Leader, []api.MemberStatus{}
+	for _, m := range st.Members {
+		if m.Member != st.Leader {
+			others = append(others, m)
+		}
+	}
+	page := "http://" + others[0].API
+	b.Open(page+"/ui", labtest.Viewport{Width: 1280, Height: 900})
+	b.Await(`document.querySelectorAll('#cards article').length === 3 && document.querySelectorAll('#plots canvas').length === 3`)
+	b.Await(fmt.Sprintf(`document.getElementById('summary').dataset.leader === %q`, leader))
+	for _, want := range []string{"writable", "streaming, voter", "primary.", "service.consul", "bootstrap"} {
+		b.Await(fmt.Sprintf(`document.body.innerText.includes(%q)`, want))
+	}
+	if elsewhere := b.RequestsElsewhere(page); len(elsewhere) > 0 {
+		t.Errorf("requests to elsewhere: %q", elsewhere)
+	}
+
+	heir := others[1].Member
+	b.Eval(`document.querySelector('[data-action=switchover]').click()`, nil)
+	b.Eval(fmt.Sprintf(`document.querySelector('#ask select').value = %q; document.getElementById('ask-token').value = %q; document.getElementById('ask-do').click()`, heir, o.token), nil)
+	b.Await(`document.getElementById('ask-answer').className === 'good'`)
+	b.Await(fmt.Sprintf(`document.getElementById('summary').dataset.leader === %q`, heir))
+	b.Eval(`document.getElementById('ask-close').click()`, nil)
+	b.Await(`document.querySelector('#terms summary').textContent.includes('switchover to')`)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := o.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	b.Eval(`(() => {
+		window.seen = {};
+		const note = () => { window.seen[document.getElementById('summary').dataset.term] ??= Date.now(); };
+		new MutationObserver(note).observe(document.getElementById('summary'), { attributes: true, childList: true });
+	})()`, nil)
+	term := o.status().Term
+	if err := o.SignalPostgres(heir, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.Await(fmt.Sprintf(`window.seen[%d]`, term+1))
+	var seen float64
+	b.Eval(fmt.Sprintf(`window.seen[%d]`, term+1), &seen)
+	var elected time.Time
+	o.until(t, "the term's account", func() bool {
+		for _, r := range o.status().History {
+			if r.Term == term+1 {
+				elected = r.Elected
+			}
+		}
+		return !elected.IsZero()
+	})
+	took := time.UnixMilli(int64(seen)).Sub(elected)
+	if t.Logf("the failover is seen %v after it was decided", took); took > 3*time.Second {
+		t.Errorf("the failover is seen %v after it was decided", took)
+	}
+	b.Await(`document.querySelector('#terms summary').textContent.includes('failover to')`)
+	b.Screenshot("lab")
+	if all := b.Complaints(); len(all) > 0 {
+		t.Errorf("the browser complains: %s", strings.Join(all, "\n"))
+	}
+}

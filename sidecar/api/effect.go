@@ -1,0 +1,85 @@
+package api
+
+import (
+	"slices"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// InEffect is the durability that a primary's server has, which need not be the one
+// that the record asks for: a change takes time, and a person may have changed settings.
+type InEffect struct {
+	// K and Names are synchronous_standby_names in the postmaster; K 0: it is empty.
+	K     int      `json:"k"`
+	Names []string `json:"names"`
+	// Unsure: a change was begun, and the server has not said yet which value it has.
+	Unsure bool `json:"unsure,omitempty"`
+	// Relaxed: the setting by which commits are acknowledged before a standby, or this
+	// server's disk, has them; and where it comes from. Empty: none.
+	Relaxed string `json:"relaxed,omitempty"`
+	// SyncCommit is synchronous_commit of a session for which nothing else is set; empty:
+	// not read yet. Weak are roles' and databases' that wait for less.
+	SyncCommit string   `json:"synchronous_commit,omitempty"`
+	Weak       []string `json:"weak,omitempty"`
+	// CancelledWaits counts commits whose wait for standbys was cancelled since the
+	// sidecar began: a failover may lose them.
+	CancelledWaits uint64 `json:"cancelled_waits,omitempty"`
+}
+
+// Oddities are what is wrong with a member although it may work.
+type Oddities struct {
+	// Strayed: it has log that no term of this cluster wrote, and why it is known.
+	Strayed string `json:"strayed,omitempty"`
+	// Hidden: Consul's DNS does not show it, and why.
+	Hidden string `json:"hidden,omitempty"`
+	// Paused: it replays nothing, and why.
+	Paused string `json:"replay_paused,omitempty"`
+	// Lease is its own setting, in seconds; zero: not known.
+	Lease float64 `json:"lease_seconds,omitempty"`
+	// Software is its server's: versions that should be the same on all members.
+	Software ha.Software `json:"software,omitzero"`
+}
+
+// looked reports whether the server runs as a primary and was looked at.
+func (f facts) looked() bool {
+	v := &f.Observation.Server
+	return f.running() && v.SeenAt != 0 && v.InRecovery == ha.No
+}
+
+func (f facts) inEffect() *InEffect {
+	if !f.looked() {
+		return nil
+	}
+	v := &f.Observation.Server
+	return &InEffect{K: v.Sync.K, Names: slices.Concat([]string{}, v.Sync.Names), Unsure: v.SyncUnsure, Relaxed: v.Relaxed,
+		SyncCommit: v.SyncCommit, Weak: v.Weak, CancelledWaits: v.CancelledWaits}
+}
+
+// oddities are what is known of a member: of this one more than of the others.
+func (f facts) oddities(member string) Oddities {
+	r, _ := f.reportOf(member)
+	return Oddities{Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, Lease: r.Lease.Seconds(), Software: r.Software}
+}
+
+// hidden says why DNS does not show a member; empty: it does, as far as is known.
+func (f facts) hidden(member string) string {
+	r, _ := f.reportOf(member)
+	c := &f.Observation.Consul
+	switch {
+	case member == f.self() && c.HiddenAt != 0:
+		return c.HiddenBy
+	case member == f.self() && c.AgentLostAt != 0:
+		return "its Consul agent does not answer"
+	case member != f.self() && r.Agentless:
+		return "its Consul agent does not answer, or a check hides it"
+	}
+	return ""
+}
+
+// strayed says why a member's log is none of this cluster's, as far as is known; empty: it is.
+func (f facts) strayed(member string) string {
+	r, _ := f.reportOf(member)
+	rec := &f.Observation.Consul.Record
+	newest := func() bool { return rec.Exists() && rec.Term >= r.Record.Term && rec.Term >= r.Term }
+	return rec.Strayed(ha.Diverged{Member: member, Copy: r.Copy}, r.Strayed, r.Position, newest)
+}

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/backup"
+)
+
+// Bootstrap says how the first member makes the cluster; without anything, by initdb.
+type Bootstrap struct {
+	FromBackup *FromBackup // nil: from none
+}
+
+// FromBackup names the backup that a cluster is founded from. It is read by the engine of
+// the block backup that archives the log.
+type FromBackup struct {
+	Cluster string // whose it is, in the repository; empty: this cluster's
+	Label   string // empty: the newest that fits
+	// Kind and Value are how far the log is replayed, as backup.ParseTarget reads them; an
+	// empty kind: to the end.
+	Kind  backup.TargetKind
+	Value string
+}
+
+// Target is how far the log is replayed.
+func (f *FromBackup) Target() (backup.Target, error) {
+	if f.Kind == "" {
+		return backup.Target{}, nil
+	}
+	return backup.ParseTarget(f.Kind, f.Value)
+}
+
+func (r *reader) bootstrap(b *hclsyntax.Body, path string, k *Bootstrap) {
+	r.body(b, path, nil, []block{r.once("from_backup", func(b *hclsyntax.Body, path string) {
+		f := &FromBackup{}
+		k.FromBackup = f
+		r.body(b, path, []field{
+			text("cluster", &f.Cluster), text("label", &f.Label),
+			f.target(backup.ToTime), f.target(backup.ToLSN), f.target(backup.ToName), f.target(backup.ToXID),
+		}, nil)
+	})})
+}
+
+// target takes one, as the only one.
+func (f *FromBackup) target(kind backup.TargetKind) field {
+	return field{name: targetName(kind), take: func(v cty.Value) string {
+		if v.Type() != cty.String {
+			return "a string"
+		}
+		_, err := backup.ParseTarget(kind, v.AsString())
+		switch {
+		case err != nil:
+			return targetsExpected[kind]
+		case f.Kind != "":
+			return "one target: to_time, to_lsn, to_name or to_xid"
+		}
+		f.Kind, f.Value = kind, v.AsString()
+		return ""
+	}}
+}
+
+func targetName(kind backup.TargetKind) string { return "to_" + string(kind) }
+
+func (w *writer) bootstrap(k *Bootstrap) {
+	f := k.FromBackup
+	if f == nil {
+		return
+	}
+	b := w.block("bootstrap").block("from_backup")
+	b.set("cluster", f.Cluster)
+	b.set("label", f.Label)
+	b.set(targetName(f.Kind), f.Value)
+}
+
+var targetsExpected = map[backup.TargetKind]string{
+	backup.ToTime: `a moment with its zone, such as "2026-03-01 12:00:00+01"`, backup.ToLSN: "a position in the log, such as 0/3000148",
+	backup.ToName: "the name of a restore point", backup.ToXID: "a transaction id, 3 to 4294967295",
+}
+
+// checkBootstrap: only a block that archives the log can restore.
+func (r *reader) checkBootstrap(c *Config) {
+	if c.Bootstrap.FromBackup == nil {
+		return
+	}
+	for i := range c.Backups {
+		if c.Backups[i].Engine != EnginePgDump {
+			return
+		}
+	}
+	r.refuse("bootstrap.from_backup", "expected a block backup of engine pgbackrest or command, which has the repository")
+}

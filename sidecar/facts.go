@@ -1,0 +1,254 @@
+package sidecar
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// facts is what is known of the server. Each part of ha.Server is taken over from
+// its source whole; what an operation's success says is written down at once.
+type facts struct {
+	mu     sync.Mutex // guards what follows
+	server ha.Server
+	// operation is the one that is under way on the server, since operationAt; changes
+	// grows when one begins or ends: a look that overlapped one says nothing.
+	operation   ha.ActionKind
+	operationAt ha.Instant
+	immediate   bool // the operation is an immediate shutdown
+	changes     uint64
+
+	// ran: the server was seen running since this process began. A new guard does
+	// not know that one did that ended with its predecessor; missedExit is when that
+	// was first seen.
+	ran        bool
+	missedExit ha.Instant
+
+	lookedAt ha.Instant // the last look began then
+	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
+	leaderGoneAt ha.Instant
+	// unwritableAt is the first of the write probes in a row that failed, starvedAt
+	// of the looks in a row that found a starting server without log; zero: the
+	// last was well.
+	unwritableAt, starvedAt ha.Instant
+	// occupiedAt is the first of the write probes in a row that were not made.
+	occupiedAt ha.Instant
+}
+
+// now returns all that is known, and the operation that is under way: what one that
+// has ended has changed is there.
+func (f *facts) now() (ha.Server, ha.ActionKind) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.server, f.operation
+}
+
+// observed is now, in an observation's terms: of Busy the operation and since when.
+func (f *facts) observed() (ha.Server, ha.Busy) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.server, ha.Busy{Server: f.operation, Since: f.operationAt, Immediate: f.immediate}
+}
+
+// begin notes that an operation begins. It reports which one was under way, and
+// whether this one may begin: while another is there only a stop may, which cancels it.
+func (f *facts) begin(kind ha.ActionKind, now ha.Instant, immediate bool) (before ha.ActionKind, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before = f.operation
+	if before != ha.NoAction && (kind != ha.Stop || before == ha.Stop) {
+		return before, false
+	}
+	f.operation, f.operationAt, f.immediate = kind, now, immediate
+	f.changes++
+	return before, true
+}
+
+// end notes that an operation has ended, unless a stop has taken its place.
+func (f *facts) end(kind ha.ActionKind) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changes++
+	if f.operation == kind {
+		f.operation, f.operationAt, f.immediate = ha.NoAction, 0, false
+	}
+}
+
+// learn writes a fact down.
+func (f *facts) learn(fact func(v *ha.Server)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fact(&f.server)
+}
+
+// forgetSQL drops what was known by SQL of a server that runs no more. The setting
+// of the synchronous standbys is kept in a file, so what it was last seen to be is
+// the best guess; nobody may rely on it.
+func forgetSQL(v *ha.Server) {
+	v.SQL = ha.SQL{Sync: v.Sync, SyncUnsure: true}
+	v.Probes = ha.Probes{}
+}
+
+// transition is what came of a report of the guard.
+type transition struct {
+	from, to ha.Process
+	expected bool // an operation of this member's was to stop the server
+	answered bool // the server had answered before
+	extended bool // only a lease goes on: that needs no decision
+}
+
+// died reports whether the server ended and nobody asked for it.
+func (t transition) died() bool {
+	return t.from == ha.ProcessRunning && t.to == ha.ProcessStopped && !t.expected
+}
+
+// takeProcess takes over what the guard says.
+func (f *facts) takeProcess(g GuardStatus, now ha.Instant) transition {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := &f.server
+	switch {
+	case g.Process == ha.ProcessRunning:
+		f.ran, f.missedExit = true, 0
+	case g.Process == ha.ProcessStopped && g.ExitedAt == 0 && f.ran:
+		if f.missedExit == 0 {
+			f.missedExit = now
+		}
+		g.ExitedAt = f.missedExit
+	}
+	t := transition{from: v.Process, to: g.Process, answered: v.SeenAt != 0}
+	next := g.Postmaster
+	t.extended = v.Armed && next.Armed && v.LeaseUntil > now
+	if t.extended {
+		same := next
+		same.LeaseUntil = v.LeaseUntil
+		t.extended = same == v.Postmaster
+	}
+	v.Postmaster = next
+	t.expected = f.operation == ha.Stop || f.operation == ha.Clone || f.operation == ha.Rewind || f.operation == ha.Restore
+	if t.from == t.to {
+		return t
+	}
+	if t.to == ha.ProcessStopped {
+		// Also one that ended unseen, as with its guard: an earlier life's clean stop,
+		// with a position by SQL, would be the vote that stands for all (S3).
+		forgetSQL(v)
+		v.CleanStop, v.End, f.occupiedAt = false, ha.Position{}, 0
+	}
+	v.Asked = t.to == ha.ProcessStopped && t.from == ha.ProcessRunning && t.expected
+	return t
+}
+
+// takeFiles takes over what the files said of the server as it was before.
+func (f *facts) takeFiles(before *ha.Server, files ha.Files) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := &f.server
+	files.Promise = max(files.Promise, v.Promise) // a promise is never taken back
+	if v.Process == ha.ProcessStopped && before.Process == ha.ProcessStopped && v.StartedAt == before.StartedAt {
+		v.Position = files.End
+	} else { // their end is not of this life, but of one before it
+		files.CleanStop, files.End = v.CleanStop, v.End
+	}
+	v.Files = files
+}
+
+// unreadable notes why the files could not be read, if nothing is known of them,
+// and reports whether that is news.
+func (f *facts) unreadable(err error) (news bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.server.DataDir != ha.DataUnknown {
+		return true
+	}
+	news = f.server.Problem != err.Error()
+	f.server.Problem = err.Error()
+	return news
+}
+
+// apply writes down what an action's success makes of the server.
+func apply(v *ha.Server, a ha.Action, l Learned, now ha.Instant) {
+	switch a.Kind {
+	case ha.Start:
+		forgetSQL(v)
+		v.WasPrimary, v.Hidden = a.Primary, a.Hidden
+		if a.From != "" {
+			v.Promise, v.Fenced = max(v.Promise, a.Term), false
+		}
+	case ha.Fence:
+		v.Promise, v.Fenced, v.Settled = max(v.Promise, a.Term), true, true
+		v.Upstream, v.UpstreamAt, v.Receiving, v.Position = "", "", ha.No, l.Position
+		if len(a.Sync.Names) > 0 {
+			v.Sync, v.SyncUnsure = a.Sync, false
+		}
+	case ha.Follow:
+		v.Promise, v.Fenced, v.Settled, v.Upstream = max(v.Promise, a.Term), false, false, a.From
+		v.UpstreamAt = a.Address
+	case ha.SetSync:
+		v.Sync, v.SyncAt, v.SyncUnsure = a.Sync, l.SyncAt, false
+	case ha.Promote:
+		v.InRecovery, v.Receiving, v.Position = ha.No, ha.No, l.Position
+		v.Fenced, v.Settled, v.SyncAt, v.WasPrimary = false, false, 0, true
+		v.SeenAt, v.Checkpointed = now, false
+	case ha.Unhide:
+		v.Hidden, v.Undoable = false, false
+	case ha.Checkpoint:
+		v.CheckpointAt = now
+		if v.InRecovery == ha.No { // a standby's may have been skipped
+			v.Checkpointed = true
+		}
+	}
+}
+
+// guardChanged takes over what the guard says. An exit reaches the loop without
+// waiting for anything else.
+func (s *Sidecar) guardChanged() {
+	g := s.opts.Guard.Status()
+	t := s.facts.takeProcess(g, s.opts.Now())
+	switch {
+	case t.extended:
+	case t.died():
+		s.exited(g, t.answered)
+		s.notify()
+	default:
+		s.notify()
+		if t.from != t.to {
+			s.lookNow()
+		}
+	}
+}
+
+// exited notes an exit that nobody asked for. A server that ended before it was
+// ready has failed to start, and is not started again at once.
+func (s *Sidecar) exited(g GuardStatus, answered bool) {
+	time.AfterFunc(lookAfter, s.lookNow) // the files say what is for its way back: the handover comes first
+	if answered {
+		s.log.Error("postgres exited", "status", g.Exit)
+		return
+	}
+	words, damaged := s.opts.Server.Diagnose()
+	s.log.Error("postgres ended before it was ready", "status", g.Exit, "reason", words, "data_damaged", damaged)
+	s.facts.learn(func(v *ha.Server) { v.Problem = words })
+	s.operations.neverReady(words, damaged, s.opts.Now())
+}
+
+// inspectTimeout bounds a look at the data directory's files.
+const inspectTimeout = 10 * time.Second
+
+// inspect reads what the files say.
+func (s *Sidecar) inspect(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	before, _ := s.facts.now()
+	files, err := s.opts.Server.Inspect(ctx)
+	if err != nil {
+		if s.facts.unreadable(err) {
+			s.log.Error("cannot inspect the data directory", "error", err)
+		}
+		return
+	}
+	s.facts.takeFiles(&before, files)
+	s.notify()
+}

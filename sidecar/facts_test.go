@@ -1,0 +1,181 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// fill gives each field of a struct a value that is not its zero.
+func fill(t *testing.T, v reflect.Value) {
+	t.Helper()
+	for i := range v.NumField() {
+		switch f := v.Field(i); f.Kind() {
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Int, reflect.Int64:
+			f.SetInt(7)
+		case reflect.Uint8:
+			f.SetUint(1)
+		case reflect.Uint32, reflect.Uint64:
+			f.SetUint(7)
+		case reflect.Struct:
+			fill(t, f)
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+		case reflect.Pointer:
+			f.Set(reflect.New(f.Type().Elem()))
+		default:
+			t.Fatalf("%s: fill does not know what to put there", v.Type().Field(i).Name)
+		}
+	}
+}
+
+func filled[T any](t *testing.T) T {
+	t.Helper()
+	var v T
+	fill(t, reflect.ValueOf(&v).Elem())
+	return v
+}
+
+// TestFactsEndWithTheProcess: whatever SQL and the probes said, each field of it, is
+// forgotten when the process ends; but for the setting of the synchronous standbys,
+// which a file keeps, and which is then unsure.
+func TestFactsEndWithTheProcess(t *testing.T) {
+	var f facts
+	f.server = filled[ha.Server](t)
+	f.server.Process, f.server.CleanStop = ha.ProcessRunning, true
+	set := f.server.Sync
+	f.takeProcess(GuardStatus{Postmaster: ha.Postmaster{Process: ha.ProcessStopped, ExitedAt: 9}}, 10)
+	v := &f.server
+	if want := (ha.SQL{Sync: set, SyncUnsure: true}); !reflect.DeepEqual(v.SQL, want) {
+		t.Errorf("SQL is still known: %+v", v.SQL)
+	}
+	if v.Probes != (ha.Probes{}) || v.CleanStop || v.End.Known() || v.ExitedAt != 9 {
+		t.Errorf("%+v %+v %+v", v.Probes, v.Files, v.Postmaster)
+	}
+}
+
+// TestLookIsTakenOverWhole: each field that a look returns is known after it, and none
+// of it if the server has begun another life, or an operation came between.
+func TestLookIsTakenOverWhole(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(f *facts)
+		taken     bool
+	}{
+		"quiet":              {func(*facts) {}, true},
+		"restarted":          {func(f *facts) { f.server.StartedAt++ }, false},
+		"stopped":            {func(f *facts) { f.server.Process = ha.ProcessStopped }, false},
+		"an operation began": {func(f *facts) { f.begin(ha.Follow, 5, false) }, false},
+		"an operation was":   {func(f *facts) { f.begin(ha.Follow, 5, false); f.end(ha.Follow) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f facts
+			f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
+			seen := f.beginLook(5)
+			seen.sql = filled[ha.SQL](t)
+			c.meanwhile(&f)
+			f.takeLook(&seen)
+			want := ha.SQL{}
+			if c.taken {
+				want = filled[ha.SQL](t)
+				want.SeenAt = 5
+			}
+			if !reflect.DeepEqual(f.server.SQL, want) {
+				t.Errorf("known: %+v, want %+v", f.server.SQL, want)
+			}
+		})
+	}
+}
+
+// TestFilesAreTakenOverWhole: each field of what the files say is known after it; a
+// promise that was made meanwhile is not taken back.
+func TestFilesAreTakenOverWhole(t *testing.T) {
+	var f facts
+	f.server.Process, f.server.Promise = ha.ProcessStopped, 9
+	before, _ := f.now()
+	files := filled[ha.Files](t)
+	f.takeFiles(&before, files)
+	files.Promise = 9
+	if v := &f.server; !reflect.DeepEqual(v.Files, files) || !reflect.DeepEqual(v.Position, files.End) {
+		t.Errorf("known: %+v, position %+v", v.Files, v.Position)
+	}
+}
+
+// TestStarvedIsOfAStart: a server that has not answered yet and waits for log for long
+// is starved; a standby that has answered waits for log by its nature.
+func TestStarvedIsOfAStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		seenAt ha.Instant
+		want   bool
+	}{"starting": {0, true}, "has answered": {1, false}} {
+		t.Run(name, func(t *testing.T) {
+			var f facts
+			f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
+			f.server.SeenAt = c.seenAt
+			for _, at := range []ha.Instant{1, ha.Instant(starvedTime), 1 + ha.Instant(starvedTime)} {
+				seen := f.beginLook(at)
+				seen.err = ErrStarved
+				f.takeLook(&seen)
+			}
+			if f.server.Starved != c.want {
+				t.Errorf("starved: %v", f.server.Starved)
+			}
+		})
+	}
+}
+
+// TestUnwellBesideAnOperation: that a primary does not answer, or takes no writes, is
+// known also while one operation after the other waits for it. It was hidden when each
+// look was begun or ended beside one, so that nobody took over from a hung disk.
+func TestUnwellBesideAnOperation(t *testing.T) {
+	silent, refused := errors.New("no answer"), fmt.Errorf("write: %w", context.DeadlineExceeded)
+	for name, c := range map[string]struct {
+		recovery  ha.Tri // before
+		meanwhile func(f *facts)
+		err       error // of the look
+		probe     error
+		failing   bool
+		faulty    bool
+	}{
+		"it does not answer":         {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false) }, silent, nil, true, false},
+		"it answers":                 {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false) }, nil, nil, false, false},
+		"it takes no writes":         {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false) }, nil, refused, false, true},
+		"one ended, another began":   {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false); f.end(ha.SetSync); f.begin(ha.SetSync, 6, false) }, silent, refused, true, false},
+		"it is being stopped":        {ha.No, func(f *facts) { f.begin(ha.Stop, 5, false) }, silent, nil, false, false},
+		"it was promoted in between": {ha.Yes, func(f *facts) { f.server.InRecovery = ha.No; f.begin(ha.SetSync, 5, false) }, silent, nil, false, false},
+		"it is another life":         {ha.No, func(f *facts) { f.server.StartedAt++; f.begin(ha.SetSync, 5, false) }, silent, nil, false, false},
+		"a standby beside its fence": {ha.Yes, func(f *facts) { f.begin(ha.Fence, 5, false) }, silent, nil, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f facts
+			f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
+			f.server.SeenAt, f.server.InRecovery, f.server.Writable = 1, c.recovery, ha.Yes
+			for at := ha.Instant(5); at < ha.Instant(20*time.Second); at += ha.Instant(time.Second) {
+				seen := f.beginLook(at)
+				if seen.err = c.err; seen.err != nil {
+					seen.sql = ha.SQL{}
+				} else {
+					f.takeProbe(&seen.probes, c.probe, at)
+				}
+				if f.operation == ha.NoAction {
+					c.meanwhile(&f)
+				}
+				f.takeLook(&seen)
+				if f.server.StartedAt != 1 || f.server.InRecovery != c.recovery {
+					break // the next one is of what it is now
+				}
+			}
+			if v := &f.server; (v.FailingSince != 0) != c.failing || (v.FaultyAt != 0) != c.faulty || (v.Writable == ha.No) != c.faulty {
+				t.Errorf("failing since %v, faulty since %v, writable %v", v.FailingSince, v.FaultyAt, v.Writable)
+			}
+		})
+	}
+}

@@ -1,0 +1,100 @@
+package sidecar
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// failoverRecord is this member's record of the newest term, while it is written.
+type failoverRecord struct {
+	mu     sync.Mutex // guards what follows
+	record failover.Record
+	stored uint64    // the newest term whose record was stored
+	lostAt time.Time // the leader was lost then, by this member's wall clock; zero: it was not
+}
+
+// stamp notes something in the record of a term. A later term begins a new
+// record, which keeps since when the leader before was lost.
+func (f *failoverRecord) stamp(term uint64, note func(*failover.Record)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.record.Term > term:
+		return
+	case f.record.Term < term:
+		f.record = failover.Record{Term: term, Detected: f.lostAt}
+		f.lostAt = time.Time{}
+	}
+	note(&f.record)
+}
+
+// lost notes when the leader was lost; the zero time, that it was heard again and
+// no failover came of it.
+func (f *failoverRecord) lost(at time.Time) {
+	f.mu.Lock()
+	f.lostAt = at
+	f.mu.Unlock()
+}
+
+// complete returns the record of a term once, if it is complete. A sidecar that
+// finds its server leading knows no record: the one before it has stored that.
+func (f *failoverRecord) complete(term uint64, member string) (r failover.Record, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok = f.record, f.record.Term == term && f.record.Leader == member && !f.record.Writable.IsZero() && f.stored < term
+	f.stored = max(f.stored, term)
+	return r, ok
+}
+
+// stampLeader notes whose term it is.
+func (s *Sidecar) stampLeader(before, r *ha.Record) {
+	s.failover.stamp(r.Term, func(c *failover.Record) {
+		c.Leader, c.From, c.Reason, c.Timeline = r.Leader, r.Origin.Leader, r.Reason, r.Timeline
+		c.Planned = c.Planned || r.Final != nil
+		if c.Elected.IsZero() {
+			c.Elected = time.Now()
+		}
+		if c.Detected.IsZero() {
+			c.Detected = c.Elected
+		}
+		if c.Writable.IsZero() && r.Phase == ha.PhaseLeading && before.Term == r.Term {
+			c.Writable = time.Now() // the first primary of all was not promoted
+		}
+	})
+}
+
+// historyTimeout bounds the storing of a record.
+const historyTimeout = 5 * time.Second
+
+// storeFailover writes the record of a term that is complete into Consul, once,
+// and feeds the metrics.
+func (s *Sidecar) storeFailover(ctx context.Context, term uint64) {
+	r, ok := s.failover.complete(term, s.opts.Member)
+	if !ok {
+		return
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		s.log.Error("cannot write the record of the failover", "error", err)
+		return
+	}
+	fields := []any{"term", term, "from", r.From, "reason", r.Reason}
+	s.opts.Recorder.LeaderChange(r.Kind())
+	for _, p := range r.Phases() {
+		fields = append(fields, p.Name+"_ms", float64(p.Took.Microseconds())/1000)
+		if !p.At.IsZero() {
+			s.opts.Recorder.FailoverPhase(p.Name, p.Took)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
+	defer cancel()
+	if err := s.opts.Cluster.PutHistory(ctx, term, text); err != nil {
+		s.log.Warn("cannot store the record of the failover", "term", term, "error", err)
+	}
+	s.log.Info("failover recorded", fields...)
+}

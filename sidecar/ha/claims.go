@@ -1,0 +1,231 @@
+package ha
+
+import "slices"
+
+// Claim is a timeline that a term has claimed, and where it leaves the one before: at Low
+// on Parent or later, also on a later timeline, as its candidate may fetch more before it
+// promotes; and exactly there once that is recorded (High is Low then).
+type Claim struct {
+	TLI    TLI    `json:"tli"`
+	Term   uint64 `json:"term"`
+	Parent TLI    `json:"parent,omitempty"` // zero: the first of a cluster, or of a record made anew
+	Low    LSN    `json:"low,omitempty"`
+	High   LSN    `json:"high,omitempty"` // zero: not known yet
+}
+
+// Diverged is a copy of the data with log that its primary never wrote.
+type Diverged struct {
+	Member string `json:"member"`
+	Copy   string `json:"copy,omitempty"` // Files.Copy: a later copy of the member's is another
+}
+
+// keptClaims is how many claims a record keeps: more terms than a member may be away
+// for and still be rewound rather than cloned.
+const keptClaims = 16
+
+// claims returns the record's claims with one more, which begins the list where one is
+// missing in it.
+func (r *Record) claims(c Claim) []Claim {
+	if !r.listsClaims() {
+		return []Claim{c}
+	}
+	kept := r.Claims[max(0, len(r.Claims)+1-keptClaims):]
+	return append(slices.Clone(kept), c)
+}
+
+// claimUnknown reports whether the leader of the term, which has claimed nothing yet by the
+// record, and has promised it, is beyond all that was ever claimed, and says nothing of
+// having come there by hand: Consul may have been put back to before the claim of this very
+// term, and commits acknowledged since. (Who was there before is not elected: strayed.)
+func (v *view) claimUnknown() bool {
+	if v.rec.Phase != PhaseElecting || v.follower() { // whose timelines are another site's
+		return false
+	}
+	if sv := &v.o.Server; v.rec.Leader == v.o.Self {
+		return sv.Promise == v.rec.Term && sv.Strayed == "" && sv.Position.TLI > v.rec.Timeline
+	}
+	p := v.peer(v.rec.Leader)
+	return p != nil && p.Report.Term == v.rec.Term && p.Report.Strayed == "" && p.Report.ServerID == v.rec.SystemID && p.Report.Position.TLI > v.rec.Timeline
+}
+
+func (v *view) claimUnknownBlock() Block {
+	return Block{What: "no leader is elected", Missing: "the claim of term " + itoa(v.rec.Term) +
+		": " + v.rec.Leader + " has log of a later timeline than Consul's record knows. Was Consul restored from a snapshot?",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+}
+
+// claimLost reports whether Consul was put back to before the claim of this member's own
+// term, which its files show: it promised the term as a standby, and was promoted since.
+func (v *view) claimLost() bool {
+	sv := &v.o.Server
+	return !v.putBack && !v.follower() && v.rec.Phase == PhaseElecting && v.stopped() && v.present() && sv.WasPrimary && sv.Strayed == "" && sv.Promise == v.rec.Term
+}
+
+// restoreClaim writes what is true no matter what was claimed, and who the voters were: this
+// member has all that was acknowledged. On which timeline it was promoted its server will say.
+func (t *turn) restoreClaim() {
+	if !t.lockMine() {
+		return
+	}
+	r := t.rec
+	r.Phase, r.Final, r.Claims = PhasePromoting, nil, nil
+	if r.Durability.Mode == ModeQuorum {
+		r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
+	}
+	r.Changes = max(r.Changes, t.seen.Changes)
+	t.commit(Change{What: "claimed", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "Consul was put back to before the claim of this term")
+}
+
+// listsClaims reports whether the record's claims are all that its newest terms have made.
+// An older program that leads raises Timeline, and leaves the list as it was.
+func (r *Record) listsClaims() bool {
+	n := len(r.Claims)
+	return n > 0 && r.Claims[n-1].TLI == r.Timeline
+}
+
+// Claimed reports whether the log up to the position was written in terms of this
+// cluster: each of its timelines was claimed, and was left where the next one's claim
+// says. A server that was promoted by hand, or by a recovery target, is on a timeline
+// that was not. Timelines before the oldest claim that is kept are taken as they are, and
+// all are where none is.
+func (r *Record) Claimed(p Position) bool {
+	if !p.Known() || !r.listsClaims() {
+		return true
+	}
+	if p.TLI > r.Timeline {
+		return false
+	}
+	parent := Fork{}
+	for _, f := range p.History {
+		if !r.begins(f.TLI, parent) {
+			return false
+		}
+		parent = f
+	}
+	return r.begins(p.TLI, parent)
+}
+
+// begins reports whether the timeline was claimed as leaving its parent there.
+func (r *Record) begins(tli TLI, parent Fork) bool {
+	if tli < r.Claims[0].TLI {
+		return true
+	}
+	for i := range r.Claims {
+		c := &r.Claims[i]
+		if c.TLI == tli {
+			return c.Parent == 0 || c.Parent == parent.TLI && c.Low <= parent.End && (c.High == 0 || parent.End <= c.High) ||
+				c.High == 0 && c.Parent < parent.TLI
+		}
+	}
+	return false
+}
+
+// claimsAsBegun are the record's claims, with where the newest one really began.
+func (v *view) claimsAsBegun() []Claim {
+	claims, own := slices.Clone(v.rec.Claims), &v.o.Server.Position
+	if n := len(claims); n > 0 && claims[n-1].TLI == own.TLI {
+		if from := own.origin(); from.Known() {
+			claims[n-1].Parent, claims[n-1].Low, claims[n-1].High = from.TLI, from.LSN, from.LSN
+		}
+	}
+	return claims
+}
+
+// claimToRecord reports whether it is to be recorded where this primary's timeline really
+// began: it was not known yet when the promotion was recorded.
+func (v *view) claimToRecord() bool {
+	n := len(v.rec.Claims)
+	if n == 0 || !v.lockMine() {
+		return false
+	}
+	c := &v.rec.Claims[n-1]
+	return c.High == 0 && c.Parent != 0 && c.TLI == v.o.Server.Position.TLI && v.o.Server.Position.origin().Known()
+}
+
+func (t *turn) recordClaim() {
+	r := t.rec
+	r.Claims = t.claimsAsBegun()
+	t.commit(Change{What: "begun", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "where the timeline began is known")
+}
+
+// Strayed says why a member's copy, with its log up to a position, is none of this
+// cluster's: by the member's own word, by the record's, or as no term claimed it. Empty:
+// it is. A record that is known not to be the newest does not judge by its claims: a newer
+// one may have claimed the log's timeline. (Newest is asked only where it decides.)
+func (r *Record) Strayed(d Diverged, word string, at Position, newest func() bool) string {
+	switch {
+	case word != "":
+		return word
+	case slices.Contains(r.Diverged, d):
+		return "it has more log of the primary's timeline than the primary had written"
+	case newest() && !r.Claimed(at):
+		return "it is at " + at.String() + ", which no term of this cluster began: was the server promoted by hand?"
+	}
+	return ""
+}
+
+// strays reports whether the peer's log is none of this cluster's.
+func (v *view) strays(p *Peer) bool {
+	return v.rec.Strayed(Diverged{Member: p.Member, Copy: p.Report.Copy}, p.Report.Strayed, p.Report.Position, v.newestRecord) != ""
+}
+
+// strayed says why this member's own log is none of this cluster's; empty: it is.
+func (v *view) strayed() string {
+	sv := &v.o.Server
+	return v.rec.Strayed(Diverged{Member: v.o.Self, Copy: sv.Copy}, sv.Strayed, sv.Position, v.newestRecord)
+}
+
+// newestRecord reports whether no record or promise is known that is newer than the record.
+func (v *view) newestRecord() bool { return !v.seen.newer(v.rec.seen()) && !v.promisedLater() }
+
+// newlyDiverged are the copies that have more log of this primary's timeline than it
+// has itself, as proven by a report that came before it was asked where it is: a
+// standby is sent what is flushed here, and nothing beyond.
+func (v *view) newlyDiverged() []Diverged {
+	own := &v.o.Server.Position
+	var found []Diverged
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		at := &p.Report.Position
+		d := Diverged{Member: p.Member, Copy: p.Report.Copy}
+		if p.ReceivedAt != 0 && p.ReceivedAt < v.o.Server.SeenAt && p.Report.ServerID == v.rec.SystemID && at.TLI == own.TLI && at.LSN > own.LSN && own.Known() &&
+			!slices.Contains(v.rec.Diverged, d) {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
+// renewed are the copies in the record's list that their members have replaced.
+func (v *view) renewed(d Diverged) bool {
+	p := v.peer(d.Member)
+	return p != nil && p.ReceivedAt != 0 && p.Report.Copy != d.Copy && p.Report.Copy != ""
+}
+
+// listDiverged writes the list of diverged copies as it is now.
+func (t *turn) listDiverged() {
+	r := t.rec
+	r.Diverged = slices.DeleteFunc(slices.Clone(r.Diverged), t.renewed)
+	r.Diverged = append(r.Diverged, t.newlyDiverged()...)
+	t.commit(Change{What: "diverged", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "members have log that the primary never wrote")
+}
+
+// strayedRules keep a standby whose log is none of this cluster's out of everything,
+// and replace it as soon as its copy is not needed.
+var strayedRules = [...]rule{
+	// A primary that is not heard yet may know of a later term.
+	{"strayed-early", func(v *view) bool { return v.leaderPeer() == nil && !v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout) }, nil, ends},
+	{"strayed-alone", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
+		return Block{What: "this member neither votes nor leads", Missing: "a primary to be cloned from; " + v.strayed(),
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
+			Cost:     "every commit since this member's log left the cluster's"}
+	}), ends},
+	// Its copy is no vote. A primary that can do without it soon does; one that has nobody
+	// else would wait for ever, and has all that was acknowledged itself.
+	{"strayed-voter", func(v *view) bool {
+		return v.rec.Durability.Has(v.o.Self) && !v.after(v.s.StrayedAt, 3*v.o.Policy.FailureTimeout)
+	}, func(t *turn) {
+		spare("this member's data is not cloned anew, and it does not follow: " + t.strayed())(t)
+	}, ends},
+	{"strayed-clone", nil, func(t *turn) { clone("it has log that is none of this cluster's: " + t.strayed())(t) }, ends},
+}

@@ -1,0 +1,118 @@
+package ha
+
+import (
+	"cmp"
+	"time"
+)
+
+// handoverRules are a planned handover: a checkpoint, so that the stop is short;
+// then the registration is withdrawn, by which proxies hold their clients; then
+// the server is stopped, and the final position is the vote. A switchover that
+// open transactions would not let happen is given up, and the registration comes
+// back.
+var handoverRules = [...]rule{
+	// Nobody would be better off.
+	{"handover-in-vain", func(v *view) bool {
+		return !v.handoverAsked() && (v.unready() != "" || v.successor(true).Report.Agentless)
+	}, nil, ends},
+	{"handover-not-stopped", func(v *view) bool {
+		return v.yields() && v.o.Busy.FailedKind == Stop && v.o.Busy.FailedAt > v.o.Intent.Since
+	}, func(t *turn) { t.s.Refused = cmp.Or(t.o.Server.Problem, "the server was not stopped") }, ends},
+	// It is not refused by what was seen before it was requested.
+	{"handover-refused", func(v *view) bool {
+		sv := &v.o.Server
+		return v.handoverUnready() && (sv.SeenAt > v.o.Intent.Since || sv.FailingSince != 0)
+	}, func(t *turn) { t.s.Refused = t.unready() }, ends},
+	{"handover-unready", (*view).handoverUnready, nil, ends},
+	// Where nobody can log in there is none to be had.
+	{"handover-checkpoint", func(v *view) bool {
+		return v.o.Server.LoginProblem == "" && v.o.Server.CheckpointAt < v.handoverSince() && !v.after(v.handoverSince(), checkpointPatience)
+	}, func(t *turn) {
+		t.do(Action{Kind: Checkpoint, Planned: true, Why: "the stop that follows is to be short"})
+	}, ends},
+	{"handover-without-consul", func(v *view) bool {
+		return v.consulMissing() && v.after(v.withdrawnSince(), v.o.Policy.FailureTimeout)
+	}, func(t *turn) { t.s.Refused = "Consul does not answer, and a handover needs it" }, ends},
+	{"handover-await-consul", (*view).consulMissing, nil, ends}, // it may be for a moment only
+	{"handover-withdraw", nil, func(t *turn) { t.tag, t.evict, t.leaves = "", nil, true }, goesOn},
+	// The successor evicts what an agent does not withdraw.
+	{"handover-await-withdrawal", func(v *view) bool {
+		a := &v.o.Announced
+		return (!a.Known || a.Tag == "primary") && v.o.Consul.AgentLostAt == 0 && !v.after(v.withdrawnSince(), v.o.Policy.FailureTimeout)
+	}, nil, ends},
+	{"handover-stop", nil, (*turn).stopToHandOver, ends},
+}
+
+// handoverDue reports whether this primary is to hand over, or to stop for a restart.
+func (v *view) handoverDue() bool {
+	stranded := v.agentGone()
+	return v.handoverAsked() || stranded
+}
+
+func (v *view) handoverAsked() bool {
+	intent := &v.o.Intent
+	return intent.Switchover || intent.Shutdown || intent.Restart || intent.ReleaseSite
+}
+
+// yields reports whether the handover is given up where it would end transactions.
+func (v *view) yields() bool { return v.o.Intent.Switchover && !v.shutdown() }
+
+func (v *view) handoverUnready() bool {
+	return !v.o.Intent.Restart && !v.o.Intent.ReleaseSite && v.unready() != "" && !v.shutdown()
+}
+
+// handoverSince is when the handover was requested, or the agent was lost.
+func (v *view) handoverSince() Instant { return max(v.o.Intent.Since, v.o.Consul.AgentLostAt) }
+
+// withdrawnSince is when the registration could first be withdrawn: after the checkpoint.
+func (v *view) withdrawnSince() Instant { return max(v.handoverSince(), v.o.Server.CheckpointAt) }
+
+func (v *view) consulMissing() bool {
+	return (v.yields() || v.o.Intent.ReleaseSite) && v.o.Consul.Reachable == No && v.o.Busy.Server != Stop
+}
+
+func (t *turn) stopToHandOver() {
+	why := "hand over as asked"
+	if t.agentGone() {
+		why = "hand over: this member's Consul agent does not answer, and DNS hides the node"
+	}
+	drain := t.o.Intent.Drain
+	t.do(Action{Kind: Stop, Planned: true, Yield: t.yields() && drain == 0, Drain: drain, Why: why})
+}
+
+// agentGone reports whether this primary's own agent has been gone so long that
+// another member, which DNS does not hide, is to lead. Where all of Consul is away
+// nothing can be handed over, and nobody would be better off.
+func (v *view) agentGone() bool {
+	at, policy := cmp.Or(v.o.Consul.AgentLostAt, v.o.Consul.HiddenAt), &v.o.Policy
+	return at != 0 && v.o.Consul.Reachable == Yes && policy.AgentTimeout > 0 && policy.Automatic && !policy.Paused && v.after(at, policy.AgentTimeout)
+}
+
+// checkpointPatience bounds the checkpoint before a planned stop, which then
+// makes one that takes as long, with clients waiting.
+const checkpointPatience = 30 * time.Second
+
+// maxHandoverLag is how far the target of a switchover may be behind, in receiving
+// and in replaying: what is left is sent while the server shuts down, and replayed
+// before the target takes writes, and clients wait for it.
+const maxHandoverLag = 16 << 20
+
+// unready says why no switchover can begin.
+func (v *view) unready() string {
+	p := v.successor(true)
+	switch {
+	case p == nil:
+		return "no other member can lead now"
+	case v.o.Intent.Target != "" && p.Member != v.o.Intent.Target:
+		return v.o.Intent.Target + " cannot lead now"
+	case p.candidate().late:
+		return p.Member + " has more than 16 MiB to replay, and writes would wait for that; pgsidecar status shows its lag"
+	}
+	for i := range v.o.Server.Walsenders {
+		w := &v.o.Server.Walsenders[i]
+		if w.Member == p.Member && w.Streaming && w.Flush+maxHandoverLag >= v.o.Server.Position.LSN {
+			return ""
+		}
+	}
+	return p.Member + " does not stream, or is more than 16 MiB behind"
+}

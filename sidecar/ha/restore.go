@@ -1,0 +1,174 @@
+package ha
+
+import "strings"
+
+// Restoring is a restore of the cluster's data in place: a person has asked for the data
+// of a backup, with the log up to a target, instead of those that the cluster has. It is
+// in the record from the moment at which it begins, so that it goes on, or is given up,
+// also if somebody is killed meanwhile. Only the shell reads the parts of a target.
+type Restoring struct {
+	ID        string `json:"id"`               // drawn for each; empty: none
+	Backup    string `json:"backup,omitempty"` // the label of the backup
+	Kind      string `json:"kind,omitempty"`   // of target
+	Value     string `json:"value,omitempty"`
+	Exclusive bool   `json:"exclusive,omitempty"`
+	Words     string `json:"words,omitempty"` // to where, for people
+	From      TLI    `json:"from,omitempty"`  // the timeline on which the target lies
+	// Timeline is the one that the restored data begin: above each that a term has
+	// claimed, and each that the archive has. In an Intent it is the archive's newest.
+	Timeline TLI `json:"timeline,omitempty"`
+}
+
+// restoringRules are what the leader of a term does that began with a restore: the
+// servers are stopped, its own last; its data are replaced, and those before are kept
+// aside; PostgreSQL recovers them to the target, on a timeline of their own; and the
+// cluster continues with them as soon as they take writes. Until then all of it can be
+// given up.
+var restoringRules = [...]rule{
+	{"restore-lease", nil, (*turn).extendLease, goesOn},
+	{"restore-exit", (*view).shutdown, (*turn).stopAndExit, ends},
+	{"restore-give-up", func(v *view) bool { return v.o.Intent.GiveUp && !v.settled() }, (*turn).giveUpRestore, ends},
+	{"restore-discard", (*view).halfMade, discard("an unfinished restore was found"), ends},
+	{"restore-stop", func(v *view) bool { return v.running() && !v.restored() }, func(t *turn) {
+		t.do(Action{Kind: Stop, Why: "the cluster is restored: " + t.rec.Restore.Words})
+	}, ends},
+	{"restore-under-way", func(v *view) bool { return v.o.Busy.Server == Restore }, blocked(func(v *view) Block {
+		return v.restoreBlock("the end of the restore of backup " + v.rec.Restore.Backup)
+	}), ends},
+	{"restore-after-others", func(v *view) bool { return !v.restored() && v.serversLeft() != "" }, blocked(func(v *view) Block {
+		return v.restoreBlock("the servers of " + v.serversLeft() + " to stop")
+	}), ends},
+	{"restore-data", func(v *view) bool { return !v.restored() && v.rested(Restore) }, func(t *turn) {
+		t.do(Action{Kind: Restore, Term: t.rec.Term, Timeline: t.rec.Restore.Timeline, Change: Change{Record: t.rec}, Why: t.rec.Restore.Words})
+	}, ends},
+	{"restore-failed", func(v *view) bool { return !v.restored() }, blocked(func(v *view) Block {
+		return v.restoreBlock("a restore that succeeds: " + v.o.Server.Problem)
+	}), ends},
+	{"restore-start-failed", func(v *view) bool { return v.stopped() && v.gaveUp(Start) }, blocked(func(v *view) Block {
+		return v.restoreBlock("a start that succeeds on the restored data: " + v.o.Server.Problem)
+	}), goesOn},
+	{"restore-start", (*view).stopped, (*turn).startPrimary, ends},
+	{"restore-recovers", func(v *view) bool { return v.o.Server.InRecovery != No }, blocked(func(v *view) Block {
+		return v.restoreBlock("the end of the recovery " + v.rec.Restore.Words)
+	}), ends},
+	// Another log may have the number.
+	{"restore-elsewhere", func(v *view) bool {
+		return v.o.Server.Position.Known() && v.o.Server.Position.TLI != v.rec.Restore.Timeline
+	}, blocked(func(v *view) Block {
+		return v.restoreBlock("a recovery that begins timeline " + itoa(uint64(v.rec.Restore.Timeline)) + "; it has begun " + itoa(uint64(v.o.Server.Position.TLI)))
+	}), ends},
+	{"restore-leads", func(v *view) bool { return v.o.Server.Position.Known() && v.o.Server.Writable == Yes && v.inTime },
+		(*turn).leadRestored, ends},
+}
+
+// restored reports whether this member's data are those of the restore that is under way.
+func (v *view) restored() bool { return v.o.Server.Restored == v.rec.Restore.ID }
+
+// settled reports whether the cluster has gone on with them already: Consul was put back.
+func (v *view) settled() bool { return v.restored() && !v.o.Server.Undoable }
+
+func (v *view) restoreBlock(missing string) Block {
+	return Block{What: "the cluster is restored " + v.rec.Restore.Words + ", and takes no writes", Missing: missing,
+		Override: "pgsidecar restore --give-up", Cost: "nothing: the cluster keeps the data that it had"}
+}
+
+// serversLeft are the other members whose servers run, for as long as those may take to
+// stop: what they have does not count, but their clients would go on reading it.
+func (v *view) serversLeft() string {
+	var left []string
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if v.fresh(p) && p.Link == LinkUp && p.Report.Role != RoleStopped && !v.after(v.s.PhaseAt, 2*v.o.Policy.StopTimeout) {
+			left = append(left, p.Member)
+		}
+	}
+	return joined(left)
+}
+
+// restoreAsked reports whether this leader is to begin a restore.
+func (v *view) restoreAsked() bool {
+	asked := &v.o.Intent.Restore
+	return asked.ID != "" && v.rec.Phase == PhaseLeading && v.rec.Restored != asked.ID && v.lockMine() && !v.stale() && !v.shutdown()
+}
+
+// beginRestore begins a term in which nobody serves until the data are restored.
+func (t *turn) beginRestore() {
+	asked := t.o.Intent.Restore
+	asked.Timeline = max(asked.Timeline, t.rec.Timeline, t.newestTimeline()) + 1
+	r := t.next(t.o.Self, "restored "+asked.Words)
+	r.Phase, r.Restore, r.Final = PhaseRestoring, asked, nil
+	t.commit(Change{What: "restore", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, "a restore was requested")
+}
+
+// leadRestored records that the cluster continues with the restored data: its own timeline
+// is claimed as it was begun, and only this member has what is committed from here on.
+func (t *turn) leadRestored() {
+	r, at := t.rec, &t.o.Server.Position
+	from := at.origin()
+	r.Phase, r.Restored, r.Restore = PhaseLeading, r.Restore.ID, Restoring{}
+	r.Claims = r.claims(Claim{TLI: at.TLI, Term: r.Term, Parent: from.TLI, Low: from.LSN, High: from.LSN})
+	r.Timeline, r.Diverged = at.TLI, nil
+	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
+	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the restored server takes writes")
+}
+
+// endRestore takes a restore off the record with which the cluster does not go on. Its
+// timeline stays taken, and nobody's: the archive may have it.
+func (r *Record) endRestore() {
+	tli := r.Restore.Timeline
+	if r.Restore.ID != "" && tli > r.Timeline {
+		r.Claims = r.claims(Claim{TLI: tli, Term: r.Term, Parent: tli, Low: 1, High: 1})
+		r.Timeline = tli
+	}
+	r.Restore = Restoring{}
+}
+
+// giveUpRestore has the members elect one of them by the data that they had.
+func (t *turn) giveUpRestore() {
+	r := t.next(t.o.Self, "a restore was given up")
+	r.Final = nil
+	t.commit(Change{What: "ballot", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
+}
+
+// undoRules put the data back that a restore has replaced which was given up.
+var undoRules = [...]rule{
+	{"undo-stop", (*view).running, stopNow("the restore was given up"), ends},
+	{"undo-data", nil, discard("the restore was given up: the data before it are put back"), ends},
+}
+
+// toUndo reports whether the data are of a restore with which the cluster did not go on.
+func (v *view) toUndo() bool {
+	id := v.o.Server.Restored
+	return v.o.Server.Undoable && id != v.rec.Restore.ID && id != v.rec.Restored && !v.putBack && v.rec.Term > v.o.Server.Promise && v.rec.Term == v.seen.Term
+}
+
+// restoresInVain reports whether a restore is being made that was given up. It may take
+// hours, in which this member could neither vote nor lead.
+func (v *view) restoresInVain() bool {
+	return v.o.Busy.Server == Restore && v.rec.Phase != PhaseRestoring && !v.putBack && v.rec.Exists() && v.rec.Term == v.seen.Term
+}
+
+// besideRestore reports whether another member restores. Where one has seen that it is
+// done, Consul was put back.
+func (v *view) besideRestore() bool {
+	return v.rec.Phase == PhaseRestoring && v.seen.Phase == PhaseRestoring && v.seen.Term == v.rec.Term
+}
+
+// besideRules are what the other members do while the leader restores: they stop, as soon
+// as they have all that the primary wrote, and wait.
+var besideRules = [...]rule{
+	{"beside-give-up", func(v *view) bool {
+		return v.o.Intent.GiveUp && !v.fresh(v.peer(v.rec.Leader)) && v.o.Consul.Session != ""
+	}, (*turn).giveUpRestore, ends},
+	{"beside-primary", func(v *view) bool {
+		p := v.peer(v.rec.Leader)
+		return v.running() && v.fresh(p) && p.Report.Serving && p.Report.Position.TLI != v.rec.Restore.Timeline
+	}, nil, ends},
+	{"beside-stop", (*view).running, func(t *turn) {
+		t.do(Action{Kind: Stop, Why: "the cluster is restored by " + t.rec.Leader + ": " + t.rec.Restore.Words})
+	}, ends},
+	{"beside", nil, blocked(func(v *view) Block { return v.restoreBlock(v.rec.Leader + ", which restores") }), ends},
+}
+
+// String says it for people.
+func (r Restoring) String() string { return strings.TrimSpace(r.Words + " from backup " + r.Backup) }

@@ -1,0 +1,160 @@
+package sim_test
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"maps"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
+)
+
+var outside = flag.String("sim.faults", "", "faults from outside of the protocol: all, or names with commas between them; TestFaults makes runs of each")
+
+// outsideOf is the set that -sim.faults names.
+func outsideOf(t *testing.T) sim.Outside {
+	set, err := sim.ParseOutside(*outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// TestFaults makes -sim.runs runs with each of the faults that -sim.faults
+// names, and says what came of them.
+//
+//	go test ./sidecar/ha/sim -v -run Faults -sim.runs 2000 -sim.faults all
+func TestFaults(t *testing.T) {
+	if *outside == "" {
+		t.Skip("-sim.faults names none")
+	}
+	chosen := outsideOf(t)
+	if *mixed {
+		for _, members := range shapes(t) {
+			t.Run(fmt.Sprintf("mixed/members=%d", members), func(t *testing.T) {
+				judgeFaults(t, sim.Options{Members: members, Outside: chosen})
+			})
+		}
+		return
+	}
+	for i, name := range sim.OutsideNames() {
+		one := sim.Outside(1) << i
+		if chosen&one == 0 {
+			continue
+		}
+		for _, members := range shapes(t) {
+			t.Run(fmt.Sprintf("%s/members=%d", name, members), func(t *testing.T) {
+				judgeFaults(t, sim.Options{Members: members, Outside: one})
+			})
+		}
+	}
+}
+
+// judgeFaults makes the runs, and prints one line for each kind of failure.
+func judgeFaults(t *testing.T, o sim.Options) {
+	begun := time.Now()
+	total, noted := sweep(*first, *runs, o)
+	x := &total.Outcome
+	kinds := map[string][]sim.Result{}
+	for _, r := range noted {
+		rule := r.Rule
+		if rule == "" {
+			rule = "ended by a command"
+			if r.NoLoss > 0 {
+				rule = "ended by accepting a loss, and nothing was lost"
+			}
+		}
+		kinds[rule] = append(kinds[rule], r)
+	}
+	t.Logf("%d runs, %.0f a second; accepted losses: %d; cancelled waits: %d; commits at people's own risk: %d; needless rewinds: %d",
+		*runs, float64(*runs)/time.Since(begun).Seconds(), x.Accepted, x.Cancelled, x.Local, x.Needless)
+	for _, rule := range slices.Sorted(maps.Keys(kinds)) {
+		bad := kinds[rule]
+		slices.SortFunc(bad, func(a, b sim.Result) int { return cmp.Compare(a.Seed, b.Seed) })
+		var seeds []string
+		for _, r := range bad[:min(len(bad), 8)] {
+			seeds = append(seeds, fmt.Sprint(r.Seed))
+		}
+		text := fmt.Sprintf("%s: %d runs, seeds %s", rule, len(bad), strings.Join(seeds, " "))
+		if bad[0].Violation == "" {
+			t.Log(text, causes(bad))
+		} else {
+			t.Errorf("%s; the first: %s", text, bad[0].Violation)
+			t.Log("  " + causes(bad))
+		}
+	}
+}
+
+// variable is what differs between two runs that fail for one cause.
+var variable = regexp.MustCompile(`\b(n[1-7]|[0-9]+( [0-9]+)*)\b`)
+
+// causes groups failures by what they say, with the first seed of each group.
+func causes(bad []sim.Result) string {
+	count, first := map[string]int{}, map[string]uint64{}
+	for _, r := range bad {
+		text := variable.ReplaceAllString(cmp.Or(r.Violation, r.Reason), "_")
+		if count[text]++; count[text] == 1 {
+			first[text] = r.Seed
+		}
+	}
+	lines := ""
+	groups := slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		return cmp.Or(cmp.Compare(count[b], count[a]), cmp.Compare(first[a], first[b]))
+	})
+	for _, text := range groups[:min(len(groups), maxCauses)] {
+		lines += fmt.Sprintf("\n      %d like seed %d: %s", count[text], first[text], text)
+	}
+	return "causes:" + lines
+}
+
+// maxCauses is how many causes of a kind of failure are printed.
+const maxCauses = 8
+
+// shapes are the sizes that -sim.sizes names.
+func shapes(t *testing.T) []int {
+	var all []int
+	for text := range strings.SplitSeq(*shapeList, ",") {
+		n := 0
+		if _, err := fmt.Sscan(text, &n); err != nil || n < 1 || n > sim.MaxMembers {
+			t.Fatalf("-sim.sizes: %q", text)
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+var mixed = flag.Bool("sim.mixed", false, "TestFaults draws from all of -sim.faults in each run, rather than from one after the other")
+
+var shapeList = flag.String("sim.sizes", "3", "the sizes of the clusters that TestFaults makes, with commas between them")
+
+// TestEachFaultStrikes: each fault from outside changes what happens in some runs,
+// or it is none.
+func TestEachFaultStrikes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes ten seconds")
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(1000))
+	w := sim.NewWorld()
+	for i, name := range sim.OutsideNames() {
+		if name == "forget-member" || name == "other-version" {
+			continue // the shell dials a recorded member where it was, and keeps what it does not know: nothing comes of it
+		}
+		changed := 0
+		for seed := uint64(1); seed <= 30; seed++ {
+			plain := w.Run(sim.Options{Seed: seed})
+			struck := w.Run(sim.Options{Seed: seed, Outside: 1 << i})
+			if plain.Decisions != struck.Decisions || plain.Commits != struck.Commits {
+				changed++
+			}
+		}
+		if t.Logf("%-16s changes %d of 30 runs", name, changed); changed < 3 {
+			t.Errorf("%s changes only %d of 30 runs", name, changed)
+		}
+	}
+}

@@ -1,0 +1,363 @@
+package ha
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// A standby cluster has members, a lock, terms and elections as any other, and no
+// primary: its leader's server streams from the primary of another site's cluster, and
+// the others from it. Nothing is acknowledged here, so an election needs nobody's votes
+// and no lease ends first; whatever a candidate lacks, the other site has, and only where
+// that one is not heard the member with most must lead. Its record has StandbyOf.
+
+// standbyFounderRules are what the founder of a standby cluster does until its server
+// runs as a standby.
+var standbyFounderRules = [...]rule{
+	{"standby-founder-exit", (*view).shutdown, (*turn).stopAndExit, ends},
+	{"standby-founder-discard", (*view).halfMade, discard("an unfinished copy was found"), ends},
+	{"standby-founder-source", func(v *view) bool { return v.sourceProblem() != "" && (v.absent() || v.sourceForeign()) }, blocked(func(v *view) Block {
+		return Block{What: "no standby cluster is founded", Missing: v.sourceProblem()}
+	}), ends},
+	{"standby-founder-clone", (*view).absent, cloneSource("there is no data directory yet"), ends},
+	{"standby-founder-start", (*view).stopped, (*turn).startStandby, ends},
+	{"standby-founder-serving", (*view).serving, exit(func(v *view) string {
+		return "the data directory is a primary's, and the cluster is to follow " + v.rec.StandbyOf + ": empty the data directory, or remove standby_of; nothing was changed"
+	}), ends},
+	{"standby-founded", (*view).standby, func(t *turn) {
+		r := t.rec
+		r.SystemID, r.Phase = t.o.Server.SystemID, PhaseLeading
+		t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the server follows "+r.StandbyOf)
+	}, ends},
+}
+
+// standbyLeaderRules are what the leader of a standby cluster does.
+var standbyLeaderRules = [...]rule{
+	{"relay-serving", (*view).serving, stopNow("the cluster follows another site's: was the server promoted by hand?"), ends},
+	{"relay-pass", func(v *view) bool { return v.relayEnds() && v.relayHeir() != nil }, func(t *turn) {
+		why := "the server of " + t.o.Self + " is down"
+		if t.shutdown() || t.o.Intent.Switchover {
+			why = t.o.Self + " hands over as asked"
+		} else if t.agentGone() {
+			why = "the Consul agent of " + t.o.Self + " does not answer"
+		}
+		t.passLock(t.relayHeir(), why, nil)
+	}, ends},
+	{"relay-refused", func(v *view) bool { return v.o.Intent.Switchover }, func(t *turn) { t.s.Refused = t.noHeir() }, goesOn},
+	{"relay-exit", (*view).shutdown, (*turn).resignAndExit, ends},
+	{"relay-discard", (*view).halfMade, discard("an unfinished copy or rewind was found"), ends},
+	{"relay-clone", (*view).absent, cloneSource("there is no data directory"), ends},
+	{"relay-disarm", func(v *view) bool { return v.stopped() && v.armed() }, disarm("a standby needs no lease"), ends},
+	{"relay-start-rewound", func(v *view) bool { return v.stopped() && v.o.Server.Rewound == v.rec.StandbyOf }, func(t *turn) {
+		t.do(Action{Kind: Start, Term: t.rec.Term, From: t.rec.StandbyOf, Address: t.o.Source.Address, Why: "start as a standby of the source of the rewind"})
+	}, ends},
+	{"relay-start", (*view).stopped, (*turn).startStandby, ends},
+	{"relay-armed", (*view).armed, stopNow("it may have been told to promote in a term that is over"), ends},
+	{"relay-login", func(v *view) bool { return v.o.Server.LoginProblem != "" }, (*turn).sayLogin, goesOn},
+	// The other site has lost log that the rewind relied on.
+	{"relay-rewound-in-vain", func(v *view) bool {
+		sv := &v.o.Server
+		return v.running() && !v.standby() && sv.Rewound == v.rec.StandbyOf && sv.Starved && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
+	}, cloneSource("the rewound server waits for log that nobody has"), ends},
+	{"relay-unready", func(v *view) bool { return !v.standby() }, nil, ends},
+	{"relay-restart", func(v *view) bool { return v.o.Intent.Restart }, func(t *turn) { t.do(Action{Kind: Stop, Why: "a restart was requested"}) }, ends},
+	{"relay-fence", func(v *view) bool { return v.o.Server.Promise < v.rec.Term }, func(t *turn) {
+		t.do(Action{Kind: Fence, Term: t.rec.Term, Why: "this member leads the term"})
+	}, ends},
+	{"site-promote-refused", func(v *view) bool { return v.o.Intent.PromoteSite && v.promotionRefused() != "" }, func(t *turn) {
+		t.s.Refused = t.promotionRefused()
+	}, goesOn},
+	{"site-promote", func(v *view) bool {
+		return v.o.Intent.PromoteSite && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine()
+	}, (*turn).promoteSite, ends},
+	{"relay-register", nil, func(t *turn) { t.tag = "standby-leader" }, goesOn},
+	{"relay-admit", func(v *view) bool { return len(v.newFollowers()) > 0 && v.lockMine() }, func(t *turn) {
+		r := t.rec
+		r.Members = union(r.Members, t.newFollowers())
+		t.commit(Change{What: "admit", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "a new member streams")
+	}, goesOn},
+	{"relay-dismiss-refused", func(v *view) bool { return v.dismissAsked() && v.fresh(v.peer(v.o.Intent.Remove)) }, func(t *turn) {
+		t.s.Refused = t.o.Intent.Remove + " is running; stop its pgsidecar first"
+	}, goesOn},
+	{"relay-dismiss", func(v *view) bool {
+		return v.dismissAsked() && !v.fresh(v.peer(v.o.Intent.Remove)) && v.o.Intent.Remove != v.o.Self && v.lockMine()
+	}, (*turn).dismiss, goesOn},
+	// A rewind from this server is right only then; by itself it would make one in minutes.
+	{"relay-checkpoint", func(v *view) bool {
+		sv := &v.o.Server
+		return sv.Receiving == Yes && !sv.Checkpointed && (sv.CheckpointAt == 0 || v.after(sv.CheckpointAt, relayCheckpointPause))
+	}, func(t *turn) {
+		t.do(Action{Kind: Checkpoint, Why: "pg_rewind from this server needs one on the new timeline"})
+	}, goesOn},
+	{"source", nil, func(t *turn) { t.try(sourceRules[:]) }, ends},
+}
+
+// sourceRules keep the server of a standby cluster's leader on the log of the other site's
+// primary, wherever that one is.
+var sourceRules = [...]rule{
+	{"source-streams", func(v *view) bool { return v.followsSource() && v.o.Server.Receiving == Yes }, nil, ends},
+	{"source-problem", func(v *view) bool { return v.sourceProblem() != "" }, blocked(func(v *view) Block {
+		b := Block{What: "this cluster does not follow " + v.rec.StandbyOf, Missing: v.sourceProblem()}
+		switch {
+		case v.promotionRefused() != "":
+		case v.rec.Released != nil && v.o.Server.Position.Contains(*v.rec.Released) && v.o.Server.Position.TLI == v.rec.Released.TLI:
+			b.Override, b.Cost = "pgsidecar site promote --accept-data-loss", "none, if "+v.rec.StandbyOf+" has not taken the writes"
+		default:
+			b.Override, b.Cost = "pgsidecar site promote --accept-data-loss", "every commit of "+v.rec.StandbyOf+" beyond "+v.o.Server.Position.String()
+		}
+		return b
+	}), ends},
+	{"source-follows", func(v *view) bool { return v.followsSource() && !v.leftSource() }, nil, ends},
+	{"source-fence", func(v *view) bool { return v.unsettled() && v.o.Server.Upstream != "" && v.rested(Fence) }, func(t *turn) {
+		t.do(Action{Kind: Fence, Term: t.rec.Term, Why: "find out what the server has before it follows " + t.rec.StandbyOf})
+	}, ends},
+	{"source-unsettled", (*view).unsettled, nil, ends},
+	{"source-follow", func(v *view) bool { return v.o.Source.Position.Contains(v.o.Server.whole()) }, func(t *turn) {
+		t.do(Action{Kind: Follow, Term: t.rec.Term, From: t.rec.StandbyOf, Address: t.o.Source.Address, Position: t.o.Source.Position,
+			Why: "follow the primary of the other site"})
+	}, ends},
+	// It has written on since it was asked.
+	{"source-same-timeline", func(v *view) bool { return v.o.Source.Position.TLI == v.o.Server.Position.TLI }, nil, ends},
+	{"source-not-asked", func(v *view) bool { return !v.askedSince() }, nil, ends},
+	{"source-clone", func(v *view) bool { return v.gaveUp(Rewind) }, cloneSource("pg_rewind failed"), ends},
+	{"source-rewind", func(v *view) bool { return v.rested(Rewind) }, func(t *turn) {
+		t.do(Action{Kind: Rewind, Term: t.rec.Term, From: t.rec.StandbyOf, Address: t.o.Source.Address,
+			Why: "the server has what " + t.rec.StandbyOf + " does not: " + t.o.Server.Position.String()})
+	}, ends},
+}
+
+// relayCheckpointPause is how long after a checkpoint of a standby the next is made: it is
+// none while the other site's primary has not made its own.
+const relayCheckpointPause = 2 * time.Second
+
+// follower reports whether the cluster follows another site's.
+func (v *view) follower() bool { return v.rec.StandbyOf != "" }
+
+// relays reports whether this member leads a standby cluster, and its server runs as a
+// standby.
+func (v *view) relays() bool {
+	return v.follower() && v.rec.Leader == v.o.Self && v.rec.Phase == PhaseLeading && v.running() && v.standby()
+}
+
+// relayEnds reports whether the leader of a standby cluster is to hand over.
+func (v *view) relayEnds() bool {
+	sv, intent := &v.o.Server, &v.o.Intent
+	return intent.Shutdown || intent.Switchover || v.agentGone() ||
+		v.stopped() && sv.ExitedAt != 0 && v.o.Busy.Server == NoAction && !intent.Restart && !v.paused() && v.o.Policy.Automatic || v.absent() && v.o.Policy.Automatic
+}
+
+// relayHeir is the member that a standby cluster's leader hands over to: the one asked
+// for, else the best.
+func (v *view) relayHeir() *Peer {
+	if v.o.Consul.Reachable == No {
+		return nil
+	}
+	heir := v.successor(true)
+	if to := v.o.Intent.Target; v.o.Intent.Switchover && to != "" && heir != nil && heir.Member != to {
+		return nil
+	}
+	return heir
+}
+
+func (v *view) noHeir() string {
+	if v.o.Intent.Target != "" {
+		return v.o.Intent.Target + " cannot lead now"
+	}
+	return "no other member can lead now"
+}
+
+// resignAndExit releases the lock, if it is held, and ends the member.
+func (t *turn) resignAndExit() {
+	if t.lockMine() && t.o.Consul.Reachable != No && t.stopped() {
+		t.resign()
+		return
+	}
+	t.stopAndExit()
+}
+
+// newFollowers are the members that stream from this one and are not on record.
+func (v *view) newFollowers() []string {
+	var names []string
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if v.fresh(p) && p.Report.Streaming && p.Report.Term == v.rec.Term && p.Report.ServerID == v.rec.SystemID && !slices.Contains(v.rec.Members, p.Member) {
+			names = append(names, p.Member)
+		}
+	}
+	return names
+}
+
+// sourceProblem says why the other site's primary cannot be followed; empty: it can.
+func (v *view) sourceProblem() string {
+	src := &v.o.Source
+	own := cmp.Or(v.rec.SystemID, v.o.Server.SystemID)
+	switch {
+	case v.o.Policy.StandbyOf != v.rec.StandbyOf:
+		return "the setting standby_of, which names " + cmp.Or(v.o.Policy.StandbyOf, "no cluster") + ": this cluster follows " + v.rec.StandbyOf
+	case src.Address == "" || src.SeenAt == 0:
+		return "the primary of " + v.rec.StandbyOf + ": " + cmp.Or(src.Problem, "it has not answered yet")
+	case v.sourceForeign():
+		return "a cluster with the same data: " + v.rec.StandbyOf + " at " + src.Address + " has the system identifier " + src.SystemID + ", and this one " + own
+	case src.Problem != "" && !v.sourceServes():
+		return "the primary of " + v.rec.StandbyOf + " at " + src.Address + ": " + src.Problem
+	}
+	return ""
+}
+
+// sourceForeign reports whether what answers at the other site has other data than this
+// cluster.
+func (v *view) sourceForeign() bool {
+	own, src := cmp.Or(v.rec.SystemID, v.o.Server.SystemID), &v.o.Source
+	return own != "" && src.SeenAt != 0 && src.SystemID != own
+}
+
+// sourceHas reports whether the other site is heard to have the log up to the position:
+// who lacks it fetches it there.
+func (v *view) sourceHas(p Position) bool {
+	src := &v.o.Source
+	if !v.follower() || v.sourceProblem() != "" || !v.sourceServes() {
+		return false
+	}
+	return src.Position.Contains(p) || src.Position.TLI == p.TLI
+}
+
+// followsSource reports whether the server is told to stream from where the other site's
+// primary is.
+func (v *view) followsSource() bool {
+	sv := &v.o.Server
+	return sv.Upstream == v.rec.StandbyOf && !sv.Fenced && sv.UpstreamAt == v.o.Source.Address
+}
+
+// leftSource reports whether a server that follows the source, and receives nothing from
+// it, has what that one has not.
+func (v *view) leftSource() bool {
+	src, own := &v.o.Source.Position, &v.o.Server.Position
+	return v.o.Server.Receiving == No && v.askedSince() && src.Known() && own.Known() && !src.Contains(v.o.Server.whole()) && src.TLI != own.TLI
+}
+
+// askedSince reports whether the other site was asked since this server stands where it is.
+func (v *view) askedSince() bool { return v.o.Source.SeenAt > v.s.StoodAt }
+
+// leadStandby records that this candidate leads a standby cluster's term.
+func (t *turn) leadStandby() {
+	r := t.rec
+	r.Phase, r.Final, r.Origin, r.Claims, r.Diverged = PhaseLeading, nil, Origin{}, nil, nil
+	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
+	r.Timeline, r.Lease = max(r.Timeline, t.newestTimeline()), t.o.Policy.Lease
+	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "it leads a standby cluster, which promotes nobody")
+}
+
+// promoteSite begins the term in which this site takes writes: an election of the members
+// that are heard, with nobody's acknowledged commits among them. Its timeline is beyond
+// those that the other site may come to while it has not heard of this.
+func (t *turn) promoteSite() {
+	r := t.next(t.o.Self, "this site takes writes in the place of "+t.rec.StandbyOf)
+	r.StandbyOf, r.Released = "", nil
+	r.Origin, r.Fenced, r.Final, r.Claims = Origin{}, true, nil, nil
+	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
+	r.Timeline = max(r.Timeline, t.newestTimeline(), t.o.Source.Position.TLI) + siteTimelines
+	r.Epoch = max(r.Epoch+1, uint64(r.Timeline)/siteTimelines) // which both sites count alike
+	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
+}
+
+// siteTimelines is how many timelines a site goes beyond those of the other when it takes
+// the writes: of two sites the one on the later timeline took them later, however often
+// the other has failed over meanwhile.
+const siteTimelines = 1024
+
+// promotionRefused says why this site may not take the writes although a person asks for
+// it; empty: it may.
+func (v *view) promotionRefused() string {
+	switch {
+	case v.o.Intent.SiteFinal != nil:
+		return ""
+	case v.o.Source.SeenAt == 0 && !v.after(v.s.BegunAt, siteSilence): // unknown is not gone
+		return "it is not known yet whether " + v.rec.StandbyOf + " takes writes; try again in a few seconds"
+	case !v.sourceServes():
+		return ""
+	}
+	return v.rec.StandbyOf + " takes writes, at " + v.o.Source.Address + "; for a planned change of sites type pgsidecar site switch"
+}
+
+// hasSiteFinal reports whether this member has all that the other site had.
+func (v *view) hasSiteFinal() bool {
+	f := v.o.Intent.SiteFinal
+	return f == nil || v.o.Server.Position.Contains(*f)
+}
+
+// sourceServes reports whether a primary at the other site was heard just now.
+func (v *view) sourceServes() bool {
+	src := &v.o.Source
+	return src.SeenAt != 0 && !v.after(src.SeenAt, max(v.o.Policy.FailureTimeout, siteSilence))
+}
+
+// siteSilence is how long a primary at another site, which is asked once a second, may take
+// to answer before it is not heard any more.
+const siteSilence = 3 * time.Second
+
+// releaseSite gives up the writes, with the final position of the primary that has
+// stopped: the cluster follows the other site from then on.
+func (t *turn) releaseSite() {
+	r := t.next(t.o.Self, "the writes go to "+t.o.Policy.StandbyOf+", as asked")
+	r.StandbyOf, r.Final, r.Fenced = t.o.Policy.StandbyOf, t.final(), true
+	r.Released = &r.Final.Position
+	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
+}
+
+// supersededRules end the reign of a site in whose place the other takes writes: it
+// follows that one, and what it has beyond is kept aside by the rewind.
+var supersededRules = [...]rule{
+	{"superseded-stop", func(v *view) bool { return v.running() && !v.standby() }, func(t *turn) {
+		t.do(Action{Kind: Stop, Immediate: true, Why: t.o.Policy.StandbyOf + " takes writes in the place of this site"})
+	}, ends},
+	{"superseded-follow", func(v *view) bool { return v.lockMine() }, func(t *turn) {
+		r := t.next(t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
+		r.StandbyOf, r.Released, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, true
+		t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
+	}, ends},
+}
+
+// superseded reports whether the other site has a primary that took the writes after this
+// one did: its timeline is beyond all that this site has come to.
+func (v *view) superseded() bool {
+	src := &v.o.Source
+	return v.o.Policy.StandbyOf != "" && !v.follower() && v.rec.Phase != PhaseBootstrap && v.sourceServes() &&
+		src.SystemID == v.rec.SystemID && src.Position.TLI > max(v.rec.Timeline, v.newestTimeline())
+}
+
+// unsureOfSite reports whether the other site may take writes in the place of this one,
+// as far as this member knows: it has not heard it since it started.
+func (v *view) unsureOfSite() bool {
+	if v.o.Policy.StandbyOf == "" || v.follower() || v.forced() || v.o.Source.HeardAt != 0 {
+		return false
+	}
+	return v.o.Policy.ClosedAlone || !v.after(v.s.BegunAt, v.o.Policy.FailureTimeout)
+}
+
+func (v *view) siteBlock() Block {
+	return Block{What: "this site takes no writes", Missing: "an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
+}
+
+// siteToFollow is what a cluster that is founded, or founded anew, follows: the other
+// site, unless this member knows that this one took the writes, or its data say so.
+func (v *view) siteToFollow() string {
+	if v.o.Server.Epoch > 0 || v.present() && !v.standbyData() {
+		return ""
+	}
+	return v.o.Policy.StandbyOf
+}
+
+// cloneSource asks for a copy of the other site's primary.
+func cloneSource(why string) func(*turn) {
+	return func(t *turn) {
+		if problem := t.sourceProblem(); problem != "" {
+			t.block(Block{What: "the data directory is not cloned", Missing: problem})
+			return
+		}
+		if t.rested(Clone) {
+			t.do(Action{Kind: Clone, From: t.rec.StandbyOf, Address: t.o.Source.Address, Term: t.rec.Term, Why: why})
+		}
+	}
+}

@@ -1,0 +1,3 @@
+// Package install has what an operator installs beside the program: the systemd unit,
+// a Dockerfile, the least ACL policy for Consul.
+package install

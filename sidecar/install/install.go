@@ -1,0 +1,16 @@
+package install
+
+import (
+	_ "embed"
+
+	"github.com/pgsidecar/pgsidecar/sessions"
+)
+
+//go:embed files/pgsidecar.service
+var SystemdUnit string
+
+//go:embed files/Dockerfile
+var Dockerfile string
+
+// Policy is the least ACL policy that a member needs of Consul.
+func Policy(prefix, cluster, service string) string { return sessions.Policy(prefix, cluster, service) }

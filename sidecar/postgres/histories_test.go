@@ -1,0 +1,63 @@
+package postgres
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// TestFillHistories: a member that was away across promotions follows a primary that has
+// the log for it, and not the history files: a clone has only its own timeline's.
+func TestFillHistories(t *testing.T) {
+	a := newPrimary(t, "n1")
+	b, c, away := a.newStandby("n2"), a.newStandby("n3"), a.newStandby("n4")
+	for _, m := range []*member{b, c, away} {
+		m.caughtUp(a)
+	}
+	must(t, away.Stop(soon(t), false))
+	next := func(from, to *member, own, tli ha.TLI) {
+		at := to.fenced(own)
+		from.guard.crash()
+		must(t, to.ReserveTimeline(at, tli))
+		if got := to.promote(); got != tli {
+			t.Fatalf("promoted to timeline %d", got)
+		}
+		to.sql("insert into t values (1)")
+	}
+	next(a, b, 1, 2)
+	c.follow(b)
+	c.caughtUp(b)
+	next(b, c, 2, 4) // nobody has used 3
+	for _, tli := range []ha.TLI{2, 3} {
+		must(t, os.Remove(c.data("pg_wal", historyName(tli))))
+	}
+	must(t, c.FillHistories(4))
+	history, err := c.History(2)
+	must(t, err)
+	if len(history) != 1 || history[0].TLI != 1 {
+		t.Errorf("timeline 2 began as %v", history)
+	}
+	if kind, err := c.historyOf(3); err != nil || kind != historyHeld {
+		t.Errorf("timeline 3, which nobody has used: %v, %v", kind, err)
+	}
+	must(t, away.Start(soon(t), StartOptions{}))
+	away.up()
+	away.follow(c)
+	away.caughtUp(c)
+}
+
+// TestAncestry: an ancestor's history is what was before it.
+func TestAncestry(t *testing.T) {
+	forks := []ha.Fork{{TLI: 1, End: 0x10}, {TLI: 3, End: 0x20}, {TLI: 4, End: 0x30}}
+	for tli, want := range map[ha.TLI]int{3: 1, 4: 2} {
+		read, err := parseHistory(ancestry(forks, tli))
+		if err != nil || len(read) != want || read[want-1] != forks[want-1] {
+			t.Errorf("timeline %d: %v, %v", tli, read, err)
+		}
+	}
+	if got := string(ancestry(forks, 2)); !strings.HasPrefix(got, placeholder) {
+		t.Errorf("timeline 2: %q", got)
+	}
+}

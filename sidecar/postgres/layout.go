@@ -1,0 +1,231 @@
+package postgres
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// layout is how a data directory is spread over disks, where that is an operator's doing:
+// pg_basebackup and pg_rewind know nothing of it. It is kept beside the data, which a copy
+// replaces, so that each copy has the same.
+type layout struct {
+	// WAL is where pg_wal is, if it is a link.
+	WAL string `json:"wal,omitempty"`
+	// Links are the other links in the data directory, such as log, and where they lead.
+	Links map[string]string `json:"links,omitempty"`
+}
+
+// layoutFile has the layout of the data as it last was whole.
+const layoutFile = "layout"
+
+// lookLayout reads the layout off the data directory.
+func (s *Server) lookLayout() (layout, error) {
+	var l layout
+	entries, err := os.ReadDir(s.o.DataDir)
+	if err != nil {
+		return l, fmt.Errorf("look at the data directory's links: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		to, err := os.Readlink(s.data(e.Name()))
+		if err != nil {
+			return l, fmt.Errorf("look at the data directory's links: %w", err)
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(s.o.DataDir, to)
+		}
+		switch {
+		case e.Name() == "pg_wal":
+			l.WAL = to
+		case !vital(e.Name()):
+			if l.Links == nil {
+				l.Links = map[string]string{}
+			}
+			l.Links[e.Name()] = to
+		}
+	}
+	return l, nil
+}
+
+// vital reports whether a name in the data directory is PostgreSQL's own data: what a copy
+// has of it is never replaced by a link.
+func vital(name string) bool {
+	switch name {
+	case "pg_log", "pg_hba.conf", "pg_ident.conf":
+		return false
+	case "base", "global", "PG_VERSION", "backup_label", "postmaster.pid", "standby.signal", "recovery.signal", "postgresql.auto.conf":
+		return true
+	}
+	return strings.HasPrefix(name, "pg_")
+}
+
+// noteLayout keeps the layout of data that is whole.
+func (s *Server) noteLayout() error {
+	l, err := s.lookLayout()
+	if err != nil {
+		return err
+	}
+	content, err := json.Marshal(l)
+	if err != nil {
+		return fmt.Errorf("keep the data directory's layout: %w", err)
+	}
+	if was, err := os.ReadFile(s.state(layoutFile)); err == nil && string(was) == string(content) {
+		return nil
+	}
+	return s.write(s.state(layoutFile), content)
+}
+
+// keptLayout is the layout as it was last noted.
+func (s *Server) keptLayout() (layout, error) {
+	var l layout
+	err := readJSON(s.state(layoutFile), &l)
+	return l, err
+}
+
+// layLinks puts the links back into data that was copied into dir: what the copy has in
+// their places is the source's.
+func (s *Server) layLinks(dir string) error {
+	l, err := s.keptLayout()
+	if err != nil {
+		return err
+	}
+	for name, to := range l.Links {
+		path := filepath.Join(dir, name)
+		if now, err := os.Readlink(path); err == nil && now == to {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("put the link %s back: %w", name, err)
+		}
+		if err := errors.Join(os.Symlink(to, path), s.own(path)); err != nil {
+			return fmt.Errorf("put the link %s back: %w", name, err)
+		}
+	}
+	if len(l.Links) == 0 {
+		return nil
+	}
+	return syncDir(dir)
+}
+
+// matchMode gives a copy's directory the mode of those in it: a source whose group may
+// read its data has a copy that the same group may read.
+func matchMode(dir string) error {
+	info, err := os.Stat(filepath.Join(dir, "base"))
+	if err != nil {
+		return fmt.Errorf("set the mode of the copy: %w", err)
+	}
+	if err := os.Chmod(dir, info.Mode().Perm()); err != nil {
+		return fmt.Errorf("set the mode of the copy: %w", err)
+	}
+	return nil
+}
+
+// lostFound says why a directory that is the top of a file system can hold no new copy:
+// initdb and pg_basebackup want an empty one. Empty: it is not.
+func lostFound(dir string) string {
+	if _, err := os.Stat(filepath.Join(dir, "lost+found")); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%[1]s is the top of a file system and has lost+found, and PostgreSQL makes a server in an empty directory only; use one below it, such as %[1]s/data", dir)
+}
+
+// claimSpaces returns which of the source's tablespaces the copy is to write, and may
+// empty if it ends half-way: all, and each is empty before. pg_basebackup writes pg_tblspc,
+// which names them, last.
+func (s *Server) claimSpaces(spaces []string) error {
+	for _, dir := range spaces {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look at the tablespace's directory: %w", err)
+		}
+		if len(entries) == 0 {
+			continue
+		}
+		if why := lostFound(dir); why != "" && len(entries) == 1 {
+			return fmt.Errorf("tablespace: %s", why)
+		}
+		return fmt.Errorf("the tablespace's directory %s is not empty: it has %s, which this member did not make; move it away, or mount this member's own disk there", dir, entries[0].Name())
+	}
+	return nil
+}
+
+// wipeSpaces empties the tablespaces that a marker names of what this version made.
+func (s *Server) wipeSpaces(spaces []string) error {
+	for _, dir := range spaces {
+		found, err := filepath.Glob(filepath.Join(dir, fmt.Sprintf("PG_%d_*", s.version)))
+		if err != nil {
+			return fmt.Errorf("empty tablespaces: %w", err)
+		}
+		for _, d := range found {
+			if err := os.RemoveAll(d); err != nil {
+				return fmt.Errorf("empty tablespaces: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// wipeWAL empties the directory of the log that is outside of the data directory.
+func (s *Server) wipeWAL(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if why := lostFound(dir); why != "" {
+		return fmt.Errorf("pg_wal: %s", why)
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("empty %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("empty %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// Files that lines of pg_hba.conf and pg_ident.conf name: in a list of databases or users
+// by an @, and from PostgreSQL 16 on by include directives. They are relative to the file
+// that names them, which ours is a copy of.
+var (
+	atFile      = regexp.MustCompile(`(^|[\s,])@("[^"]+"|[^\s,"]+)`)
+	includeRule = regexp.MustCompile(`^(\s*include(?:_if_exists|_dir)?\s+)("[^"]+"|\S+)`)
+)
+
+// anchored makes such names of a file in dir absolute.
+func anchored(dir, content string) string {
+	abs := func(name string) string {
+		name = strings.Trim(name, `"`)
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		return `"` + name + `"`
+	}
+	var b strings.Builder
+	for line := range strings.Lines(content) {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			b.WriteString(line)
+			continue
+		}
+		if m := includeRule.FindStringSubmatch(line); m != nil {
+			line = m[1] + abs(m[2]) + line[len(m[0]):]
+		}
+		b.WriteString(atFile.ReplaceAllStringFunc(line, func(found string) string {
+			m := atFile.FindStringSubmatch(found)
+			return m[1] + "@" + abs(m[2])
+		}))
+	}
+	return b.String()
+}

@@ -1,0 +1,105 @@
+package postgres
+
+import (
+	"os"
+	"slices"
+	"strings"
+)
+
+// rules are the user's lines of pg_hba.conf that PostgreSQL does not take.
+type rules struct {
+	refused string // as they are; empty: none were refused
+	why     string // in PostgreSQL's words
+	ident   string // what it says of pg_ident.conf, whose bad lines it skips
+}
+
+// provenRules is the file of the user's lines that PostgreSQL last took. Nothing but a
+// running server can tell: it keeps what it had read before when it is to read lines
+// that it does not take, but a start with them fails.
+const provenRules = "pg_hba.proven"
+
+// readable returns the user's lines of pg_hba.conf, or those that PostgreSQL last took
+// in the place of the ones that it refused; none, if it never took any: a server that
+// only members reach can still vote and be looked at.
+func (s *Server) readable(lines string) string {
+	s.mu.Lock()
+	refused := s.rules.refused
+	if refused != "" && lines != refused { // somebody has changed them
+		s.rules.refused, s.rules.why = "", ""
+		refused = ""
+	}
+	s.mu.Unlock()
+	if refused == "" {
+		return lines
+	}
+	proven, err := os.ReadFile(s.state(provenRules))
+	if err != nil {
+		return "# PostgreSQL refuses the lines of " + s.data("pg_hba.conf") + ".\n"
+	}
+	return string(proven)
+}
+
+// JudgeRules takes over what the running server says of the lines of pg_hba.conf that
+// it was last given (package checks's WrongLines). Lines that it refuses are taken out
+// of the file that the next start reads.
+func (s *Server) JudgeRules(wrong []string) error {
+	set, ident := s.current(), []string{}
+	wrong = slices.Clone(wrong)
+	wrong = slices.DeleteFunc(wrong, func(w string) bool {
+		if strings.HasPrefix(w, "ident: ") {
+			ident = append(ident, w)
+		}
+		return !strings.HasPrefix(w, "hba: ")
+	})
+	s.mu.Lock()
+	s.rules.ident = strings.Join(ident, "; ")
+	s.mu.Unlock()
+	lines, err := s.usersLines("pg_hba.conf", set.HBA)
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(s.state("pg_hba.conf"))
+	if err != nil || !strings.HasSuffix(string(content), lines) || s.isHidden() {
+		return nil // other lines were given to it: these are not judged
+	}
+	if len(wrong) > 0 {
+		return s.refuse(lines, strings.Join(wrong, "; "))
+	}
+	if was, err := os.ReadFile(s.state(provenRules)); err == nil && string(was) == lines {
+		return nil
+	}
+	return s.write(s.state(provenRules), []byte(lines))
+}
+
+// refuse notes that PostgreSQL does not take the user's lines, and writes the file as
+// the next start is to read it.
+func (s *Server) refuse(lines, why string) error {
+	s.mu.Lock()
+	s.rules.refused, s.rules.why = lines, "pg_hba.conf: "+strings.TrimPrefix(why, "hba: ")
+	set, hidden := s.settings, s.hidden
+	s.mu.Unlock()
+	s.log.Error("PostgreSQL rejected the lines of pg_hba.conf and keeps the last ones that it accepted", "reason", why)
+	hba, err := s.renderHBA(set, hidden)
+	if err != nil {
+		return err
+	}
+	return s.write(s.state("pg_hba.conf"), []byte(hba))
+}
+
+// judgeByLog finds, before a start, that the last one failed by the same lines: a
+// server that was stopped when they were edited.
+func (s *Server) judgeByLog() error {
+	words := s.LastWords()
+	if !strings.Contains(words, "could not load") || !strings.Contains(words, "pg_hba.conf") {
+		return nil
+	}
+	lines, err := s.usersLines("pg_hba.conf", s.current().HBA)
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(s.state("pg_hba.conf"))
+	if err != nil || lines == "" || !strings.HasSuffix(string(content), lines) {
+		return nil
+	}
+	return s.refuse(lines, "the server did not start: "+words)
+}

@@ -1,0 +1,228 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// userConf is the data directory's postgresql.conf with all that it includes, as one
+// text, and where each of its lines came from.
+type userConf struct {
+	text   string
+	origin []origin // of line 1 and on
+}
+
+// origin is a line of one of the user's files.
+type origin struct {
+	file string
+	line int
+}
+
+// maxInclude is how deep files may include one another, as in PostgreSQL's
+// guc-file.l (CONF_FILE_MAX_DEPTH).
+const maxInclude = 10
+
+// includeLine matches PostgreSQL's include directives (guc-file.l): a name in any case,
+// an equals sign or none, and a value that is quoted or not.
+var includeLine = regexp.MustCompile(`(?i)^\s*(include|include_if_exists|include_dir)\b\s*=?\s*('(?:[^'\\]|''|\\.)*'|[^'#\s]+)\s*(?:#.*)?$`)
+
+// readUserConf reads the user's own file. One that is not there is empty.
+func (s *Server) readUserConf() (userConf, error) {
+	var c userConf
+	name := s.data("postgresql.conf")
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	err := c.add(name, 0)
+	return c, err
+}
+
+// add appends a file and, in their places, those that it includes.
+func (c *userConf) add(name string, depth int) error {
+	if depth > maxInclude {
+		return fmt.Errorf("%s: files include one another more than %d deep: %w", name, maxInclude, ErrSetting)
+	}
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSetting, err)
+	}
+	n := 0
+	for line := range strings.Lines(string(content)) {
+		n++
+		m := includeLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		if m == nil {
+			c.text += strings.TrimRight(line, "\r\n") + "\n"
+			c.origin = append(c.origin, origin{name, n})
+			continue
+		}
+		if err := c.include(strings.ToLower(m[1]), included(name, m[2]), depth); err != nil {
+			return fmt.Errorf("%s line %d: %w", name, n, err)
+		}
+	}
+	return nil
+}
+
+// included is the path that a directive names, relative to the file that has it.
+func included(in, value string) string {
+	value = settingValue(value)
+	if filepath.IsAbs(value) {
+		return value
+	}
+	return filepath.Join(filepath.Dir(in), value)
+}
+
+func (c *userConf) include(directive, path string, depth int) error {
+	switch directive {
+	case "include_if_exists":
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	case "include_dir":
+		entries, err := os.ReadDir(path) // sorted as PostgreSQL does, by bytes
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrSetting, err)
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), ".conf") {
+				continue
+			}
+			if info, err := os.Stat(filepath.Join(path, e.Name())); err != nil || info.IsDir() {
+				continue
+			}
+			if err := c.add(filepath.Join(path, e.Name()), depth+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return c.add(path, depth+1)
+}
+
+// saidOfCopy finds what PostgreSQL says of a line of our copy: in a syntax error, in a
+// value that it refuses, in a name that it does not know.
+var saidOfCopy = regexp.MustCompile(`((?:in|of configuration) file|configuration file) "[^"]*/user\.conf[^"]*" line (\d+)`)
+
+// translate puts the user's own file and line in the place of our copy's.
+func (c *userConf) translate(said string) string {
+	return saidOfCopy.ReplaceAllStringFunc(said, func(match string) string {
+		m := saidOfCopy.FindStringSubmatch(match)
+		n, err := strconv.Atoi(m[2])
+		if err != nil || n < 1 || n > len(c.origin) {
+			return match
+		}
+		return fmt.Sprintf("%s %q line %d", m[1], c.origin[n-1].file, c.origin[n-1].line)
+	})
+}
+
+// userFile is our copy of the user's own file, with all that it includes. The server
+// reads the copy: an edit that PostgreSQL does not take must not stop it from being
+// fenced, promoted or started, and is said instead (ConfigProblem).
+const userFile = "user.conf"
+
+// keptUserConf returns the copy that PostgreSQL last took.
+func (s *Server) keptUserConf() (string, bool) {
+	content, err := os.ReadFile(s.state(userFile))
+	return string(content), err == nil
+}
+
+// key tells one state of the user's files from another; err is what reading them gave.
+func (c *userConf) key(err error) string { return fmt.Sprintf("%v\n%s", err, c.text) }
+
+// chooseUserConf returns what the server is to read of the user's: what is there now
+// if PostgreSQL takes it together with the settings, else the last that it took; and
+// what synchronous_commit is then. The error is ErrSetting if it takes neither.
+func (s *Server) chooseUserConf(ctx context.Context, set Settings) (text, commit string, err error) {
+	if err := s.ensureControl(); err != nil {
+		return "", "", err
+	}
+	now, err := s.readUserConf()
+	key := now.key(err)
+	if err == nil {
+		if commit, err = s.tryConf(ctx, set, now.text); err == nil {
+			s.noteProblem("", key)
+			return now.text, commit, nil
+		}
+		err = errors.New(now.translate(err.Error()))
+	}
+	kept, found := s.keptUserConf()
+	if !found || ctx.Err() != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrSetting, err)
+	}
+	commit, refused := s.tryConf(ctx, set, kept)
+	if refused != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrSetting, err)
+	}
+	s.noteProblem(err.Error(), key)
+	return kept, commit, nil
+}
+
+// weakCommits are the values of synchronous_commit by which a commit is acknowledged
+// before a standby has flushed it.
+var weakCommits = []string{"off", "local", "remote_write"}
+
+// tryConf asks PostgreSQL whether it takes the settings with this text of the user's,
+// and returns what synchronous_commit is then.
+func (s *Server) tryConf(ctx context.Context, set Settings, user string) (commit string, err error) {
+	return s.askConf(ctx, set, user, "synchronous_commit")
+}
+
+// askConf asks PostgreSQL what a parameter would be with the settings and this text of
+// the user's.
+func (s *Server) askConf(ctx context.Context, set Settings, user, parameter string) (value string, err error) {
+	name := rand.Text()
+	draft, copied := s.state("postgresql.conf.try-"+name), s.state("user.conf.try-"+name)
+	defer os.Remove(draft) // only drafts
+	defer os.Remove(copied)
+	for path, text := range map[string]string{copied: user, draft: s.render(set, copied)} {
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), s.own(path)); err != nil {
+			return "", noSpace(err)
+		}
+	}
+	value, err = s.program(ctx, "postgres", []string{"-C", parameter, "-D", s.o.DataDir, "-c", "config_file=" + draft}, runOptions{})
+	return strings.TrimSpace(value), err
+}
+
+// noteProblem keeps what is wrong with the user's file as it is now; empty: nothing.
+func (s *Server) noteProblem(why, key string) {
+	s.mu.Lock()
+	was := s.problem
+	s.problem, s.tried = why, key
+	s.mu.Unlock()
+	switch {
+	case why != "" && why != was:
+		s.log.Error("PostgreSQL rejected the data directory's configuration and keeps the last one that it accepted", "reason", why)
+	case why == "" && was != "":
+		s.log.Info("PostgreSQL accepts the data directory's configuration again")
+	}
+}
+
+// ConfigProblem says, for people, what PostgreSQL does not take of the user's own
+// files and rules, as last tried; the last that it took hold. Empty: nothing.
+func (s *Server) ConfigProblem() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	said := slices.DeleteFunc([]string{s.problem, s.rules.why, s.rules.ident}, func(s string) bool { return s == "" })
+	return strings.Join(said, "; ")
+}
+
+// Refresh takes up the user's own file if it has changed since it was last tried. It
+// reloads a running server then.
+func (s *Server) Refresh(ctx context.Context) error {
+	now, err := s.readUserConf()
+	s.mu.Lock()
+	same, hidden, set := now.key(err) == s.tried, s.hidden, s.settings
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	return s.reload(ctx, set, hidden)
+}

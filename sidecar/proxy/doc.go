@@ -1,0 +1,18 @@
+// Package proxy follows a cluster for applications: it turns what Consul says into
+// topologies and hands each to the templates' agent, which writes files and switches
+// HAProxy and PgBouncer. Run is a whole process's; a member runs a Follower of its
+// own. It never takes part in elections.
+//
+//	proxy.go       Run
+//	follower.go    from Consul's view to topologies; what is not current is let go
+//	configure.go   the configuration's blocks as templates, HAProxy and PgBouncer
+//	cache.go       the last topology on disk, for a start without Consul
+//	replicalag.go  how far replicas are behind, for templates that ask
+//	catalog.go     what else templates read of Consul
+//	render.go      what would be written, shown and not written
+//	status.go      /status, /metrics, /readiness, /liveness
+//
+// Goroutines: Run starts Consul's watches and the status server; a Follower starts the
+// agent, the reader of the catalog and, if a template wants to know, the one that asks
+// for lag. Both wait for what they have started.
+package proxy
