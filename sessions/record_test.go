@@ -103,7 +103,7 @@ func TestBrokenRecord(t *testing.T) {
 	n1.session(t)
 	for name, value := range map[string]string{
 		"damaged": `{"version":1,`,
-		"newer":   `{"version":2,"term":"a string now"}`,
+		"newer":   fmt.Sprintf(`{"version":%d,"term":"a string now"}`, ha.RecordVersion+1),
 		"invalid": `{"version":1,"term":0}`,
 	} {
 		t.Run(name, func(t *testing.T) {
