@@ -17,25 +17,44 @@ const firstPort, lastPort = 15000, 21000
 // ErrNoPort is returned when no free port was found.
 var ErrNoPort = errors.New("no free port on 127.0.0.1")
 
-// given are the ports this process was given: none is given twice.
+// given are the ports that this process was given, with what tells other processes
+// so: none is given twice.
 var given = struct {
 	sync.Mutex
-	ports map[int]bool
-}{ports: map[int]bool{}}
+	ports map[int]net.Listener
+}{ports: map[int]net.Listener{}}
 
-// FreePort returns a port that nobody uses on 127.0.0.1, by TCP nor by UDP. It
-// fails with ErrNoPort.
+// FreePort returns a port that nobody uses on 127.0.0.1, by TCP nor by UDP, and that
+// no other process which asked FreePort was given and may yet use. It fails with
+// ErrNoPort.
 func FreePort() (int, error) {
 	given.Lock()
 	defer given.Unlock()
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
-		if !given.ports[port] && unused(port) {
-			given.ports[port] = true
+		claim := claimed(port)
+		if claim == nil {
+			continue
+		}
+		if unused(port) {
+			given.ports[port] = claim
 			return port, nil
 		}
+		claim.Close()
 	}
 	return 0, fmt.Errorf("%w from %d to %d", ErrNoPort, firstPort, lastPort)
+}
+
+// claimed reserves a port for this process, and returns nil if it is reserved. The
+// reservation is an abstract Unix socket of the port's name: like the port it is of one
+// network namespace, it needs no file, and the kernel drops it when the process ends
+// (unix(7)).
+func claimed(port int) net.Listener {
+	l, err := net.Listen("unix", "@pgsidecar-port-"+strconv.Itoa(port))
+	if err != nil {
+		return nil
+	}
+	return l
 }
 
 func unused(port int) bool {
