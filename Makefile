@@ -129,7 +129,7 @@ drills: programs build ## play every scenario, one after the other, and write DR
 .PHONY: chaos
 chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows; as root, isolated
 	@mkdir -p $(CHAOSDIR)
-	CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) go test -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
+	CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) $(GOTEST) -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
 
 .PHONY: matrix
 matrix: programs build ## run what meets other programs, and ten drills, on Debian 13 and unstable (MATRIX="sid:drills trixie:checks": a part); as root
