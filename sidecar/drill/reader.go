@@ -70,15 +70,16 @@ func (r *Reader) Start() {
 	r.pauses.start(time.Now())
 	go func() {
 		defer close(r.done)
+		p := pace{answered: time.Now()}
 		for ctx.Err() == nil {
-			err := r.connected(ctx)
+			err := r.connected(ctx, &p)
 			if ctx.Err() != nil {
 				return
 			}
 			r.mu.Lock()
 			r.errors[kind(err)]++
 			r.mu.Unlock()
-			sleep(ctx, cmp.Or(r.Interval, readInterval))
+			sleep(ctx, max(p.before(), cmp.Or(r.Interval, readInterval)))
 		}
 	}()
 }
@@ -96,8 +97,8 @@ func (r *Reader) Stop() {
 
 // connected is the life of one connection, which is kept as a pool keeps it. It
 // returns the error that ended it.
-func (r *Reader) connected(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, cmp.Or(r.Route.Patience, connectTimeout))
+func (r *Reader) connected(ctx context.Context, p *pace) error {
+	connecting, cancel := context.WithTimeout(ctx, p.patience(cmp.Or(r.Route.Patience, connectTimeout)))
 	defer cancel()
 	conn, err := r.Route.Connect(connecting)
 	if err != nil {
@@ -110,10 +111,13 @@ func (r *Reader) connected(ctx context.Context) error {
 		if row.acked.IsZero() || time.Since(row.acked) > missedFor {
 			row = r.Frontier.row()
 		}
-		found, err := r.read(ctx, conn, row)
+		reading, cancel := context.WithTimeout(ctx, p.patience(cmp.Or(r.Route.Patience, statementTimeout)))
+		found, err := r.read(reading, conn, row)
+		cancel()
 		if err != nil {
 			return err
 		}
+		p.answer()
 		missed = frontierRow{}
 		if !found {
 			missed = row
@@ -125,8 +129,6 @@ func (r *Reader) connected(ctx context.Context) error {
 // read asks for a row, and counts the answer. Without a row yet, it asks for one
 // that cannot be, and finds it.
 func (r *Reader) read(ctx context.Context, conn *pgx.Conn, row frontierRow) (found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.Route.Patience, statementTimeout))
-	defer cancel()
 	sent := time.Now()
 	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM drill.writes WHERE run = $1 AND worker = $2 AND seq = $3)",
 		r.Run, row.worker, row.seq).Scan(&found)

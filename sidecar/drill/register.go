@@ -71,9 +71,10 @@ func (r *Registers) Start() {
 	r.cancel, r.begun = cancel, time.Now()
 	for client := range cmp.Or(r.Clients, 3) {
 		r.wait.Go(func() {
+			p := pace{answered: time.Now()}
 			for ctx.Err() == nil {
-				r.connected(ctx, client)
-				sleep(ctx, time.Millisecond+rand.N(20*time.Millisecond))
+				r.connected(ctx, client, &p)
+				sleep(ctx, p.before()+rand.N(20*time.Millisecond))
 			}
 		})
 	}
@@ -93,8 +94,8 @@ func (r *Registers) Operations() []Operation {
 }
 
 // connected is the life of one connection, until something fails.
-func (r *Registers) connected(ctx context.Context, client int) {
-	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+func (r *Registers) connected(ctx context.Context, client int, p *pace) {
+	connecting, cancel := context.WithTimeout(ctx, p.patience(connectTimeout))
 	defer cancel()
 	conn, err := r.Route.Connect(connecting)
 	if err != nil {
@@ -102,9 +103,13 @@ func (r *Registers) connected(ctx context.Context, client int) {
 	}
 	defer closeNow(conn)
 	for ctx.Err() == nil {
-		if err := r.operate(ctx, conn, r.next(client)); err != nil {
+		operating, cancel := context.WithTimeout(ctx, p.patience(statementTimeout))
+		err := r.operate(operating, conn, r.next(client))
+		cancel()
+		if err != nil {
 			return
 		}
+		p.answer()
 		sleep(ctx, r.Interval)
 	}
 }
@@ -126,8 +131,6 @@ func (r *Registers) next(client int) Operation {
 
 // operate does one operation, and keeps what came of it.
 func (r *Registers) operate(ctx context.Context, conn *pgx.Conn, o Operation) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
 	statement := readRegister
 	if o.Write {
 		statement = writeRegister

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -93,20 +92,28 @@ func (w *Writer) Stop() {
 
 // work is one connection: it writes until something fails, and connects again.
 func (w *Writer) work(ctx context.Context, worker int, patience time.Duration) {
-	var seq int64
+	h := hand{number: worker, least: patience, pace: pace{answered: time.Now()}}
 	for ctx.Err() == nil {
-		err := w.connected(ctx, worker, patience, &seq)
+		err := w.connected(ctx, &h)
 		if ctx.Err() != nil {
 			return
 		}
 		w.failed(err)
-		sleep(ctx, time.Millisecond+rand.N(2*time.Millisecond))
+		sleep(ctx, h.before())
 	}
 }
 
+// hand is one worker: its number, what it gives a write at least, the last row that it sent.
+type hand struct {
+	pace
+	number int
+	least  time.Duration
+	seq    int64
+}
+
 // connected is the life of one connection. It returns the error that ended it.
-func (w *Writer) connected(ctx context.Context, worker int, patience time.Duration, seq *int64) error {
-	connecting, cancel := context.WithTimeout(ctx, cmp.Or(w.Route.Patience, connectTimeout))
+func (w *Writer) connected(ctx context.Context, h *hand) error {
+	connecting, cancel := context.WithTimeout(ctx, h.patience(cmp.Or(w.Route.Patience, connectTimeout)))
 	defer cancel()
 	conn, err := w.Route.Connect(connecting)
 	if err != nil {
@@ -114,15 +121,17 @@ func (w *Writer) connected(ctx context.Context, worker int, patience time.Durati
 	}
 	defer closeNow(conn)
 	for {
-		*seq++
+		h.seq++
 		w.mu.Lock()
-		w.sent[worker] = *seq
+		w.sent[h.number] = h.seq
 		w.mu.Unlock()
-		ack, err := write(ctx, conn, patience, w.Run, worker, *seq)
+		ack, err := write(ctx, conn, h.patience(h.least), w.Run, h.number, h.seq)
 		switch {
 		case err == nil:
-			w.note(worker, *seq, ack)
+			h.answer()
+			w.note(h.number, h.seq, ack)
 		case w.Direct && !conn.IsClosed() && ctx.Err() == nil:
+			h.answer() // a refusal is one
 			w.failed(err)
 		default:
 			return err

@@ -104,7 +104,7 @@ func (s *Server) conninfo(from Source, database string) string {
 	var b strings.Builder
 	options := [][2]string{{"host", from.Host}, {"port", strconv.Itoa(from.Port)},
 		{"user", s.o.ReplicationName}, {"dbname", database}, {"passfile", s.Passfile()},
-		{"application_name", "pgsidecar:" + s.o.Member}, {"connect_timeout", "5"},
+		{"application_name", "pgsidecar:" + s.o.Member}, {"connect_timeout", strconv.Itoa(s.reach.seconds())},
 		{"keepalives_idle", "5"}, {"keepalives_interval", "2"}, {"keepalives_count", "3"}, {"tcp_user_timeout", "15000"}}
 	for _, kv := range append(options, s.o.TLS.Conninfo()...) {
 		if kv[1] != "" {
@@ -218,7 +218,8 @@ func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target str
 	if m.WAL != "" {
 		args = append(args, "--waldir="+m.WAL)
 	}
-	if _, err := s.program(ctx, "pg_basebackup", args, runOptions{changes: true, patience: cmp.Or(s.patience, copyPatience), line: progressOf(progress)}); err != nil {
+	_, err := s.program(ctx, "pg_basebackup", args, runOptions{changes: true, patience: cmp.Or(s.patience, copyPatience), line: progressOf(progress)})
+	if s.reach.learn(err); err != nil {
 		return err
 	}
 	return errors.Join(matchMode(target), s.layLinks(target))

@@ -194,6 +194,7 @@ func (s *Server) pgRewind(ctx context.Context, from Source, more ...string) (str
 	_, err := s.program(ctx, "pg_rewind", args, runOptions{changes: true, patience: cmp.Or(s.patience, rewindPatience), line: func(l string) {
 		said.WriteString(l + "\n")
 	}})
+	s.reach.learn(err)
 	return said.String(), err
 }
 

@@ -153,6 +153,7 @@ type Server struct {
 	waits    waits             // CancelledWaits'
 	raised   map[string]string // what a standby has more of than the settings say; guarded by mu
 	trial    sync.Mutex        // held while tryStart has its folder
+	reach    reach             // of the source of a copy or rewind
 	onlyTests
 }
 
