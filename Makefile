@@ -105,7 +105,7 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 test: programs build format vet ## run every test, on real programs where it matters (18 minutes)
 	@failed=0; set -x; \
 	$(GOTEST) -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
-	$(GOTEST) -p 1 $(TESTFLAGS) $(filter $(CLUSTERS),$(shell go list ./...)) || failed=1; \
+	for package in $(filter $(CLUSTERS),$(shell go list ./...)); do $(GOTEST) $(TESTFLAGS) $$package || failed=1; done; \
 	{ set +x; } 2>/dev/null; exit $$failed
 
 .PHONY: test-nomad
