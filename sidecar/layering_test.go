@@ -72,12 +72,13 @@ var graph = map[string]arrows{
 	"sidecar/availability": {},
 	"sidecar/failover":     {ours: []string{"sidecar/ha"}},
 	"sidecar/ha":           {tests: []string{rapid, datadriven, "sidecar/ha/sim"}},
-	"sidecar/settings":     {ours: []string{"sidecar/ha", "sidecar/availability", "sidecar/parameters"}, vendors: []string{jsonpatch, godiff}},
+	"sidecar/settings":     {ours: []string{"sidecar/ha", "sidecar/availability", "sidecar/parameters", "sidecar/rights"}, vendors: []string{jsonpatch, godiff}},
 	"sidecar/ha/sim":       {ours: []string{"sidecar/ha"}, tests: []string{rapid, datadriven}},
 	"sidecar/parameters":   {tests: []string{"sidecar/lab/labtest", "sidecar/lab/programs"}},
-	"sidecar/postgres":     {ours: []string{"sidecar/ha", "sidecar/parameters", "sidecar/postmaster"}},
-	"sidecar/guard":        {ours: []string{"sidecar/ha", "sidecar/postmaster"}},
-	"sidecar/postmaster":   {},
+	"sidecar/postgres":     {ours: []string{"sidecar/ha", "sidecar/parameters", "sidecar/postmaster", "sidecar/rights"}},
+	"sidecar/guard":        {ours: []string{"sidecar/ha", "sidecar/postmaster", "sidecar/rights"}},
+	"sidecar/postmaster":   {ours: []string{"sidecar/rights"}},
+	"sidecar/rights":       {},
 	"sidecar/peers":        {ours: []string{"sidecar/ha"}},
 	"sidecar/api":          {ours: []string{"sidecar/availability", "sidecar/ha", "sidecar/failover", "sidecar/backup", "sidecar/page"}, vendors: []string{prometheus}},
 	"sidecar/page":         {tests: []string{"sidecar/api", "sidecar/availability", "sidecar/failover", "sidecar/ha"}},
@@ -96,11 +97,11 @@ var graph = map[string]arrows{
 
 	// The engines of backups know its types, and run their programs by program.
 	"sidecar/backup":            {ours: []string{"sidecar/ha"}, vendors: []string{cron}},
-	"sidecar/backup/program":    {},
+	"sidecar/backup/program":    {ours: []string{"sidecar/rights"}},
 	"sidecar/backup/backuptest": {ours: []string{"sidecar/backup/program", "sidecar/lab/labtest", "sidecar/lab/programs"}},
 	"sidecar/backup/pgbackrest": {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, tests: []string{"sidecar/backup/backuptest"}},
 	"sidecar/backup/command":    {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, tests: []string{"sidecar/backup/backuptest"}},
-	"sidecar/backup/logical":    {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, vendors: []string{pgx}, tests: []string{"sidecar/backup/backuptest"}},
+	"sidecar/backup/logical":    {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program", "sidecar/rights"}, vendors: []string{pgx}, tests: []string{"sidecar/backup/backuptest"}},
 	"sidecar/backup/proof":      {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, vendors: []string{pgx}, tests: []string{"sidecar/backup/backuptest"}},
 }
 

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // maxGuardLog bounds the guard's own log, of which one older file is kept. It
@@ -25,12 +27,7 @@ func launch(ctx context.Context, options ClientOptions) error {
 		return fmt.Errorf("make state directory: %w", err)
 	}
 	name := filepath.Join(options.StateDir, "guard.log")
-	if info, err := os.Stat(name); err == nil && info.Size() > maxGuardLog {
-		if err := os.Rename(name, name+".1"); err != nil {
-			return fmt.Errorf("keep the old log: %w", err)
-		}
-	}
-	log, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := rights.OwnerOf(options.StateDir).Append(name, maxGuardLog)
 	if err != nil {
 		return fmt.Errorf("open the guard's log: %w", err)
 	}

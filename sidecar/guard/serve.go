@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // sweepTimeout bounds how long a new guard waits for the last one's server.
@@ -114,7 +116,7 @@ func serve(ctx context.Context, options ServeOptions, ready *os.File) error {
 
 // lockStateDir returns the lock as a file that holds it while it is open.
 func lockStateDir(stateDir string) (*os.File, error) {
-	lock, err := os.OpenFile(filepath.Join(stateDir, "guard.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := rights.OpenLock(filepath.Join(stateDir, "guard.lock"))
 	if err != nil {
 		return nil, fmt.Errorf("open guard's lock: %w", err)
 	}

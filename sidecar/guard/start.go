@@ -1,18 +1,16 @@
 package guard
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 const (
@@ -103,20 +101,11 @@ type serverLog struct {
 // openServerLog opens the log as the server's user, so that a symbolic link in
 // a directory of that user gives it nothing it could not write itself.
 func openServerLog(c Command) (*serverLog, error) {
-	l := &serverLog{command: c, closed: make(chan struct{})}
-	err := asUser(c, func() (err error) {
-		if info, err := os.Stat(c.LogFile); err == nil && info.Size() > maxServerLog {
-			if err := os.Rename(c.LogFile, c.LogFile+".1"); err != nil {
-				return err
-			}
-		}
-		l.file, err = os.OpenFile(c.LogFile, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
-		return err
-	})
+	file, err := rights.Of(c.UID, c.GID).Append(c.LogFile, maxServerLog)
 	if err != nil {
 		return nil, fmt.Errorf("open log file as user %d: %w", c.UID, err)
 	}
-	return l, nil
+	return &serverLog{command: c, file: file, closed: make(chan struct{})}, nil
 }
 
 // close does not wait for the disk; trim closes the file.
@@ -142,32 +131,14 @@ func (l *serverLog) trim() {
 }
 
 func (l *serverLog) moveContent() error {
-	return asUser(l.command, func() error {
-		older, err := os.OpenFile(l.command.LogFile+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		defer older.Close()
-		if _, err := io.Copy(older, io.NewSectionReader(l.file, 0, maxServerLog*2)); err != nil {
-			return err
-		}
-		return l.file.Truncate(0) // the server appends, so it goes on at the new end
-	})
-}
-
-// asUser calls f with the file system rights of the server's user.
-func asUser(c Command, f func() error) error {
-	if os.Geteuid() != 0 {
-		return f()
-	}
-	runtime.LockOSThread() // the rights are the thread's
-	defer runtime.UnlockOSThread()
-	if err := errors.Join(unix.Setfsgid(int(c.GID)), unix.Setfsuid(int(c.UID))); err != nil {
+	user := rights.Of(l.command.UID, l.command.GID)
+	older, err := user.OpenFile(l.command.LogFile+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
 		return err
 	}
-	err := f()
-	if back := errors.Join(unix.Setfsuid(0), unix.Setfsgid(os.Getegid())); back != nil {
-		panic(fmt.Sprintf("take back the guard's own rights: %v", back)) // cannot be refused
+	defer older.Close()
+	if _, err := io.Copy(older, io.NewSectionReader(l.file, 0, maxServerLog*2)); err != nil {
+		return err
 	}
-	return err
+	return l.file.Truncate(0) // the server appends, so it goes on at the new end
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // Sweep kills (SIGKILL) the server processes of a data directory, until none is
@@ -89,7 +90,7 @@ func started(pid int, stateDir string) bool {
 // A dead pid is left to PostgreSQL, which also looks at the shared memory.
 func removeStalePID(dataDir string) error {
 	name := filepath.Join(dataDir, "postmaster.pid")
-	b, err := os.ReadFile(name)
+	b, err := rights.OwnerOf(dataDir).ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -104,7 +105,7 @@ func removeStalePID(dataDir string) error {
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
 		return nil
 	}
-	if err := os.Remove(name); err != nil {
+	if err := rights.OwnerOf(dataDir).Remove(name); err != nil {
 		return fmt.Errorf("remove stale postmaster.pid: %w", err)
 	}
 	return nil
@@ -119,10 +120,7 @@ func writeServerFile(stateDir, dataDir string) error {
 		return fmt.Errorf("data directory %q: the path must be absolute", dataDir)
 	}
 	name := filepath.Join(stateDir, serverFile)
-	if err := os.WriteFile(name+".new", []byte(dataDir), 0o600); err != nil {
-		return fmt.Errorf("remember data directory: %w", err)
-	}
-	if err := os.Rename(name+".new", name); err != nil {
+	if err := rights.OwnerOf(stateDir).Replace(name, []byte(dataDir)); err != nil {
 		return fmt.Errorf("remember data directory: %w", err)
 	}
 	return nil
@@ -145,7 +143,7 @@ func sweepLast(ctx context.Context, stateDir string) (dataDir string, killed, st
 // lastDataDir is the data directory of the last server that a guard of the state
 // directory has started; empty: none.
 func lastDataDir(stateDir string) (string, error) {
-	content, err := os.ReadFile(filepath.Join(stateDir, serverFile))
+	content, err := rights.OwnerOf(stateDir).ReadOwn(filepath.Join(stateDir, serverFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

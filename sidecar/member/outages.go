@@ -3,7 +3,6 @@ package member
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/availability"
 	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 const (
@@ -162,7 +162,7 @@ func (w *outageWatch) ended(r *failover.Record) []availability.Outage {
 
 // readSeen reads when a primary was last seen; zero: it is not known.
 func readSeen(path string) time.Time {
-	text, err := os.ReadFile(path)
+	text, err := rights.OwnerOf(filepath.Dir(path)).ReadOwn(path)
 	if err != nil {
 		return time.Time{}
 	}
@@ -175,12 +175,8 @@ func readSeen(path string) time.Time {
 
 // writeSeen notes it. The file is replaced, so that it is never half there.
 func writeSeen(path string, at time.Time) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, fmt.Appendln(nil, at.Unix()), 0o600); err != nil {
+	if err := rights.OwnerOf(filepath.Dir(path)).Replace(path, fmt.Appendln(nil, at.Unix())); err != nil {
 		return fmt.Errorf("write the note: %w", err)
-	}
-	if err := os.Rename(next, path); err != nil {
-		return fmt.Errorf("put the note in its place: %w", err)
 	}
 	return nil
 }

@@ -163,6 +163,15 @@ func (m *Member) policy() ha.Policy {
 	return p
 }
 
+// makeState makes the state directory, PostgreSQL's user's from its first moment.
+func (m *Member) makeState() error {
+	server, err := postgres.New(serverOptions(m.config, nil, m.log))
+	if err != nil {
+		return err
+	}
+	return server.MakeState()
+}
+
 // Run runs the member until it is told to end, or must.
 func (m *Member) Run(asked context.Context) (err error) {
 	// What was asked to end must first hand over, so the parts get a context of
@@ -180,8 +189,8 @@ func (m *Member) Run(asked context.Context) (err error) {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	stateDir := m.config.Postgres.StateDir
-	if err := os.MkdirAll(stateDir, 0o755); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
+	if err := m.makeState(); err != nil {
+		return err
 	}
 	m.keepSettings.open(stateDir, m)
 	if err := m.begin(ctx); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -39,10 +38,10 @@ func (s *Server) Waiting(ctx context.Context) (Waiting, error) {
 		return Waiting{}, err
 	}
 	w := Waiting{SegmentSize: c.segment}
-	if w.Free, err = free(s.data("pg_wal")); err != nil {
+	if w.Free, err = s.free(s.data("pg_wal")); err != nil {
 		return w, err
 	}
-	entries, err := os.ReadDir(s.data("pg_wal", "archive_status"))
+	entries, err := s.files.ReadDir(s.data("pg_wal", "archive_status"))
 	if err != nil {
 		return w, fmt.Errorf("list what is to be archived: %w", err)
 	}
@@ -80,7 +79,7 @@ func (c control) segmentStart(name string) (ha.LSN, bool) {
 
 // Segments lists the names of the segments of log that are here.
 func (s *Server) Segments() ([]string, error) {
-	entries, err := os.ReadDir(s.data("pg_wal"))
+	entries, err := s.files.ReadDir(s.data("pg_wal"))
 	if err != nil {
 		return nil, fmt.Errorf("list write-ahead log: %w", err)
 	}
@@ -103,13 +102,13 @@ func (s *Server) ArchiveAgain(names []string) ([]string, error) {
 		if _, is := segmentTLI(name); !is {
 			return again, fmt.Errorf("archive %q again: no segment of log: %w", name, ha.ErrSyntax)
 		}
-		if _, err := os.Stat(s.data("pg_wal", name)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.files.Stat(s.data("pg_wal", name)); errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
 			return again, fmt.Errorf("archive %s again: %w", name, err)
 		}
 		status := s.data("pg_wal", "archive_status", name)
-		err := os.Rename(status+doneSuffix, status+readySuffix)
+		err := s.files.Rename(status+doneSuffix, status+readySuffix)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = s.write(status+readySuffix, nil)
 		}
@@ -121,5 +120,5 @@ func (s *Server) ArchiveAgain(names []string) ([]string, error) {
 	if len(again) == 0 {
 		return nil, nil
 	}
-	return again, syncDir(filepath.Join(s.data("pg_wal"), "archive_status"))
+	return again, s.syncDir(filepath.Join(s.data("pg_wal"), "archive_status"))
 }

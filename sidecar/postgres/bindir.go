@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // BinDir is the directory of PostgreSQL's server programs: of those that Debian's
@@ -32,7 +34,7 @@ func binDir(root, dataDir string) string {
 		return ""
 	}
 	chosen := slices.Max(versions)
-	if text, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION")); err == nil {
+	if text, err := rights.OwnerOf(dataDir).ReadFile(filepath.Join(dataDir, "PG_VERSION")); err == nil {
 		if has, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && slices.Contains(versions, has) {
 			chosen = has
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -137,7 +136,7 @@ func (s *Server) usersLines(name string, lines []string) (string, error) {
 	if lines != nil {
 		return "# From the configuration of pgsidecar.\n" + strings.Join(lines, "\n") + "\n", nil
 	}
-	content, err := os.ReadFile(s.data(name))
+	content, err := s.files.ReadFile(s.data(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -157,7 +156,7 @@ func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) err
 	if err := checkSettings(set); err != nil {
 		return err
 	}
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
 	hba, err := s.renderHBA(set, hidden)
@@ -177,7 +176,7 @@ func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) err
 		return err
 	}
 	for _, f := range [...][2]string{{userFile, user}, {"postgresql.conf", s.render(set, s.state(userFile))}, {"pg_hba.conf", hba}, {"pg_ident.conf", ident}} {
-		if was, err := os.ReadFile(s.state(f[0])); err == nil && string(was) == f[1] {
+		if was, err := s.files.ReadFile(s.state(f[0])); err == nil && string(was) == f[1] {
 			continue
 		}
 		if err := s.write(s.state(f[0]), []byte(f[1])); err != nil {
@@ -201,14 +200,14 @@ func (s *Server) writePassfile() error {
 		return errors.New("read the replication password: it has a line break")
 	}
 	escape := strings.NewReplacer(`\`, `\\`, ":", `\:`)
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
 	return s.write(s.Passfile(), []byte("*:*:*:"+escape.Replace(s.o.ReplicationName)+":"+escape.Replace(password)+"\n"))
 }
 
 func (s *Server) isHidden() bool {
-	content, err := os.ReadFile(s.state("pg_hba.conf"))
+	content, err := s.files.ReadFile(s.state("pg_hba.conf"))
 	return err == nil && strings.HasPrefix(string(content), hiddenLine)
 }
 
@@ -224,7 +223,7 @@ func (s *Server) Unhide(ctx context.Context) error {
 }
 
 func (s *Server) isStandby() bool {
-	_, err := os.Lstat(s.data("standby.signal"))
+	_, err := s.files.Lstat(s.data("standby.signal"))
 	return err == nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -50,10 +49,10 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 	if f.Epoch, err = s.epoch(); err != nil {
 		return Facts{}, err
 	}
-	if err := readJSON(s.state("owed"), &f.Owed); err != nil {
+	if err := readJSON(s.files, s.state("owed"), &f.Owed); err != nil {
 		return Facts{}, err
 	}
-	if f.FreeBytes, err = free(existing(s.o.DataDir)); err != nil {
+	if f.FreeBytes, err = s.free(s.existing(s.o.DataDir)); err != nil {
 		return Facts{}, err
 	}
 	was, err := s.restoredNow()
@@ -69,11 +68,11 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 		f.DataDir, f.Problem = ha.DataHalfMade, m.String()
 		return f, nil
 	}
-	bare, err := empty(s.o.DataDir)
+	bare, err := s.empty(s.o.DataDir)
 	if err != nil {
 		return Facts{}, err
 	}
-	if why := lostFound(s.o.DataDir); bare && why != "" {
+	if why := s.lostFound(s.o.DataDir); bare && why != "" {
 		f.DataDir, f.Problem = ha.DataForeign, why
 		return f, nil
 	}
@@ -98,7 +97,7 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	_, standby := os.Lstat(s.data("standby.signal"))
+	_, standby := s.files.Lstat(s.data("standby.signal"))
 	f.DataDir, f.SystemID, f.Timeline = ha.DataPresent, c.systemID, c.timeline
 	// A promotion removes standby.signal first. One that was cut off then, and is taken
 	// for done, would go on on the old timeline, beside what others have there (S7).
@@ -131,7 +130,7 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 // checkForeign returns the major version of the data directory, and ErrForeign,
 // in words for people, if it must not be touched.
 func (s *Server) checkForeign() (int, error) {
-	content, err := os.ReadFile(s.data("PG_VERSION"))
+	content, err := s.files.ReadFile(s.data("PG_VERSION"))
 	if err != nil {
 		return 0, fmt.Errorf("%s is not empty and is no PostgreSQL data directory (%w): %w",
 			s.o.DataDir, err, ErrForeign)
@@ -144,7 +143,7 @@ func (s *Server) checkForeign() (int, error) {
 		return version, fmt.Errorf("%s was made by PostgreSQL %d and the programs in %s are of version %d: %w",
 			s.o.DataDir, version, s.o.BinDir, s.version, ErrForeign)
 	}
-	info, err := os.Stat(s.o.DataDir)
+	info, err := s.files.Stat(s.o.DataDir)
 	if err != nil {
 		return version, fmt.Errorf("look at the data directory: %w: %w", err, ErrForeign)
 	}
@@ -156,9 +155,9 @@ func (s *Server) checkForeign() (int, error) {
 }
 
 // existing returns the path itself or its nearest parent that exists.
-func existing(path string) string {
+func (s *Server) existing(path string) string {
 	for {
-		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
+		if _, err := s.files.Stat(path); err == nil || path == filepath.Dir(path) {
 			return path
 		}
 		path = filepath.Dir(path)
@@ -205,7 +204,7 @@ type controlCache struct {
 // control reads pg_control by PostgreSQL's own program, which knows its layout.
 func (s *Server) control(ctx context.Context, dir string) (control, error) {
 	path := filepath.Join(dir, "global", "pg_control")
-	info, err := os.Stat(path)
+	info, err := s.files.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return control{}, damagedControl(dir, "is missing")
 	}
@@ -306,7 +305,7 @@ const (
 // endOfLog returns where the log of a server that was shut down ends: after its
 // last record, the checkpoint.
 func (s *Server) endOfLog(c control) (ha.LSN, error) {
-	f, err := os.Open(s.data("pg_wal", c.segmentName(c.timeline, c.checkpoint)))
+	f, err := s.files.Open(s.data("pg_wal", c.segmentName(c.timeline, c.checkpoint)))
 	if err != nil {
 		return 0, fmt.Errorf("read the last checkpoint: %w", err)
 	}

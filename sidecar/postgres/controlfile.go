@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"maps"
 	"net"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,7 +27,7 @@ var controlLine = regexp.MustCompile(`^(\w+) = '((?:[^']|'')*)'$`)
 
 // Control reads the file; one that is not there is empty.
 func (s *Server) Control() (map[string]string, error) {
-	content, err := os.ReadFile(s.state(controlFile))
+	content, err := s.files.ReadFile(s.state(controlFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]string{}, nil
 	}
@@ -63,7 +61,7 @@ func (s *Server) SetControl(values map[string]string) error {
 		}
 		b.WriteString(name + " = " + quoteSetting(all[name]) + "\n")
 	}
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
 	return s.write(s.state(controlFile), []byte(b.String()))
@@ -77,7 +75,7 @@ func (s *Server) startControl(sync string, up Upstream, told Instructions) error
 
 // ensureControl makes the file, so that the configuration can include it.
 func (s *Server) ensureControl() error {
-	_, err := os.Stat(s.state(controlFile))
+	_, err := s.files.Stat(s.state(controlFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.SetControl(nil)
 	}
@@ -90,7 +88,7 @@ func (s *Server) ensureControl() error {
 // touched: it may be a link, or nobody's to write.
 func (s *Server) cleanAuto(told Instructions) error {
 	path := s.data("postgresql.auto.conf")
-	content, err := os.ReadFile(path)
+	content, err := s.files.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -113,7 +111,7 @@ func (s *Server) cleanAuto(told Instructions) error {
 		return nil
 	}
 	s.log.Info("taking out of postgresql.auto.conf what pgsidecar sets itself", "settings", dropped)
-	if real, err := filepath.EvalSymlinks(path); err == nil {
+	if real, err := s.files.EvalSymlinks(path); err == nil {
 		path = real // a link stays one
 	}
 	if err = s.write(path, []byte(b.String())); err != nil && needed {

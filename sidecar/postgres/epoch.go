@@ -13,6 +13,6 @@ func (s *Server) NoteEpoch(epoch uint64) error {
 }
 
 func (s *Server) epoch() (epoch uint64, err error) {
-	err = readJSON(s.state("epoch"), &epoch)
+	err = readJSON(s.files, s.state("epoch"), &epoch)
 	return epoch, err
 }

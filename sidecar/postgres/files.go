@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // write replaces a file so that after a crash the old or the new one is there,
@@ -30,45 +31,37 @@ func (s *Server) write(path string, content []byte) error {
 }
 
 func (s *Server) replace(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := s.files.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, noSpace(err))
 	}
-	defer os.Remove(f.Name()) // of no effect after the rename
+	defer s.files.Remove(f.Name()) // of no effect after the rename
 	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(0o600), s.own(f.Name()), f.Sync(), f.Close())
+	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, noSpace(err))
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := s.files.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("write %s: %w", path, noSpace(err))
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// own gives a file to the server's user.
-func (s *Server) own(path string) error {
-	if !s.switchID {
-		return nil
-	}
-	return os.Lchown(path, int(s.uid), int(s.gid))
+	return s.syncDir(filepath.Dir(path))
 }
 
 // remove removes a file for good; that it was gone already is no error.
-func remove(path string) error {
-	err := os.Remove(path)
+func (s *Server) remove(path string) error {
+	err := s.files.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
-	return syncDir(filepath.Dir(path))
+	return s.syncDir(filepath.Dir(path))
 }
 
 // syncDir makes a directory's entries durable.
-func syncDir(path string) error {
-	d, err := os.Open(path)
+func (s *Server) syncDir(path string) error {
+	d, err := s.files.Open(path)
 	if err != nil {
 		return fmt.Errorf("sync directory: %w", err)
 	}
@@ -80,8 +73,8 @@ func syncDir(path string) error {
 
 // syncFiles makes all that was written to a directory's file system durable: who wrote it
 // may not have cared.
-func syncFiles(dir string) error {
-	d, err := os.Open(dir)
+func (s *Server) syncFiles(dir string) error {
+	d, err := s.files.Open(dir)
 	if err != nil {
 		return fmt.Errorf("sync files: %w", err)
 	}
@@ -101,25 +94,14 @@ func noSpace(err error) error {
 // makeDir makes a directory of the server's user that nobody else may enter,
 // and makes sure of both if it is there.
 func (s *Server) makeDir(path string) error {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return fmt.Errorf("make directory: %w", err)
-	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		return fmt.Errorf("make directory: %w", err)
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || ok && stat.Uid != s.uid && stat.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s is not a directory of user %s", path, s.o.User)
-	}
-	if err := errors.Join(s.own(path), os.Chmod(path, 0o700)); err != nil {
+	if err := s.files.MakeDir(path); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	return nil
 }
 
-// makeState makes the state directory and what is in it.
-func (s *Server) makeState() error {
+// MakeState makes the state directory and what is in it.
+func (s *Server) MakeState() error {
 	for _, dir := range []string{s.o.StateDir, s.sock} {
 		if err := s.makeDir(dir); err != nil {
 			return err
@@ -153,7 +135,7 @@ func (s *Server) Promise(term uint64, fenced bool) error {
 	if err != nil {
 		return fmt.Errorf("promise term %d: %w", term, err)
 	}
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
 	return s.write(s.state("promise"), append(content, '\n'))
@@ -162,13 +144,13 @@ func (s *Server) Promise(term uint64, fenced bool) error {
 // promised reads the promise. A damaged file is an error: nobody may guess at it.
 func (s *Server) promised() (promise, error) {
 	var p promise
-	err := readJSON(s.state("promise"), &p)
+	err := readJSON(s.files, s.state("promise"), &p)
 	return p, err
 }
 
 // readJSON reads a file of ours; a missing one leaves v alone.
-func readJSON(path string, v any) error {
-	content, err := os.ReadFile(path)
+func readJSON(files rights.User, path string, v any) error {
+	content, err := files.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -183,24 +165,19 @@ func readJSON(path string, v any) error {
 
 // Admit lets walreceivers connect to this member, and to no other.
 func (s *Server) Admit(member string) error {
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
-	path := s.state("upstream")
-	temp := path + ".new"
 	// Not synced: the gate counts while the server runs, and Start shuts it.
-	if err := os.WriteFile(temp, []byte("["+Service(member)+"]\n"), 0o600); err != nil {
+	if err := s.files.Replace(s.state("upstream"), []byte("["+Service(member)+"]\n")); err != nil {
 		return fmt.Errorf("admit upstream %s: %w", member, noSpace(err))
-	}
-	if err := errors.Join(s.own(temp), os.Rename(temp, path)); err != nil {
-		return fmt.Errorf("admit upstream %s: %w", member, err)
 	}
 	return nil
 }
 
 // Shut closes the gate: a walreceiver that starts from now on cannot connect.
 func (s *Server) Shut() error {
-	if err := os.Remove(s.state("upstream")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.files.Remove(s.state("upstream")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("shut the gate to the upstream: %w", err)
 	}
 	return nil
@@ -208,7 +185,7 @@ func (s *Server) Shut() error {
 
 // IsShut reports whether the gate is shut.
 func (s *Server) IsShut() bool {
-	_, err := os.Lstat(s.state("upstream"))
+	_, err := s.files.Lstat(s.state("upstream"))
 	return errors.Is(err, fs.ErrNotExist)
 }
 
@@ -256,7 +233,7 @@ func (s *Server) mark(m marker) error {
 	if err != nil {
 		return fmt.Errorf("write marker: %w", err)
 	}
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
 	if err := s.write(s.state("unfinished"), append(content, '\n')); err != nil {
@@ -268,16 +245,16 @@ func (s *Server) mark(m marker) error {
 // marked reads the marker; its Operation is empty if there is none.
 func (s *Server) marked() (marker, error) {
 	var m marker
-	err := readJSON(s.state("unfinished"), &m)
+	err := readJSON(s.files, s.state("unfinished"), &m)
 	return m, err
 }
 
-func (s *Server) unmark() error { return remove(s.state("unfinished")) }
+func (s *Server) unmark() error { return s.remove(s.state("unfinished")) }
 
 // free returns how many bytes the server's user may still write beside path.
-func free(path string) (int64, error) {
+func (s *Server) free(path string) (int64, error) {
 	var st syscall.Statfs_t
-	if err := syscall.Statfs(path, &st); err != nil {
+	if err := s.files.Do(func() error { return syscall.Statfs(path, &st) }); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", path, err)
 	}
 	return int64(st.Bavail) * st.Bsize, nil
@@ -285,8 +262,8 @@ func free(path string) (int64, error) {
 
 // empty reports whether a directory is missing or has nothing in it that
 // matters (a file system's own lost+found does not).
-func empty(path string) (bool, error) {
-	entries, err := os.ReadDir(path)
+func (s *Server) empty(path string) (bool, error) {
+	entries, err := s.files.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
@@ -298,17 +275,17 @@ func empty(path string) (bool, error) {
 
 // copyFile copies a file and makes the copy durable.
 func (s *Server) copyFile(from, to string) (int64, error) {
-	in, err := os.Open(from)
+	in, err := s.files.Open(from)
 	if err != nil {
 		return 0, fmt.Errorf("copy: %w", err)
 	}
 	defer in.Close() // only read
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := s.files.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("copy %s: %w", from, noSpace(err))
 	}
 	n, err := io.Copy(out, in)
-	if err = errors.Join(err, s.own(to), out.Sync(), out.Close()); err != nil {
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return n, fmt.Errorf("copy %s: %w", from, noSpace(err))
 	}
 	return n, nil
@@ -320,7 +297,7 @@ func (s *Server) History(tli ha.TLI) ([]ha.Fork, error) {
 	if tli <= 1 {
 		return nil, nil
 	}
-	content, err := os.ReadFile(s.data("pg_wal", historyName(tli)))
+	content, err := s.files.ReadFile(s.data("pg_wal", historyName(tli)))
 	if err != nil {
 		return nil, fmt.Errorf("read history of timeline %d: %w", tli, err)
 	}

@@ -213,7 +213,7 @@ func TestEnvironment(t *testing.T) {
 	for _, name := range []string{"NOTIFY_SOCKET", "CONSUL_HTTP_TOKEN", "PGPASSWORD", "PGHOST", "LD_PRELOAD"} {
 		t.Setenv(name, "a value of the sidecar's")
 	}
-	s := &Server{o: Options{BinDir: "/bin", User: "postgres"}, home: "/"}
+	s := &Server{o: Options{BinDir: "/bin", User: "postgres"}, account: account{home: "/"}}
 	for _, variable := range s.environment() {
 		if strings.Contains(variable, "a value of the sidecar's") {
 			t.Errorf("PostgreSQL gets %s", variable)
@@ -226,7 +226,7 @@ func TestEnvironment(t *testing.T) {
 // anybody's by now.
 func TestForgottenGroup(t *testing.T) {
 	m := newMember(t, "n1")
-	must(t, m.makeState())
+	must(t, m.MakeState())
 	innocent := exec.Command("sleep", "60")
 	innocent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(t, innocent.Start())

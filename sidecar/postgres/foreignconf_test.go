@@ -155,7 +155,7 @@ func TestBrokenFiles(t *testing.T) {
 			}
 			must(t, m.Stop(soon(t), true))
 			for _, file := range files {
-				must(t, remove(m.data(file)))
+				must(t, m.remove(m.data(file)))
 				must(t, m.write(m.data(file), whole[file]))
 			}
 			must(t, m.Start(soon(t), StartOptions{}))

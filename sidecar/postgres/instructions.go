@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -70,7 +69,7 @@ func (in Instructions) target() string {
 func (s *Server) Instructions() (Instructions, error) {
 	var in Instructions
 	for name, is := range map[string]*bool{"recovery.signal": &in.Recovery, "backup_label": &in.Label} {
-		switch _, err := os.Lstat(s.data(name)); {
+		switch _, err := s.files.Lstat(s.data(name)); {
 		case err == nil:
 			*is = true
 		case !errors.Is(err, fs.ErrNotExist):
@@ -84,7 +83,7 @@ func (s *Server) Instructions() (Instructions, error) {
 	if err != nil {
 		return in, err
 	}
-	auto, err := os.ReadFile(s.data("postgresql.auto.conf"))
+	auto, err := s.files.ReadFile(s.data("postgresql.auto.conf"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return in, fmt.Errorf("read postgresql.auto.conf: %w", err)
 	}

@@ -56,7 +56,7 @@ func restored(t *testing.T, told string) *member {
 		maps.Copy(o.Parameters, map[string]string{"archive_mode": "on", "archive_command": "cp %p " + archive + "/%f", "max_connections": "120"})
 	})
 	b := newMember(t, "r1")
-	must(t, b.makeState())
+	must(t, b.MakeState())
 	must(t, b.writePassfile())
 	_, err := b.program(soon(t), "pg_basebackup", []string{"-D", b.o.DataDir + ".copy", "-d", b.conninfo(a.source(), ""), "-X", "none", "-c", "fast"}, runOptions{dir: "/"})
 	if err != nil { // the folder above is root's
@@ -89,7 +89,7 @@ func TestInstructed(t *testing.T) {
 			}
 			must(t, b.Start(soon(t), StartOptions{Primary: true, Hidden: true}))
 			b.guard.crash()
-			must(t, remove(b.data("postmaster.pid")))
+			must(t, b.remove(b.data("postmaster.pid")))
 			if b.inspect().Instructed == "" {
 				t.Fatal("a crash made it forget what it was told")
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -27,7 +26,7 @@ const layoutFile = "layout"
 // lookLayout reads the layout off the data directory.
 func (s *Server) lookLayout() (layout, error) {
 	var l layout
-	entries, err := os.ReadDir(s.o.DataDir)
+	entries, err := s.files.ReadDir(s.o.DataDir)
 	if err != nil {
 		return l, fmt.Errorf("look at the data directory's links: %w", err)
 	}
@@ -35,7 +34,7 @@ func (s *Server) lookLayout() (layout, error) {
 		if e.Type()&fs.ModeSymlink == 0 {
 			continue
 		}
-		to, err := os.Readlink(s.data(e.Name()))
+		to, err := s.files.Readlink(s.data(e.Name()))
 		if err != nil {
 			return l, fmt.Errorf("look at the data directory's links: %w", err)
 		}
@@ -77,7 +76,7 @@ func (s *Server) noteLayout() error {
 	if err != nil {
 		return fmt.Errorf("keep the data directory's layout: %w", err)
 	}
-	if was, err := os.ReadFile(s.state(layoutFile)); err == nil && string(was) == string(content) {
+	if was, err := s.files.ReadFile(s.state(layoutFile)); err == nil && string(was) == string(content) {
 		return nil
 	}
 	return s.write(s.state(layoutFile), content)
@@ -86,7 +85,7 @@ func (s *Server) noteLayout() error {
 // keptLayout is the layout as it was last noted.
 func (s *Server) keptLayout() (layout, error) {
 	var l layout
-	err := readJSON(s.state(layoutFile), &l)
+	err := readJSON(s.files, s.state(layoutFile), &l)
 	return l, err
 }
 
@@ -99,30 +98,30 @@ func (s *Server) layLinks(dir string) error {
 	}
 	for name, to := range l.Links {
 		path := filepath.Join(dir, name)
-		if now, err := os.Readlink(path); err == nil && now == to {
+		if now, err := s.files.Readlink(path); err == nil && now == to {
 			continue
 		}
-		if err := os.RemoveAll(path); err != nil {
+		if err := s.files.RemoveAll(path); err != nil {
 			return fmt.Errorf("put the link %s back: %w", name, err)
 		}
-		if err := errors.Join(os.Symlink(to, path), s.own(path)); err != nil {
+		if err := s.files.Symlink(to, path); err != nil {
 			return fmt.Errorf("put the link %s back: %w", name, err)
 		}
 	}
 	if len(l.Links) == 0 {
 		return nil
 	}
-	return syncDir(dir)
+	return s.syncDir(dir)
 }
 
 // matchMode gives a copy's directory the mode of those in it: a source whose group may
 // read its data has a copy that the same group may read.
-func matchMode(dir string) error {
-	info, err := os.Stat(filepath.Join(dir, "base"))
+func (s *Server) matchMode(dir string) error {
+	info, err := s.files.Stat(filepath.Join(dir, "base"))
 	if err != nil {
 		return fmt.Errorf("set the mode of the copy: %w", err)
 	}
-	if err := os.Chmod(dir, info.Mode().Perm()); err != nil {
+	if err := s.files.Chmod(dir, info.Mode().Perm()); err != nil {
 		return fmt.Errorf("set the mode of the copy: %w", err)
 	}
 	return nil
@@ -130,8 +129,8 @@ func matchMode(dir string) error {
 
 // lostFound says why a directory that is the top of a file system can hold no new copy:
 // initdb and pg_basebackup want an empty one. Empty: it is not.
-func lostFound(dir string) string {
-	if _, err := os.Stat(filepath.Join(dir, "lost+found")); err != nil {
+func (s *Server) lostFound(dir string) string {
+	if _, err := s.files.Stat(filepath.Join(dir, "lost+found")); err != nil {
 		return ""
 	}
 	return fmt.Sprintf("%[1]s is the top of a file system and has lost+found, and PostgreSQL makes a server in an empty directory only; use one below it, such as %[1]s/data", dir)
@@ -142,14 +141,14 @@ func lostFound(dir string) string {
 // which names them, last.
 func (s *Server) claimSpaces(spaces []string) error {
 	for _, dir := range spaces {
-		entries, err := os.ReadDir(dir)
+		entries, err := s.files.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("look at the tablespace's directory: %w", err)
 		}
 		if len(entries) == 0 {
 			continue
 		}
-		if why := lostFound(dir); why != "" && len(entries) == 1 {
+		if why := s.lostFound(dir); why != "" && len(entries) == 1 {
 			return fmt.Errorf("tablespace: %s", why)
 		}
 		return fmt.Errorf("the tablespace's directory %s is not empty: it has %s, which this member did not make; move it away, or mount this member's own disk there", dir, entries[0].Name())
@@ -160,12 +159,12 @@ func (s *Server) claimSpaces(spaces []string) error {
 // wipeSpaces empties the tablespaces that a marker names of what this version made.
 func (s *Server) wipeSpaces(spaces []string) error {
 	for _, dir := range spaces {
-		found, err := filepath.Glob(filepath.Join(dir, fmt.Sprintf("PG_%d_*", s.version)))
+		found, err := s.files.Glob(filepath.Join(dir, fmt.Sprintf("PG_%d_*", s.version)))
 		if err != nil {
 			return fmt.Errorf("empty tablespaces: %w", err)
 		}
 		for _, d := range found {
-			if err := os.RemoveAll(d); err != nil {
+			if err := s.files.RemoveAll(d); err != nil {
 				return fmt.Errorf("empty tablespaces: %w", err)
 			}
 		}
@@ -178,10 +177,10 @@ func (s *Server) wipeWAL(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	if why := lostFound(dir); why != "" {
+	if why := s.lostFound(dir); why != "" {
 		return fmt.Errorf("pg_wal: %s", why)
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := s.files.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -189,7 +188,7 @@ func (s *Server) wipeWAL(dir string) error {
 		return fmt.Errorf("empty %s: %w", dir, err)
 	}
 	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if err := s.files.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return fmt.Errorf("empty %s: %w", dir, err)
 		}
 	}

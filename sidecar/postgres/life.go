@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // life is what this member wrote down about how it ran the server: as what, before
@@ -71,10 +71,10 @@ const lifeLine = "# The file life says how the server was last run.\n"
 // lifeNow reads the account; a role that is empty: there is none.
 func (s *Server) lifeNow() (life, error) {
 	var l life
-	if err := readJSON(s.state("life"), &l); err != nil || l.Role == "" {
+	if err := readJSON(s.files, s.state("life"), &l); err != nil || l.Role == "" {
 		return life{}, err
 	}
-	conf, err := os.ReadFile(s.state("postgresql.conf"))
+	conf, err := s.files.ReadFile(s.state("postgresql.conf"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return life{}, fmt.Errorf("read the server's last configuration: %w", err)
 	}
@@ -91,7 +91,7 @@ func (s *Server) voidLife() error {
 	if err != nil || l.Role != "" {
 		return err
 	}
-	return remove(s.state("life"))
+	return s.remove(s.state("life"))
 }
 
 func (s *Server) writeLife(l life) error {
@@ -106,7 +106,7 @@ func (s *Server) writeLife(l life) error {
 // runs on it now and was started by somebody else has then taken its place.
 func HasRun(stateDir string) (bool, error) {
 	var l life
-	err := readJSON(filepath.Join(stateDir, "life"), &l)
+	err := readJSON(rights.OwnerOf(stateDir), filepath.Join(stateDir, "life"), &l)
 	return l.Ran, err
 }
 
@@ -133,7 +133,7 @@ func (s *Server) beginLife(as role) error {
 // Data that has strayed is promoted only if a person has decided so, and is the cluster's
 // from then on.
 func (s *Server) beginReign() error {
-	if err := remove(s.state("strayed")); err != nil {
+	if err := s.remove(s.state("strayed")); err != nil {
 		return err
 	}
 	l, err := s.lifeNow()
@@ -150,7 +150,7 @@ func (s *Server) beginReign() error {
 // forgetData forgets what was known of the data, as it is removed: how it was run,
 // that it had strayed, which copy it was and what that owed.
 func (s *Server) forgetData() error {
-	return errors.Join(remove(s.state("life")), remove(s.state("strayed")), remove(s.state("copy")), remove(s.state("owed")))
+	return errors.Join(s.remove(s.state("life")), s.remove(s.state("strayed")), s.remove(s.state("copy")), s.remove(s.state("owed")))
 }
 
 // newCopy gives data that was made anew its name, and writes down what it owes.
@@ -172,7 +172,7 @@ func (s *Server) newCopy(owed ha.Position) error {
 
 // copyName is the name of the copy; empty: an earlier release made it, or a person.
 func (s *Server) copyName() (string, error) {
-	content, err := os.ReadFile(s.state("copy"))
+	content, err := s.files.ReadFile(s.state("copy"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -183,11 +183,11 @@ func (s *Server) copyName() (string, error) {
 }
 
 // Paid says that the server's log contains what its copy owed.
-func (s *Server) Paid() error { return remove(s.state("owed")) }
+func (s *Server) Paid() error { return s.remove(s.state("owed")) }
 
 // controlDigest tells whether pg_control is what it was.
 func (s *Server) controlDigest() (string, error) {
-	content, err := os.ReadFile(s.data("global", "pg_control"))
+	content, err := s.files.ReadFile(s.data("global", "pg_control"))
 	if err != nil {
 		return "", fmt.Errorf("read pg_control: %w", err)
 	}
@@ -206,7 +206,7 @@ func (s *Server) controlDigest() (string, error) {
 // own recovery has begun. Crash recovery writes no log before its end.
 func (s *Server) findStrayed(c control) (string, error) {
 	var known strayed
-	if err := readJSON(s.state("strayed"), &known); err != nil || known.Why != "" {
+	if err := readJSON(s.files, s.state("strayed"), &known); err != nil || known.Why != "" {
 		return known.Why, err
 	}
 	l, err := s.lifeNow()
@@ -235,7 +235,7 @@ func (s *Server) findStrayed(c control) (string, error) {
 // begins where this one does; pg_rewind would take them for one.
 func (s *Server) checkStrayed() error {
 	var known strayed
-	if err := readJSON(s.state("strayed"), &known); err != nil || known.Why == "" {
+	if err := readJSON(s.files, s.state("strayed"), &known); err != nil || known.Why == "" {
 		return err
 	}
 	return fmt.Errorf("%w: %s", ErrNoCommonPast, known.Why)
@@ -246,7 +246,7 @@ func (s *Server) strayedSince(l life, now ending) (string, error) {
 	at := fmt.Sprintf(" (pg_control: %s, checkpoint %s on timeline %d)", now.State, now.Checkpoint, now.Timeline)
 	switch {
 	case l.Role == asStandby:
-		_, err := os.Lstat(s.data("backup_label"))
+		_, err := s.files.Lstat(s.data("backup_label"))
 		if slices.Contains(recovering, now.State) || err == nil || l.Recovered {
 			return "", nil
 		}

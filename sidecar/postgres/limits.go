@@ -94,7 +94,7 @@ func (s *Server) limit(ctx context.Context, set Settings, name string) (have int
 
 // altered reports whether ALTER SYSTEM has set a parameter: that comes after our files.
 func (s *Server) altered(name string) bool {
-	content, err := os.ReadFile(s.data("postgresql.auto.conf"))
+	content, err := s.files.ReadFile(s.data("postgresql.auto.conf"))
 	return err == nil && strings.Contains(strings.ToLower(string(content)), name)
 }
 
@@ -154,21 +154,21 @@ func (s *Server) Lacking(ctx context.Context, have []int64) string {
 // ends before it takes memory or opens a port, and by then has loaded the libraries and
 // counted the memory (from version 15 on). What it refuses is ErrSetting.
 func (s *Server) tryStart(ctx context.Context, set Settings, user string) error {
-	control, err := os.ReadFile(s.data("global", "pg_control"))
+	control, err := s.files.ReadFile(s.data("global", "pg_control"))
 	if errors.Is(err, fs.ErrNotExist) || s.version < 15 {
 		return nil // there is no server yet; or it cannot be tried
 	}
 	if err != nil {
 		return fmt.Errorf("try a start: %w", err)
 	}
-	auto, err := os.ReadFile(s.data("postgresql.auto.conf"))
+	auto, err := s.files.ReadFile(s.data("postgresql.auto.conf"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("try a start: %w", err)
 	}
 	s.trial.Lock()
 	defer s.trial.Unlock()
 	dir := s.state("try")
-	defer os.RemoveAll(dir)
+	defer s.files.RemoveAll(dir)
 	if err := s.layTrial(dir, map[string]string{"global/pg_control": string(control),
 		"postgresql.auto.conf": string(auto), "user.conf": user, "postgresql.conf": s.render(set, dir+"/user.conf")}); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (s *Server) tryStart(ctx context.Context, set Settings, user string) error 
 // layTrial makes a folder that PostgreSQL takes for a data directory, until it needs more
 // of one than these files.
 func (s *Server) layTrial(dir string, files map[string]string) error {
-	if err := os.RemoveAll(dir); err != nil { // of a process that was killed
+	if err := s.files.RemoveAll(dir); err != nil { // of a process that was killed
 		return fmt.Errorf("try a start: %w", err)
 	}
 	if err := errors.Join(s.makeDir(dir), s.makeDir(dir+"/global")); err != nil {
@@ -197,7 +197,7 @@ func (s *Server) layTrial(dir string, files map[string]string) error {
 	files["PG_VERSION"] = strconv.Itoa(s.version) + "\n"
 	for name, content := range files {
 		path := dir + "/" + name
-		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), s.own(path)); err != nil {
+		if err := s.files.Replace(path, []byte(content)); err != nil {
 			return noSpace(err)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // Init makes a new server in a missing or empty data directory, with checksums
@@ -26,7 +26,7 @@ func (s *Server) Init(ctx context.Context) error {
 	if m, err := s.marked(); err != nil || m.Operation != "" {
 		return errors.Join(err, fmt.Errorf("initdb: %w", ErrUnfinished))
 	}
-	bare, err := empty(s.o.DataDir)
+	bare, err := s.empty(s.o.DataDir)
 	if err != nil {
 		return err
 	}
@@ -42,11 +42,11 @@ func (s *Server) Init(ctx context.Context) error {
 	if err := s.mark(marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}); err != nil {
 		return err
 	}
-	if err := s.makeDir(linked(s.o.DataDir)); err != nil {
+	if err := s.makeDir(s.linked(s.o.DataDir)); err != nil {
 		return err
 	}
 	secret := s.state("initdb.password")
-	defer os.Remove(secret) // an error leaves it to Discard
+	defer s.files.Remove(secret) // an error leaves it to Discard
 	if err := s.write(secret, []byte(password+"\n")); err != nil {
 		return err
 	}
@@ -58,10 +58,10 @@ func (s *Server) Init(ctx context.Context) error {
 	if _, err := s.program(ctx, "initdb", args, runOptions{changes: true}); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(s.o.DataDir)); err != nil {
+	if err := s.syncDir(filepath.Dir(s.o.DataDir)); err != nil {
 		return err
 	}
-	if err := remove(secret); err != nil {
+	if err := s.remove(secret); err != nil {
 		return err
 	}
 	if err := s.newCopy(ha.Position{}); err != nil {
@@ -75,11 +75,11 @@ func (s *Server) Init(ctx context.Context) error {
 }
 
 // Founded says that the cluster's record names the server that Init made.
-func (s *Server) Founded() error { return remove(s.state("founding")) }
+func (s *Server) Founded() error { return s.remove(s.state("founding")) }
 
 // founding reports whether Init made the server, and no record has named it yet.
 func (s *Server) founding() bool {
-	_, err := os.Stat(s.state("founding"))
+	_, err := s.files.Stat(s.state("founding"))
 	return err == nil
 }
 
@@ -160,7 +160,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 		return err
 	}
 	if m.Fresh == "" {
-		if err := errors.Join(syncDir(filepath.Dir(s.o.DataDir)), s.Consistent(), s.newCopy(m.Owed)); err != nil {
+		if err := errors.Join(s.syncDir(filepath.Dir(s.o.DataDir)), s.Consistent(), s.newCopy(m.Owed)); err != nil {
 			return err
 		}
 		return s.unmark()
@@ -187,10 +187,10 @@ func (s *Server) planClone(from Source, old bool) (m marker, target string, err 
 	if err != nil {
 		return m, "", err
 	}
-	if why := lostFound(s.o.DataDir); why != "" {
+	if why := s.lostFound(s.o.DataDir); why != "" {
 		return m, "", fmt.Errorf("clone: %s", why)
 	}
-	if why := lostFound(l.WAL); l.WAL != "" && why != "" {
+	if why := s.lostFound(l.WAL); l.WAL != "" && why != "" {
 		return m, "", fmt.Errorf("clone: pg_wal: %s", why)
 	}
 	m.WAL = l.WAL
@@ -211,7 +211,7 @@ func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target str
 			return err
 		}
 	}
-	if err := s.makeDir(linked(target)); err != nil {
+	if err := s.makeDir(s.linked(target)); err != nil {
 		return err
 	}
 	args := []string{"-D", target, "-d", s.conninfo(from, "") + patientSender, "--no-password", "-X", "stream", "--checkpoint=fast", "--progress"}
@@ -222,12 +222,12 @@ func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target str
 	if s.reach.learn(err); err != nil {
 		return err
 	}
-	return errors.Join(matchMode(target), s.layLinks(target))
+	return errors.Join(s.matchMode(target), s.layLinks(target))
 }
 
 // linked is where a data directory is that is a symbolic link.
-func linked(dir string) string {
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
+func (s *Server) linked(dir string) string {
+	if real, err := s.files.EvalSymlinks(dir); err == nil {
 		return real
 	}
 	return dir
@@ -248,7 +248,7 @@ func (s *Server) oldData() (bool, error) {
 	if m.Operation != "" {
 		return false, fmt.Errorf("%w: %s", ErrUnfinished, m)
 	}
-	bare, err := empty(s.o.DataDir)
+	bare, err := s.empty(s.o.DataDir)
 	if err != nil || bare {
 		return false, err
 	}
@@ -264,8 +264,8 @@ func (s *Server) roomBeside() bool {
 	if !s.replaceable() {
 		return false
 	}
-	room, err := free(filepath.Dir(filepath.Clean(s.o.DataDir)))
-	return err == nil && room > size(s.o.DataDir)
+	room, err := s.free(filepath.Dir(filepath.Clean(s.o.DataDir)))
+	return err == nil && room > s.size(s.o.DataDir)
 }
 
 // replaceable reports whether a directory beside the data directory can take its place
@@ -273,36 +273,42 @@ func (s *Server) roomBeside() bool {
 // be there only once.
 func (s *Server) replaceable() bool {
 	parent := filepath.Dir(filepath.Clean(s.o.DataDir))
-	own, err := os.Lstat(s.o.DataDir)
+	own, err := s.files.Lstat(s.o.DataDir)
 	if err != nil || !own.IsDir() {
 		return false // a symbolic link is not to be replaced by a directory
 	}
-	above, err := os.Stat(parent)
+	above, err := s.files.Stat(parent)
 	if err != nil || own.Sys().(*syscall.Stat_t).Dev != above.Sys().(*syscall.Stat_t).Dev {
 		return false
 	}
-	if spaces, err := os.ReadDir(s.data("pg_tblspc")); err != nil || len(spaces) > 0 {
+	if spaces, err := s.files.ReadDir(s.data("pg_tblspc")); err != nil || len(spaces) > 0 {
 		return false
 	}
-	if info, err := os.Lstat(s.data("pg_wal")); err != nil || !info.IsDir() {
+	if info, err := s.files.Lstat(s.data("pg_wal")); err != nil || !info.IsDir() {
 		return false
 	}
-	probe, err := os.MkdirTemp(parent, ".pgsidecar-probe-*")
+	probe, err := s.above().MkdirTemp(parent, ".pgsidecar-probe-*")
 	if err != nil {
 		return false // not ours to write
 	}
-	if err := os.Remove(probe); err != nil {
+	if err := s.above().Remove(probe); err != nil {
 		return false
 	}
 	return true
 }
 
+// above has the rights to change names beside the data directory: those of the owner of the
+// directory that both are in, who is often root.
+func (s *Server) above() rights.User {
+	return rights.OwnerOf(filepath.Dir(filepath.Clean(s.o.DataDir)))
+}
+
 // size is how many bytes the files of a directory have; what vanishes or cannot
 // be read counts nothing.
-func size(dir string) int64 {
+func (s *Server) size(dir string) int64 {
 	var sum int64
 	// The function never returns an error, so WalkDir does not either.
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	_ = s.files.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil
 		}
@@ -318,23 +324,23 @@ func size(dir string) int64 {
 // already: Discard calls it again after a crash.
 func (s *Server) swap(m marker) error {
 	old := cmp.Or(m.Old, filepath.Clean(s.o.DataDir)+".old") // a marker without it is of an earlier release
-	if _, err := os.Lstat(m.Fresh); err == nil {
-		if _, err := os.Lstat(s.o.DataDir); err == nil {
+	if _, err := s.files.Lstat(m.Fresh); err == nil {
+		if _, err := s.files.Lstat(s.o.DataDir); err == nil {
 			if err := s.wipeAway(old); err != nil {
 				return err
 			}
-			if err := os.Rename(s.o.DataDir, old); err != nil {
+			if err := s.above().Rename(s.o.DataDir, old); err != nil {
 				return fmt.Errorf("put the clone in place: %w", err)
 			}
 		}
 		if err := s.step("clone between renames"); err != nil {
 			return err
 		}
-		if err := os.Rename(m.Fresh, s.o.DataDir); err != nil {
+		if err := s.above().Rename(m.Fresh, s.o.DataDir); err != nil {
 			return fmt.Errorf("put the clone in place: %w", err)
 		}
 	}
-	if err := syncDir(filepath.Dir(s.o.DataDir)); err != nil {
+	if err := s.syncDir(filepath.Dir(s.o.DataDir)); err != nil {
 		return err
 	}
 	end := func() error { return s.wipeAway(old) }
@@ -356,7 +362,7 @@ func (s *Server) wipe(dir string) error {
 	if err := s.wipeTablespaces(dir); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := s.files.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -367,7 +373,7 @@ func (s *Server) wipe(dir string) error {
 		if e.Name() == "lost+found" {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if err := s.files.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return fmt.Errorf("empty the data directory: %w", err)
 		}
 	}
@@ -375,7 +381,7 @@ func (s *Server) wipe(dir string) error {
 }
 
 func (s *Server) wipeAway(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
+	if err := s.files.RemoveTree(dir); err != nil {
 		return fmt.Errorf("remove old data: %w", err)
 	}
 	return nil
@@ -383,7 +389,7 @@ func (s *Server) wipeAway(dir string) error {
 
 // wipeTablespaces removes this version's directory in each tablespace.
 func (s *Server) wipeTablespaces(dir string) error {
-	links, err := os.ReadDir(filepath.Join(dir, "pg_tblspc"))
+	links, err := s.files.ReadDir(filepath.Join(dir, "pg_tblspc"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -392,12 +398,12 @@ func (s *Server) wipeTablespaces(dir string) error {
 	}
 	for _, l := range links {
 		pattern := filepath.Join(dir, "pg_tblspc", l.Name(), fmt.Sprintf("PG_%d_*", s.version))
-		found, err := filepath.Glob(pattern)
+		found, err := s.files.Glob(pattern)
 		if err != nil {
 			return fmt.Errorf("empty tablespaces: %w", err)
 		}
 		for _, d := range found {
-			if err := os.RemoveAll(d); err != nil {
+			if err := s.files.RemoveAll(d); err != nil {
 				return fmt.Errorf("empty tablespaces: %w", err)
 			}
 		}
@@ -431,7 +437,7 @@ func (s *Server) Discard(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close() // releases it
-	if err := remove(s.state("initdb.password")); err != nil {
+	if err := s.remove(s.state("initdb.password")); err != nil {
 		return err
 	}
 	s.log.Info("ending what was left unfinished", "operation", m.Operation, "phase", m.Phase, "since", m.Since)
@@ -454,11 +460,11 @@ func (s *Server) Discard(ctx context.Context) error {
 			return err
 		}
 		if m.Operation == opUndo {
-			if err := remove(s.state("restored")); err != nil {
+			if err := s.remove(s.state("restored")); err != nil {
 				return err
 			}
 		}
-		if err := syncDir(existing(s.o.DataDir)); err != nil {
+		if err := s.syncDir(s.existing(s.o.DataDir)); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +24,7 @@ const partialSuffix = ".partial"
 // PostgreSQL removes when it starts. What is there afterwards is what a server has
 // that archives nothing.
 func (s *Server) RestorePartial() error {
-	entries, err := os.ReadDir(s.data("pg_wal"))
+	entries, err := s.files.ReadDir(s.data("pg_wal"))
 	if err != nil {
 		return fmt.Errorf("list write-ahead log: %w", err)
 	}
@@ -53,20 +52,20 @@ func (s *Server) RestorePartial() error {
 
 func (s *Server) restorePartial(name string) error {
 	status := s.data("pg_wal", "archive_status")
-	if _, err := os.Lstat(filepath.Join(status, name+".ready")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.files.Lstat(filepath.Join(status, name+".ready")); !errors.Is(err, fs.ErrNotExist) {
 		return err // it is to be archived under this name
 	}
 	if err := s.write(filepath.Join(status, name+".done"), nil); err != nil {
 		return err
 	}
 	unfinished := s.data("pg_wal", "xlogtemp.pgsidecar")
-	defer os.Remove(unfinished) // of no effect after the rename
+	defer s.files.Remove(unfinished) // of no effect after the rename
 	if _, err := s.copyFile(s.data("pg_wal", name+partialSuffix), unfinished); err != nil {
 		return err
 	}
-	if err := os.Rename(unfinished, s.data("pg_wal", name)); err != nil {
+	if err := s.files.Rename(unfinished, s.data("pg_wal", name)); err != nil {
 		return err
 	}
 	s.log.Info("a segment that was renamed at the promotion has its name back, for members that have yet to read it", "segment", name)
-	return syncDir(s.data("pg_wal"))
+	return s.syncDir(s.data("pg_wal"))
 }

@@ -18,7 +18,7 @@ type PIDFile struct {
 
 // PIDFile reads postmaster.pid.
 func (s *Server) PIDFile() (PIDFile, error) {
-	content, err := os.ReadFile(s.data("postmaster.pid"))
+	content, err := s.files.ReadFile(s.data("postmaster.pid"))
 	if err != nil {
 		return PIDFile{}, fmt.Errorf("read postmaster.pid: %w", err)
 	}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // runOptions say how a program is run.
@@ -95,10 +97,10 @@ func (s *Server) program(ctx context.Context, name string, args []string, o runO
 // named by a marker, and worth nothing. With the lock goes the note of its process
 // group, whose number may be anybody's from then on.
 func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(s.state("programs.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := rights.OpenLock(s.state("programs.lock"))
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
@@ -107,7 +109,7 @@ func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 		return s.forgetGroup(lock)
 	}
 	s.log.Warn("ending a program left by an earlier run")
-	if text, err := os.ReadFile(s.state("programs.group")); err == nil {
+	if text, err := s.files.ReadOwn(s.state("programs.group")); err == nil {
 		if group, err := strconv.Atoi(string(text)); err == nil && group > 1 {
 			// The lock shows that it lives, so the number is still its own. If
 			// the kill fails the lock stays held, and that is the error.
@@ -131,7 +133,7 @@ func (s *Server) lockPrograms(ctx context.Context) (*os.File, error) {
 
 // forgetGroup removes the note of the process group of the previous holder of the lock.
 func (s *Server) forgetGroup(lock *os.File) (*os.File, error) {
-	if err := remove(s.state("programs.group")); err != nil {
+	if err := s.remove(s.state("programs.group")); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
@@ -238,7 +240,7 @@ func (l *lines) last() string {
 // LastWords returns the last severe message in the server's log since it was
 // started, for people who ask why it did not come up; empty if there is none.
 func (s *Server) LastWords() string {
-	f, err := os.Open(s.logFile())
+	f, err := s.files.Open(s.logFile())
 	if err != nil {
 		return ""
 	}

@@ -26,23 +26,23 @@ func (s *Server) KeepReserve() error {
 	if err := syscall.Lstat(path, &st); err == nil && st.Blocks*512 >= reserveBytes {
 		return nil
 	}
-	room, err := free(existing(s.o.StateDir))
+	room, err := s.free(s.existing(s.o.StateDir))
 	if err != nil {
 		return fmt.Errorf("keep the disk's reserve: %w", err)
 	}
 	if room < 2*reserveBytes {
 		return nil
 	}
-	if err := s.makeState(); err != nil {
+	if err := s.MakeState(); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := s.files.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("keep the disk's reserve: %w", noSpace(err))
 	}
-	err = errors.Join(s.own(path), allocate(f), f.Sync(), f.Close())
+	err = errors.Join(allocate(f), f.Sync(), f.Close())
 	if err != nil {
-		return errors.Join(fmt.Errorf("keep the disk's reserve: %w", noSpace(err)), os.Remove(path))
+		return errors.Join(fmt.Errorf("keep the disk's reserve: %w", noSpace(err)), s.files.Remove(path))
 	}
 	return nil
 }
@@ -66,14 +66,14 @@ func (zeros) Read(p []byte) (int, error) {
 
 // makeRoom gives the reserve up if the disk is full: for what must be written now.
 func (s *Server) makeRoom() {
-	if room, err := free(existing(s.o.StateDir)); err == nil && room < fullBytes {
+	if room, err := s.free(s.existing(s.o.StateDir)); err == nil && room < fullBytes {
 		s.giveUpReserve()
 	}
 }
 
 // giveUpReserve reports whether there was one.
 func (s *Server) giveUpReserve() bool {
-	if os.Remove(s.state("reserve")) != nil {
+	if s.files.Remove(s.state("reserve")) != nil {
 		return false
 	}
 	s.log.Warn("the disk is full: its reserve is given up, so that this member can stop its server and vote", "bytes", reserveBytes, "directory", s.o.StateDir)

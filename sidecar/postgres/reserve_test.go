@@ -47,7 +47,7 @@ func TestReserve(t *testing.T) {
 			// A stop and a start find the disk full before they write.
 			fill(t, filler)
 			m.makeRoom()
-			if room, err := free(disk); err != nil || room < reserveBytes {
+			if room, err := m.free(disk); err != nil || room < reserveBytes {
 				t.Errorf("room for %d bytes after it was made (%v)", room, err)
 			}
 		})

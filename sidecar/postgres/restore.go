@@ -78,7 +78,7 @@ func (s *Server) Restore(ctx context.Context, r Restoration) error {
 	if err := s.mark(m); err != nil {
 		return err
 	}
-	if err := errors.Join(s.wipe(target), s.makeDir(linked(target))); err != nil {
+	if err := errors.Join(s.wipe(target), s.makeDir(s.linked(target))); err != nil {
 		return err
 	}
 	lock, err := s.lockPrograms(ctx)
@@ -89,7 +89,7 @@ func (s *Server) Restore(ctx context.Context, r Restoration) error {
 	if err := r.Make(ctx, target, Program{Lock: lock, Started: s.noteGroup}); err != nil {
 		return err
 	}
-	if err := errors.Join(syncFiles(target), syncDir(filepath.Dir(filepath.Clean(s.o.DataDir)))); err != nil {
+	if err := errors.Join(s.syncFiles(target), s.syncDir(filepath.Dir(filepath.Clean(s.o.DataDir)))); err != nil {
 		return err
 	}
 	m.Phase = phaseSwap
@@ -106,7 +106,7 @@ func (s *Server) roomToRestore(need int64) error {
 			"restore into a new cluster by bootstrap { from_backup }", ErrNoRoom, s.o.DataDir)
 	}
 	parent := filepath.Dir(filepath.Clean(s.o.DataDir))
-	room, err := free(parent)
+	room, err := s.free(parent)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (s *Server) roomToRestore(need int64) error {
 // noteGroup notes the process group of a program that writes data.
 func (s *Server) noteGroup(group int) {
 	// Not synced: a program does not outlive the machine's fall.
-	if err := os.WriteFile(s.state("programs.group"), fmt.Append(nil, group), 0o600); err != nil {
+	if err := s.files.Replace(s.state("programs.group"), fmt.Append(nil, group)); err != nil {
 		s.log.Warn("cannot note a program's process group", "error", err)
 	}
 }
@@ -127,7 +127,7 @@ func (s *Server) noteGroup(group int) {
 // swapped ends a restore, or its undoing, whose data are in place.
 func (s *Server) swapped(m marker) error {
 	if m.Operation == opUndo {
-		return errors.Join(s.wipeAway(m.Old), remove(s.state("restored")))
+		return errors.Join(s.wipeAway(m.Old), s.remove(s.state("restored")))
 	}
 	if m.Restored.ID == "" {
 		return s.write(s.state("founding"), []byte("a backup was restored; the cluster's record does not name this server yet\n"))
@@ -146,7 +146,7 @@ func (s *Server) noteRestored(r restoration) error {
 // restoredNow reads of which restore the data are; its ID is empty: of none.
 func (s *Server) restoredNow() (restoration, error) {
 	var r restoration
-	err := readJSON(s.state("restored"), &r)
+	err := readJSON(s.files, s.state("restored"), &r)
 	return r, err
 }
 
@@ -184,7 +184,7 @@ func (s *Server) undo(r restoration) (marker, error) {
 	m := marker{Operation: opUndo, Phase: phaseSwap, From: r.ID, Since: time.Now(), Fresh: r.Kept, Old: s.beside("undone"), Restored: &r}
 	if r.Kept == "" {
 		m.Phase, m.Old = phaseMake, ""
-	} else if _, err := os.Lstat(r.Kept); errors.Is(err, fs.ErrNotExist) {
+	} else if _, err := s.files.Lstat(r.Kept); errors.Is(err, fs.ErrNotExist) {
 		return m, fmt.Errorf("put back what was there before the restore: %s is gone", r.Kept)
 	}
 	return m, s.mark(m)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -46,7 +45,7 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 	if err := s.checkStrayed(); err != nil {
 		return Rewound{}, err
 	}
-	_, err := os.Lstat(s.data("standby.signal"))
+	_, err := s.files.Lstat(s.data("standby.signal"))
 	m := marker{Operation: "rewind", Phase: phasePrepare, From: from.Member, Since: time.Now(), Standby: err == nil}
 	r, err := s.prepareRewind(ctx, m, from)
 	if err != nil {
@@ -63,7 +62,7 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 		if err := s.write(s.state("rewound"), []byte(`{"from":`+strconv.Quote(from.Member)+"}\n")); err != nil {
 			return r, err
 		}
-		if err := remove(s.state("life")); err != nil {
+		if err := s.remove(s.state("life")); err != nil {
 			return r, err
 		}
 	}
@@ -219,7 +218,7 @@ func (s *Server) keepAside(ctx context.Context, from Source, fork *ha.Fork) (Kep
 			return Kept{}, err
 		}
 	}
-	room, err := free(base)
+	room, err := s.free(base)
 	if err != nil {
 		return Kept{}, err
 	}
@@ -270,12 +269,12 @@ func (s *Server) describeKept(k Kept, from Source, c control, fork *ha.Fork) err
 	if err := s.write(filepath.Join(k.Dir, "about.json"), append(content, '\n')); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(k.Dir))
+	return s.syncDir(filepath.Dir(k.Dir))
 }
 
 // divergedSegments lists the segments to keep, those that matter most first.
 func (s *Server) divergedSegments(c control, fork *ha.Fork) ([]string, error) {
-	entries, err := os.ReadDir(s.data("pg_wal"))
+	entries, err := s.files.ReadDir(s.data("pg_wal"))
 	if err != nil {
 		return nil, fmt.Errorf("list write-ahead log: %w", err)
 	}
@@ -308,14 +307,14 @@ func (s *Server) divergedSegments(c control, fork *ha.Fork) ([]string, error) {
 
 // pruneKept removes the oldest beyond Options.KeepDiverged.Count.
 func (s *Server) pruneKept(base string) error {
-	entries, err := os.ReadDir(base)
+	entries, err := s.files.ReadDir(base)
 	if err != nil {
 		return fmt.Errorf("list what was kept aside: %w", err)
 	}
 	for len(entries) > s.o.KeepDiverged.Count {
 		name := filepath.Join(base, entries[0].Name())
 		s.log.Info("removing the oldest that was kept aside", "directory", name)
-		if err := os.RemoveAll(name); err != nil {
+		if err := s.files.RemoveAll(name); err != nil {
 			return fmt.Errorf("remove what was kept aside: %w", err)
 		}
 		entries = entries[1:]
@@ -329,10 +328,10 @@ func (s *Server) rewoundFrom() (string, error) {
 	var r struct {
 		From string `json:"from"`
 	}
-	err := readJSON(s.state("rewound"), &r)
+	err := readJSON(s.files, s.state("rewound"), &r)
 	return r.From, err
 }
 
 // Consistent says that the server has come to where it takes connections: it
 // has what a rewind left it to receive.
-func (s *Server) Consistent() error { return remove(s.state("rewound")) }
+func (s *Server) Consistent() error { return s.remove(s.state("rewound")) }

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"os"
 	"slices"
 	"strings"
 )
@@ -32,7 +31,7 @@ func (s *Server) readable(lines string) string {
 	if refused == "" {
 		return lines
 	}
-	proven, err := os.ReadFile(s.state(provenRules))
+	proven, err := s.files.ReadFile(s.state(provenRules))
 	if err != nil {
 		return "# PostgreSQL refuses the lines of " + s.data("pg_hba.conf") + ".\n"
 	}
@@ -58,14 +57,14 @@ func (s *Server) JudgeRules(wrong []string) error {
 	if err != nil {
 		return err
 	}
-	content, err := os.ReadFile(s.state("pg_hba.conf"))
+	content, err := s.files.ReadFile(s.state("pg_hba.conf"))
 	if err != nil || !strings.HasSuffix(string(content), lines) || s.isHidden() {
 		return nil // other lines were given to it: these are not judged
 	}
 	if len(wrong) > 0 {
 		return s.refuse(lines, strings.Join(wrong, "; "))
 	}
-	if was, err := os.ReadFile(s.state(provenRules)); err == nil && string(was) == lines {
+	if was, err := s.files.ReadFile(s.state(provenRules)); err == nil && string(was) == lines {
 		return nil
 	}
 	return s.write(s.state(provenRules), []byte(lines))
@@ -97,7 +96,7 @@ func (s *Server) judgeByLog() error {
 	if err != nil {
 		return err
 	}
-	content, err := os.ReadFile(s.state("pg_hba.conf"))
+	content, err := s.files.ReadFile(s.state("pg_hba.conf"))
 	if err != nil || lines == "" || !strings.HasSuffix(string(content), lines) {
 		return nil
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -27,15 +26,15 @@ func (s *Server) TryRules(ctx context.Context, set Settings) error {
 	if set.HBA == nil {
 		return nil
 	}
-	control, err := os.ReadFile(s.data("global", "pg_control"))
-	if _, made := os.Stat(s.o.StateDir); errors.Is(err, fs.ErrNotExist) || made != nil {
+	control, err := s.files.ReadFile(s.data("global", "pg_control"))
+	if _, made := s.files.Stat(s.o.StateDir); errors.Is(err, fs.ErrNotExist) || made != nil {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("try the lines of hba: %w", err)
 	}
 	dir := s.state("rules.try-" + rand.Text()) // another process may try some too
-	defer os.RemoveAll(dir)
+	defer s.files.RemoveAll(dir)
 	lines := strings.Join(set.HBA, "\n") + "\n"
 	if err := s.layTrial(dir, map[string]string{"global/pg_control": string(control), "postgresql.conf": "", "pg_hba.conf": lines, "pg_ident.conf": ""}); err != nil {
 		return err

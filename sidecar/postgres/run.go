@@ -50,7 +50,7 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.Shut(), s.makeState(), s.noteLayout()); err != nil {
+	if err := errors.Join(s.Shut(), s.MakeState(), s.noteLayout()); err != nil {
 		return err
 	}
 	s.makeRoom()
@@ -169,13 +169,13 @@ func (s *Server) checkData() error {
 
 // writeSignal makes the server a standby at its next start, or not.
 func (s *Server) writeSignal(standby bool) error {
-	if err := remove(s.data("recovery.signal")); err != nil {
+	if err := s.remove(s.data("recovery.signal")); err != nil {
 		return err
 	}
 	if !standby {
-		return remove(s.data("standby.signal"))
+		return s.remove(s.data("standby.signal"))
 	}
-	if _, err := os.Lstat(s.data("standby.signal")); err == nil {
+	if _, err := s.files.Lstat(s.data("standby.signal")); err == nil {
 		return nil
 	}
 	return s.write(s.data("standby.signal"), nil)
@@ -185,7 +185,7 @@ func (s *Server) writeSignal(standby bool) error {
 // in BinDir: that was replaced, as by an upgrade of the package, or BinDir is another.
 // What cannot be found out is no.
 func (s *Server) NewPrograms() bool {
-	content, err := os.ReadFile(s.data("postmaster.pid"))
+	content, err := s.files.ReadFile(s.data("postmaster.pid"))
 	if err != nil {
 		return false
 	}
@@ -194,7 +194,7 @@ func (s *Server) NewPrograms() bool {
 	if err != nil {
 		return false
 	}
-	stands, err := os.Stat(filepath.Join(s.o.BinDir, "postgres"))
+	stands, err := s.files.Stat(filepath.Join(s.o.BinDir, "postgres"))
 	return err == nil && !os.SameFile(runs, stands)
 }
 
@@ -202,7 +202,7 @@ func (s *Server) NewPrograms() bool {
 // PostgreSQL only sees that a process has the number, and in a container the
 // next life often has it too.
 func (s *Server) removeStalePID() error {
-	content, err := os.ReadFile(s.data("postmaster.pid"))
+	content, err := s.files.ReadFile(s.data("postmaster.pid"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -215,25 +215,25 @@ func (s *Server) removeStalePID() error {
 		return nil // PostgreSQL says what is wrong with it
 	}
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
-	if err != nil || sameFile(cwd, s.o.DataDir) {
+	if err != nil || s.sameFile(cwd, s.o.DataDir) {
 		return nil // gone, which PostgreSQL sees itself; or truly in this directory
 	}
 	s.log.Warn("removing the process id file of an earlier life", "pid", pid)
-	return remove(s.data("postmaster.pid"))
+	return s.remove(s.data("postmaster.pid"))
 }
 
-func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
+func (s *Server) sameFile(a, b string) bool {
+	x, err := s.files.Stat(a)
 	if err != nil {
 		return false
 	}
-	y, err := os.Stat(b)
+	y, err := s.files.Stat(b)
 	return err == nil && os.SameFile(x, y)
 }
 
 // logSize is how long the server's log is; zero: there is none.
 func (s *Server) logSize() int64 {
-	info, err := os.Stat(s.logFile())
+	info, err := s.files.Stat(s.logFile())
 	if err != nil {
 		return 0
 	}
@@ -244,7 +244,7 @@ func (s *Server) logSize() int64 {
 // the beginning of a file that has been cut off since.
 func (s *Server) logOfLife(size int64) int64 {
 	var l life
-	if err := readJSON(s.state("life"), &l); err != nil || l.LogAt > size {
+	if err := readJSON(s.files, s.state("life"), &l); err != nil || l.LogAt > size {
 		return 0
 	}
 	return l.LogAt
@@ -254,7 +254,7 @@ func (s *Server) logOfLife(size int64) int64 {
 // logged since its start: a second's worth of clients that are turned away lies between
 // two lines of the startup process.
 func (s *Server) logEndsWith(text string) bool {
-	f, err := os.Open(s.logFile())
+	f, err := s.files.Open(s.logFile())
 	if err != nil {
 		return false
 	}
@@ -276,7 +276,7 @@ func (s *Server) logEndsWith(text string) bool {
 // but cannot be read the title still names it, and the log tells (PostgreSQL 15
 // and newer), ten times a second.
 func (s *Server) Starved() bool {
-	if _, err := os.Stat(s.data("postmaster.pid")); err != nil {
+	if _, err := s.files.Stat(s.data("postmaster.pid")); err != nil {
 		return false
 	}
 	if s.logEndsWith("waiting for WAL to become available at") {
@@ -293,14 +293,14 @@ func (s *Server) Starved() bool {
 // children lists the postmaster's, by title and process id.
 func (s *Server) children() iter.Seq2[string, int] {
 	return func(yield func(string, int) bool) {
-		b, err := os.ReadFile(s.data("postmaster.pid"))
+		b, err := s.files.ReadFile(s.data("postmaster.pid"))
 		if err != nil {
 			return
 		}
 		first, _, _ := bytes.Cut(b, []byte("\n"))
 		lists, _ := filepath.Glob("/proc/" + string(bytes.TrimSpace(first)) + "/task/*/children") // the pattern is well formed
 		for _, list := range lists {
-			children, err := os.ReadFile(list)
+			children, err := s.files.ReadFile(list)
 			if err != nil {
 				continue // the process has ended
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // Guard is the parent of the postmaster.
@@ -135,12 +136,10 @@ type Keep struct {
 // Server is one local PostgreSQL server. Its methods that change something are
 // for one caller at a time; Inspect, History and the names may be called beside.
 type Server struct {
-	o        Options
-	log      hclog.Logger
-	uid, gid uint32
-	home     string
-	switchID bool // this process is root and starts programs as uid
-	version  int  // major version of the programs
+	o   Options
+	log hclog.Logger
+	account
+	version  int // major version of the programs
 	sock     string
 	guard    Guard
 	controls controlCache
@@ -155,6 +154,14 @@ type Server struct {
 	trial    sync.Mutex        // held while tryStart has its folder
 	reach    reach             // of the source of a copy or rewind
 	onlyTests
+}
+
+// account is whom the server and its programs run as.
+type account struct {
+	uid, gid uint32
+	home     string
+	switchID bool        // this process is root and starts programs as uid
+	files    rights.User // for all that is done to files in the data and state directories
 }
 
 // onlyTests is what tests alone set.
@@ -299,6 +306,7 @@ func (s *Server) findUser() error {
 		return fmt.Errorf("only root can run the server as user %s", u.Username)
 	}
 	s.uid, s.gid, s.home, s.o.User, s.switchID = uint32(uid), uint32(gid), u.HomeDir, u.Username, root
+	s.files = rights.Of(s.uid, s.gid)
 	return nil
 }
 

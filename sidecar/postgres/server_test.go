@@ -97,6 +97,14 @@ type member struct {
 	base  string
 }
 
+// own gives a file to the server's user.
+func (m *member) own(path string) error {
+	if !m.switchID {
+		return nil
+	}
+	return os.Lchown(path, int(m.uid), int(m.gid))
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

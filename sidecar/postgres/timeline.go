@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -56,7 +55,7 @@ func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
 func (s *Server) FillHistories(own ha.TLI) error {
 	var forks []ha.Fork
 	for tli := ha.TLI(2); tli < own; tli++ {
-		_, err := os.Lstat(s.data("pg_wal", historyName(tli)))
+		_, err := s.files.Lstat(s.data("pg_wal", historyName(tli)))
 		if err == nil {
 			continue
 		}
@@ -127,7 +126,7 @@ const (
 )
 
 func (s *Server) historyOf(tli ha.TLI) (historyKind, error) {
-	content, err := os.ReadFile(s.data("pg_wal", historyName(tli)))
+	content, err := s.files.ReadFile(s.data("pg_wal", historyName(tli)))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return historyNone, nil
@@ -141,7 +140,7 @@ func (s *Server) historyOf(tli ha.TLI) (historyKind, error) {
 
 // timelinesAbove lists the timelines with a history file, ascending.
 func (s *Server) timelinesAbove(own ha.TLI) ([]ha.TLI, error) {
-	entries, err := os.ReadDir(s.data("pg_wal"))
+	entries, err := s.files.ReadDir(s.data("pg_wal"))
 	if err != nil {
 		return nil, fmt.Errorf("list timelines: %w", err)
 	}
@@ -185,7 +184,7 @@ func (s *Server) forgetTimelines(own ha.TLI) error {
 		if found != historyHeld {
 			return nil
 		}
-		if err := remove(s.data("pg_wal", historyName(all[i]))); err != nil {
+		if err := s.remove(s.data("pg_wal", historyName(all[i]))); err != nil {
 			return err
 		}
 	}
@@ -195,7 +194,7 @@ func (s *Server) forgetTimelines(own ha.TLI) error {
 // removeAbove removes the history and segments of timelines above own. Segments
 // go first, so that a crash in between leaves the history to be found again.
 func (s *Server) removeAbove(own ha.TLI) error {
-	entries, err := os.ReadDir(s.data("pg_wal"))
+	entries, err := s.files.ReadDir(s.data("pg_wal"))
 	if err != nil {
 		return fmt.Errorf("list write-ahead log: %w", err)
 	}
@@ -208,14 +207,14 @@ func (s *Server) removeAbove(own ha.TLI) error {
 		}
 		if tli, ok := segmentTLI(name); ok && tli > own {
 			s.log.Info("removing write-ahead log of a timeline that was not reached", "file", name)
-			if err := os.Remove(s.data("pg_wal", name)); err != nil {
+			if err := s.files.Remove(s.data("pg_wal", name)); err != nil {
 				return fmt.Errorf("forget timeline %d: %w", tli, err)
 			}
 		}
 	}
 	for _, name := range histories {
 		s.log.Info("removing the history of a timeline that was not reached", "file", name)
-		if err := remove(s.data("pg_wal", name)); err != nil {
+		if err := s.remove(s.data("pg_wal", name)); err != nil {
 			return err
 		}
 	}

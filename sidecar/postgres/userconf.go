@@ -6,17 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // userConf is the data directory's postgresql.conf with all that it includes, as one
 // text, and where each of its lines came from.
 type userConf struct {
+	files  rights.User
 	text   string
 	origin []origin // of line 1 and on
 }
@@ -37,9 +39,9 @@ var includeLine = regexp.MustCompile(`(?i)^\s*(include|include_if_exists|include
 
 // readUserConf reads the user's own file. One that is not there is empty.
 func (s *Server) readUserConf() (userConf, error) {
-	var c userConf
+	c := userConf{files: s.files}
 	name := s.data("postgresql.conf")
-	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.files.Stat(name); errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
 	err := c.add(name, 0)
@@ -51,7 +53,7 @@ func (c *userConf) add(name string, depth int) error {
 	if depth > maxInclude {
 		return fmt.Errorf("%s: files include one another more than %d deep: %w", name, maxInclude, ErrSetting)
 	}
-	content, err := os.ReadFile(name)
+	content, err := c.files.ReadFile(name)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSetting, err)
 	}
@@ -83,11 +85,11 @@ func included(in, value string) string {
 func (c *userConf) include(directive, path string, depth int) error {
 	switch directive {
 	case "include_if_exists":
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if _, err := c.files.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 	case "include_dir":
-		entries, err := os.ReadDir(path) // sorted as PostgreSQL does, by bytes
+		entries, err := c.files.ReadDir(path) // sorted as PostgreSQL does, by bytes
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrSetting, err)
 		}
@@ -95,7 +97,7 @@ func (c *userConf) include(directive, path string, depth int) error {
 			if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), ".conf") {
 				continue
 			}
-			if info, err := os.Stat(filepath.Join(path, e.Name())); err != nil || info.IsDir() {
+			if info, err := c.files.Stat(filepath.Join(path, e.Name())); err != nil || info.IsDir() {
 				continue
 			}
 			if err := c.add(filepath.Join(path, e.Name()), depth+1); err != nil {
@@ -130,7 +132,7 @@ const userFile = "user.conf"
 
 // keptUserConf returns the copy that PostgreSQL last took.
 func (s *Server) keptUserConf() (string, bool) {
-	content, err := os.ReadFile(s.state(userFile))
+	content, err := s.files.ReadFile(s.state(userFile))
 	return string(content), err == nil
 }
 
@@ -180,10 +182,10 @@ func (s *Server) tryConf(ctx context.Context, set Settings, user string) (commit
 func (s *Server) askConf(ctx context.Context, set Settings, user, parameter string) (value string, err error) {
 	name := rand.Text()
 	draft, copied := s.state("postgresql.conf.try-"+name), s.state("user.conf.try-"+name)
-	defer os.Remove(draft) // only drafts
-	defer os.Remove(copied)
+	defer s.files.Remove(draft) // only drafts
+	defer s.files.Remove(copied)
 	for path, text := range map[string]string{copied: user, draft: s.render(set, copied)} {
-		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), s.own(path)); err != nil {
+		if err := s.files.Replace(path, []byte(text)); err != nil {
 			return "", noSpace(err)
 		}
 	}

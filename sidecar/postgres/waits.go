@@ -24,7 +24,7 @@ type waits struct {
 // (logging_collector, syslog), or while the log was cut off at its greatest size, is
 // not seen. It is for one caller at a time.
 func (s *Server) CancelledWaits() (uint64, error) {
-	f, err := os.Open(s.logFile())
+	f, err := s.files.Open(s.logFile())
 	if os.IsNotExist(err) {
 		s.waits.known, s.waits.at = true, 0
 		return s.waits.count, nil

@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // Leftovers lists the server processes of a data directory that run on this
@@ -73,7 +75,7 @@ func serves(pid int, dir fs.FileInfo) bool {
 // a server in single-user mode), as postmaster.pid names it; 0: there is none. A
 // process that only has the number does not count.
 func Find(dataDir string) (int, error) {
-	content, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
+	content, err := rights.OwnerOf(dataDir).ReadFile(filepath.Join(dataDir, "postmaster.pid"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // Copy is a member's copy of the stored settings, on disk: a member that starts while
@@ -31,7 +32,7 @@ type kept struct {
 // OpenCopy reads the copy in a directory. One that is damaged is an error, and no copy.
 func OpenCopy(dir string) (*Copy, error) {
 	c := &Copy{path: filepath.Join(dir, "settings.json")}
-	content, err := os.ReadFile(c.path)
+	content, err := rights.OwnerOf(dir).ReadOwn(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -76,7 +77,7 @@ func (c *Copy) Keep(s Stored, now time.Time) error {
 	}
 	content, err := json.Marshal(next)
 	if err == nil {
-		err = replace(c.path, append(content, '\n'))
+		err = rights.OwnerOf(filepath.Dir(c.path)).ReplaceSync(c.path, append(content, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("keep a copy of the cluster's settings: %w", err)
@@ -85,23 +86,4 @@ func (c *Copy) Keep(s Stored, now time.Time) error {
 	c.kept, c.have = next, true
 	c.mu.Unlock()
 	return nil
-}
-
-// replace writes a file so that after a crash the old or the new one is there, whole.
-func replace(path string, content []byte) error {
-	root, err := os.OpenRoot(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer root.Close() // nothing is written by it
-	name := filepath.Base(path)
-	f, err := root.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return root.Rename(name+".new", name)
 }

@@ -186,23 +186,13 @@ func (c Config) writeEnvironment() error {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&b, "export %s=%s\n", name, program.Quote(all[name]))
 	}
-	if err := os.MkdirAll(c.Dir, 0o750); err != nil {
+	if err := c.User.Files().MakeDir(c.Dir); err != nil {
 		return fmt.Errorf("make the folder of backups: %w", err)
 	}
-	if old, err := os.ReadFile(c.environmentFile()); err == nil && string(old) == b.String() {
+	if old, err := c.User.Files().ReadFile(c.environmentFile()); err == nil && string(old) == b.String() {
 		return nil
 	}
-	f, err := os.CreateTemp(c.Dir, ".new-") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write the environment of backups: %w", err)
-	}
-	defer os.Remove(f.Name()) // when it was renamed there is nothing to remove
-	_, err = f.WriteString(b.String())
-	err = errors.Join(err, c.User.Own(c.Dir), c.User.Own(f.Name()), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), c.environmentFile())
-	}
-	if err != nil {
+	if err := c.User.Files().ReplaceSync(c.environmentFile(), []byte(b.String())); err != nil {
 		return fmt.Errorf("write the environment of backups: %w", err)
 	}
 	return nil

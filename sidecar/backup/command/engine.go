@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -164,19 +163,17 @@ func (e *Engine) Archived(ctx context.Context) (backup.Archive, error) {
 
 // history fetches one history file.
 func (e *Engine) history(ctx context.Context, name string) ([]ha.Fork, error) {
-	dir, err := os.MkdirTemp(e.c.Dir, "fetch-")
+	files := e.c.User.Files()
+	dir, err := files.MkdirTemp(e.c.Dir, "fetch-")
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", name, err)
 	}
-	defer os.RemoveAll(dir)
-	if err := e.c.User.Own(dir); err != nil {
-		return nil, err
-	}
+	defer files.RemoveAll(dir)
 	to := filepath.Join(dir, name)
 	if _, err := e.run(ctx, "fetch", map[string]string{"name": name, "path": to}); err != nil {
 		return nil, err
 	}
-	content, err := os.ReadFile(to)
+	content, err := files.ReadFile(to)
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", name, err)
 	}
@@ -195,14 +192,11 @@ func (e *Engine) Restore(ctx context.Context, r backup.Restore) error {
 	if b, found := list.Find(r.Label); !found || !b.Good() {
 		return fmt.Errorf("%w: %q", backup.ErrNoBackup, r.Label)
 	}
-	if err := checkEmpty(r.DataDir, r.Delta); err != nil {
+	if err := e.checkEmpty(r.DataDir, r.Delta); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(r.DataDir, 0o700); err != nil {
+	if err := e.c.User.Files().MakeDir(r.DataDir); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
-	}
-	if err := e.c.User.Own(r.DataDir); err != nil {
-		return err
 	}
 	if _, err := e.run(ctx, "restore", map[string]string{"label": r.Label, "data_dir": r.DataDir}); err != nil {
 		return err

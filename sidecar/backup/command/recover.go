@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,15 +13,16 @@ import (
 )
 
 // checkEmpty refuses to restore over something, or under a running server.
-func checkEmpty(dir string, delta bool) error {
-	entries, err := os.ReadDir(dir)
+func (e *Engine) checkEmpty(dir string, delta bool) error {
+	files := e.c.User.Files()
+	entries, err := files.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look at the directory to restore into: %w", err)
 	}
-	if content, err := os.ReadFile(filepath.Join(dir, "postmaster.pid")); err == nil {
+	if content, err := files.ReadFile(filepath.Join(dir, "postmaster.pid")); err == nil {
 		var pid int
 		if _, err := fmt.Sscan(string(content), &pid); err == nil && pid > 1 && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 			return fmt.Errorf("%w: %s, process %d", backup.ErrServing, dir, pid)
@@ -37,13 +37,14 @@ func checkEmpty(dir string, delta bool) error {
 // writeRecovery makes PostgreSQL recover to the target at its next start, whatever
 // the restore command wrote: only one target may be set.
 func (e *Engine) writeRecovery(r backup.Restore) error {
+	files := e.c.User.Files()
 	for _, name := range []string{"PG_VERSION", "global/pg_control"} {
-		if _, err := os.Stat(filepath.Join(r.DataDir, name)); err != nil {
+		if _, err := files.Stat(filepath.Join(r.DataDir, name)); err != nil {
 			return fmt.Errorf("the restore command succeeded and left no %s: %w", name, err)
 		}
 	}
 	auto := filepath.Join(r.DataDir, "postgresql.auto.conf")
-	content, err := os.ReadFile(auto)
+	content, err := files.ReadFile(auto)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read postgresql.auto.conf: %w", err)
 	}
@@ -59,13 +60,13 @@ func (e *Engine) writeRecovery(r backup.Restore) error {
 	if r.Standby {
 		signal, other = other, signal
 	}
-	if err := os.Remove(filepath.Join(r.DataDir, other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := files.Remove(filepath.Join(r.DataDir, other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", other, err)
 	}
-	if err := e.own(auto, withSettings(string(content), settings)); err != nil {
+	if err := e.write(auto, withSettings(string(content), settings)); err != nil {
 		return err
 	}
-	return e.own(filepath.Join(r.DataDir, signal), "")
+	return e.write(filepath.Join(r.DataDir, signal), "")
 }
 
 // inFile writes a value for a configuration file, where a backslash escapes.
@@ -94,14 +95,9 @@ func withSettings(content string, settings []backup.Setting) string {
 	return b
 }
 
-// own writes a file of PostgreSQL's user, synced.
-func (e *Engine) own(path, content string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = f.WriteString(content)
-	if err := errors.Join(err, f.Sync(), f.Close(), e.c.User.Own(path)); err != nil {
+// write writes a file of PostgreSQL's user, synced.
+func (e *Engine) write(path, content string) error {
+	if err := e.c.User.Files().ReplaceSync(path, []byte(content)); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

@@ -27,7 +27,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -40,6 +39,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/backup"
 	"github.com/pgsidecar/pgsidecar/sidecar/backup/program"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // ErrConflict: the replica cancelled the dump to go on replaying.
@@ -131,7 +131,7 @@ func (e *Engine) connect(ctx context.Context, database string) (*pgx.Conn, error
 
 // password is the last field of the passfile's first line.
 func password(file string) (string, error) {
-	content, err := os.ReadFile(file)
+	content, err := rights.OwnerOf(filepath.Dir(file)).ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("read the passfile: %w", err)
 	}
@@ -203,20 +203,21 @@ func (e *Engine) Check(ctx context.Context) error {
 
 // lock takes the folder for this process.
 func (e *Engine) lock() (func() error, error) {
-	if _, err := os.Stat(e.c.Folder); err != nil {
+	files := e.c.User.Files()
+	if _, err := files.Stat(e.c.Folder); err != nil {
 		return nil, fmt.Errorf("%w: %w", backup.ErrNoRepository, err)
 	}
 	path := filepath.Join(e.c.Folder, "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := rights.OpenLock(path)
 	if err != nil {
 		return nil, fmt.Errorf("lock the folder of backups: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %s is locked", backup.ErrRunning, e.c.Folder), f.Close())
 	}
-	left, err := filepath.Glob(filepath.Join(e.c.Folder, "*"+unfinished))
+	left, err := files.Glob(filepath.Join(e.c.Folder, "*"+unfinished))
 	for _, dir := range left {
-		err = errors.Join(err, os.RemoveAll(dir))
+		err = errors.Join(err, files.RemoveTree(dir))
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("remove what an earlier backup left: %w", err), f.Close())
@@ -263,7 +264,7 @@ func (e *Engine) Backup(ctx context.Context, r backup.Request) (backup.Backup, e
 	dir := filepath.Join(e.c.Folder, b.Label+unfinished)
 	if err := e.dump(ctx, dir, databases, r.Progress); err != nil {
 		// What was made is worth nothing; the next lock removes what is left now.
-		return b, errors.Join(fmt.Errorf("dump: %w", err), os.RemoveAll(dir), unlock())
+		return b, errors.Join(fmt.Errorf("dump: %w", err), e.c.User.Files().RemoveTree(dir), unlock())
 	}
 	b.Stop = e.now().UTC()
 	b, err = e.finish(dir, manifest{Backup: b, Format: e.c.Format, Databases: databases})
@@ -271,17 +272,14 @@ func (e *Engine) Backup(ctx context.Context, r backup.Request) (backup.Backup, e
 		err = fmt.Errorf("%w: %w", backup.ErrFull, err)
 	}
 	if err != nil {
-		err = errors.Join(err, os.RemoveAll(dir)) // nothing, if it has its name already
+		err = errors.Join(err, e.c.User.Files().RemoveTree(dir)) // nothing, if it has its name already
 	}
 	return b, errors.Join(err, unlock())
 }
 
 // dump writes all files of a backup.
 func (e *Engine) dump(ctx context.Context, dir string, databases []string, progress func(float64)) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	if err := e.c.User.Own(dir); err != nil {
+	if err := e.c.User.Files().MakeDir(dir); err != nil {
 		return err
 	}
 	if err := e.program(ctx, "pg_dumpall", "--globals-only", "--file="+filepath.Join(dir, globalsName)); err != nil {
@@ -309,14 +307,15 @@ func conninfo(database string) string {
 
 // finish makes a dump a backup.
 func (e *Engine) finish(dir string, m manifest) (backup.Backup, error) {
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	files := e.c.User.Files()
+	err := files.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if info, err := d.Info(); err == nil && !d.IsDir() {
 			m.Backup.Stored += info.Size()
 		}
-		return syncPath(path)
+		return syncPath(rights.User{}, path) // WalkDir has them already
 	})
 	if err != nil {
 		return m.Backup, fmt.Errorf("sync the dump: %w", err)
@@ -326,17 +325,17 @@ func (e *Engine) finish(dir string, m manifest) (backup.Backup, error) {
 		return m.Backup, fmt.Errorf("write the manifest: %w", err)
 	}
 	path := filepath.Join(dir, manifestName)
-	if err := errors.Join(os.WriteFile(path, content, 0o600), e.c.User.Own(path), syncPath(path), syncPath(dir)); err != nil {
+	if err := errors.Join(files.ReplaceSync(path, content), syncPath(files, dir)); err != nil {
 		return m.Backup, fmt.Errorf("write the manifest: %w", err)
 	}
-	if err := errors.Join(os.Rename(dir, strings.TrimSuffix(dir, unfinished)), syncPath(e.c.Folder)); err != nil {
+	if err := errors.Join(rights.OwnerOf(e.c.Folder).Rename(dir, strings.TrimSuffix(dir, unfinished)), syncPath(files, e.c.Folder)); err != nil {
 		return m.Backup, fmt.Errorf("finish the backup: %w", err)
 	}
 	return m.Backup, nil
 }
 
-func syncPath(path string) error {
-	f, err := os.Open(path)
+func syncPath(files rights.User, path string) error {
+	f, err := files.Open(path)
 	if err != nil {
 		return err
 	}
@@ -345,7 +344,7 @@ func syncPath(path string) error {
 
 // List reads the manifests.
 func (e *Engine) List(context.Context) (backup.Repository, error) {
-	entries, err := os.ReadDir(e.c.Folder)
+	entries, err := e.c.User.Files().ReadDir(e.c.Folder)
 	if err != nil {
 		return backup.Repository{}, fmt.Errorf("%w: %w", backup.ErrNoRepository, err)
 	}
@@ -372,7 +371,7 @@ func (e *Engine) List(context.Context) (backup.Repository, error) {
 
 func (e *Engine) manifest(label string) (manifest, error) {
 	var m manifest
-	content, err := os.ReadFile(filepath.Join(e.c.Folder, label, manifestName))
+	content, err := e.c.User.Files().ReadFile(filepath.Join(e.c.Folder, label, manifestName))
 	if err == nil {
 		err = json.Unmarshal(content, &m)
 	}
@@ -399,7 +398,7 @@ func (e *Engine) Expire(ctx context.Context) ([]string, error) {
 	var gone []string
 	for _, label := range e.c.Retention.Expired(list.Backups, e.now()) {
 		path := filepath.Join(e.c.Folder, label)
-		if err := errors.Join(os.Rename(path, path+unfinished), os.RemoveAll(path+unfinished)); err != nil {
+		if err := errors.Join(rights.OwnerOf(e.c.Folder).Rename(path, path+unfinished), e.c.User.Files().RemoveTree(path+unfinished)); err != nil {
 			return gone, errors.Join(fmt.Errorf("remove backup %s: %w", label, err), unlock())
 		}
 		gone = append(gone, label)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -238,35 +237,22 @@ func (c Config) write() error {
 	}
 	for _, dir := range []string{"", "conf.d", "spool", "lock", "log"} {
 		path := filepath.Join(c.Dir, dir)
-		if err := os.MkdirAll(path, 0o750); err != nil {
+		if err := c.User.Files().MakeDir(path); err != nil {
 			return fmt.Errorf("make pgBackRest's folder: %w", err)
 		}
-		if err := c.User.Own(path); err != nil {
-			return err
-		}
 	}
-	if err := c.replace(filepath.Join(c.include(), "secrets.conf"), secrets, 0o600); err != nil {
+	if err := c.replace(filepath.Join(c.include(), "secrets.conf"), secrets); err != nil {
 		return err
 	}
-	return c.replace(c.file(), c.render(), 0o640)
+	return c.replace(c.file(), c.render())
 }
 
 // replace writes a file whole, and only if its content differs.
-func (c Config) replace(path string, content []byte, mode fs.FileMode) error {
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+func (c Config) replace(path string, content []byte) error {
+	if old, err := c.User.Files().ReadFile(path); err == nil && bytes.Equal(old, content) {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(f.Name()) // when it was renamed there is nothing to remove
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), c.User.Own(f.Name()), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
+	if err := c.User.Files().ReplaceSync(path, content); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

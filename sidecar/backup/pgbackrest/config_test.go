@@ -54,7 +54,7 @@ func TestWritten(t *testing.T) {
 	if !strings.HasSuffix(string(secrets), "[global]\nrepo1-cipher-pass=hunter2\nrepo1-s3-key-secret=hunter2\n") {
 		t.Errorf("secrets are\n%s", secrets)
 	}
-	for name, mode := range map[string]os.FileMode{"pgbackrest.conf": 0o640, "conf.d/secrets.conf": 0o600} {
+	for name, mode := range map[string]os.FileMode{"pgbackrest.conf": 0o600, "conf.d/secrets.conf": 0o600} {
 		info, err := os.Stat(filepath.Join(c.Dir, name))
 		if err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // ErrMissing: the program is not installed.
@@ -51,15 +53,13 @@ func Lookup(name string) (User, error) {
 	return User{Name: u.Username, Home: u.HomeDir, UID: uint32(uid), GID: uint32(gid), other: int(uid) != os.Geteuid()}, nil
 }
 
-// Own gives a file or folder to the user, where we are another.
-func (u User) Own(path string) error {
+// Files has the user's rights to files: what is done in a directory of the user's is done
+// with them, so that a link there leads nobody to what is root's.
+func (u User) Files() rights.User {
 	if !u.other {
-		return nil
+		return rights.User{}
 	}
-	if err := os.Lchown(path, int(u.UID), int(u.GID)); err != nil {
-		return fmt.Errorf("give %s to %s: %w", path, u.Name, err)
-	}
-	return nil
+	return rights.Of(u.UID, u.GID)
 }
 
 // Command is one run of a program.

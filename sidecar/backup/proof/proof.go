@@ -113,11 +113,11 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 
 // room refuses before anything is written, and returns how much may be.
 func (s *scratch) room(ctx context.Context, b backup.Backup) (limit int64, err error) {
-	if err := os.MkdirAll(s.o.Folder, 0o700); err != nil {
+	files := s.o.User.Files()
+	if err := files.MakeDir(s.o.Folder); err != nil {
 		return 0, fmt.Errorf("make the scratch folder: %w", err)
 	}
-	mark := filepath.Join(s.o.Folder, markName)
-	if err := errors.Join(os.WriteFile(mark, nil, 0o600), s.o.User.Own(s.o.Folder)); err != nil {
+	if err := files.Replace(filepath.Join(s.o.Folder, markName), nil); err != nil {
 		return 0, fmt.Errorf("make the scratch folder: %w", err)
 	}
 	var free syscall.Statfs_t
@@ -143,7 +143,7 @@ const logRoom = 256 << 20
 func (s *scratch) used() int64 {
 	total := int64(0)
 	// What vanishes while it is counted does not count.
-	_ = filepath.WalkDir(s.o.Folder, func(_ string, d os.DirEntry, err error) error {
+	_ = s.o.User.Files().WalkDir(s.o.Folder, func(_ string, d os.DirEntry, err error) error {
 		if err != nil {
 			return nil
 		}

@@ -37,9 +37,9 @@ func (c *copies) Restore(ctx context.Context, r backup.Restore) error {
 		return err
 	}
 	auto := "restore_command = 'cp " + c.wal() + "/%f %p'\n"
-	err := errors.Join(os.WriteFile(filepath.Join(r.DataDir, "postgresql.auto.conf"), []byte(auto), 0o600),
-		os.WriteFile(filepath.Join(r.DataDir, "recovery.signal"), nil, 0o600),
-		c.s.User.Own(filepath.Join(r.DataDir, "postgresql.auto.conf")), c.s.User.Own(filepath.Join(r.DataDir, "recovery.signal")))
+	files := c.s.User.Files()
+	err := errors.Join(files.Replace(filepath.Join(r.DataDir, "postgresql.auto.conf"), []byte(auto)),
+		files.Replace(filepath.Join(r.DataDir, "recovery.signal"), nil))
 	if c.damage != nil {
 		c.damage(r.DataDir)
 	}

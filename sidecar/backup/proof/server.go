@@ -44,7 +44,8 @@ const markName = "pgsidecar-verification"
 // clear ends the server that is left, and removes the folder: only one that has our
 // marker, or nothing at all.
 func (s *scratch) clear(ctx context.Context) error {
-	entries, err := os.ReadDir(s.o.Folder)
+	files := s.o.User.Files()
+	entries, err := files.ReadDir(s.o.Folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -61,12 +62,12 @@ func (s *scratch) clear(ctx context.Context) error {
 	// The marker goes last, so that what is left after a crash can still be removed.
 	for _, e := range entries {
 		if e.Name() != markName {
-			if err := os.RemoveAll(filepath.Join(s.o.Folder, e.Name())); err != nil {
+			if err := files.RemoveAll(filepath.Join(s.o.Folder, e.Name())); err != nil {
 				return fmt.Errorf("remove the scratch folder: %w", err)
 			}
 		}
 	}
-	if err := os.RemoveAll(s.o.Folder); err != nil {
+	if err := files.RemoveTree(s.o.Folder); err != nil {
 		return fmt.Errorf("remove the scratch folder: %w", err)
 	}
 	return nil
@@ -88,7 +89,7 @@ func (s *scratch) stop(ctx context.Context, mode string) error {
 
 // end tells the server to end, no matter what started it.
 func (s *scratch) end(ctx context.Context, mode string) error {
-	if _, err := os.Stat(filepath.Join(s.data(), "postmaster.pid")); errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.o.User.Files().Stat(filepath.Join(s.data(), "postmaster.pid")); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	_, err := s.program(ctx, "pg_ctl", "-D", s.data(), "-m", mode, "-w", "stop")
@@ -164,12 +165,12 @@ func (s *scratch) recover(ctx context.Context, limit int64) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("%w: the recovery took longer than %s", ErrFailed, bound))
 	defer cancel()
 	files := map[string]string{"hba": "local all all trust\n", "ident": ""}
-	if _, err := os.Stat(filepath.Join(s.data(), "postgresql.conf")); errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.o.User.Files().Stat(filepath.Join(s.data(), "postgresql.conf")); errors.Is(err, fs.ErrNotExist) {
 		files["data/postgresql.conf"] = "" // a member's may be elsewhere
 	}
 	for name, content := range files {
 		path := filepath.Join(s.o.Folder, name)
-		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), s.o.User.Own(path)); err != nil {
+		if err := s.o.User.Files().Replace(path, []byte(content)); err != nil {
 			return fmt.Errorf("prepare the scratch server: %w", err)
 		}
 	}
