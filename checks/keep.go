@@ -62,31 +62,33 @@ type Role struct {
 }
 
 // EnsureRoles makes the roles, or gives them the password and the rights that
-// they lack. It changes nothing that is so already. Only SCRAM verifiers are
-// sent, so that no password can get into the server's log.
-func (c *Conn) EnsureRoles(ctx context.Context, roles []Role) error {
-	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+// they lack, and reports whether it had to. It changes nothing that is so already. Only
+// SCRAM verifiers are sent, so that no password can get into the server's log.
+func (c *Conn) EnsureRoles(ctx context.Context, roles []Role) (changed bool, err error) {
+	err = c.work.do(ctx, func(conn *pgx.Conn) error {
 		for _, r := range roles {
-			if err := ensureRole(ctx, conn, r); err != nil {
+			did, err := ensureRole(ctx, conn, r)
+			if err != nil {
 				return fmt.Errorf("role %s: %w", r.Name, err)
 			}
+			changed = changed || did
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("make roles: %w", err)
+		return false, fmt.Errorf("make roles: %w", err)
 	}
-	return nil
+	return changed, nil
 }
 
-func ensureRole(ctx context.Context, conn *pgx.Conn, r Role) error {
+func ensureRole(ctx context.Context, conn *pgx.Conn, r Role) (changed bool, err error) {
 	var found, right bool
 	var verifier string
-	err := conn.QueryRow(ctx, `select true, coalesce(rolpassword, ''),
+	err = conn.QueryRow(ctx, `select true, coalesce(rolpassword, ''),
 		rolcanlogin and case when $2 then rolsuper else rolreplication or rolsuper end
 		from pg_authid where rolname = $1`, r.Name, r.Superuser).Scan(&found, &verifier, &right)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return err
+		return false, err
 	}
 	options := " login replication"
 	if r.Superuser {
@@ -96,7 +98,7 @@ func ensureRole(ctx context.Context, conn *pgx.Conn, r Role) error {
 	if newPassword {
 		made, err := newVerifier(r.Password)
 		if err != nil {
-			return err
+			return false, err
 		}
 		options += " password " + quoteText(made)
 	}
@@ -104,15 +106,16 @@ func ensureRole(ctx context.Context, conn *pgx.Conn, r Role) error {
 	if found {
 		verb = "alter role "
 	}
-	if !found || !right || newPassword {
+	changed = !found || !right || newPassword
+	if changed {
 		if _, err := conn.Exec(ctx, verb+quoteName(r.Name)+options); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if r.Superuser {
-		return nil
+		return changed, nil
 	}
-	return ensureRewindRights(ctx, conn, r.Name)
+	return changed, ensureRewindRights(ctx, conn, r.Name)
 }
 
 // rewindFunctions are what pg_rewind calls on its source.

@@ -273,7 +273,7 @@ func TestLookIsNotHeldUpByAnOperation(t *testing.T) {
 	must(t, err)
 	hung := make(chan error, 1)
 	ctx := within(t, time.Second)
-	go func() { hung <- p.conn.EnsureRoles(ctx, []checks.Role{{Name: "x"}}) }()
+	go func() { _, err := p.conn.EnsureRoles(ctx, []checks.Role{{Name: "x"}}); hung <- err }()
 	must(t, warm(p))
 	if err := <-hung; err == nil {
 		t.Fatal("the operation did not hang")
@@ -303,15 +303,20 @@ func TestRolesAndSlots(t *testing.T) {
 	p := primary(t, "n1")
 	ctx := within(t, 20*time.Second)
 	roles := []checks.Role{{Name: "replicator", Password: "it's a \\ secret"}, {Name: "postgres", Password: "root's", Superuser: true}}
-	for range 2 {
-		must(t, p.conn.EnsureRoles(ctx, roles))
+	for _, want := range []bool{true, false} {
+		changed, err := p.conn.EnsureRoles(ctx, roles)
+		if err != nil || changed != want {
+			t.Fatalf("changed %v, %v", changed, err)
+		}
 	}
 	verifier := p.value("select rolpassword from pg_authid where rolname = 'replicator'")
 	if !strings.HasPrefix(verifier, "SCRAM-SHA-256$4096:") {
 		t.Fatalf("password kept as %q", verifier)
 	}
 	roles[0].Password = "another"
-	must(t, p.conn.EnsureRoles(ctx, roles))
+	if changed, err := p.conn.EnsureRoles(ctx, roles); err != nil || !changed {
+		t.Fatalf("changed %v, %v", changed, err)
+	}
 	if p.value("select rolpassword from pg_authid where rolname = 'replicator'") == verifier {
 		t.Fatal("the password did not change")
 	}
@@ -364,7 +369,8 @@ func TestRolesAndSlots(t *testing.T) {
 // The verifier that we make is one that the server takes the password for.
 func TestScramVerifier(t *testing.T) {
 	p := primary(t, "n1")
-	must(t, p.conn.EnsureRoles(within(t, 5*time.Second), []checks.Role{{Name: "postgres", Password: "se cret", Superuser: true}}))
+	_, err := p.conn.EnsureRoles(within(t, 5*time.Second), []checks.Role{{Name: "postgres", Password: "se cret", Superuser: true}})
+	must(t, err)
 	must(t, writeHBA(p, "local all all scram-sha-256\n"))
 	for password, want := range map[string]error{"se cret": nil, "wrong": checks.ErrDenied} {
 		c, err := checks.New(checks.Options{Socket: p.dir, Port: p.port, User: "postgres", Member: "n1", Now: now,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
 )
@@ -156,10 +159,11 @@ func (r *rig) setPassword(account, password string) {
 	}
 }
 
-// TestWrongSuperuserPassword: the password is the one that initdb gives, and for
-// people. The sidecar goes in by the name of its system user, so a file that says
-// something else later keeps nobody from starting, and is not printed.
-func TestWrongSuperuserPassword(t *testing.T) {
+// TestSuperuserPassword: the password is for people; the sidecar goes in by the name of its
+// system user. So a file that says something else while the sidecar is away keeps nobody
+// from starting, and one that changes while it runs is taken up without a word from
+// anybody; sessions that are open stay, and no password is printed.
+func TestSuperuserPassword(t *testing.T) {
 	r := newRig(t)
 	r.startConsul()
 	r.start()
@@ -170,6 +174,43 @@ func TestWrongSuperuserPassword(t *testing.T) {
 	r.logged(long, "announced", "tag=primary")
 	r.stop()
 	if strings.Contains(r.log.String(), "not the one") {
+		t.Error("the password was printed")
+	}
+	r.start()
+	r.logged(long, "announced", "tag=primary")
+	ctx, cancel := context.WithTimeout(t.Context(), long)
+	defer cancel()
+	as := func(password string) (*pgx.Conn, error) {
+		return pgx.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=postgres password='%s' dbname=postgres", r.pg, password))
+	}
+	r.setPassword("superuser", "the third")
+	r.logged(long, "role made or changed", "role=postgres")
+	stays, err := as("the third")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Close(context.WithoutCancel(ctx))
+	log := r.log.String()
+	r.setPassword("superuser", "the fourth")
+	for strings.Count(r.log.String(), "role=postgres") == strings.Count(log, "role=postgres") {
+		select {
+		case <-r.log.grown:
+		case <-ctx.Done():
+			t.Fatal("the changed password was not taken up")
+		}
+	}
+	if _, err := as("the third"); err == nil {
+		t.Error("the password before lets somebody in")
+	}
+	if err := stays.Ping(ctx); err != nil {
+		t.Errorf("a session that was open was cut: %v", err)
+	}
+	fourth, err := as("the fourth")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fourth.Close(context.WithoutCancel(ctx))
+	if strings.Contains(r.log.String(), "the third") || strings.Contains(r.log.String(), "the fourth") {
 		t.Error("the password was printed")
 	}
 }

@@ -233,12 +233,12 @@ func (s *localServer) maintain(ctx context.Context, members []string, founded bo
 		err = s.files.RestorePartial()
 	}
 	if f := s.lastFacts(); f.InRecovery == ha.No {
-		err = errors.Join(err, s.files.FillHistories(f.Position.TLI), s.keepRole(ctx))
+		err = errors.Join(err, s.files.FillHistories(f.Position.TLI), s.keepRoles(ctx))
 	}
 	if why := s.lastFacts().Paused; why != "" && why != userPause {
 		s.stuck(why)
 	}
-	return errors.Join(err, s.keepConfigured(ctx))
+	return errors.Join(err, s.keepCertificate(ctx), s.keepConfigured(ctx))
 }
 
 // userPause is why a server that has all that its primary has replays nothing.

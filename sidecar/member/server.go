@@ -48,7 +48,7 @@ type localServer struct {
 	// the copy of the data still owes.
 	read configuration
 	owed ha.Position
-	role checks.Role // that replicates, as this process last made it; guarded by mu
+	kept kept // guarded by mu
 	// rewound: the server still needs what its rewind's source has.
 	rewound bool
 	// promotedAt is when this process last promoted the server.
@@ -62,6 +62,12 @@ type localServer struct {
 	// others tells what is known of the other members; set before the sidecar runs.
 	others func() others
 	copies copies
+}
+
+// kept is what this process has last brought to the server of files that change.
+type kept struct {
+	roles       map[string]checks.Role
+	certificate string // postgres.Server.FilesState of its files
 }
 
 // copies are the copies of a whole data directory.
