@@ -57,7 +57,7 @@ const (
 var graph = map[string]arrows{
 	"cmd/pgsidecar": {ours: []string{"cmd/pgsidecar/cli"}, tests: []string{pgx, "sidecar/api", "sidecar/backup", "sidecar/ha", "sidecar/lab"}},
 	// A command knows what does the work, and no adapter.
-	"cmd/pgsidecar/cli": {ours: []string{"sidecar", "sidecar/api", "sidecar/availability", "sidecar/backup", "sidecar/client", "sidecar/config", "sidecar/drill", "sidecar/failover", "sidecar/ha", "sidecar/install",
+	"cmd/pgsidecar/cli": {ours: []string{"sidecar", "sidecar/api", "sidecar/assess", "sidecar/assess/gather", "sidecar/availability", "sidecar/backup", "sidecar/client", "sidecar/config", "sidecar/drill", "sidecar/failover", "sidecar/ha", "sidecar/install",
 		"sidecar/lab", "sidecar/lab/programs", "sidecar/member", "sidecar/patroni", "sidecar/process", "sidecar/proxy", "sidecar/settings", "nomad"},
 		vendors: []string{cobra, pflag, isatty, yaml}, tests: []string{hcl, cty, testscript}},
 	// These two put everything together.
@@ -94,6 +94,10 @@ var graph = map[string]arrows{
 	// PgBouncer's console speaks PostgreSQL's protocol.
 	"templates/pgbouncer": {ours: []string{"sidecar/ha", "templates"}, vendors: []string{pgx}},
 	"nomad":               {ours: []string{"sidecar/ha"}, vendors: []string{xsys}, tests: []string{hcl, cty, pgx}},
+
+	// How mature a cluster is.
+	"sidecar/assess":        {},
+	"sidecar/assess/gather": {ours: []string{"sidecar/api", "sidecar/assess", "sidecar/backup", "sidecar/client", "sidecar/drill"}, tests: []string{"sidecar/availability"}},
 
 	// The engines of backups know its types, and run their programs by program.
 	"sidecar/backup":            {ours: []string{"sidecar/ha"}, vendors: []string{cron}},

@@ -26,7 +26,8 @@ type InEffect struct {
 	CancelledWaits uint64 `json:"cancelled_waits,omitempty"`
 }
 
-// Oddities are what is wrong with a member although it may work.
+// Oddities are what is wrong with a member although it may work, and what of it should
+// fit the others.
 type Oddities struct {
 	// Strayed: it has log that no term of this cluster wrote, and why it is known.
 	Strayed string `json:"strayed,omitempty"`
@@ -36,6 +37,8 @@ type Oddities struct {
 	Paused string `json:"replay_paused,omitempty"`
 	// Lease is its own setting, in seconds; zero: not known.
 	Lease float64 `json:"lease_seconds,omitempty"`
+	// Zone is its tag of that name; empty: it has none.
+	Zone string `json:"zone,omitempty"`
 	// Software is its server's: versions that should be the same on all members.
 	Software ha.Software `json:"software,omitzero"`
 }
@@ -58,7 +61,7 @@ func (f facts) inEffect() *InEffect {
 // oddities are what is known of a member: of this one more than of the others.
 func (f facts) oddities(member string) Oddities {
 	r, _ := f.reportOf(member)
-	return Oddities{Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, Lease: r.Lease.Seconds(), Software: r.Software}
+	return Oddities{Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
 }
 
 // hidden says why DNS does not show a member; empty: it does, as far as is known.

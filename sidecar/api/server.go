@@ -84,13 +84,19 @@ type Server struct {
 	drillMemory drillMemory
 	backups     backups
 
-	recorder    *Recorder
-	metrics     http.Handler
+	recorder *Recorder
+	readings
 	healthPaths map[string]endpoint
 	changes     map[string]map[string]change // by path and method
 	cross       *http.CrossOriginProtection
 	slots       chan struct{} // one for each change under way
 	refused     refusedLog
+}
+
+// readings are the metrics, and who read them last.
+type readings struct {
+	metrics http.Handler
+	scraped scraped
 }
 
 // mounted are the handlers of other packages; nil: there is none.
@@ -311,6 +317,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	case "/metrics":
 		if r.Method == http.MethodGet {
+			s.scraped.note(r)
 			s.metrics.ServeHTTP(w, r)
 		}
 		return // as everywhere, HEAD and OPTIONS get the status alone: gathering costs

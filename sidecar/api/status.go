@@ -77,6 +77,10 @@ type Status struct {
 	// Templates is how the files and proxies fare that this member itself writes
 	// and switches (templates.AgentStatus).
 	Templates json.RawMessage `json:"templates,omitempty"`
+	// Scraped is who read this member's metrics last; nil: nobody has since it began.
+	Scraped *Scraped `json:"metrics_read,omitempty"`
+	// Traces: this member exports traces.
+	Traces bool `json:"traces,omitempty"`
 }
 
 // ConsulStatus is what a member knows of Consul.
@@ -154,6 +158,7 @@ func (s *Server) status(f facts) Status {
 		Members: []MemberStatus{}, Blocks: []BlockStatus{}, Rules: slices.Concat([]string{}, f.State.Rules), History: slices.Concat([]failover.Record{}, f.History),
 		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots, Pending: f.Pending, NewPrograms: f.NewPrograms, Progress: f.Progress, Reinit: o.Intent.Reinit,
 		Archive: f.Archive, Backups: f.Backups, Restore: f.restoring(), Restored: f.Observation.Consul.Record.Restored,
+		Scraped: s.scraped.last(),
 	}
 	if f.Templates != nil {
 		st.Templates = f.Templates()

@@ -124,3 +124,50 @@ func WhyInUse(left sessions.Remains) error {
 	}
 	return fmt.Errorf("nothing was deleted: %w\n%s", left.InUse(), help)
 }
+
+// Surroundings are what Consul's catalog says of a cluster that its members do not. A part
+// that cannot be read has its error.
+type Surroundings struct {
+	Servers    int // of Consul
+	ServersErr error
+	Nodes      map[string]string // of Consul, by member
+	NodesErr   error
+	Proxies    []ProxyHost
+	ProxiesErr error
+}
+
+// ProxyHost is a proxy that has registered itself.
+type ProxyHost struct {
+	Host               string
+	HAProxy, PgBouncer bool   // it switches one
+	Status             string // passing, warning or critical
+}
+
+// ErrNoConsul is returned where nothing says where Consul is.
+var ErrNoConsul = errors.New("name Consul with --consul HOST:8500")
+
+// Surroundings asks Consul.
+func (c *Client) Surroundings(ctx context.Context) (Surroundings, error) {
+	if c.o.Registry == nil {
+		return Surroundings{}, ErrNoConsul
+	}
+	ctx, cancel := context.WithTimeout(ctx, remainsTimeout)
+	defer cancel()
+	consul, err := sessions.New(c.o.Registry.options)
+	if err != nil {
+		return Surroundings{}, err
+	}
+	s := Surroundings{Nodes: map[string]string{}}
+	s.Servers, s.ServersErr = consul.Servers(ctx)
+	members, err := consul.Members(ctx)
+	for _, m := range members {
+		s.Nodes[m.Name] = m.Node
+	}
+	s.NodesErr = err
+	proxies, err := consul.Proxies(ctx)
+	for _, p := range proxies {
+		s.Proxies = append(s.Proxies, ProxyHost{Host: p.Node, HAProxy: p.Meta["haproxy"] != "", PgBouncer: p.Meta["pgbouncer"] != "", Status: p.Status})
+	}
+	s.ProxiesErr = err
+	return s, nil
+}

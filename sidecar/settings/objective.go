@@ -1,6 +1,10 @@
 package settings
 
-import "github.com/pgsidecar/pgsidecar/sidecar/availability"
+import (
+	"net/url"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/availability"
+)
 
 // ObjectiveSettings are what the cluster is to reach. Nothing is decided by them: they are
 // what its outages and drills are compared with.
@@ -27,4 +31,14 @@ func (o *ObjectiveSettings) Objective() availability.Objective {
 	}
 	parsed, _ := availability.ParseObjective(o.Availability, o.RTO, o.RPO) // checked when they were read
 	return parsed
+}
+
+func checkRunbook(address string) error {
+	if address == "" {
+		return nil
+	}
+	if u, err := url.Parse(address); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return wrong(`runbook %q: expected an address such as "https://wiki.example.com/postgresql"`, address)
+	}
+	return nil
 }

@@ -25,6 +25,8 @@ type Settings struct {
 	Durability *DurabilitySettings `json:"durability,omitempty"`
 	Failover   *FailoverSettings   `json:"failover,omitempty"`
 	Objective  *ObjectiveSettings  `json:"objective,omitempty"`
+	// Runbook is the address of the written procedure, for people who are called.
+	Runbook string `json:"runbook,omitempty"`
 	// StandbyOf is the other site's cluster, if there is one.
 	StandbyOf  *Site             `json:"standby_of,omitempty"`
 	Parameters map[string]string `json:"parameters,omitempty"`
@@ -107,7 +109,7 @@ func Parse(raw []byte) (Settings, error) {
 
 // check returns what is wrong with settings by themselves.
 func (set Settings) check() error {
-	err := errors.Join(set.Durability.check(), set.Failover.check(), set.Objective.check(), set.StandbyOf.Check())
+	err := errors.Join(set.Durability.check(), set.Failover.check(), set.Objective.check(), checkRunbook(set.Runbook), set.StandbyOf.Check())
 	for member, tags := range set.Tags {
 		err = errors.Join(err, tags.check(member))
 	}

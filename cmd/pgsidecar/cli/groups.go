@@ -42,7 +42,7 @@ var groups = []group{
 	}},
 	{"Prove", []groupLine{
 		{"lab, drill", "a cluster to try and break; faults, measured"},
-		{"availability", "how long it took writes; what an objective leaves"},
+		{"availability, assess", "how long it took writes; how mature it is"},
 	}},
 	{"Install", []groupLine{
 		{"config, import", "a member's file pg.hcl: begin, check, import"},

@@ -107,6 +107,7 @@ func newRootCommand(a *Process) *cobra.Command {
 		return usage("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
+		newAssessCommand(a),
 		newAvailabilityCommand(a),
 		newBackupCommand(a),
 		newRestoreCommand(a),
