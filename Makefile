@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 # What runs tests: go test, or as CI has it (.ci/gotest).
 GOTEST    ?= go test
-TESTFLAGS ?= -timeout 30m
+TESTFLAGS ?= -timeout 45m
 # These run whole clusters, one package after the other: side by side they make each
 # other's timing look bad on two cores. The others mostly wait, two at a time.
 CLUSTERS  := github.com/pgsidecar/pgsidecar/cmd/% github.com/pgsidecar/pgsidecar/sidecar/proxy github.com/pgsidecar/pgsidecar/sidecar/drill

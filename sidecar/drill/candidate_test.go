@@ -29,12 +29,13 @@ import (
 var moments = []struct {
 	name      string
 	candidate bool     // whose log
-	words     []string // %s: the third member
+	words     []string // that a line of it has
+	without   string   // and this not; %s: the candidate
 }{
-	{"chosen", false, []string{"checkpoint done"}},
-	{"the old primary stops", false, []string{" stop: ", "hand over as asked"}},
-	{"the lock was passed", false, []string{"record changed", "what=pass"}},
-	{"it is not needed any more", true, []string{"record changed", "leader=", `voters=["%s"]`}},
+	{"chosen", false, []string{"checkpoint done"}, ""},
+	{"the old primary stops", false, []string{" stop: ", "hand over as asked"}, ""},
+	{"the lock was passed", false, []string{"record changed", "what=pass"}, ""},
+	{"it is not needed any more", true, []string{"record changed", "leader=", `voters=["`}, `"%s"`},
 }
 
 // rollbackGoal is how long nobody may write if the candidate dies, on a machine
@@ -57,13 +58,14 @@ func candidateKilled(t testing.TB, moment int, candidate func(drill.Cast) string
 				}
 				victims = append(victims, pid)
 			}
-			speaker, words := c.Primary, m.words
+			speaker := c.Primary
 			if m.candidate {
-				third := c.Replicas[slices.IndexFunc(c.Replicas, func(name string) bool { return name != target })]
-				speaker, words = target, slices.Clone(words)
-				for i := range words {
-					words[i] = strings.ReplaceAll(words[i], "%s", third)
-				}
+				speaker = target
+			}
+			its := func(line string) bool {
+				_, voters, _ := strings.Cut(line, "voters=")
+				return !slices.ContainsFunc(m.words, func(w string) bool { return !strings.Contains(line, w) }) &&
+					(m.without == "" || strings.Contains(voters, "]") && !strings.Contains(voters, strings.ReplaceAll(m.without, "%s", target)))
 			}
 			host, err := c.Lab.Plan().Host(speaker)
 			if err != nil {
@@ -81,8 +83,10 @@ func candidateKilled(t testing.TB, moment int, candidate func(drill.Cast) string
 			go func() {
 				answered <- c.Lab.Change(ctx, c.Primary, "/switchover", fmt.Appendf(nil, `{"leader":%q,"candidate":%q}`, c.Primary, target))
 			}()
-			if err := saidInLog(ctx, log, words); err != nil {
-				return fmt.Errorf("wait for %q of %s: %w", words, speaker, err)
+			waiting, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			if err := saidInLog(waiting, log, its); err != nil {
+				return fmt.Errorf("wait for %q of %s: %w", m.words, speaker, err)
 			}
 			for _, pid := range victims {
 				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -105,9 +109,9 @@ func candidateKilled(t testing.TB, moment int, candidate func(drill.Cast) string
 	}
 }
 
-// saidInLog waits until a line that is written from now on has all the words.
-// A log tells nobody, so it is read again and again.
-func saidInLog(ctx context.Context, log io.Reader, words []string) error {
+// saidInLog waits until a line that is written from now on is the one. A log tells
+// nobody, so it is read again and again.
+func saidInLog(ctx context.Context, log io.Reader, its func(line string) bool) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	var seen strings.Builder
@@ -116,7 +120,7 @@ func saidInLog(ctx context.Context, log io.Reader, words []string) error {
 			return err
 		}
 		for line := range strings.Lines(seen.String()) {
-			if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
+			if its(line) {
 				return nil
 			}
 		}
