@@ -23,7 +23,7 @@ type Options struct {
 	// Summarize counts; none: all that the lab has.
 	Routes    []string
 	Workers   int           // connections for each route; 0: 4
-	Deadline  time.Duration // for each of recovery and becoming whole; 0: two minutes
+	Deadline  time.Duration // for each of the fault, recovery and becoming whole; 0: two minutes
 	Objective Objective
 	// PauseOnly leaves out what weighs on a small machine: DNS is asked ten
 	// times a second rather than 500 (but see DNSEvery), nobody writes to the members directly (so
@@ -253,7 +253,9 @@ func (r *rehearsal) play(ctx context.Context) error {
 		return err
 	}
 	r.report.Machine, r.report.Fault = thisMachine(), time.Now()
-	err := r.scenario.Fault(ctx, r.cast)
+	faulting, cancel := context.WithTimeout(ctx, r.Deadline)
+	err := r.scenario.Fault(faulting, r.cast)
+	cancel()
 	r.report.FaultMs = ms(time.Since(r.report.Fault))
 	if err == nil {
 		r.Progress("waiting until writes go on")
