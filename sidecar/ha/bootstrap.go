@@ -234,7 +234,7 @@ func (t *turn) refound() {
 	r := Record{SystemID: sv.SystemID, Term: max(sv.Promise, t.newestPromise(), t.seen.Term) + unseenTerms, Leader: o.Self, Phase: PhaseElecting,
 		Members: []string{o.Self}, Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Lease: o.Policy.Lease,
 		Standing: Standing{StandbyOf: t.siteToFollow(), Epoch: sv.Epoch}, Reason: "the record was lost"}
-	r.Timeline = t.newestTimeline() + TLI(r.Term)
+	r.Timeline = inHalf(t.newestTimeline()+TLI(r.Term), half(t.newestTimeline()))
 	for i := range o.Peers {
 		if p := &o.Peers[i]; t.fresh(p) && p.Report.ServerID == sv.SystemID {
 			r.Members = union(r.Members, []string{p.Member})

@@ -348,7 +348,7 @@ func (t *turn) next(leader, reason string) Record {
 // decided, all members must vote: somebody has each commit that was acknowledged.
 func (t *turn) anew(r *Record) {
 	r.Term = max(r.Term, t.newestPromise()) + unseenTerms
-	r.Timeline, r.Claims, r.Diverged, r.Final = max(r.Timeline, t.newestTimeline())+TLI(r.Term), nil, nil, nil
+	r.Timeline, r.Claims, r.Diverged, r.Final = t.ofSite(max(r.Timeline, t.newestTimeline())+TLI(r.Term)), nil, nil, nil
 	if t.forced() {
 		return
 	}

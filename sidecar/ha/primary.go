@@ -198,9 +198,6 @@ var unseenRules = [...]rule{
 	{"unseen-login", func(v *view) bool { return v.o.Server.LoginProblem != "" }, (*turn).sayLogin, ends},
 }
 
-// unseen reports whether the server runs and has not said what it is.
-func (v *view) unseen() bool { return v.running() && v.o.Server.InRecovery == Unknown }
-
 // startsTooLong reports whether a primary that was started in its place recovers for so
 // long that another, which can lead at once, is to. A sidecar that has just begun, beside
 // a server that runs, has not looked yet.
@@ -387,6 +384,7 @@ var serveRules = [...]rule{
 	{"no-writes", func(v *view) bool { return v.o.Server.Writable == No }, blocked(func(v *view) Block {
 		return Block{What: "the primary takes no writes", Missing: cmp.Or(v.o.Server.WriteProblem, "a write that succeeds")}
 	}), goesOn},
+	{"both-sites", (*view).bothSites, blocked((*view).bothSitesBlock), goesOn},
 	{"machine-fault", (*view).machineFault, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "it takes no writes, and another member can: " + t.o.Server.WriteProblem})
 	}, ends},

@@ -94,7 +94,7 @@ func (v *view) restoreAsked() bool {
 // beginRestore begins a term in which nobody serves until the data are restored.
 func (t *turn) beginRestore() {
 	asked := t.o.Intent.Restore
-	asked.Timeline = max(asked.Timeline, t.rec.Timeline, t.newestTimeline()) + 1
+	asked.Timeline = t.ofSite(max(asked.Timeline, t.rec.Timeline, t.newestTimeline()) + 1)
 	r := t.next(t.o.Self, "restored "+asked.Words)
 	r.Phase, r.Restore, r.Final = PhaseRestoring, asked, nil
 	t.commit(Change{What: "restore", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, "a restore was requested")

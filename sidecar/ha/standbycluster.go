@@ -256,22 +256,76 @@ func (t *turn) promoteSite() {
 	r.StandbyOf, r.Released = "", nil
 	r.Origin, r.Fenced, r.Final, r.Claims = Origin{}, true, nil, nil
 	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
-	r.Timeline = max(r.Timeline, t.newestTimeline(), t.o.Source.Position.TLI) + siteTimelines
-	r.Epoch = max(r.Epoch+1, uint64(r.Timeline)/siteTimelines) // which both sites count alike
+	known := t.timelineOfSites()
+	r.Epoch = EpochOf(known+siteTimelines/2) + 1
+	r.Timeline = TLI(2*r.Epoch)*siteTimelines + t.ownHalf()*siteTimelines
 	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 }
 
-// siteTimelines is how many timelines a site goes beyond those of the other when it takes
-// the writes: of two sites the one on the later timeline took them later, however often
-// the other has failed over meanwhile.
+// siteTimelines is how many timelines a site has in each epoch. An epoch's first half is
+// one site's and its second the other's, so that no number names two histories, and of two
+// sites that both took the writes in one epoch, as they could not hear each other, both know
+// which is to stay. A site that takes the writes begins the first epoch that the other
+// cannot come to in fewer than half as many failovers while it has not heard of this.
 const siteTimelines = 1024
+
+// EpochOf is the epoch of sites in which a timeline was begun. A cluster begins in 0.
+func EpochOf(t TLI) uint64 { return uint64(t) / (2 * siteTimelines) }
+
+// half is whose of two sites' a timeline is: 0 or 1.
+func half(t TLI) TLI { return t / siteTimelines % 2 }
+
+// timelineOfSites is the highest timeline that either site is known to have come to.
+func (v *view) timelineOfSites() TLI {
+	return max(v.rec.Timeline, v.newestTimeline(), v.o.Source.Position.TLI)
+}
+
+// ownHalf is this site's half of each epoch. Who takes writes is in it, and who follows is
+// not in the other's; where this site has given up the writes, and the other has not begun
+// a timeline of its own yet, the newest is this one's.
+func (v *view) ownHalf() TLI {
+	switch {
+	case !v.follower():
+		return half(v.rec.Timeline)
+	case v.rec.Released != nil:
+		return half(v.rec.Released.TLI)
+	}
+	return 1 - half(v.timelineOfSites())
+}
+
+// ofSite is the first timeline from t on that is this site's.
+func (v *view) ofSite(t TLI) TLI { return inHalf(t, v.ownHalf()) }
+
+func inHalf(t, h TLI) TLI {
+	if half(t) == h {
+		return t
+	}
+	return (t/siteTimelines + 1) * siteTimelines
+}
+
+// bothSites reports whether the other site is heard to take writes as well as this one,
+// and not to have taken them later.
+func (v *view) bothSites() bool {
+	return v.o.Policy.StandbyOf != "" && v.sourceServes() && v.o.Source.SystemID == v.rec.SystemID && v.o.Server.Position.Known()
+}
+
+func (v *view) bothSitesBlock() Block {
+	src := &v.o.Source
+	b := Block{What: "both sites take writes", Missing: v.o.Policy.StandbyOf + ", at " + src.Address + ", to give way: it is on timeline " + itoa(uint64(src.Position.TLI)) +
+		", and this site took the writes later; it stops as soon as it hears this one, if its setting standby_of names it"}
+	if src.Position.TLI == v.o.Server.Position.TLI { // neither followed the other before
+		b.Missing = "one site that takes writes: " + v.o.Policy.StandbyOf + ", at " + src.Address + ", is a primary on timeline " + itoa(uint64(src.Position.TLI)) +
+			" as well, so that neither site gives way; stop the members of the site whose writes are not wanted, empty their data directories, and start them: they will follow"
+	}
+	return b
+}
 
 // promotionRefused says why this site may not take the writes although a person asks for
 // it; empty: it may.
 func (v *view) promotionRefused() string {
 	switch {
-	case v.o.Intent.SiteFinal != nil:
-		return ""
+	case v.o.Intent.SiteFinal != nil && !(v.sourceServes() && v.o.Source.Position.TLI > v.o.Intent.SiteFinal.TLI):
+		return "" // the other gave up the writes, or this one did and nobody took them
 	case v.o.Source.SeenAt == 0 && !v.after(v.s.BegunAt, siteSilence): // unknown is not gone
 		return "it is not known yet whether " + v.rec.StandbyOf + " takes writes; try again in a few seconds"
 	case !v.sourceServes():
@@ -314,6 +368,7 @@ var supersededRules = [...]rule{
 	{"superseded-follow", func(v *view) bool { return v.lockMine() }, func(t *turn) {
 		r := t.next(t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
 		r.StandbyOf, r.Released, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, true
+		r.Timeline = t.timelineOfSites() // which is the other's
 		t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 	}, ends},
 }
@@ -341,8 +396,13 @@ func (v *view) siteBlock() Block {
 }
 
 // siteToFollow is what a cluster that is founded, or founded anew, follows: the other
-// site, unless this member knows that this one took the writes, or its data say so.
+// site, unless this member knows that this one took the writes, or its data say so. That
+// it took them once says nothing where the other is heard to take them.
 func (v *view) siteToFollow() string {
+	src := &v.o.Source
+	if v.standbyData() && v.sourceServes() && src.SystemID == v.o.Server.SystemID && src.Position.TLI >= v.newestTimeline() {
+		return v.o.Policy.StandbyOf // its data are of the site that takes writes now
+	}
 	if v.o.Server.Epoch > 0 || v.present() && !v.standbyData() {
 		return ""
 	}

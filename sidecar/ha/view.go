@@ -189,3 +189,6 @@ const againPause = 5 * time.Millisecond
 // enough not to press on a Consul that elects its own leader, short beside any
 // time-out.
 const commitPause = 20 * time.Millisecond
+
+// unseen reports whether the server runs and has not said what it is.
+func (v *view) unseen() bool { return v.running() && v.o.Server.InRecovery == Unknown }

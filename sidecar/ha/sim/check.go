@@ -83,7 +83,7 @@ func (c *check) own(w *World, m int, t ha.TLI, from ha.Position) {
 	}
 	x := &c.timelines[t]
 	if x.owner >= 0 {
-		w.fail("timeline", m, "timeline %d is claimed by %s, and was by %s", t, names[m], names[x.owner])
+		w.fail("timeline", m, "timeline %d is claimed by %s, and was by %s", t, w.nameOf(m), w.nameOf(int(x.owner)))
 		return
 	}
 	x.owner, x.system = int8(m), w.members[m].server.systemID
@@ -281,6 +281,10 @@ func (w *World) checkRecord(m int, old *ha.Record) {
 		c.leaders = append(c.leaders, -1)
 	}
 	leader := w.index(r.Leader)
+	if r.StandbyOf != "" && old.StandbyOf == "" && old.Exists() {
+		w.given = append(w.given[:0], w.check.acked...)
+		w.forgetAcked() // what the other site has is what counts from now on (Pair)
+	}
 	switch {
 	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting) && !w.beyond.putBack:
 		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)

@@ -89,6 +89,8 @@ func actionText(a *ha.Action) string {
 		r.Durability.Voters, r.Timeline, r.Members)
 	add(len(r.Diverged) > 0, "diverged %v", r.Diverged)
 	add(r.Final != nil, "with the final position")
+	add(r.StandbyOf != "", "follows %s", r.StandbyOf)
+	add(r.Epoch > 0, "epoch %d", r.Epoch)
 	add(true, "lease %v", r.Lease)
 	return text
 }

@@ -60,6 +60,9 @@ func Mutations() []Mutation {
 
 // mutate corrupts what the core is about to see.
 func (w *World) mutate(o *ha.Observation) {
+	if p := w.opt.pair; p != nil && p.broken == PairDeaf && o.Consul.Record.StandbyOf == "" {
+		o.Source.SeenAt = 0
+	}
 	switch w.opt.Mutation {
 	case MutateS3:
 		r := &o.Consul.Record
@@ -108,6 +111,9 @@ func (w *World) mutate(o *ha.Observation) {
 func (w *World) distort(m int, a *ha.Action) {
 	s := &w.members[m].sidecar
 	r := &a.Change.Record
+	if p := w.opt.pair; p != nil && a.Change.What == "site" && r.StandbyOf == "" {
+		p.distort(w, r)
+	}
 	switch {
 	case w.opt.Mutation == MutateS4Widen && a.Kind == ha.Commit && a.Change.What == "widen" && w.members[m].server.run == up:
 		w.setSync(m, ha.SyncSetting{K: r.Durability.K, Names: without(r.Durability.Voters, names[m])})

@@ -26,7 +26,7 @@ func (w *World) observe(m int) (o ha.Observation) {
 	if w.opt.Outside != 0 {
 		w.observeOutside(m, &o)
 	}
-	if v := &b.server; w.opt.Follower {
+	if v := &b.server; w.twoSites() {
 		o.Source = s.source
 		o.Server.Starved = v.run == starting && int(v.rewound) == w.n && !v.receiver.active
 	}
@@ -185,7 +185,7 @@ func (w *World) look(m int, epoch uint32) {
 		w.push(w.slow(m, w.odd.between(w.shape.lookGap/2, w.shape.lookGap*3/2)), event{kind: evLook, m: int8(m), epoch: s.epoch})
 	}
 	w.lookNow(m)
-	if w.opt.Follower {
+	if w.twoSites() {
 		w.askSite(m)
 	}
 	w.step(m)

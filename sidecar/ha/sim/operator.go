@@ -103,6 +103,7 @@ func (w *World) intents(m int) {
 	case in.Switchover && (s.consul.Record.Leader != "" && s.consul.Record.Leader != names[m]),
 		in.Restart && v.run == up && v.startedAt > in.Since,
 		in.Reinit && v.run == up && v.startedAt > in.Since,
+		in.ReleaseSite && s.consul.Record.StandbyOf != "",
 		in.PromoteSite && s.consul.Record.Exists() && s.consul.Record.StandbyOf == "",
 		in.Remove != "" && !slices.Contains(s.consul.Record.Members, in.Remove):
 		s.intent = ha.Intent{}

@@ -10,6 +10,10 @@ func (w *World) settle() {
 		w.rescue()
 		return
 	}
+	if w.opt.pair != nil {
+		w.opt.pair.settle(w)
+		return
+	}
 	c := &w.check
 	since := w.now - c.calmAt
 	if since > writableWithin && w.res.Recovered == 0 && !w.follows() {

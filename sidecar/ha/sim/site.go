@@ -16,6 +16,7 @@ type site struct {
 	timeline ha.TLI // its newest
 	gone     bool   // for good: an operator lets the members take the writes
 	goneAt   int64  // zero: never
+	life     uint32 // of the process that the copy is of (Pair)
 }
 
 // siteAddress is where the other site's primary is.
@@ -27,6 +28,9 @@ func (w *World) beginSite() {
 	b := &w.members[w.n]
 	b.reset(w.n, 0)
 	b.hostUp = true
+	if w.opt.pair != nil {
+		return // it is a copy of what is there
+	}
 	s := &b.server
 	w.records++
 	s.data, s.systemID, s.log, s.flushed = ha.DataPresent, "system-1", append(s.log[:0], uint64(1)<<40|w.records), 1
@@ -106,17 +110,20 @@ func (w *World) promoteSite() {
 func (w *World) askSite(m int) {
 	b := &w.members[m]
 	src, s := &b.sidecar.source, &w.members[w.n].server
+	now := b.read(w.now)
+	if w.opt.pair != nil && w.opt.pair.standbysHeard(w) {
+		src.HeardAt = now
+	}
 	if w.site.gone || s.pausedUntil > w.now || s.run != up {
 		src.Problem = "it does not answer"
 		return
 	}
-	now := b.read(w.now)
 	*src = ha.Source{HeardAt: now, SeenAt: now, Address: w.siteAddress(), SystemID: s.systemID, Position: w.position(s, s.flushed)}
 }
 
 // nameOf is how a server is called in facts.
 func (w *World) nameOf(i int) string {
-	if i == w.n && w.opt.Follower {
+	if i == w.n && w.twoSites() {
 		return siteName
 	}
 	return names[i]
@@ -127,9 +134,13 @@ func (w *World) there(m, p int) bool {
 	return p < w.n || w.members[m].server.siteAt == w.siteAddress()
 }
 
+// twoSites reports whether there is another site.
+func (w *World) twoSites() bool { return w.opt.Follower || w.opt.pair != nil }
+
 // follows reports whether the members still follow the other site.
 func (w *World) follows() bool {
-	return w.opt.Follower && (!w.consul.record.Exists() || w.consul.record.StandbyOf != "")
+	r := &w.consul.record
+	return w.twoSites() && (w.opt.Follower && !r.Exists() || r.StandbyOf != "")
 }
 
 // noCopyLeft reports whether the other site was lost while no member had a whole copy of

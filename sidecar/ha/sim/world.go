@@ -28,6 +28,7 @@ type Options struct {
 
 	// Follower makes the members a cluster that follows another site's, from the beginning.
 	Follower bool
+	pair     *Pair // the two sites that this world is one of
 	// Outside are the faults from outside of the protocol that may happen besides;
 	// none by default.
 	Outside Outside
@@ -90,6 +91,7 @@ type World struct {
 	beyond   beyond
 
 	site  site
+	given []ackedUpTo // what had been acknowledged when this site last gave up the writes
 	check check
 	res   Result
 }
@@ -189,8 +191,8 @@ func (w *World) reset(o Options) {
 	if o.fixed != nil {
 		w.shape = *o.fixed
 	}
-	if o.Follower {
-		w.shape.fresh = true
+	if o.Follower || o.pair != nil {
+		w.shape.fresh = o.Follower
 	}
 	w.consul.reset()
 	w.policies = append(w.policies[:0], w.firstPolicy())
@@ -201,7 +203,7 @@ func (w *World) reset(o Options) {
 		}
 	}
 	w.drawFaults()
-	if o.Follower {
+	if o.Follower || o.pair != nil {
 		w.beginSite()
 	}
 	w.begin()
@@ -237,7 +239,7 @@ func (w *World) draw() shape {
 
 func (w *World) firstPolicy() ha.Policy {
 	other := ""
-	if w.opt.Follower {
+	if w.twoSites() {
 		other = siteName
 	}
 	return ha.Policy{StandbyOf: other,
@@ -299,7 +301,7 @@ func (w *World) tell(m int, format string, args ...any) {
 
 // index is the place of a member's name, or -1.
 func (w *World) index(name string) int {
-	if name == siteName && w.opt.Follower {
+	if name == siteName && w.twoSites() {
 		return w.n
 	}
 	for i := range w.n {

@@ -1,0 +1,429 @@
+package sim
+
+import (
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// Pair is two sites, each a whole world of its own: the second begins as a cluster that
+// follows the first. Each has a copy of the server of the other that takes writes, while
+// the two can hear each other.
+type Pair struct {
+	worlds [2]*World
+	rnd    random
+	cut    bool
+	orders []order
+	broken PairMutation
+	heard  int64 // since when they can hear each other
+	// moved: the first site's final position, which it gave up the writes with, and the
+	// commits that it had acknowledged.
+	moved  []ackedUpTo
+	taken  int // the side that takes what was given up; -1: neither
+	passed int // how often the second of two took all that the first had
+	rule   string
+	words  string
+}
+
+// PairMutation breaks one rule about two sites.
+type PairMutation uint8
+
+// What can be broken.
+const (
+	PairWhole    PairMutation = iota
+	PairOneHalf               // both sites take the same half of an epoch
+	PairDeaf                  // a site that was superseded does not see it
+	PairNoFinal               // a site takes the writes without all that the other had
+	PairNoEpochs              // a site that takes the writes begins the next timeline alone
+	PairMutations
+)
+
+// order is what people or the network do to two sites.
+type order struct {
+	at   int64
+	what orderKind
+	side int
+}
+
+type orderKind uint8
+
+const (
+	cutSites orderKind = iota
+	healSites
+	promoteThere  // somebody types site promote --accept-data-loss
+	releaseThere  // somebody types site switch
+	promoteFinal  // which asks the other site to take the writes
+	takeBackThere // or takes them back, as no answer came
+	forgetThere   // the one who typed it gives up
+)
+
+// PairOptions say which run to make.
+type PairOptions struct {
+	Seed    uint64
+	Members [2]int
+	Broken  PairMutation
+	Core    Core
+	Story   bool
+}
+
+// PairResult is what came of a run.
+type PairResult struct {
+	Violation, Rule            string
+	Promotions, Cuts, Planned  int
+	Steps, Commits, Superseded int
+	Story                      []string
+}
+
+// NewPair makes two worlds; nothing happens in them before Run.
+func NewPair() *Pair { return &Pair{worlds: [2]*World{NewWorld(), NewWorld()}} }
+
+// Run makes one run.
+func (p *Pair) Run(o PairOptions) PairResult {
+	p.begin(o)
+	res := PairResult{}
+	for p.next(&res) {
+	}
+	res.Violation, res.Rule = p.words, p.rule
+	for side, w := range p.worlds {
+		if w.check.failed() && res.Rule == "" {
+			res.Violation, res.Rule = "site "+string(rune('1'+side))+": "+w.check.violation, w.check.rule
+		}
+		res.Promotions += w.res.Promotions
+		res.Steps += w.res.Steps
+		res.Commits += w.res.Commits
+		for _, line := range w.check.story {
+			res.Story = append(res.Story, string(rune('1'+side))+" "+line)
+		}
+	}
+	res.Planned = p.passed
+	return res
+}
+
+func (p *Pair) begin(o PairOptions) {
+	p.rnd = random{o.Seed*0x9e3779b97f4a7c15 ^ 0x7061697273}
+	p.cut, p.heard, p.broken, p.moved, p.passed, p.rule, p.words = false, 0, o.Broken, p.moved[:0], 0, "", ""
+	p.taken = -1
+	length := p.rnd.between(8*second, 40*second)
+	for side, w := range p.worlds {
+		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, pair: p})
+	}
+	p.draw(length)
+}
+
+// draw decides what people do, and when the sites cannot hear each other.
+func (p *Pair) draw(length int64) {
+	r := &p.rnd
+	p.orders = p.orders[:0]
+	add := func(at int64, what orderKind, side int) { p.orders = append(p.orders, order{at, what, side}) }
+	for range 1 + r.below(3) {
+		from := r.between(3*second, length)
+		lasts := r.between(500*milli, 20*second)
+		add(from, cutSites, 0)
+		add(from+lasts, healSites, 0)
+		for side := range 2 {
+			if r.chance(400) {
+				at := from + r.between(0, lasts)
+				add(at, promoteThere, side)
+				add(at+r.between(second, 8*second), forgetThere, side)
+			}
+		}
+	}
+	for i := range r.below(4) {
+		at, side := r.between(3*second, length), r.below(2)
+		if i == 0 {
+			side = 0
+		}
+		add(at, releaseThere, side)
+		add(at+r.between(second, 6*second), promoteFinal, side)
+		if r.chance(500) {
+			add(at+r.between(3*second, 12*second), takeBackThere, side)
+		}
+		add(at+15*second, forgetThere, side)
+		add(at+16*second, forgetThere, 1-side)
+	}
+	add(length, healSites, 0)
+}
+
+// next lets the next event of either world, or the next order, happen.
+func (p *Pair) next(res *PairResult) bool {
+	side, at := p.first()
+	if side < 0 || p.rule != "" {
+		return false
+	}
+	if i := p.due(at); i >= 0 {
+		o := p.orders[i]
+		p.orders = append(p.orders[:i], p.orders[i+1:]...)
+		if o.what == cutSites {
+			res.Cuts++
+		}
+		p.carryOut(o)
+	} else {
+		before := p.worlds[side].consul.record
+		if !p.worlds[side].next() {
+			return false
+		}
+		p.recorded(side, &before, res)
+	}
+	for _, w := range p.worlds {
+		w.mirror()
+	}
+	return true
+}
+
+// first is the world whose next event is due, and when it is.
+func (p *Pair) first() (side int, at int64) {
+	side = -1
+	for i, w := range p.worlds {
+		if len(w.queue.heap) > 0 && (side < 0 || w.queue.heap[0].at < at) {
+			side, at = i, w.queue.heap[0].at
+		}
+	}
+	return side, at
+}
+
+// due is the first of the orders before then; -1: none.
+func (p *Pair) due(at int64) int {
+	best := -1
+	for i := range p.orders {
+		if p.orders[i].at <= at && (best < 0 || p.orders[i].at < p.orders[best].at) {
+			best = i
+		}
+	}
+	return best
+}
+
+// leads is who leads a site, and its record.
+func (p *Pair) leads(side int) (*member, *ha.Record) {
+	w := p.worlds[side]
+	if i := w.index(w.consul.record.Leader); i >= 0 && i < w.n {
+		return &w.members[i], &w.consul.record
+	}
+	return nil, &w.consul.record
+}
+
+func (p *Pair) carryOut(o order) {
+	w := p.worlds[o.side]
+	leader, r := p.leads(o.side)
+	switch o.what {
+	case cutSites:
+		p.cut = true
+		w.tell(-1, "THE SITES CANNOT HEAR EACH OTHER")
+	case healSites:
+		p.cut, p.heard = false, w.now
+		w.tell(-1, "the sites can hear each other")
+	case forgetThere:
+		for i := range w.n {
+			in := &w.members[i].sidecar.intent
+			in.PromoteSite, in.ReleaseSite, in.SiteFinal = false, false, nil
+		}
+	case promoteThere:
+		p.ask(o.side, leader, ha.Intent{PromoteSite: true})
+	case releaseThere:
+		if r.StandbyOf == "" && r.Phase == ha.PhaseLeading {
+			p.ask(o.side, leader, ha.Intent{ReleaseSite: true})
+		}
+	case promoteFinal:
+		if r.Released != nil && r.StandbyOf != "" && !p.cut {
+			there, _ := p.leads(1 - o.side)
+			p.ask(1-o.side, there, ha.Intent{PromoteSite: true, SiteFinal: r.Released})
+		}
+	case takeBackThere:
+		if r.Released != nil && r.StandbyOf != "" {
+			p.ask(o.side, leader, ha.Intent{PromoteSite: true, SiteFinal: r.Released})
+		}
+	}
+}
+
+// ask is what somebody types at a site.
+func (p *Pair) ask(side int, leader *member, in ha.Intent) {
+	w := p.worlds[side]
+	if leader == nil || !leader.sidecar.alive {
+		return
+	}
+	w.tell(leader.i, "ASKED: promote=%v release=%v final=%v", in.PromoteSite, in.ReleaseSite, in.SiteFinal)
+	if p.broken == PairNoFinal && in.SiteFinal != nil {
+		in.SiteFinal = &ha.Position{TLI: in.SiteFinal.TLI, LSN: 1}
+	}
+	in.Since = leader.read(w.now)
+	leader.sidecar.intent = in
+	w.step(leader.i)
+}
+
+// distort breaks the number that a site takes the writes with.
+func (p *Pair) distort(w *World, r *ha.Record) {
+	switch p.broken {
+	case PairOneHalf:
+		r.Timeline -= r.Timeline % 2048
+	case PairNoEpochs:
+		r.Timeline = w.consul.record.Timeline
+	}
+}
+
+// recorded looks at a change of a site's record.
+func (p *Pair) recorded(side int, before *ha.Record, res *PairResult) {
+	w := p.worlds[side]
+	r := &w.consul.record
+	switch {
+	case r.StandbyOf != "" && before.StandbyOf == "" && before.Exists() && r.Released != nil:
+		p.moved = append(p.moved[:0], w.given...)
+	case r.StandbyOf != "" && before.StandbyOf == "" && before.Exists():
+		res.Superseded++
+	case r.StandbyOf == "" && before.StandbyOf != "":
+		p.taken = -1
+		if leader, _ := p.leads(side); leader.sidecar.intent.SiteFinal != nil {
+			p.taken = side
+		}
+		w.tell(-1, "the site takes the writes in epoch %d", r.Epoch)
+	}
+	if r.Phase != ha.PhaseLeading || before.Phase == ha.PhaseLeading || r.StandbyOf != "" {
+		return
+	}
+	leader, _ := p.leads(side)
+	if p.taken != side || len(p.moved) == 0 {
+		return
+	}
+	p.passed++
+	for _, a := range p.moved {
+		if s := &leader.server; len(s.log) < a.n || s.log[a.n-1] != a.id {
+			w.fail("lost", leader.i, "%s takes the writes that were given up, without commit %d, acknowledged in term %d there", leader.name, a.n, a.term)
+		}
+	}
+	p.moved = p.moved[:0]
+}
+
+// standbysHeard reports whether any server of the other site answers w's.
+func (p *Pair) standbysHeard(w *World) bool {
+	if p.cut {
+		return false
+	}
+	o := p.other(w)
+	for i := range o.n {
+		if o.members[i].server.run == up && o.serverRuns(i) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Pair) other(w *World) *World {
+	if p.worlds[0] == w {
+		return p.worlds[1]
+	}
+	return p.worlds[0]
+}
+
+// settle looks, after the faults, whether one site takes the writes and the other follows.
+func (p *Pair) settle(w *World) {
+	o := p.other(w)
+	if !w.calm || !o.calm || p.cut {
+		return
+	}
+	since := w.now - max(w.check.calmAt, o.check.calmAt, p.heard)
+	why := p.unsettled(since)
+	if why == "" {
+		w.check.settled, o.check.settled = true, true
+	} else if since > settledWithin {
+		p.rule, p.words = "sites", why
+		w.tell(-1, "VIOLATION %s", why)
+	}
+}
+
+// unsettled says what is not yet as it should be.
+func (p *Pair) unsettled(since int64) string {
+	takes := -1
+	for side, w := range p.worlds {
+		r := &w.consul.record
+		switch {
+		case r.StandbyOf != "" || !r.Exists():
+		case takes >= 0:
+			return "both sites take writes, and have heard each other"
+		default:
+			takes = side
+		}
+	}
+	if takes < 0 { // a person sees it, and decides
+		if since > 20*second {
+			for side := range p.worlds {
+				if leader, r := p.leads(side); r.Phase == ha.PhaseLeading && leader != nil && leader.sidecar.alive && !leader.sidecar.intent.PromoteSite {
+					p.ask(side, leader, ha.Intent{PromoteSite: true})
+					break
+				}
+			}
+		}
+		return "no site takes writes"
+	}
+	if why := p.worlds[1-takes].unsettledSite(); why != "" {
+		return "the site that follows: " + why
+	}
+	if l := p.worlds[takes].index(p.worlds[takes].consul.record.Leader); l < 0 || !p.worlds[takes].accepts(l) {
+		return "the site that takes the writes has no primary"
+	}
+	return ""
+}
+
+// mirror brings the copy of the other site's primary up to date.
+func (w *World) mirror() {
+	p := w.opt.pair
+	o, s := p.other(w), &w.members[w.n].server
+	from := o.primaryHeard()
+	if from < 0 || p.cut {
+		if s.run == up {
+			w.dropStreams(w.n)
+			s.run, s.epoch = stopped, w.life()
+		}
+		return
+	}
+	v := &o.members[from].server
+	n := len(s.log)
+	if s.run != up || w.site.life != v.epoch || v.flushed < n || timelineOf(v.log[v.flushed-1]) != w.site.timeline {
+		w.dropStreams(w.n)
+		s.log = s.log[:0]
+		s.data, s.systemID, s.run, s.epoch, s.pausedUntil = ha.DataPresent, v.systemID, up, w.life(), 0
+		w.site.life, w.site.address, w.site.timeline = v.epoch, from, timelineOf(v.log[v.flushed-1])
+		w.learn(o)
+	}
+	s.onTLI, s.term = v.onTLI, v.term
+	if s.log = append(s.log, v.log[len(s.log):v.flushed]...); len(s.log) == n {
+		return
+	}
+	s.flushed = len(s.log)
+	for j := range w.n {
+		if s.senders[j].active {
+			w.pump(w.n, j)
+		}
+	}
+}
+
+// primaryHeard is who answers as a primary at this site: of two, the one on the later
+// timeline; -1: nobody.
+func (w *World) primaryHeard() int {
+	best, newest := -1, ha.TLI(0)
+	for i := range w.n {
+		s := &w.members[i].server
+		if !w.accepts(i) || s.flushed == 0 {
+			continue
+		}
+		if t := timelineOf(s.log[s.flushed-1]); t > newest {
+			best, newest = i, t
+		}
+	}
+	return best
+}
+
+// learn takes over how the other site's timelines began: one number, one history.
+func (w *World) learn(o *World) {
+	for t := range o.check.timelines {
+		theirs := &o.check.timelines[t]
+		if theirs.owner < 0 || int(theirs.owner) >= o.n {
+			continue // nobody's, or learnt from here
+		}
+		for t >= len(w.check.timelines) {
+			w.check.timelines = append(w.check.timelines, timeline{owner: -1})
+		}
+		x := &w.check.timelines[t]
+		if x.owner >= 0 && int(x.owner) < w.n {
+			w.fail("timeline", -1, "timeline %d is of both sites", t)
+			return
+		}
+		*x = *theirs
+		x.owner = int8(w.n)
+	}
+}

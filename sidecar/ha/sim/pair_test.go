@@ -1,0 +1,78 @@
+package sim_test
+
+import (
+	"flag"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
+)
+
+var (
+	pairRuns = flag.Int("sim.pairruns", 200, "how many runs of each size TestPair makes")
+	pairSeed = flag.Uint64("sim.pairseed", 0, "the only seed that TestPair runs, with its story")
+)
+
+// TestPair: two sites, either of which people have take the writes, in a planned way or
+// without the other, while each can hear the other or not. When they can again, one of them
+// takes writes and the other follows it; no timeline is of both; and what was given up in a
+// planned change of sites is not lost.
+//
+//	go test ./sidecar/ha/sim -run Pair -sim.pairruns 100000 -sim.from 1
+func TestPair(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(1000))
+	p := sim.NewPair()
+	for _, members := range [][2]int{{2, 1}, {3, 2}, {3, 3}} {
+		t.Run(fmt.Sprintf("members=%v", members), func(t *testing.T) {
+			if *pairSeed != 0 {
+				r := p.Run(sim.PairOptions{Seed: *pairSeed, Members: members, Story: true})
+				t.Log(strings.Join(r.Story, "\n"), "\n", r.Violation)
+				return
+			}
+			var sum sim.PairResult
+			bad := map[string][]uint64{}
+			for i := range *pairRuns {
+				o := sim.PairOptions{Seed: *first + uint64(i), Members: members}
+				r := p.Run(o)
+				sum.Promotions, sum.Planned, sum.Superseded = sum.Promotions+r.Promotions, sum.Planned+r.Planned, sum.Superseded+r.Superseded
+				if r.Violation == "" {
+					continue
+				}
+				if bad[r.Rule] = append(bad[r.Rule], o.Seed); len(bad[r.Rule]) == 1 {
+					o.Story = true
+					r = p.Run(o)
+					told := slices.DeleteFunc(r.Story, func(line string) bool { return strings.Contains(line, " reports ") })
+					t.Errorf("seed %d: %s", o.Seed, r.Violation)
+					t.Log(strings.Join(told[max(0, len(told)-80):], "\n"))
+				}
+			}
+			t.Logf("%d runs, %d promotions, %d planned changes of sites, %d sites superseded, failures %v", *pairRuns, sum.Promotions, sum.Planned, sum.Superseded, bad)
+			if sum.Planned == 0 || sum.Superseded == 0 {
+				t.Error("no site was superseded, or none took what another gave up: nothing is shown of that")
+			}
+		})
+	}
+}
+
+// TestPairMutations: each rule about two sites, broken on purpose, breaks a promise.
+func TestPairMutations(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(1000))
+	p := sim.NewPair()
+	for broken := sim.PairWhole + 1; broken < sim.PairMutations; broken++ {
+		found := 0
+		for i := range 3000 {
+			r := p.Run(sim.PairOptions{Seed: uint64(i + 1), Members: [2]int{2 + i%2, 1}, Broken: broken})
+			if r.Violation != "" {
+				t.Logf("mutation %d: seed %d: %s", broken, i+1, r.Violation)
+				found = i + 1
+				break
+			}
+		}
+		if found == 0 {
+			t.Errorf("mutation %d breaks nothing in 3000 runs", broken)
+		}
+	}
+}
