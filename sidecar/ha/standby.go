@@ -39,6 +39,11 @@ var memberRules = [...]rule{
 	{"rewound-in-vain", func(v *view) bool {
 		return v.o.Server.Rewound != "" && v.leaderPeer() != nil && v.seen.Leader != v.o.Server.Rewound
 	}, clone("another member leads since the rewind"), ends},
+	// That one leads, and has another site's data now.
+	{"rewound-replaced", func(v *view) bool {
+		sv := &v.o.Server
+		return v.follower() && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
+	}, clone("the log that it needs since the rewind is no more"), ends},
 }
 
 // recordLost reports whether Consul has an earlier record than members have seen, and was

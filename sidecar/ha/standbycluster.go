@@ -324,8 +324,11 @@ func (v *view) bothSitesBlock() Block {
 // it; empty: it may.
 func (v *view) promotionRefused() string {
 	switch {
-	case v.o.Intent.SiteFinal != nil && !(v.sourceServes() && v.o.Source.Position.TLI > v.o.Intent.SiteFinal.TLI):
-		return "" // the other gave up the writes, or this one did and nobody took them
+	case v.o.Intent.SiteFinal != nil && v.timelineOfSites() > v.o.Intent.SiteFinal.TLI:
+		return "the writes were taken since they were given up: a site has come to timeline " + itoa(uint64(v.timelineOfSites())) +
+			", and they were given up on " + itoa(uint64(v.o.Intent.SiteFinal.TLI))
+	case v.o.Intent.SiteFinal != nil:
+		return ""
 	case v.o.Source.SeenAt == 0 && !v.after(v.s.BegunAt, siteSilence): // unknown is not gone
 		return "it is not known yet whether " + v.rec.StandbyOf + " takes writes; try again in a few seconds"
 	case !v.sourceServes():

@@ -67,7 +67,9 @@ func (w *World) announced(m int) {
 func (w *World) checkpointed(m int, running uint32) {
 	b := &w.members[m]
 	b.sidecar.checkpointing = false
-	if b.server.epoch == running && b.server.run == up && !b.server.inRecovery {
+	s := &b.server
+	there := !s.inRecovery || w.follows() && s.receiver.active && w.members[s.receiver.from].server.onTLI // a restartpoint of one
+	if s.epoch == running && s.run == up && there {
 		b.server.onTLI = true
 		b.sidecar.checkpointAt = b.read(w.now)
 		w.lookNow(m)

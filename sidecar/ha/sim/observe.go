@@ -28,7 +28,7 @@ func (w *World) observe(m int) (o ha.Observation) {
 	}
 	if v := &b.server; w.twoSites() {
 		o.Source = s.source
-		o.Server.Starved = v.run == starting && int(v.rewound) == w.n && !v.receiver.active
+		o.Server.Starved = v.run == starting && v.rewound >= 0 && !v.receiver.active
 	}
 	return o
 }

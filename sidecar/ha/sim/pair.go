@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -14,10 +17,8 @@ type Pair struct {
 	orders []order
 	broken PairMutation
 	heard  int64 // since when they can hear each other
-	// moved: the first site's final position, which it gave up the writes with, and the
-	// commits that it had acknowledged.
-	moved  []ackedUpTo
-	taken  int // the side that takes what was given up; -1: neither
+	gave   [2]given
+	taken  int // the side whose writes the last that was promoted has taken; -1: neither
 	passed int // how often the second of two took all that the first had
 	rule   string
 	words  string
@@ -90,17 +91,18 @@ func (p *Pair) Run(o PairOptions) PairResult {
 		res.Steps += w.res.Steps
 		res.Commits += w.res.Commits
 		for _, line := range w.check.story {
-			res.Story = append(res.Story, string(rune('1'+side))+" "+line)
+			res.Story = append(res.Story, line[:9]+" site "+string(rune('1'+side))+line[9:])
 		}
 	}
+	slices.SortStableFunc(res.Story, func(a, b string) int { return strings.Compare(a[:9], b[:9]) })
 	res.Planned = p.passed
 	return res
 }
 
 func (p *Pair) begin(o PairOptions) {
 	p.rnd = random{o.Seed*0x9e3779b97f4a7c15 ^ 0x7061697273}
-	p.cut, p.heard, p.broken, p.moved, p.passed, p.rule, p.words = false, 0, o.Broken, p.moved[:0], 0, "", ""
-	p.taken = -1
+	p.cut, p.heard, p.broken, p.passed, p.rule, p.words = false, 0, o.Broken, 0, "", ""
+	p.gave, p.taken = [2]given{}, -1
 	length := p.rnd.between(8*second, 40*second)
 	for side, w := range p.worlds {
 		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, pair: p})
@@ -263,13 +265,16 @@ func (p *Pair) recorded(side int, before *ha.Record, res *PairResult) {
 	r := &w.consul.record
 	switch {
 	case r.StandbyOf != "" && before.StandbyOf == "" && before.Exists() && r.Released != nil:
-		p.moved = append(p.moved[:0], w.given...)
+		p.gave[side] = given{*r.Released, slices.Clone(w.given)}
 	case r.StandbyOf != "" && before.StandbyOf == "" && before.Exists():
 		res.Superseded++
 	case r.StandbyOf == "" && before.StandbyOf != "":
 		p.taken = -1
-		if leader, _ := p.leads(side); leader.sidecar.intent.SiteFinal != nil {
-			p.taken = side
+		leader, _ := p.leads(side)
+		for from := range p.gave {
+			if f := leader.sidecar.intent.SiteFinal; f != nil && f.TLI == p.gave[from].final.TLI {
+				p.taken = from
+			}
 		}
 		w.tell(-1, "the site takes the writes in epoch %d", r.Epoch)
 	}
@@ -277,16 +282,23 @@ func (p *Pair) recorded(side int, before *ha.Record, res *PairResult) {
 		return
 	}
 	leader, _ := p.leads(side)
-	if p.taken != side || len(p.moved) == 0 {
+	if p.taken < 0 {
 		return
 	}
 	p.passed++
-	for _, a := range p.moved {
+	for _, a := range p.gave[p.taken].acked {
 		if s := &leader.server; len(s.log) < a.n || s.log[a.n-1] != a.id {
 			w.fail("lost", leader.i, "%s takes the writes that were given up, without commit %d, acknowledged in term %d there", leader.name, a.n, a.term)
 		}
 	}
-	p.moved = p.moved[:0]
+	p.taken = -1
+}
+
+// given is the final position that a site gave up the writes with, and the commits that it
+// had acknowledged then.
+type given struct {
+	final ha.Position
+	acked []ackedUpTo
 }
 
 // standbysHeard reports whether any server of the other site answers w's.

@@ -277,7 +277,7 @@ func (w *World) promoted(m int, a *ha.Action) {
 	s := &b.server
 	w.stopReceiving(m)
 	s.flushed, s.odd.part = len(s.log), 0
-	if w.follows() {
+	if w.follows() && a.Term >= w.consul.record.Term {
 		w.fail("site", m, "%s is promoted, and the cluster follows another site's", b.name)
 	}
 	w.checkPromotion(m, a)
