@@ -18,7 +18,7 @@ type Pair struct {
 	broken PairMutation
 	heard  int64 // since when they can hear each other
 	gave   [2]given
-	taken  int // the side whose writes the last that was promoted has taken; -1: neither
+	taken  [2]int // whose writes a side takes that were given up; -1: nobody's
 	passed int // how often the second of two took all that the first had
 	rule   string
 	words  string
@@ -102,7 +102,7 @@ func (p *Pair) Run(o PairOptions) PairResult {
 func (p *Pair) begin(o PairOptions) {
 	p.rnd = random{o.Seed*0x9e3779b97f4a7c15 ^ 0x7061697273}
 	p.cut, p.heard, p.broken, p.passed, p.rule, p.words = false, 0, o.Broken, 0, "", ""
-	p.gave, p.taken = [2]given{}, -1
+	p.gave, p.taken = [2]given{}, [2]int{-1, -1}
 	length := p.rnd.between(8*second, 40*second)
 	for side, w := range p.worlds {
 		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, pair: p})
@@ -267,13 +267,14 @@ func (p *Pair) recorded(side int, before *ha.Record, res *PairResult) {
 	case r.StandbyOf != "" && before.StandbyOf == "" && before.Exists() && r.Released != nil:
 		p.gave[side] = given{*r.Released, slices.Clone(w.given)}
 	case r.StandbyOf != "" && before.StandbyOf == "" && before.Exists():
+		p.taken[side] = -1
 		res.Superseded++
 	case r.StandbyOf == "" && before.StandbyOf != "":
-		p.taken = -1
+		p.taken[side] = -1
 		leader, _ := p.leads(side)
 		for from := range p.gave {
 			if f := leader.sidecar.intent.SiteFinal; f != nil && f.TLI == p.gave[from].final.TLI {
-				p.taken = from
+				p.taken[side] = from
 			}
 		}
 		w.tell(-1, "the site takes the writes in epoch %d", r.Epoch)
@@ -282,16 +283,16 @@ func (p *Pair) recorded(side int, before *ha.Record, res *PairResult) {
 		return
 	}
 	leader, _ := p.leads(side)
-	if p.taken < 0 {
+	if p.taken[side] < 0 {
 		return
 	}
 	p.passed++
-	for _, a := range p.gave[p.taken].acked {
+	for _, a := range p.gave[p.taken[side]].acked {
 		if s := &leader.server; len(s.log) < a.n || s.log[a.n-1] != a.id {
 			w.fail("lost", leader.i, "%s takes the writes that were given up, without commit %d, acknowledged in term %d there", leader.name, a.n, a.term)
 		}
 	}
-	p.taken = -1
+	p.taken[side] = -1
 }
 
 // given is the final position that a site gave up the writes with, and the commits that it
