@@ -19,7 +19,7 @@ type Pair struct {
 	heard  int64 // since when they can hear each other
 	gave   [2]given
 	taken  [2]int // whose writes a side takes that were given up; -1: nobody's
-	passed int // how often the second of two took all that the first had
+	passed int    // how often the second of two took all that the first had
 	rule   string
 	words  string
 }
