@@ -37,7 +37,7 @@ var electionRules = [...]rule{
 	{"elect-claim-unknown", func(v *view) bool { return v.claimUnknown() && !v.forced() }, blocked((*view).claimUnknownBlock), ends},
 	{"elect-strayed", func(v *view) bool { return v.strayed() != "" && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "this member is not promoted", Missing: "log of this cluster's own: " + v.strayed(),
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit since this member's log left the cluster's"}
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit since this member's log left the cluster's; all other members are cloned anew"}
 	}), ends},
 	// Members that are here are given the time to vote: it may have more.
 	{"elect-wait-for-heard", func(v *view) bool { return v.forced() && v.positionMissing("") != "" }, nil, ends},
@@ -158,8 +158,10 @@ func (t *turn) claim(sync SyncSetting) {
 	own, timeline := &t.o.Server, t.ofSite(max(r.Timeline, t.newestTimeline())+1)
 	c := Claim{TLI: timeline, Term: r.Term, Parent: own.Position.TLI, Low: min(own.Replayed, own.Position.LSN)}
 	if t.strayed() != "" {
-		// A person takes this log for the cluster's, which begins anew with it.
-		r.Claims, c.Parent, c.Low = nil, 0, 0
+		// A person takes this log for the cluster's, which begins anew with it. What others
+		// have of it by their numbers and positions says nothing.
+		r.Claims, r.Base, c.Parent, c.Low = nil, timeline, 0, 0
+		r.Durability = t.rec.Durability
 	}
 	r.Claims = r.claims(c)
 	r.Timeline = timeline

@@ -1,6 +1,9 @@
 package ha
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Claim is a timeline that a term has claimed, and where it leaves the one before: at Low
 // on Parent or later, also on a later timeline, as its candidate may fetch more before it
@@ -17,6 +20,32 @@ type Claim struct {
 type Diverged struct {
 	Member string `json:"member"`
 	Copy   string `json:"copy,omitempty"` // Files.Copy: a later copy of the member's is another
+}
+
+// Histories say which log is the cluster's.
+type Histories struct {
+	// Claims are the newest timelines that terms have claimed, oldest first, and where
+	// they began: log on any other timeline is nobody's.
+	// A list whose last is not of Timeline is one that an older program has not continued:
+	// it says nothing.
+	Claims []Claim `json:"claims,omitempty"`
+	// Diverged names copies of the data that have log of the leader's timeline which the
+	// leader never wrote: they are no votes, lead nothing, and are cloned anew.
+	Diverged []Diverged `json:"diverged,omitempty"`
+	// Base is the timeline with which the cluster's log began anew, as a person made a log
+	// lead that was none of the cluster's. The numbers of its timelines before may be those
+	// of others, so that nothing tells where another log parts from it, not even pg_rewind:
+	// a copy that did not come by Base is cloned anew. Zero: it never did.
+	Base TLI `json:"base,omitempty"`
+}
+
+// lacksBase says that a log is from before the cluster's began anew; empty: it is not.
+func (s RecordSeen) lacksBase(p Position) string {
+	if s.Base == 0 || !p.Known() || p.Passed(s.Base) {
+		return ""
+	}
+	return "it is at " + p.String() + ", and the cluster's log began anew with timeline " + itoa(uint64(s.Base)) +
+		", when a person made a member lead whose server had been run by hand: nothing tells where the two part"
 }
 
 // keptClaims is how many claims a record keeps: more terms than a member may be away
@@ -158,6 +187,8 @@ func (r *Record) Strayed(d Diverged, word string, at Position, newest func() boo
 		return word
 	case slices.Contains(r.Diverged, d):
 		return "it has more log of the primary's timeline than the primary had written"
+	case r.seen().lacksBase(at) != "" && newest():
+		return r.seen().lacksBase(at)
 	case newest() && !r.Claimed(at):
 		return "it is at " + at.String() + ", which no term of this cluster began: was the server promoted by hand?"
 	}
@@ -166,13 +197,14 @@ func (r *Record) Strayed(d Diverged, word string, at Position, newest func() boo
 
 // strays reports whether the peer's log is none of this cluster's.
 func (v *view) strays(p *Peer) bool {
-	return v.rec.Strayed(Diverged{Member: p.Member, Copy: p.Report.Copy}, p.Report.Strayed, p.Report.Position, v.newestRecord) != ""
+	return v.rec.Strayed(Diverged{Member: p.Member, Copy: p.Report.Copy}, p.Report.Strayed, p.Report.Position, v.newestRecord) != "" ||
+		v.seen.lacksBase(p.Report.Position) != ""
 }
 
 // strayed says why this member's own log is none of this cluster's; empty: it is.
 func (v *view) strayed() string {
 	sv := &v.o.Server
-	return v.rec.Strayed(Diverged{Member: v.o.Self, Copy: sv.Copy}, sv.Strayed, sv.Position, v.newestRecord)
+	return cmp.Or(v.rec.Strayed(Diverged{Member: v.o.Self, Copy: sv.Copy}, sv.Strayed, sv.Position, v.newestRecord), v.seen.lacksBase(sv.Position))
 }
 
 // newestRecord reports whether no record or promise is known that is newer than the record.
@@ -218,7 +250,7 @@ var strayedRules = [...]rule{
 	{"strayed-alone", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
 		return Block{What: "this member neither votes nor leads", Missing: "a primary to be cloned from; " + v.strayed(),
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
-			Cost:     "every commit since this member's log left the cluster's"}
+			Cost:     "every commit since this member's log left the cluster's; all other members are cloned anew"}
 	}), ends},
 	// Its copy is no vote. A primary that can do without it soon does; one that has nobody
 	// else would wait for ever, and has all that was acknowledged itself.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestClaimed(t *testing.T) {
-	r := ha.Record{Timeline: 7, Claims: []ha.Claim{{TLI: 3, Term: 2}, {TLI: 5, Term: 4, Parent: 3, Low: 95, High: 95}, {TLI: 7, Term: 6, Parent: 5, Low: 200}}}
+	r := ha.Record{Timeline: 7, Histories: ha.Histories{Claims: []ha.Claim{{TLI: 3, Term: 2}, {TLI: 5, Term: 4, Parent: 3, Low: 95, High: 95}, {TLI: 7, Term: 6, Parent: 5, Low: 200}}}}
 	for _, c := range []struct {
 		name string
 		at   ha.Position

@@ -146,7 +146,7 @@ func (o *Observation) newestSeen(last Record) RecordSeen {
 }
 
 func (r *Record) seen() RecordSeen {
-	return RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index, Changes: r.Changes}
+	return RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index, Changes: r.Changes, Base: r.Base}
 }
 
 // newer reports whether s was written after than: in a later term, or later in the same.
@@ -206,7 +206,7 @@ func (r *Record) before(last *Record) bool {
 func (r *Record) same(other *Record) bool {
 	return r.Phase == other.Phase && r.Timeline == other.Timeline && r.Durability.Equal(other.Durability) &&
 		slices.Equal(r.Members, other.Members) && (r.Final == nil) == (other.Final == nil) && r.Fenced == other.Fenced &&
-		len(r.Claims) == len(other.Claims) && slices.Equal(r.Diverged, other.Diverged) && r.Lease == other.Lease &&
+		len(r.Claims) == len(other.Claims) && slices.Equal(r.Diverged, other.Diverged) && r.Base == other.Base && r.Lease == other.Lease &&
 		r.StandbyOf == other.StandbyOf && r.Epoch == other.Epoch && r.Restore.ID == other.Restore.ID && r.Restored == other.Restored
 }
 

@@ -135,14 +135,7 @@ type Record struct {
 	// that nobody has to wait for its lease (S6).
 	Fenced bool   `json:"fenced,omitempty"`
 	Reason string `json:"reason,omitempty"` // why this term began, for people
-	// Claims are the newest timelines that terms have claimed, oldest first, and where
-	// they began: log on any other timeline is nobody's (claims.go).
-	// A list whose last is not of Timeline is one that an older program has not continued:
-	// it says nothing.
-	Claims []Claim `json:"claims,omitempty"`
-	// Diverged names copies of the data that have log of the leader's timeline which the
-	// leader never wrote: they are no votes, lead nothing, and are cloned anew.
-	Diverged []Diverged `json:"diverged,omitempty"`
+	Histories
 	// Lease is the longest lease that the primary of this term, or of Origin's while
 	// there is none, may hold: a candidate that must wait for its end waits as long (S6).
 	// It is raised before a longer one is used, and lowered when the longer one has

@@ -125,4 +125,6 @@ type RecordSeen struct {
 	Index  uint64 `json:"index,omitempty"`
 	// Changes is Record.Changes; zero: not known.
 	Changes uint64 `json:"changes,omitempty"`
+	// Base is Histories.Base: nobody may follow by the numbers before it.
+	Base TLI `json:"base,omitempty"`
 }

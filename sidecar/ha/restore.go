@@ -107,6 +107,9 @@ func (t *turn) leadRestored() {
 	from := at.origin()
 	r.Phase, r.Restored, r.Restore = PhaseLeading, r.Restore.ID, Restoring{}
 	r.Claims = r.claims(Claim{TLI: at.TLI, Term: r.Term, Parent: from.TLI, Low: from.LSN, High: from.LSN})
+	if r.seen().lacksBase(*at) != "" {
+		r.Base = at.TLI // the backup is from before
+	}
 	r.Timeline, r.Diverged = at.TLI, nil
 	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
 	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the restored server takes writes")

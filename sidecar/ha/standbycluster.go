@@ -242,7 +242,7 @@ func (v *view) askedSince() bool { return v.o.Source.SeenAt > v.s.StoodAt }
 // leadStandby records that this candidate leads a standby cluster's term.
 func (t *turn) leadStandby() {
 	r := t.rec
-	r.Phase, r.Final, r.Origin, r.Claims, r.Diverged = PhaseLeading, nil, Origin{}, nil, nil
+	r.Phase, r.Final, r.Origin, r.Histories = PhaseLeading, nil, Origin{}, Histories{}
 	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
 	r.Timeline, r.Lease = max(r.Timeline, t.newestTimeline()), t.o.Policy.Lease
 	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "it leads a standby cluster, which promotes nobody")

@@ -10,7 +10,7 @@ import (
 // TestWhyStrayed: a member's word counts most, then the record's; what no term has claimed
 // counts only by the newest record.
 func TestWhyStrayed(t *testing.T) {
-	rec := ha.Record{Term: 3, Timeline: 3, Claims: []ha.Claim{{TLI: 3, Term: 3}}, Diverged: []ha.Diverged{{Member: "n3", Copy: "c3"}}}
+	rec := ha.Record{Term: 3, Timeline: 3, Histories: ha.Histories{Claims: []ha.Claim{{TLI: 3, Term: 3}}, Diverged: []ha.Diverged{{Member: "n3", Copy: "c3"}}}}
 	for _, c := range []struct {
 		member, copy, word string
 		tli                ha.TLI

@@ -88,6 +88,7 @@ func actionText(a *ha.Action) string {
 	add(true, "%s: term %d %s %s, %s k=%d of %v, timeline %d, members %v", c.What, r.Term, r.Leader, r.Phase, r.Durability.Mode, r.Durability.K,
 		r.Durability.Voters, r.Timeline, r.Members)
 	add(len(r.Diverged) > 0, "diverged %v", r.Diverged)
+	add(r.Base > 0, "the log began anew with timeline %d", r.Base)
 	add(r.Final != nil, "with the final position")
 	add(r.StandbyOf != "", "follows %s", r.StandbyOf)
 	add(r.Epoch > 0, "epoch %d", r.Epoch)

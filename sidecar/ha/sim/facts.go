@@ -75,7 +75,7 @@ func Leading() ha.Observation {
 	const now = FactsNow
 	at := func(lsn ha.LSN) ha.Position { return ha.Position{TLI: 3, LSN: lsn} }
 	rec := ha.Record{Version: 1, Index: 7, SystemID: "1", Term: 3, Leader: "n1", Phase: ha.PhaseLeading, Timeline: 3,
-		Members: []string{"n1", "n2", "n3"}, Durability: ha.Durability{Mode: ha.ModeQuorum, K: 1, Voters: []string{"n2", "n3"}}, Lease: 5 * time.Second, Claims: []ha.Claim{{TLI: 3, Term: 3}}}
+		Members: []string{"n1", "n2", "n3"}, Durability: ha.Durability{Mode: ha.ModeQuorum, K: 1, Voters: []string{"n2", "n3"}}, Lease: 5 * time.Second, Histories: ha.Histories{Claims: []ha.Claim{{TLI: 3, Term: 3}}}}
 	sync := ha.SyncSetting{K: 1, Names: []string{"n2", "n3"}}
 	o := ha.Observation{
 		Now: now, Self: "n1",

@@ -29,11 +29,12 @@ const (
 	MutateS9                   // a restarted primary shows everything at once
 	MutateS10                  // no marker stands while a data directory is half-made
 	MutateKeep                 // a program drops the fields of the record that it does not know
+	MutateBase                 // who follows a log that was none of the cluster's compares it by its numbers
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -44,7 +45,7 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"the record drops voters that the setting still asks for", "the record names the new voters as soon as a primary is elected", "votes that lack commits look as if they had them",
 	"the guard does not stop anything", "a lease counts from its confirmation, not from the request", "a silent member is taken for a dead one",
 	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made",
-	"a program drops the fields of the record that it does not know"}
+	"a program drops the fields of the record that it does not know", "logs from before a person chose another are compared by their numbers"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -97,6 +98,12 @@ func (w *World) mutate(o *ha.Observation) {
 			if p := &o.Peers[i].Report; p.Serving {
 				p.Position = ha.Position{History: o.Server.Position.History, TLI: o.Server.Position.TLI, LSN: 1 << 40}
 			}
+		}
+	case MutateBase:
+		w.peersCopy(o)
+		o.Consul.Record.Base = 0
+		for i := range o.Peers {
+			o.Peers[i].Report.Record.Base = 0
 		}
 	case MutateS8:
 		w.peersCopy(o)

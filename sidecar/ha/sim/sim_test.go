@@ -227,11 +227,11 @@ var caughtBy = [...]string{
 	sim.MutateS1: "S1", sim.MutateS2: "lost", sim.MutateS2Disk: "lost", sim.MutateS3: "lost", sim.MutateS3Ahead: "lost",
 	sim.MutateS4: "S4", sim.MutateS4CatchUp: "S4", sim.MutateS4Widen: "S4", sim.MutateS4Narrow: "S4", sim.MutateS4Promotion: "S4", sim.MutateS4Votes: "S4",
 	sim.MutateS5: "two writers", sim.MutateS5Sent: "two writers", sim.MutateS6: "two writers", sim.MutateS7: "recovery",
-	sim.MutateS8: "S8", sim.MutateS9: "S9", sim.MutateS10: "S10", sim.MutateKeep: "unknown field",
+	sim.MutateS8: "S8", sim.MutateS9: "S9", sim.MutateS10: "S10", sim.MutateKeep: "unknown field", sim.MutateBase: "timeline",
 }
 
 // struckBy is the fault from outside without which a mutation changes nothing.
-var struckBy = [...]sim.Outside{sim.MutateKeep: sim.OtherVersion}
+var struckBy = [...]sim.Outside{sim.MutateKeep: sim.OtherVersion, sim.MutateBase: sim.StartByHand | sim.LoseHost | sim.AcceptLoss}
 
 // beside is what makes a mutation tell.
 func beside(m sim.Mutation) sim.Outside {
