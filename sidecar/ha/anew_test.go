@@ -161,7 +161,12 @@ func TestRestateUnsure(t *testing.T) {
 	if committed(actions) != "nothing" || !says(s, "no later term has begun", "failover --to n1 --accept-data-loss") {
 		t.Errorf("it commits %s, blocked by %+v", committed(actions), s.Blocks)
 	}
+	// A lease is by a clock, which may have stood still.
 	o.Peers[0].Link, o.Peers[0].ReceivedAt, o.Peers[0].EchoSentAt = ha.LinkUp, now, now.Add(-time.Second)
+	if _, actions := ha.Decide(known, o); committed(actions) != "nothing" {
+		t.Errorf("a voter has confirmed its term before the loss, and it commits %s", committed(actions))
+	}
+	o.Peers[0].EchoSentAt = now
 	if _, actions := ha.Decide(known, o); committed(actions) != "restate" {
 		t.Errorf("a voter has confirmed its term, and it commits %s", committed(actions))
 	}

@@ -276,6 +276,10 @@ func (t *turn) found() {
 	r := Record{SystemID: sv.SystemID, Term: term, Leader: o.Self, Phase: PhaseBootstrap, Members: []string{o.Self},
 		Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Lease: o.Policy.Lease,
 		Standing: Standing{StandbyOf: t.siteToFollow(), Epoch: sv.Epoch}, Reason: "the cluster is founded"}
+	// In the place of one that cannot be read, nothing is claimed twice either.
+	if r.Index = o.Consul.BrokenIndex; t.serving() {
+		r.Timeline = sv.Position.TLI
+	}
 	t.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, "there is no cluster yet")
 }
 
@@ -287,12 +291,21 @@ var founderRules = [...]rule{
 	{"founder-init", func(v *view) bool { return v.absent() && v.rested(Init) },
 		func(t *turn) { t.do(Action{Kind: Init, Term: t.rec.Term, Why: "found the cluster"}) }, ends},
 	{"founder-start", func(v *view) bool { return v.present() && v.stopped() }, (*turn).startPrimary, ends},
+	// Others that hear it as their primary would wait for it for ever.
+	{"founder-hangs", (*view).founderHangs, stopNow("the server has stopped answering, and other members have the data"), ends},
 	{"founder-forced", (*view).mayRefound, (*turn).refound, ends},
 	{"founder-recovers", func(v *view) bool { return v.running() && v.o.Server.InRecovery != No && v.o.Server.Instructed != "" }, blocked(func(v *view) Block {
 		return Block{What: "the cluster is not founded yet", Missing: "the end of what PostgreSQL was told by recovery.signal: " + v.o.Server.Instructed}
 	}), ends},
 	{"founder-is-standby", func(v *view) bool { return v.running() && v.standby() }, blocked((*view).notFounded), ends},
 	{"founder-leads", func(v *view) bool { return v.serving() && v.o.Server.Writable == Yes && v.inTime }, (*turn).founded, ends},
+}
+
+// founderHangs reports whether the server of a cluster whose record is made anew does not
+// answer any more, while another member could lead.
+func (v *view) founderHangs() bool {
+	sv := &v.o.Server
+	return v.serving() && sv.SeenAt != 0 && sv.FailingSince != 0 && !v.paused() && v.after(sv.FailingSince, v.o.Policy.FailureTimeout) && v.bestHeard() != ""
 }
 
 // founded records the first term. Clients are let in only when the record is

@@ -42,6 +42,10 @@ var electionRules = [...]rule{
 	// Members that are here are given the time to vote: it may have more.
 	{"elect-wait-for-heard", func(v *view) bool { return v.forced() && v.positionMissing("") != "" }, nil, ends},
 	{"elect-behind", func(v *view) bool { return v.ahead().member != "" && !v.sourceHas(v.ahead().position) }, func(t *turn) { t.try(yieldRules[:]) }, ends},
+	{"elect-unheard", func(v *view) bool { return v.foundElected() && v.votesDecideNothing() && v.hearsFew() && !v.forced() }, blocked(func(v *view) Block {
+		return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later term has begun: pgsidecar was started amid the election, and Consul may have been put back meanwhile",
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
+	}), ends},
 	// It is soon over, so that nobody has to decide to have two primaries.
 	{"elect-lease", func(v *view) bool { return v.forced() && v.leaseRuns() != "" }, blocked(func(v *view) Block {
 		return Block{What: "this member is not promoted", Missing: v.leaseRuns()}
@@ -258,6 +262,33 @@ func (v *view) votesMissing() string {
 		return counted(need, "vote", "votes") + " of the voters; not yet from:" + silent
 	}
 	return ""
+}
+
+// foundElected reports whether the term is the first that this process has read of: it did
+// not see it begin.
+func (v *view) foundElected() bool { return v.s.FirstTerm == v.rec.Term }
+
+// votesDecideNothing reports whether this candidate needs nobody's vote, so that no promise of a
+// later term would keep it from leading.
+func (v *view) votesDecideNothing() bool {
+	return v.rec.Durability.Mode == ModeAsync || v.rec.Durability.K == 0 || v.rec.Final != nil || v.rec.Origin.Leader == v.o.Self
+}
+
+// hearsFew reports whether fewer than half of the other members that may live say that they
+// know of no later term. The last primary may well be gone.
+func (v *view) hearsFew() bool {
+	agree, living := 0, 0
+	for _, m := range v.others() {
+		p := v.peer(m)
+		heard := p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term
+		if !heard && (m == v.rec.Origin.Leader || p != nil && p.Link == LinkRefused) {
+			continue
+		}
+		if living++; heard {
+			agree++
+		}
+	}
+	return 2*agree < living
 }
 
 // leaseMissing says, in async mode, why the old primary may still be writing

@@ -43,11 +43,9 @@ var situationRules = [...]rule{
 	}, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "this member is asked to stop, and the handover takes too long"})
 	}, ends},
-	{"record-broken", func(v *view) bool { return v.o.Consul.Broken != "" && !v.putBack && !v.forced() }, func(t *turn) {
-		t.keepTag = true
-		t.block(Block{What: "nothing is decided", Missing: "a record in Consul that can be read: " + t.o.Consul.Broken + "; put the state key back as it was",
-			Override: "pgsidecar failover --to " + t.o.Self + " --accept-data-loss", Cost: "every commit that " + t.o.Self + " does not have"})
-	}, ends},
+	{"record-broken", func(v *view) bool {
+		return v.o.Consul.Broken != "" && !v.putBack && (!v.forced() || v.foundsEmpty())
+	}, (*turn).sayBroken, ends},
 	// As nothing is known, nothing can be handed over.
 	{"exit-without-consul", func(v *view) bool {
 		return v.o.Consul.SeenAt == 0 && v.shutdown() && v.o.Server.Process != ProcessUnknown
@@ -90,6 +88,17 @@ var situationRules = [...]rule{
 	}), ends},
 	{"lead", (*view).mayLead, func(t *turn) { t.try(leaderRules[:]) }, ends},
 	{"follow", nil, func(t *turn) { t.try(memberRules[:]) }, ends},
+}
+
+// sayBroken blocks while the record cannot be read. No command founds an empty cluster in the
+// place of one that there is.
+func (t *turn) sayBroken() {
+	t.keepTag = true
+	b := Block{What: "nothing is decided", Missing: "a record in Consul that can be read: " + t.o.Consul.Broken + "; put the state key back as it was"}
+	if !t.foundsEmpty() {
+		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "every commit that "+t.o.Self+" does not have"
+	}
+	t.block(b)
 }
 
 // overdueTime is how long the end of a member may take beyond its time-outs.
@@ -174,9 +183,11 @@ func (t *turn) noteRecord() {
 	switch {
 	case c.Newer || c.SeenAt == 0:
 	case t.rec.Exists() && !t.rec.before(last):
-		*last = t.rec
+		*last, t.s.PutBackAt = t.rec, 0
+		t.s.FirstTerm = cmp.Or(t.s.FirstTerm, t.rec.Term)
 	case last.Term != 0:
 		t.putBack = true
+		t.s.PutBackAt = cmp.Or(t.s.PutBackAt, t.o.Now)
 		index := cmp.Or(t.rec.Index, c.BrokenIndex)
 		t.rec = *last
 		t.rec.Index = index
@@ -325,8 +336,11 @@ func (v *Server) whole() Position {
 }
 
 // hangs reports whether a stop of the server has been under way for so long that it will
-// not end: its disk hangs, or the kernel keeps the process.
+// not end, or the guard has killed it in vain: its disk hangs, or the kernel keeps the process.
 func (o *Observation) hangs() bool {
+	if sv := &o.Server; sv.Process == ProcessRunning && sv.Armed && sv.LeaseUntil != 0 && o.Now > sv.LeaseUntil.Add(hangTime) {
+		return true
+	}
 	return o.Busy.Server == Stop && o.Busy.Since != 0 && o.Now > o.stopHangsAt()
 }
 

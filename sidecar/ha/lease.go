@@ -20,6 +20,26 @@ func (v *view) leaseUntil() Instant {
 	return since.Add(v.lease())
 }
 
+// confirmedSince reports whether nobody can have been elected by a record that Consul has
+// lost. A lease would say so by a clock, which may have stood still while another was elected:
+// where voters elect, as many as an election fails without have confirmed this term since the
+// loss was seen.
+func (v *view) confirmedSince() bool {
+	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
+		return v.confirmedAt() >= v.s.PutBackAt
+	}
+	return v.leaseUntil() > v.o.Now
+}
+
+// confirming is how many voters, besides this member, an election fails without.
+func (v *view) confirming() int {
+	need := v.rec.Durability.K
+	if v.rec.Durability.Has(v.o.Self) {
+		need--
+	}
+	return need
+}
+
 // confirmedAt is the newest moment of which enough members have said that they
 // had not promised a later term then.
 // In quorum mode an election needs VotesNeeded of the voters, so it fails
@@ -27,10 +47,7 @@ func (v *view) leaseUntil() Instant {
 // leaves nobody to ask, and in async mode, every member must confirm.
 func (v *view) confirmedAt() Instant {
 	dur := &v.rec.Durability
-	need := dur.K
-	if dur.Has(v.o.Self) {
-		need--
-	}
+	need := v.confirming()
 	if dur.Mode == ModeAsync || v.o.Policy.Mode == ModeAsync || need <= 0 {
 		all := v.electors()
 		return v.kthEcho(all, len(all))

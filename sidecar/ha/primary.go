@@ -9,13 +9,20 @@ import (
 // leaderRules are what the leader of the newest term does, phase by phase.
 var leaderRules = [...]rule{
 	{"leader-exit", func(v *view) bool { return v.shutdown() && v.stopped() && !v.lockMine() }, (*turn).stopAndExit, ends},
-	{"restate-forced", func(v *view) bool { return v.putBack && v.forced() && v.leaseUntil() <= v.o.Now },
+	{"restate-forced", func(v *view) bool { return v.putBack && v.forced() && !v.confirmedSince() },
 		func(t *turn) { t.ballot("Consul has lost the record, and nobody can say that it is the newest") }, ends},
-	{"restate-unsure", func(v *view) bool { return v.putBack && v.leaseUntil() <= v.o.Now }, blocked(func(v *view) Block {
+	{"restate-asks", func(v *view) bool {
+		return v.putBack && !v.confirmedSince() && v.leaseUntil() > v.o.Now && !v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout)
+	}, blocked(func(v *view) Block {
+		return Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(v.rec.Term) + ", which Consul has lost; the members are asked whether a later term has begun"}
+	}), goesOn},
+	{"restate-unsure", func(v *view) bool {
+		return v.putBack && !v.confirmedSince() && (v.leaseUntil() <= v.o.Now || v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout))
+	}, blocked(func(v *view) Block {
 		return Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(v.rec.Term) + ", which Consul has lost, and word from enough members that no later term has begun",
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 	}), goesOn},
-	{"restate", func(v *view) bool { return v.putBack && v.leaseUntil() > v.o.Now }, (*turn).restate, goesOn},
+	{"restate", func(v *view) bool { return v.putBack && v.confirmedSince() }, (*turn).restate, goesOn},
 	{"lock-held-by-other", func(v *view) bool { return !v.putBack && !v.lockMine() && v.lockTaken() }, blocked(func(v *view) Block {
 		return Block{What: "the leader lock is not held", Missing: v.o.Consul.Lock.Holder + " to lose it, as the record names " + v.o.Self + "; it is being taken back"}
 	}), goesOn},

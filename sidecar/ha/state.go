@@ -46,6 +46,10 @@ type State struct {
 	// Last is the newest record that this process has read. Where Consul has an earlier
 	// one, or none, it was put back or has lost it.
 	Last Record
+	// FirstTerm is that of the first record that this process has read.
+	FirstTerm uint64
+	// PutBackAt is since when Consul's record is older than Last. Zero: it is not.
+	PutBackAt Instant
 	// LaterAt is since when a member is known to have seen a later record than Consul was
 	// last read to have. One that was read since then shows that Consul was put back.
 	LaterAt Instant

@@ -28,6 +28,18 @@ func TestHungStop(t *testing.T) {
 			t.Errorf("nothing says so: %+v", s.Blocks)
 		}
 	}
+	// The guard has killed it, and nobody else decides anything, as Consul has no record.
+	o = leading()
+	o.Consul.Record, o.Consul.Broken = ha.Record{}, "it is not JSON"
+	for _, c := range []struct {
+		over  time.Duration
+		hangs bool
+	}{{0, false}, {3 * time.Second, true}} {
+		o.Server.LeaseUntil = now.Add(-c.over)
+		if r := ha.MakeReport(ha.State{}, o); r.Serving == c.hangs || r.Stopping != c.hangs {
+			t.Errorf("%s after its lease: report %+v", c.over, r)
+		}
+	}
 	f := following()
 	f.Peers[0].Report.Serving, f.Peers[0].Report.Stopping = false, true
 	if s, _ := ha.Decide(ha.State{}, f); s.Hears {

@@ -7,6 +7,7 @@ import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 type guard struct {
 	armed bool
 	until ha.Instant
+	dueAt int64 // the world's time at which its clock is to show until, if it runs
 }
 
 // arm tells m's guard to stop the server at until.
@@ -16,7 +17,8 @@ func (w *World) arm(m int, until ha.Instant) {
 		return
 	}
 	g.armed, g.until = true, until
-	w.push(max(0, w.members[m].when(until)-w.now), event{kind: evGuard, m: int8(m), epoch: uint32(w.members[m].bootedAt / milli)})
+	g.dueAt = max(w.now, w.members[m].when(until))
+	w.push(g.dueAt-w.now, event{kind: evGuard, m: int8(m), epoch: uint32(w.members[m].bootedAt / milli)})
 }
 
 // guardLooks stops the server if the lease has ended. A paused server is
@@ -30,7 +32,14 @@ func (w *World) guardLooks(m int) {
 	if b.hostPaused > w.now {
 		return // looked at again when the host wakes, before anything else
 	}
-	if b.read(w.now) < g.until || b.server.run == stopped {
+	if b.server.run == stopped {
+		return
+	}
+	if b.read(w.now) < g.until {
+		if w.now >= g.dueAt { // its clock stood still meanwhile
+			g.dueAt = b.when(g.until)
+			w.push(g.dueAt-w.now, event{kind: evGuard, m: int8(m)})
+		}
 		return
 	}
 	w.tell(m, "guard: the lease has ended, the server is killed")

@@ -176,14 +176,15 @@ func (w *World) typeCommand(text string) {
 }
 
 // typeFailover is `pgsidecar failover --to m --accept-data-loss`: a switchover
-// while there is a primary that is heard.
+// while there is a primary that is heard, and whose record Consul has.
 func (w *World) typeFailover(m int) {
 	s := &w.members[m].sidecar
 	if !s.alive {
 		return
 	}
-	leader := w.index(s.consul.Record.Leader)
-	if s.state.Hears && leader != m && leader >= 0 {
+	r, last := &s.consul.Record, &s.state.Last
+	lost := last.Term != 0 && (r.Term != last.Term || r.Index != last.Index)
+	if leader := w.index(r.Leader); s.state.Hears && leader != m && leader >= 0 && r.Phase == ha.PhaseLeading && !lost {
 		l := &w.members[leader]
 		l.sidecar.intent = ha.Intent{Switchover: true, Target: names[m], Since: l.read(w.now)}
 		w.step(leader)
@@ -254,12 +255,3 @@ func (w *World) checkPrice(m int, ch *ha.Change) {
 
 // has says whether the server's log holds an acknowledged commit.
 func (s *server) has(a *ackedUpTo) bool { return len(s.log) >= a.n && s.log[a.n-1] == a.id }
-
-// writersRule is the rule that two writers break: without clocks that can be
-// relied on async mode promises nothing.
-func (w *World) writersRule() string {
-	if w.beyond.clockStops || w.beyond.wildClocks {
-		return "clock"
-	}
-	return "two writers"
-}

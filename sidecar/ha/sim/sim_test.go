@@ -67,6 +67,7 @@ func add(t, r *sim.Result) {
 	t.Cancelled += r.Cancelled
 	t.Local += r.Local
 	t.Needless += r.Needless
+	t.Clock += r.Clock
 }
 
 func line(r *sim.Result) string {
