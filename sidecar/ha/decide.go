@@ -281,7 +281,7 @@ func (t *turn) remember() {
 // noteAdvance dates how far this standby has come.
 func (t *turn) noteAdvance() {
 	s, at, p := &t.s, &t.o.Server.Position, t.peer(t.seen.Leader)
-	lacks := t.o.Server.InRecovery == Yes && at.Known() && t.fresh(p) && p.Report.leads() && p.Report.Position.Known() && !at.Contains(p.Report.Position)
+	lacks := t.o.Server.InRecovery == Yes && at.Known() && t.heardLately(p) && p.Report.leads() && p.Report.Position.Known() && !at.Contains(p.Report.Position)
 	if !lacks || s.AdvancedTLI != at.TLI || s.AdvancedLSN != at.LSN {
 		s.AdvancedAt, s.AdvancedTLI, s.AdvancedLSN = t.o.Now, at.TLI, at.LSN
 	}

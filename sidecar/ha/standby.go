@@ -265,10 +265,16 @@ func (v *view) divergedFromLeader() bool {
 // again, and is seen to stream for a moment each time.
 const standstillTime = 10 * time.Second
 
+// heardLately reports whether the peer was heard in the time in which a standstill shows, also
+// where this member's failure time-out is shorter than the others send reports.
+func (v *view) heardLately(p *Peer) bool {
+	return p != nil && p.ReceivedAt != 0 && p.Link != LinkRefused && v.o.Now <= p.ReceivedAt.Add(max(standstillTime, v.o.Policy.FailureTimeout))
+}
+
 // standsStill reports whether this standby has come no further for that long.
 func (v *view) standsStill() bool {
-	p, own := v.leaderPeer(), v.o.Server.Position
-	return p != nil && p.Report.Position.Contains(own) && !own.Contains(p.Report.Position) && v.after(v.s.AdvancedAt, standstillTime)
+	p, own := v.peer(v.seen.Leader), v.o.Server.Position
+	return v.seen.Phase == PhaseLeading && v.heardLately(p) && p.Report.leads() && p.Report.Term == v.seen.Term && p.Report.Position.Contains(own) && !own.Contains(p.Report.Position) && v.after(v.s.AdvancedAt, standstillTime)
 }
 
 // joinRules make the server follow the newest term's leader, once that is known to
