@@ -447,7 +447,7 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`pgsidecar_primary 1`, `pgsidecar_term 7`, `pgsidecar_lease_seconds 4.9`, `pgsidecar_role{role="primary"} 1`,
 		`pgsidecar_peer_link{peer="n2",state="up"} 1`, `pgsidecar_lag_bytes{kind="replayed",replica="n2"} 0`,
-		`pgsidecar_durability_k 1`, `pgsidecar_durability_relaxed 1`, `pgsidecar_strayed 1`, `pgsidecar_config_refused 0`,
+		`pgsidecar_durability_k 1`, `pgsidecar_durability_relaxed 1`, `pgsidecar_strayed 1`, `pgsidecar_crashed_terms 0`, `pgsidecar_config_refused 0`,
 		`pgsidecar_archive_waiting_files 3`, `pgsidecar_archive_waiting_bytes 5.0331648e+07`, `pgsidecar_archive_waiting_seconds 90`,
 		`pgsidecar_archive_disk_full_seconds 3600`, `pgsidecar_archive_gaps 1`,
 		`pgsidecar_lag_seconds{replica="n2"} 0`, `pgsidecar_lag_seconds{replica="n3"} 3.1`,

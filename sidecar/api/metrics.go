@@ -97,6 +97,9 @@ func singleMetrics(single func(name, help string, value func(f facts) float64)) 
 	single("config_refused", "1 if PostgreSQL refuses to read one of its server's files.", func(f facts) float64 {
 		return number(f.Observation.Server.ConfigProblem != "")
 	})
+	single("crashed_terms", "Terms in a row whose primary crashed, or stopped answering, soon after it began; from 3 on it is restarted in its place.", func(f facts) float64 {
+		return float64(rec(f).Crashes)
+	})
 	single("paused", "1 in maintenance.", func(f facts) float64 { return number(f.paused()) })
 	single("pending_restart", "1 if a parameter waits for a restart.", func(f facts) float64 { return number(f.Observation.Server.PendingRestart) })
 	single("server_running", "1 if the postmaster runs, as reported by the guard.", func(f facts) float64 { return number(f.running()) })

@@ -72,9 +72,15 @@ func (v *view) restsAfterCrash() bool {
 	return v.s.Damped && !v.after(v.o.Server.ExitedAt, restartPause<<(v.s.Restarts-1))
 }
 
+// crashLoopBlock stands until a primary has lived for a while.
+func (v *view) crashLoopBlock() Block {
+	return Block{What: "failover after a crash is held back", Missing: "a primary that runs for a while: those of the last " +
+		strconv.Itoa(v.rec.Crashes) + " terms crashed soon after they began. What makes them crash comes with the clients: a query, or more load than a server bears. " +
+		"postgresql.log in postgres.state_dir says why"}
+}
+
 func (v *view) restsBlock() Block {
-	return Block{What: "the primary is not started yet", Missing: "a moment's rest: it has crashed soon after its start, and so have the primaries of " +
-		strconv.Itoa(v.rec.Crashes) + " terms before. It is restarted in its place; its log says why it crashed"}
+	return Block{What: "the primary is not started yet", Missing: "a moment's rest after its crash"}
 }
 
 // crashes is Record.Crashes of the term after this leader's, whose server is down.

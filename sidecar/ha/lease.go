@@ -20,17 +20,6 @@ func (v *view) leaseUntil() Instant {
 	return since.Add(v.lease())
 }
 
-// confirmedSince reports whether nobody can have been elected by a record that Consul has
-// lost. A lease would say so by a clock, which may have stood still while another was elected:
-// where voters elect, as many as an election fails without have confirmed this term since the
-// loss was seen.
-func (v *view) confirmedSince() bool {
-	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
-		return v.confirmedAt() >= v.s.PutBackAt
-	}
-	return v.leaseUntil() > v.o.Now
-}
-
 // confirming is how many voters, besides this member, an election fails without.
 func (v *view) confirming() int {
 	need := v.rec.Durability.K

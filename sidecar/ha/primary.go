@@ -47,49 +47,6 @@ func (v *view) lockTaken() bool {
 	return lock.Session != "" && lock.Holder != v.o.Self
 }
 
-// restate writes the record of this leader's term again, which Consul has lost, as after
-// a snapshot was restored. Nobody can have been elected since, as what confirms the lease
-// says: a leader that slept, or was cut off, may have been followed by another, of which
-// Consul knows no more either.
-func (t *turn) restate() {
-	t.block(Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(t.rec.Term) +
-		", which Consul has lost: was it restored from a snapshot? It is being written again"})
-	lock, c := LockTake, &t.o.Consul
-	if t.lockMine() {
-		lock = LockKeep
-	}
-	t.commit(Change{What: "restate", Record: t.rec, Lock: lock, Session: c.Session, Prior: c.Lock}, "Consul has lost the record of this term")
-}
-
-// votersLost reports whether Consul was put back to an earlier record of this leader's own
-// term, as another member has seen: it is not known who the voters were, as this process
-// has not read it itself.
-func (v *view) votersLost() bool {
-	return !v.putBack && !v.follower() && v.lockMine() && v.recordLost() && v.rec.Durability.Mode == ModeQuorum && v.seen.Term == v.rec.Term &&
-		(v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
-}
-
-// restoreVoters writes what is true no matter who they were: some member has each commit that was
-// acknowledged, as this one is a member and has all of them.
-func (t *turn) restoreVoters() {
-	r := t.rec
-	r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
-	r.Changes = max(r.Changes, t.seen.Changes)
-	if t.seen.Phase.order() > r.Phase.order() {
-		r.Phase = t.seen.Phase
-	}
-	t.commit(Change{What: "voters", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "Consul was put back to an earlier record of this term")
-}
-
-// reacquire takes the lock back in the same term (S8): a lost session alone
-// deposes nobody, and a session of this member's own earlier process is as good
-// as none. Where another's holds it, Consul was put back, or somebody has written the
-// key: who is elected changes lock and record in one transaction.
-func (t *turn) reacquire() {
-	c := &t.o.Consul
-	t.commit(Change{What: "reacquire", Record: t.rec, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
-}
-
 // promotionRules are the leader's part from the claim until its server takes
 // writes.
 var promotionRules = [...]rule{
@@ -177,6 +134,7 @@ var straysInReignRules = [...]rule{
 // reignRules are what the primary of the newest term does.
 var reignRules = [...]rule{
 	{"lease", nil, (*turn).extendLease, goesOn},
+	{"crash-loop", func(v *view) bool { return v.rec.Crashes >= maxCrashes }, blocked((*view).crashLoopBlock), goesOn},
 	{"reigns-elsewhere", (*view).onUnclaimed, (*turn).stopElsewhere, ends},
 	{"restore-asked", (*view).restoreAsked, (*turn).beginRestore, ends},
 	{"elect-anew", func(v *view) bool { return v.promisedLater() && (v.mayElectAnew() && !v.paused() || v.forced()) }, func(t *turn) {
