@@ -95,6 +95,9 @@ var graph = map[string]arrows{
 	"templates/pgbouncer": {ours: []string{"sidecar/ha", "templates"}, vendors: []string{pgx}},
 	"nomad":               {ours: []string{"sidecar/ha"}, vendors: []string{xsys}, tests: []string{hcl, cty, pgx}},
 
+	// Spans for a collector.
+	"sidecar/trace": {ours: []string{"sidecar/failover", "sidecar/ha"}},
+
 	// How mature a cluster is.
 	"sidecar/assess":        {},
 	"sidecar/assess/gather": {ours: []string{"sidecar/api", "sidecar/assess", "sidecar/backup", "sidecar/client", "sidecar/drill"}, tests: []string{"sidecar/availability"}},

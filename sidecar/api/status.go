@@ -158,7 +158,7 @@ func (s *Server) status(f facts) Status {
 		Members: []MemberStatus{}, Blocks: []BlockStatus{}, Rules: slices.Concat([]string{}, f.State.Rules), History: slices.Concat([]failover.Record{}, f.History),
 		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots, Pending: f.Pending, NewPrograms: f.NewPrograms, Progress: f.Progress, Reinit: o.Intent.Reinit,
 		Archive: f.Archive, Backups: f.Backups, Restore: f.restoring(), Restored: f.Observation.Consul.Record.Restored,
-		Scraped: s.scraped.last(),
+		Scraped: s.scraped.last(), Traces: f.Traces,
 	}
 	if f.Templates != nil {
 		st.Templates = f.Templates()

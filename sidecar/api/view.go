@@ -70,6 +70,7 @@ type View struct {
 	// Templates tells, as JSON, how the files and proxies fare that this member
 	// writes and switches itself; nil, or nothing: there are none.
 	Templates func() json.RawMessage
+	Traces    bool // spans are exported
 }
 
 // PendingParameter is a parameter of which a restart takes up another value.

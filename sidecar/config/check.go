@@ -64,6 +64,7 @@ func (r *reader) check(c *Config, of kind) {
 	r.checkBackups(c)
 	r.checkBootstrap(c)
 	r.checkHooks(c)
+	r.checkTrace(&c.Trace)
 	r.checkAddresses(c)
 	r.checkTimers(c)
 	r.checkDurability(&c.Durability)

@@ -33,6 +33,7 @@ type Config struct {
 	Notices    []hooks.Notice
 	HAProxy    HAProxy
 	PgBouncer  PgBouncer
+	Trace      Trace
 	Log        Log
 }
 

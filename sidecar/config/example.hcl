@@ -129,6 +129,12 @@ failover {
 #   # key_file = "/etc/pgsidecar/notify.key"      # signs the body (X-Pgsidecar-Signature), or is the receiver's own key
 # }
 
+# trace {                               # spans of failovers, switchovers and backups, by OpenTelemetry (OTLP over HTTP)
+#   endpoint = "http://127.0.0.1:4318"  # the collector; or env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+#   # token_file = "/etc/pgsidecar/otel.token"    # shown to it as a bearer token
+#   # timeout    = "5s"
+# }
+
 # log {
 #   level  = "info"
 #   format = "text"

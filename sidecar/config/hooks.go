@@ -108,6 +108,7 @@ func (w *writer) hooks(c *Config) {
 		b.set("key_file", n.KeyFile)
 		b.set("timeout", n.Timeout)
 	}
+	w.trace(&c.Trace)
 }
 
 func words[T ~string](of []T) []string {

@@ -57,7 +57,7 @@ func (m *Member) view() *api.View {
 		Cluster: m.config.Cluster, Observation: snap.Observation, State: snap.State, Report: snap.Report, Problem: snap.Problem,
 		PostgresVersion: facts.Version, NewPrograms: m.server.files.NewPrograms(), PostgresStarted: facts.StartedAt, Replay: facts.Replayed, ReplayedAt: facts.ReplayedAt,
 		ReplayPaused: facts.ReplayPaused, Pending: m.server.waiting(), Tags: tagsOf(m.tags()), PeersRefused: map[string]uint64{},
-		Behind: snap.Behind, Templates: m.files.status, Progress: m.server.copies.progress.Load(), ConfigVersion: stored.Index, ConfigCopied: stored.CopiedAt,
+		Behind: snap.Behind, Templates: m.files.status, Traces: m.traces != nil, Progress: m.server.copies.progress.Load(), ConfigVersion: stored.Index, ConfigCopied: stored.CopiedAt,
 		Archive: m.saving.archive.view(), Backups: m.saving.view(snap),
 	}
 	v.Service, v.Registered = m.config.Service.Name, registered(m.cluster.View().Members)

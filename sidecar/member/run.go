@@ -35,12 +35,14 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/process"
 	"github.com/pgsidecar/pgsidecar/sidecar/proxy"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
+	"github.com/pgsidecar/pgsidecar/sidecar/trace"
 )
 
 // parts are what works beside the shell, on the local server.
 type parts struct {
 	hooks  *hooks.Dispatcher
 	saving *saving
+	traces *trace.Exporter // nil: spans are not exported
 }
 
 // Member is one running member's parts.
@@ -235,8 +237,7 @@ func (m *Member) Run(asked context.Context) (err error) {
 	beside.Go(func() error { m.keepHistory(besideCtx); return nil })
 	beside.Go(func() error { m.keepPlans(besideCtx); return nil })
 	beside.Go(func() error { m.keepSettings.run(besideCtx, m); return nil })
-	beside.Go(func() error { m.keepHooks(besideCtx); return nil })
-	beside.Go(func() error { m.keepOutages(besideCtx); return nil })
+	m.runWatchers(besideCtx, &beside)
 	m.runBackups(besideCtx, &beside)
 	err = m.sidecar.Run(ctx)
 	m.server.Close()
@@ -257,6 +258,9 @@ func (m *Member) Run(asked context.Context) (err error) {
 // newParts makes what works beside the shell, on the local server.
 func (m *Member) newParts() (err error) {
 	if m.hooks, err = newHooks(m, m.config); err != nil {
+		return err
+	}
+	if m.traces, err = newTraces(m); err != nil {
 		return err
 	}
 	m.server.others, m.server.hooks = m.otherMembers, m.hooks

@@ -251,7 +251,11 @@ func (s *saving) ask(ctx context.Context, member string, r api.BackupRequest) er
 		return err
 	}
 	r.Here = true
+	asked := time.Now()
 	_, err := control{s.member}.post(ctx, member, "/backup", r)
+	if err == nil {
+		s.member.traceAsk(ctx, asked)
+	}
 	return err
 }
 
@@ -329,7 +333,7 @@ func (s *saving) make(ctx context.Context, b savingBlock, run *api.BackupRun) er
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
-	count := 0
+	ended, count := time.Now(), 0
 	if err == nil {
 		count, err = s.expire(ctx, b)
 		if err != nil {
@@ -340,6 +344,7 @@ func (s *saving) make(ctx context.Context, b savingBlock, run *api.BackupRun) er
 	after := context.WithoutCancel(ctx)
 	s.change(after, b.Name, func(k *keptBackups) { k.note(run, made, count, err) })
 	s.member.hooks.Tell(backupEvent(run, made, err))
+	s.member.traceBackup(run, made, ended, err)
 	if err != nil {
 		s.log.Error("backup failed", "backup", b.Name, "kind", run.Kind, "error", err)
 		return err
