@@ -23,6 +23,7 @@ type Facts struct {
 	Received     ha.LSN    // a standby's; zero: nothing in this life
 	ReplayedAt   time.Time // commit time of the last transaction replayed
 	ReplayPaused bool
+	ApplyDelay   time.Duration // recovery_min_apply_delay
 	// Limits are a standby's max_connections, max_worker_processes, max_wal_senders,
 	// max_prepared_transactions and max_locks_per_transaction; it replays nothing while
 	// its primary has more.
@@ -89,6 +90,7 @@ select current_setting('server_version_num')::int, pg_postmaster_start_time(),
   exists (select from pg_settings where pending_restart),
   pg_last_xact_replay_timestamp(),
   case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end,
+  (select setting::bigint from pg_settings where name = 'recovery_min_apply_delay'),
   (select array_agg(current_setting(name)::bigint order by n) from unnest(array['max_connections', 'max_worker_processes',
     'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction']) with ordinality l(name, n))`
 
@@ -178,11 +180,13 @@ func (c *Conn) readLook(answers pgx.BatchResults, shut bool, f *Facts) error {
 		return fmt.Errorf("position: %w", err)
 	}
 	var conninfo, restore, names string
+	var delay int64 // in milliseconds, the parameter's unit
 	var replayed *time.Time
 	if err := answers.QueryRow().Scan(&f.Version, &f.StartedAt, &f.SystemID, &conninfo, &restore, &names,
-		&f.PendingRestart, &replayed, &f.ReplayPaused, &f.Limits); err != nil {
+		&f.PendingRestart, &replayed, &f.ReplayPaused, &delay, &f.Limits); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
+	f.ApplyDelay = time.Duration(delay) * time.Millisecond
 	rows, err := answers.Query()
 	if err != nil {
 		return fmt.Errorf("walsenders: %w", err)

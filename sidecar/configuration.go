@@ -31,6 +31,13 @@ func (s *Sidecar) SetPolicy(p ha.Policy) {
 	s.notify()
 }
 
+// Reannounce has the registration made again: something of it that the cluster tells, and
+// this package does not know of, has changed.
+func (s *Sidecar) Reannounce() {
+	s.registration.renew()
+	s.notify()
+}
+
 func (c *configuration) reload(own ha.Policy) {
 	c.mu.Lock()
 	c.own, c.current = own, false

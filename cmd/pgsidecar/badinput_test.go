@@ -172,20 +172,13 @@ func TestSuperuserPassword(t *testing.T) {
 	r.setPassword("superuser", "not the one")
 	r.start()
 	r.logged(long, "announced", "tag=primary")
-	r.stop()
-	if strings.Contains(r.log.String(), "not the one") {
-		t.Error("the password was printed")
-	}
-	r.start()
-	r.logged(long, "announced", "tag=primary")
 	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	as := func(password string) (*pgx.Conn, error) {
 		return pgx.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=postgres password='%s' dbname=postgres", r.pg, password))
 	}
-	r.setPassword("superuser", "the third")
 	r.logged(long, "role made or changed", "role=postgres")
-	stays, err := as("the third")
+	stays, err := as("not the one")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +192,7 @@ func TestSuperuserPassword(t *testing.T) {
 			t.Fatal("the changed password was not taken up")
 		}
 	}
-	if _, err := as("the third"); err == nil {
+	if _, err := as("not the one"); err == nil {
 		t.Error("the password before lets somebody in")
 	}
 	if err := stays.Ping(ctx); err != nil {
@@ -210,7 +203,7 @@ func TestSuperuserPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fourth.Close(context.WithoutCancel(ctx))
-	if strings.Contains(r.log.String(), "the third") || strings.Contains(r.log.String(), "the fourth") {
+	if strings.Contains(r.log.String(), "not the one") || strings.Contains(r.log.String(), "the fourth") {
 		t.Error("the password was printed")
 	}
 }

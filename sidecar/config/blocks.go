@@ -100,6 +100,8 @@ func (r *reader) service(b *hclsyntax.Body, path string, s *Service) {
 		text("name", &s.Name),
 		list("tags", &s.Tags),
 		table("meta", &s.Meta),
+		size("replica_max_lag", &s.Reads.Lag),
+		duration("replica_max_delay", &s.Reads.Delay),
 	}, nil)
 }
 

@@ -71,6 +71,8 @@ type Service struct {
 	Name string            // the cluster's, unless the file says another
 	Tags []string          // besides primary and replica
 	Meta map[string]string // besides what pgsidecar adds
+	// Reads is how far behind a replica may be that gets the tag replica.
+	Reads settings.ReadLimits
 }
 
 // Postgres describes the local server.

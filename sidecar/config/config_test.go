@@ -16,6 +16,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/backup"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.want anew")
@@ -96,7 +97,7 @@ func TestFull(t *testing.T) {
 			Prefix:    "pgsidecar", TokenFile: "testdata/secrets/token", Token: config.NewSecret("a-token"),
 			SessionTTL: 15 * time.Second, TLS: config.ConsulTLS{CAFile: "/etc/consul/ca.pem"},
 		},
-		Service: config.Service{Name: "pg", Tags: []string{"europe"}, Meta: map[string]string{"rack": "r1"}},
+		Service: config.Service{Name: "pg", Tags: []string{"europe"}, Meta: map[string]string{"rack": "r1"}, Reads: settings.ReadLimits{Lag: 64 << 20, Delay: 30 * time.Second}},
 		Postgres: config.Postgres{
 			BinDir: "/usr/lib/postgresql/15/bin", DataDir: "/var/lib/pgsidecar/n1", StateDir: "/var/lib/pgsidecar/n1.pgsidecar",
 			User: "postgres", Listen: "0.0.0.0:5432", Advertise: "10.0.0.7:5432",

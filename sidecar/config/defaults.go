@@ -104,6 +104,7 @@ func generalDefaults(env Environment) Config {
 			Replication: Account{Name: "replicator"},
 			StopTimeout: policy.StopTimeout,
 		},
+		Service:    Service{Reads: settings.DefaultReadLimits()},
 		API:        API{UI: true},
 		Durability: Durability{Mode: policy.Mode, Standbys: policy.Standbys, Strict: policy.Strict, MaxVoters: policy.MaxVoters},
 		Failover: Failover{

@@ -21,6 +21,8 @@ consul {
 
 # service {
 #   name = "pg"                         # the cluster's name: primary.pg.service.consul, replica.pg.service.consul
+#   replica_max_delay = "1m"            # a replica further behind, or delayed by more, gets no reads (0: any)
+#   replica_max_lag   = "64MB"          # likewise, in bytes of log (default: any)
 # }
 
 postgres {

@@ -16,8 +16,7 @@ import (
 // Durability is not either: after the first start the cluster's dynamic
 // settings in Consul count.
 type Reloadable struct {
-	ServiceTags []string
-	ServiceMeta map[string]string
+	Service Service // but for its name
 
 	// Parameters and HBA are reloaded into the server; a parameter that needs
 	// the server's restart then shows as pending.
@@ -45,7 +44,7 @@ type Reloadable struct {
 // Reloadable returns the part of c that may change while the sidecar runs.
 func (c *Config) Reloadable() Reloadable {
 	return Reloadable{
-		ServiceTags: c.Service.Tags, ServiceMeta: c.Service.Meta,
+		Service:    Service{Tags: c.Service.Tags, Meta: c.Service.Meta, Reads: c.Service.Reads},
 		Parameters: c.Postgres.Parameters, HBA: c.Postgres.HBA, Ident: c.Postgres.Ident, StopTimeout: c.Postgres.StopTimeout,
 		Automatic: c.Failover.Automatic, FailureTimeout: c.Failover.FailureTimeout, HandoverTimeout: c.Failover.HandoverTimeout, AgentTimeout: c.Failover.AgentTimeout,
 		MaxLag: c.Failover.MaxLag, RefusedIsDead: c.Failover.RefusedIsDead,
@@ -55,7 +54,7 @@ func (c *Config) Reloadable() Reloadable {
 
 // with returns c with its reloadable part replaced.
 func (c Config) with(l Reloadable) Config {
-	c.Service.Tags, c.Service.Meta = l.ServiceTags, l.ServiceMeta
+	c.Service.Tags, c.Service.Meta, c.Service.Reads = l.Service.Tags, l.Service.Meta, l.Service.Reads
 	c.Postgres.Parameters, c.Postgres.HBA, c.Postgres.Ident, c.Postgres.StopTimeout = l.Parameters, l.HBA, l.Ident, l.StopTimeout
 	c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.HandoverTimeout = l.Automatic, l.FailureTimeout, l.HandoverTimeout
 	c.Failover.AgentTimeout, c.Failover.MaxLag, c.Failover.RefusedIsDead = l.AgentTimeout, l.MaxLag, l.RefusedIsDead

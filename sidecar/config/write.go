@@ -48,6 +48,10 @@ func (c *Config) written() *writer {
 	service.set("name", c.Service.Name)
 	service.set("tags", c.Service.Tags)
 	service.set("meta", c.Service.Meta)
+	if reads := c.Service.Reads; reads != settings.DefaultReadLimits() {
+		service.set("replica_max_lag", reads.Lag.String())
+		service.set("replica_max_delay", reads.Delay)
+	}
 
 	if c.Postgres.DataDir != "" { // a proxy has none of these
 		root.member(c)

@@ -77,6 +77,9 @@ func (c *cluster) Register(ctx context.Context, r sidecar.Registration) error {
 		meta[kv[0]] = kv[1]
 	}
 	tag := r.Tag
+	if why := c.member.reads.refused(); tag == "replica" && why != "" {
+		tag, r.Replica.Text = "", r.Replica.Text+"; gets no reads: "+why
+	}
 	if tag == "replica" && tags.NoLoadBalance {
 		tag = ""
 	}

@@ -60,6 +60,7 @@ func (m *Member) view() *api.View {
 		Behind: snap.Behind, Templates: m.files.status, Traces: m.traces != nil, Progress: m.server.copies.progress.Load(), ConfigVersion: stored.Index, ConfigCopied: stored.CopiedAt,
 		Archive: m.saving.archive.view(), Backups: m.saving.view(snap),
 	}
+	v.Lagging = m.reads.refused() != ""
 	v.Service, v.Registered = m.config.Service.Name, registered(m.cluster.View().Members)
 	for _, w := range facts.Senders {
 		v.Senders = append(v.Senders, api.Sender{Name: w.Name, User: m.server.roleName(w.Role), Address: w.Address,
@@ -126,6 +127,9 @@ func tagsOf(t settings.Tags) map[string]string {
 // describe tells the other members what no decision depends on.
 func (m *Member) describe(r *ha.Report) {
 	tags := tagsOf(m.tags())
+	if m.reads.refused() != "" {
+		tags["lagging"] = "true" // it gets no reads, as with noloadbalance
+	}
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		r.Tags = append(r.Tags, ha.Tag{Name: name, Value: tags[name]})
 	}

@@ -20,7 +20,8 @@
 //
 // Goroutines: Run starts the shell (see its package), the API's server, the one that
 // reads the history (keepHistory), the one that does what was planned (keepPlans), the one that tells
-// hooks (keepHooks), the one that writes down outages (keepOutages), those that see
+// hooks (keepHooks), the one that writes down outages (keepOutages), the one that sees whether a
+// replica may serve reads (keepReads), those that see
 // and export spans (keepTraces, trace.Exporter.Run), the one that runs templates and
 // proxies (followed.run), those of archive and backups (runBackups, and one for each backup), and
 // the one that turns signals into what

@@ -43,6 +43,7 @@ type parts struct {
 	hooks  *hooks.Dispatcher
 	saving *saving
 	traces *trace.Exporter // nil: spans are not exported
+	reads  reads
 }
 
 // Member is one running member's parts.
@@ -187,13 +188,13 @@ func (m *Member) Run(asked context.Context) (err error) {
 		m.log.Debug("without short time slices", "error", err)
 	}
 	exe, err := os.Executable()
+	if err == nil {
+		err = m.makeState()
+	}
 	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+		return fmt.Errorf("prepare to run: %w", err)
 	}
 	stateDir := m.config.Postgres.StateDir
-	if err := m.makeState(); err != nil {
-		return err
-	}
 	m.keepSettings.open(stateDir, m)
 	if err := m.begin(ctx); err != nil {
 		return err
@@ -221,10 +222,10 @@ func (m *Member) Run(asked context.Context) (err error) {
 	}
 	m.server.stuck = m.restartStuck
 	server, err := m.newAPI()
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = server.Listen(ctx)
 	}
-	if _, err := server.Listen(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	var beside errgroup.Group

@@ -24,6 +24,7 @@ type Settings struct {
 	Paused     *Pause              `json:"paused,omitempty"`
 	Durability *DurabilitySettings `json:"durability,omitempty"`
 	Failover   *FailoverSettings   `json:"failover,omitempty"`
+	Service    *ServiceSettings    `json:"service,omitempty"`
 	Objective  *ObjectiveSettings  `json:"objective,omitempty"`
 	// Runbook is the address of the written procedure, for people who are called.
 	Runbook string `json:"runbook,omitempty"`
@@ -109,7 +110,7 @@ func Parse(raw []byte) (Settings, error) {
 
 // check returns what is wrong with settings by themselves.
 func (set Settings) check() error {
-	err := errors.Join(set.Durability.check(), set.Failover.check(), set.Objective.check(), checkRunbook(set.Runbook), set.StandbyOf.Check())
+	err := errors.Join(set.Durability.check(), set.Failover.check(), set.Service.check(), set.Objective.check(), checkRunbook(set.Runbook), set.StandbyOf.Check())
 	for member, tags := range set.Tags {
 		err = errors.Join(err, tags.check(member))
 	}

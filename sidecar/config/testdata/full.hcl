@@ -11,6 +11,8 @@ service {
   name = "pg"
   tags = ["europe"]
   meta = { rack = "r1" }
+  replica_max_lag   = "64MB"
+  replica_max_delay = "30s"
 }
 postgres {
   bin_dir   = "/usr/lib/postgresql/15/bin"
