@@ -30,11 +30,16 @@ const (
 	MutateS10                  // no marker stands while a data directory is half-made
 	MutateKeep                 // a program drops the fields of the record that it does not know
 	MutateBase                 // who follows a log that was none of the cluster's compares it by its numbers
+	MutateStrayed              // a server that was run by hand as a primary counts like any other
+	MutateClaims               // and it is not looked at which timelines were claimed
+	MutateOwed                 // a copy of a replica votes before it has what its member acknowledged
+	MutatePutBack              // whatever Consul says is the newest record
+	MutateFound                // a cluster is founded beside the data of another
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -45,7 +50,9 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"the record drops voters that the setting still asks for", "the record names the new voters as soon as a primary is elected", "votes that lack commits look as if they had them",
 	"the guard does not stop anything", "a lease counts from its confirmation, not from the request", "a silent member is taken for a dead one",
 	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made",
-	"a program drops the fields of the record that it does not know", "logs from before a person chose another are compared by their numbers"}
+	"a program drops the fields of the record that it does not know", "logs from before a person chose another are compared by their numbers",
+	"a server that was run by hand as a primary counts like any other", "nor is it looked at which timelines were claimed",
+	"a copy votes before it has what its member acknowledged", "whatever Consul says is the newest record", "a cluster is founded beside the data of another"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -99,6 +106,28 @@ func (w *World) mutate(o *ha.Observation) {
 				p.Position = ha.Position{History: o.Server.Position.History, TLI: o.Server.Position.TLI, LSN: 1 << 40}
 			}
 		}
+	case MutateClaims:
+		o.Consul.Record.Claims = nil
+		w.noneStrayed(o)
+	case MutateStrayed:
+		w.noneStrayed(o)
+	case MutateOwed:
+		o.Server.Owed = ha.Position{}
+	case MutatePutBack:
+		w.members[w.index(o.Self)].sidecar.state.Last = ha.Record{}
+		w.peersCopy(o)
+		for i := range o.Peers {
+			o.Peers[i].Report.Record = ha.RecordSeen{}
+			o.Peers[i].Report.Term = min(o.Peers[i].Report.Term, o.Consul.Record.Term)
+		}
+		o.Server.Promise = min(o.Server.Promise, o.Consul.Record.Term)
+	case MutateFound:
+		w.peersCopy(o)
+		for i := range o.Peers {
+			if p := &o.Peers[i].Report; !o.Consul.Record.Exists() {
+				p.ServerID, p.Record = "", ha.RecordSeen{}
+			}
+		}
 	case MutateBase:
 		w.peersCopy(o)
 		o.Consul.Record.Base = 0
@@ -111,6 +140,15 @@ func (w *World) mutate(o *ha.Observation) {
 			o.Peers[i].Report.Hears = false
 			o.Peers[i].Report.Serving = false
 		}
+	}
+}
+
+// noneStrayed hides which servers were run by hand.
+func (w *World) noneStrayed(o *ha.Observation) {
+	w.peersCopy(o)
+	o.Server.Strayed = ""
+	for i := range o.Peers {
+		o.Peers[i].Report.Strayed = ""
 	}
 }
 
