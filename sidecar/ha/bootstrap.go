@@ -239,6 +239,7 @@ func (t *turn) refound() {
 		if p := &o.Peers[i]; t.fresh(p) && p.Report.ServerID == sv.SystemID {
 			r.Members = union(r.Members, []string{p.Member})
 		}
+		r.Lease = max(r.Lease, o.Peers[i].Report.Lease) // the last primary may hold as long a one
 	}
 	r.Index = max(o.Consul.Record.Index, o.Consul.BrokenIndex)
 	t.commit(Change{What: "refound", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)

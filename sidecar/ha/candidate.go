@@ -42,10 +42,7 @@ var electionRules = [...]rule{
 	// Members that are here are given the time to vote: it may have more.
 	{"elect-wait-for-heard", func(v *view) bool { return v.forced() && v.positionMissing("") != "" }, nil, ends},
 	{"elect-behind", func(v *view) bool { return v.ahead().member != "" && !v.sourceHas(v.ahead().position) }, func(t *turn) { t.try(yieldRules[:]) }, ends},
-	{"elect-unheard", func(v *view) bool { return v.foundElected() && v.votesDecideNothing() && v.hearsFew() && !v.forced() }, blocked(func(v *view) Block {
-		return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later term has begun: pgsidecar was started amid the election, and Consul may have been put back meanwhile",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
-	}), ends},
+	{"elect-unheard", func(v *view) bool { return v.foundElected() && v.votesDecideNothing() && v.hearsFew() && !v.forced() }, blocked((*view).unheardBlock), ends},
 	// It is soon over, so that nobody has to decide to have two primaries.
 	{"elect-lease", func(v *view) bool { return v.forced() && v.leaseRuns() != "" }, blocked(func(v *view) Block {
 		return Block{What: "this member is not promoted", Missing: v.leaseRuns()}
@@ -289,6 +286,11 @@ func (v *view) hearsFew() bool {
 		}
 	}
 	return 2*agree < living
+}
+
+func (v *view) unheardBlock() Block {
+	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later term has begun: pgsidecar was started amid the term, and Consul may have been put back meanwhile",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
 }
 
 // leaseMissing says, in async mode, why the old primary may still be writing

@@ -44,7 +44,7 @@ var situationRules = [...]rule{
 		t.do(Action{Kind: Stop, Why: "this member is asked to stop, and the handover takes too long"})
 	}, ends},
 	{"record-broken", func(v *view) bool {
-		return v.o.Consul.Broken != "" && !v.putBack && (!v.forced() || v.foundsEmpty())
+		return v.o.Consul.Broken != "" && !v.putBack && (!v.forced() || v.foundsEmpty() && !v.foundsOverBroken())
 	}, (*turn).sayBroken, ends},
 	// As nothing is known, nothing can be handed over.
 	{"exit-without-consul", func(v *view) bool {
@@ -90,12 +90,20 @@ var situationRules = [...]rule{
 	{"follow", nil, func(t *turn) { t.try(memberRules[:]) }, ends},
 }
 
-// sayBroken blocks while the record cannot be read. No command founds an empty cluster in the
-// place of one that there is.
+// foundsOverBroken reports whether status names the command that founds an empty cluster in the
+// place of one whose record cannot be read: nobody who has data is heard for long.
+func (v *view) foundsOverBroken() bool {
+	return v.otherData() == "" && v.after(v.s.EmptySince, foundingTime)
+}
+
+// sayBroken blocks while the record cannot be read.
 func (t *turn) sayBroken() {
 	t.keepTag = true
 	b := Block{What: "nothing is decided", Missing: "a record in Consul that can be read: " + t.o.Consul.Broken + "; put the state key back as it was"}
-	if !t.foundsEmpty() {
+	switch {
+	case t.foundsEmpty() && t.foundsOverBroken():
+		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "the cluster that is founded is empty, and whatever the other members have is no part of it"
+	case !t.foundsEmpty():
 		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "every commit that "+t.o.Self+" does not have"
 	}
 	t.block(b)

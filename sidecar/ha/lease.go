@@ -1,6 +1,7 @@
 package ha
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -132,8 +133,9 @@ func (v *view) lease() time.Duration {
 	return v.o.Policy.Lease
 }
 
-// longestLease is how long the primary of the newest term may hold a lease at most.
-func (v *view) longestLease() time.Duration { return max(v.rec.Lease, v.o.Policy.Lease) }
+// longestLease is how long the primary of the newest term may hold a lease at most: the same
+// for all members, or those that wait longer would be taken for gone by the others.
+func (v *view) longestLease() time.Duration { return cmp.Or(v.rec.Lease, v.o.Policy.Lease) }
 
 // leaseToRecord reports whether the record is to say another lease: a longer one before it
 // is used, a shorter one when no longer one runs any more.

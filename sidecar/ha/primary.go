@@ -146,6 +146,9 @@ var reignRules = [...]rule{
 	{"primary", (*view).primary, func(t *turn) { t.try(serveRules[:]) }, ends},
 	{"primary-as-standby-alone", func(v *view) bool { return v.standby() && !v.paused() && v.stale() && !v.mayElectAnew() && !v.forced() },
 		blocked((*view).promisedBlock), ends},
+	{"primary-as-standby-unheard", func(v *view) bool {
+		return v.standby() && !v.paused() && v.foundElected() && v.hearsFew() && !v.forced()
+	}, blocked((*view).unheardBlock), ends},
 	{"primary-unseen", (*view).unseen, func(t *turn) { t.try(unseenRules[:]) }, ends},
 	{"primary-as-standby", func(v *view) bool { return v.standby() && !v.paused() },
 		func(t *turn) { t.ballot(t.o.Self + " was restarted as a standby") }, ends},

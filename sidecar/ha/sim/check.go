@@ -298,7 +298,7 @@ func (w *World) checkRecord(m int, old *ha.Record) {
 		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
 	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
 		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)
-	case old.Exists() && r.Timeline < old.Timeline:
+	case old.Exists() && r.Timeline < old.Timeline && r.SystemID == old.SystemID:
 		w.fail("timeline", m, "the claimed timeline goes from %d back to %d", old.Timeline, r.Timeline)
 	}
 	if r.Phase == ha.PhasePromoting || r.Phase == ha.PhaseLeading {

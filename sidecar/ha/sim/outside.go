@@ -137,7 +137,7 @@ type Outcome struct {
 	Accepted  int    // commits (the newest of each primary's life) that were lost, and the loss had been accepted
 	Cancelled int    // commits that were acknowledged although their wait had been cancelled
 	Local     int    // commits acknowledged by a server that was told not to wait, or that a person had promoted
-	Clock     int    // times that async mode had two writers, as a clock had stopped or was wrong by more than S6 allows for
+	Clock     int    // times that async mode had two writers, or no leader, as a clock had stopped or was wrong by more than S6 allows for
 	Needless  int    // rewinds of servers that had nothing to rewind
 	Nothing   bool   // no member has any data left
 }
