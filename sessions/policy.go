@@ -18,6 +18,7 @@ func Policy(prefix, cluster, service string) string {
 		`service "pg"`, "service "+strconv.Quote(service),
 		`the cluster "pg"`, "the cluster "+strconv.Quote(cluster),
 		"pgsidecar-pg", "pgsidecar-"+cluster,
+		"primary.pg.service", "primary."+service+".service",
 		`"pgsidecar pg"`, strconv.Quote("pgsidecar "+cluster),
 	).Replace(policy)
 }

@@ -22,3 +22,11 @@ service "pg" { policy = "write" }
 # The nodes that the instances are on: without it Consul leaves instances out of
 # its answers, and a second primary could be one of them.
 node_prefix "" { policy = "read" }
+
+# DNS does not ask with this token, but with that of the agent which is asked
+# (acl.tokens.dns, else acl.tokens.default). With default_policy = "deny" that
+# one needs the rules below, or names such as primary.pg.service.consul are not
+# found, though the API shows them:
+#
+#   service "pg" { policy = "read" }
+#   node_prefix "" { policy = "read" }

@@ -358,6 +358,33 @@ func TestSecureConsul(t *testing.T) {
 	}
 }
 
+// TestUnusedOfConsul: what Consul's own programs would heed and we do not is refused, not
+// left out.
+func TestUnusedOfConsul(t *testing.T) {
+	minimal, err := os.ReadFile("testdata/minimal.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for variable, says := range map[string]string{
+		"CONSUL_HTTP_AUTH=user:secret": "CONSUL_HTTP_AUTH is set", "CONSUL_CAPATH=/etc/ssl": "name it in CONSUL_CACERT",
+		"CONSUL_NAMESPACE=team": "namespace default", "CONSUL_PARTITION=east": "partition default",
+		"CONSUL_NAMESPACE=default": "", "CONSUL_PARTITION=": "", "CONSUL_CACERT=": "",
+	} {
+		env := environment()
+		getenv := env.Getenv
+		env.Getenv = func(name string) string {
+			if set, value, _ := strings.Cut(variable, "="); set == name {
+				return value
+			}
+			return getenv(name)
+		}
+		_, err := config.Parse("testdata/pg.hcl", minimal, env)
+		if (says == "") != (err == nil) || err != nil && (!strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "secret\"")) {
+			t.Errorf("%s: %v", variable, err)
+		}
+	}
+}
+
 // TestServiceName: the service has the cluster's name, unless it has its own.
 func TestServiceName(t *testing.T) {
 	minimal, err := os.ReadFile("testdata/minimal.hcl")

@@ -124,6 +124,26 @@ func (r *reader) deriveConsul(c *Consul) {
 	t.ServerName = cmp.Or(t.ServerName, r.env.Getenv("CONSUL_TLS_SERVER_NAME"))
 	c.Secure = r.truth("CONSUL_HTTP_SSL", false)
 	t.Insecure = !r.truth("CONSUL_HTTP_SSL_VERIFY", true)
+	r.refuseConsul()
+}
+
+// unused are the variables of Consul's own programs that are not used here, and what to do
+// without each. One that is set is refused: without it another Consul would be spoken
+// to, or another part of it, than was meant.
+var unused = [...][2]string{
+	{"CONSUL_HTTP_AUTH", "give Consul's addresses without HTTP authentication, and a token"},
+	{"CONSUL_CAPATH", "put the authorities into one file, and name it in CONSUL_CACERT or consul.tls.ca_file"},
+	{"CONSUL_NAMESPACE", "only the namespace default is used"},
+	{"CONSUL_PARTITION", "only the partition default is used"},
+}
+
+// refuseConsul refuses variables that Consul's programs would heed.
+func (r *reader) refuseConsul() {
+	for _, u := range unused {
+		if value := r.env.Getenv(u[0]); value != "" && value != "default" {
+			r.refuse("consul", "the environment's %s is set, and pgsidecar does not use it; expected it to be unset: %s", u[0], u[1])
+		}
+	}
 }
 
 // truth reads a boolean of the environment; unset says otherwise.

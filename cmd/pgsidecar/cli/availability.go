@@ -156,7 +156,7 @@ func writeAvailability(to io.Writer, r *availabilityReport) error {
 		if o.Planned && o.Kind == availability.Restart {
 			kind = "planned restart"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", o.From.Local().Format(time.DateTime+" MST"), length(availability.Seconds(o.Took().Seconds())), kind, o.Term, o.Leader, o.Cause)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", o.From.Local().Format(timeWithZone), length(availability.Seconds(o.Took().Seconds())), kind, o.Term, o.Leader, o.Cause)
 	}
 	return t.Flush()
 }

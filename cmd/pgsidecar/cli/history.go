@@ -83,7 +83,7 @@ func showChanges(ctx context.Context, c *client.Client, st *api.Status, format o
 		return err
 	}
 	for _, change := range all {
-		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(time.DateTime), cmp.Or(change.By, "pgsidecar itself"), change.Member)
+		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(timeWithZone), cmp.Or(change.By, "pgsidecar itself"), change.Member)
 		for line := range strings.Lines(change.Diff + "\n") {
 			fmt.Fprint(to, "  "+line)
 		}
@@ -100,7 +100,7 @@ func writeHistory(to io.Writer, terms []failover.Record) error {
 		for _, p := range t.Phases() {
 			phases = append(phases, since(t.Detected, p.At))
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", t.Announced.Local().Format(time.DateTime), t.Term, t.Timeline, t.Leader,
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", t.Announced.Local().Format(timeWithZone), t.Term, t.Timeline, t.Leader,
 			strings.Join(phases, "\t"), t.Reason)
 	}
 	return w.Flush()

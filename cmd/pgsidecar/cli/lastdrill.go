@@ -27,7 +27,7 @@ func lastDrillWords(l drill.Last, now time.Time) string {
 		verdict = "FAILED: " + strings.Join(l.Failures, "; ")
 	}
 	return fmt.Sprintf("last drill: %s, %s (%s ago): RTO %.0f ms, RPO %d rows, %s\n", l.Scenario,
-		l.At.Local().Format(time.DateTime), ageWords(now.Sub(l.At)), l.RTOMs, l.RPORows, verdict)
+		l.At.Local().Format(timeWithZone), ageWords(now.Sub(l.At)), l.RTOMs, l.RPORows, verdict)
 }
 
 // ageWords writes how long ago something was, in its largest unit.

@@ -235,7 +235,7 @@ func TestSettingKeys(t *testing.T) {
 		if key == "tags.NAME.TAG" {
 			key = "tags.n1.zone"
 		}
-		if own := map[string]string{"failover.max_lag": "16MB", "objective.availability": "99.9", "objective.rpo": "0", "runbook": "https://wiki.example/pg",
+		if own := map[string]string{"failover.max_lag": "16MB", "service.replica_max_lag": "64MB", "objective.availability": "99.9", "objective.rpo": "0", "runbook": "https://wiki.example/pg",
 			"standby_of.addresses": `["10.1.0.1:5432"]`, "standby_of.apis": `["10.1.0.1:8008"]`, "standby_of.datacenter": "dc1",
 			"standby_of.service": "pg", "standby_of.alone": "closed"}[key]; own != "" {
 			value = own
