@@ -213,6 +213,18 @@ func (c *Conn) Follow(ctx context.Context, conninfo, slot, restoreCommand string
 	return nil
 }
 
+// Fetch makes a standby, which goes on to follow its upstream, take from the archive what
+// restoreCommand fetches; empty: nothing. A fence and Follow undo it.
+func (c *Conn) Fetch(ctx context.Context, restoreCommand string) error {
+	err := c.work.do(ctx, func(conn *pgx.Conn) error {
+		return c.alter(ctx, conn, []setting{{"restore_command", restoreCommand}})
+	})
+	if err != nil {
+		return fmt.Errorf("take log from the archive: %w", err)
+	}
+	return nil
+}
+
 // Promote takes a standby out of recovery and returns where it is then. Before,
 // reserve is told where the log is, to make sure of the timeline (package
 // postgres's ReserveTimeline); its error is returned and nothing is promoted. A

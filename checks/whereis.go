@@ -15,11 +15,17 @@ import (
 // "Streaming Replication Protocol"), how far it has flushed its log, and on which
 // timelines. Only host, port, user and the further options of the upstream are used.
 func WhereIs(ctx context.Context, from Upstream, password func() (string, error)) (ha.Position, error) {
-	at, err := whereIs(ctx, from, password)
+	_, at, err := Identify(ctx, from, password)
+	return at, err
+}
+
+// Identify is WhereIs, and asks for the server's system identifier as well.
+func Identify(ctx context.Context, from Upstream, password func() (string, error)) (systemID string, at ha.Position, err error) {
+	systemID, at, err = whereIs(ctx, from, password)
 	if err != nil {
-		return ha.Position{}, fmt.Errorf("ask %s:%d where it is: %w", from.Host, from.Port, err)
+		return "", ha.Position{}, fmt.Errorf("ask %s:%d where it is: %w", from.Host, from.Port, err)
 	}
-	return at, nil
+	return systemID, at, nil
 }
 
 // connect opens a session with another member's server, as a replica does.
@@ -45,6 +51,7 @@ func connect(ctx context.Context, from Upstream, password func() (string, error)
 // Survey is what must be known of another member's server to copy it.
 type Survey struct {
 	Version     int      // server_version_num
+	Segment     int64    // bytes of a segment of its log
 	Tablespaces []string // their directories
 }
 
@@ -55,32 +62,35 @@ func SurveyOf(ctx context.Context, from Upstream, password func() (string, error
 		return Survey{}, fmt.Errorf("ask %s:%d what a copy needs: %w", from.Host, from.Port, err)
 	}
 	defer conn.Close(ctx) // the server ends the session either way
-	results, err := conn.Exec(ctx, "show server_version_num; "+
+	results, err := conn.Exec(ctx, "show server_version_num; select setting from pg_settings where name = 'wal_segment_size'; "+
 		"select l from pg_tablespace, pg_tablespace_location(oid) l where l <> '' order by l").ReadAll()
 	if err != nil {
 		return Survey{}, fmt.Errorf("ask %s:%d what a copy needs: %w", from.Host, from.Port, kind(err))
 	}
+	if len(results) != 3 || len(results[0].Rows) != 1 || len(results[1].Rows) != 1 {
+		return Survey{}, fmt.Errorf("ask %s:%d what a copy needs: no answer: %w", from.Host, from.Port, ha.ErrSyntax)
+	}
 	var survey Survey
-	for i, r := range results {
-		for _, row := range r.Rows {
-			if i > 0 {
-				survey.Tablespaces = append(survey.Tablespaces, string(row[0]))
-			} else if survey.Version, err = strconv.Atoi(string(row[0])); err != nil {
-				return Survey{}, fmt.Errorf("ask %s:%d for its version: %w", from.Host, from.Port, err)
-			}
-		}
+	survey.Version, err = strconv.Atoi(string(results[0].Rows[0][0]))
+	if err == nil {
+		survey.Segment, err = strconv.ParseInt(string(results[1].Rows[0][0]), 10, 64)
+	}
+	if err != nil {
+		return Survey{}, fmt.Errorf("ask %s:%d for its version: %w", from.Host, from.Port, err)
+	}
+	for _, row := range results[2].Rows {
+		survey.Tablespaces = append(survey.Tablespaces, string(row[0]))
 	}
 	return survey, nil
 }
 
-func whereIs(ctx context.Context, from Upstream, password func() (string, error)) (ha.Position, error) {
+func whereIs(ctx context.Context, from Upstream, password func() (string, error)) (string, ha.Position, error) {
 	conn, err := connect(ctx, from, password, map[string]string{"replication": "true"})
 	if err != nil {
-		return ha.Position{}, err
+		return "", ha.Position{}, err
 	}
 	defer conn.Close(ctx) // the server ends the session either way
-	_, at, err := identify(ctx, conn, ha.Position{})
-	return at, err
+	return identify(ctx, conn, ha.Position{})
 }
 
 // command runs one command of the replication protocol that answers one row.

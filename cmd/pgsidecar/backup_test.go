@@ -290,6 +290,21 @@ func TestBackups(t *testing.T) {
 	if out := s.command("status"); !strings.Contains(out, "backup main: "+st.Backups[0].Good.Label) {
 		t.Errorf("status: %s", out)
 	}
+	if out := s.command("drill", "restore"); !strings.Contains(out, st.Backups[0].Good.Label+" is good, as ") || !strings.Contains(out, "those of all pages are right") {
+		t.Errorf("drill restore: %s", out)
+	}
+	st = s.await("word of the proof", func(st *api.Status) bool { return st.Backups[0].Verified != nil && st.Backups[0].Verified.Good != nil })
+	if v := st.Backups[0].Verified; v.Good.By == st.Member || v.Good.RTO <= 0 || v.Good.Tables < 10 || v.Good.Bytes < 20<<20 || v.Running != nil || v.Failed != nil {
+		t.Errorf("proof: %+v, %+v", v, v.Good)
+	} else if _, err := os.Stat(filepath.Join(s.host(v.Good.By).DataDir()+".pgsidecar", "verify")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the scratch folder is left: %v", err)
+	}
+	if code, _, stderr := s.run("drill", "restore", "--on", "n9"); code != 1 || !strings.Contains(stderr, "n9") {
+		t.Errorf("on a member that is not there: %d, %s", code, stderr)
+	}
+	if out := s.command("status"); !strings.Contains(out, "; proved by a restore ") {
+		t.Errorf("status: %s", out)
+	}
 	// Its maker is lost in the middle; the next leader begins it again.
 	s.sql(s.connect(st.Member), "insert into t select n, repeat(md5(n::text), 8) from generate_series(1, 400000) n")
 	s.command("backup", "run", "--detach")

@@ -38,6 +38,38 @@ type BackupRequest struct {
 	Kind   backup.Kind `json:"kind,omitempty"` // empty: a full one
 	// Here: the member that is asked makes it itself.
 	Here bool `json:"here,omitempty"`
+	// Verify: the newest backup is restored to a scratch folder instead, and looked at, by
+	// Member; empty: by the one that the leader chooses.
+	Verify bool   `json:"verify,omitempty"`
+	Member string `json:"member,omitempty"`
+}
+
+// Verification is how a proof of a backup, by restoring it, went.
+type Verification struct {
+	Label string    `json:"label"` // of the backup; empty: it did not get so far
+	By    string    `json:"by"`
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
+	// RTO is how long it took from the beginning until the restored server took writes.
+	// RPO is how old the newest mark in it was at the beginning, which is what a disaster
+	// then would have lost; negative: not known.
+	RTO       float64 `json:"rto_seconds"`
+	RPO       float64 `json:"rpo_seconds"`
+	Restore   float64 `json:"restore_seconds"` // of RTO, the engine's own
+	Bytes     int64   `json:"bytes"`           // that were restored
+	LogBytes  int64   `json:"log_bytes"`       // that were replayed
+	Tables    int     `json:"tables"`          // that pg_amcheck read
+	Checksums bool    `json:"checksums"`       // each page's was compared
+	Error     string  `json:"error,omitempty"` // why the backup is not proved; empty: it is
+}
+
+// Verified is what is known of the proofs of a block's backups.
+type Verified struct {
+	Good    *Verification `json:"good,omitempty"`    // the last that succeeded
+	Failed  *Verification `json:"failed,omitempty"`  // the last try, if it failed
+	Running *BackupRun    `json:"running,omitempty"` // one that is under way
+	Age     float64       `json:"age_seconds"`       // of Good; -1: there is none
+	Next    time.Time     `json:"next,omitzero"`
 }
 
 // BackupRun is a backup that is being made.
@@ -73,6 +105,8 @@ type BackupStatus struct {
 	Overdue  float64        `json:"overdue_seconds"` // for how long one has been due
 	Running  *BackupRun     `json:"running,omitempty"`
 	Failed   *BackupFailure `json:"failed,omitempty"`
+	// Verified is nil where nothing was proved and nothing is scheduled.
+	Verified *Verified `json:"verified,omitempty"`
 }
 
 // BackupList is what a repository has, and what can be restored from it.
@@ -216,6 +250,28 @@ func backupMetrics(own func(name, help string, labels []string, read func(f fact
 	each("failed", "1 if the last try to make a backup failed.", func(b *BackupStatus) (float64, bool) { return number(b.Failed != nil), true })
 	each("size_bytes", "Bytes of data that the last good backup restores.", good(func(b *BackupStatus) float64 { return float64(b.Good.Size) }))
 	each("stored_bytes", "Bytes that its own files take in the repository.", good(func(b *BackupStatus) float64 { return float64(b.Good.Stored) }))
+	proved := func(value func(v *Verified) (float64, bool)) func(*BackupStatus) (float64, bool) {
+		return func(b *BackupStatus) (float64, bool) {
+			if b.Verified == nil {
+				return 0, false
+			}
+			return value(b.Verified)
+		}
+	}
+	each("verified_age_seconds", "Since the last backup was proved by restoring it; -1: none was.", proved(func(v *Verified) (float64, bool) { return v.Age, true }))
+	each("verified_failed", "1 if the last proof failed.", proved(func(v *Verified) (float64, bool) { return number(v.Failed != nil), true }))
+	each("verified_rto_seconds", "How long the last proof took to a server that takes writes.", proved(func(v *Verified) (float64, bool) {
+		if v.Good == nil {
+			return 0, false
+		}
+		return v.Good.RTO, true
+	}))
+	each("verified_rpo_seconds", "How much a disaster at the beginning of the last proof would have lost.", proved(func(v *Verified) (float64, bool) {
+		if v.Good == nil || v.Good.RPO < 0 {
+			return 0, false
+		}
+		return v.Good.RPO, true
+	}))
 	each("log_bytes", "Bytes of log that were written since it ended.", good(func(b *BackupStatus) float64 { return float64(b.LogBytes) }))
 }
 

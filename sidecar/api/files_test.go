@@ -66,7 +66,7 @@ func allMetrics(t *testing.T) string {
 	v := viewOf("n1")
 	v.State.Blocks = []ha.Block{{What: "commits wait", Missing: "n2", Since: start - second}}
 	v.Archive = &api.Archive{Leads: true, FullIn: new(1.0)}
-	v.Backups = []api.BackupStatus{{Name: "main"}}
+	v.Backups = []api.BackupStatus{{Name: "main", Verified: &api.Verified{Age: -1}}}
 	v.Objective = availability.Objective{Availability: 0.9999}
 	v.Outages = []availability.Outage{{From: time.Now().Add(-time.Hour), To: time.Now().Add(-time.Minute), Kind: availability.Failover}}
 	b := newBench(t, v, func(o *api.Options) { o.Recorder = r })

@@ -55,6 +55,9 @@ func (r *reader) root(b *hclsyntax.Body, c *Config, of kind) {
 			}),
 			r.once("tags", func(b *hclsyntax.Body, path string) { r.tags(b, path, &c.Tags) }),
 			r.once("trace", func(b *hclsyntax.Body, path string) { r.trace(b, path, &c.Trace) }),
+			r.once("clone", func(b *hclsyntax.Body, path string) {
+				r.body(b, path, []field{list("methods", &c.Postgres.CloneMethods)}, nil)
+			}),
 			r.once("bootstrap", func(b *hclsyntax.Body, path string) { r.bootstrap(b, path, &c.Bootstrap) }),
 			block{name: "backup", labelled: true, read: func(b *hclsyntax.Body, path, name string) {
 				k := backupDefaults(name)

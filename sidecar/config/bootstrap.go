@@ -1,6 +1,8 @@
 package config
 
 import (
+	"slices"
+
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
@@ -62,8 +64,12 @@ func (f *FromBackup) target(kind backup.TargetKind) field {
 
 func targetName(kind backup.TargetKind) string { return "to_" + string(kind) }
 
-func (w *writer) bootstrap(k *Bootstrap) {
-	f := k.FromBackup
+// beginnings writes where data come from: a member's, and a cluster's.
+func (w *writer) beginnings(c *Config) {
+	if methods := c.Postgres.CloneMethods; !slices.Equal(methods, []string{CloneBaseBackup}) {
+		w.block("clone").set("methods", methods)
+	}
+	f := c.Bootstrap.FromBackup
 	if f == nil {
 		return
 	}
@@ -78,15 +84,33 @@ var targetsExpected = map[backup.TargetKind]string{
 	backup.ToName: "the name of a restore point", backup.ToXID: "a transaction id, 3 to 4294967295",
 }
 
+// archives reports whether a block archives the log: only such a one can restore.
+func (c *Config) archives() bool {
+	return slices.ContainsFunc(c.Backups, func(k Backup) bool { return k.Engine != EnginePgDump })
+}
+
+// DeltaRestores reports whether the engine that restores keeps files that are as in the
+// backup.
+func (c *Config) DeltaRestores() bool {
+	return slices.ContainsFunc(c.Backups, func(k Backup) bool { return k.Engine == EnginePgBackRest })
+}
+
+// checkClone holds the ways to a copy against what can be done.
+func (r *reader) checkClone(c *Config) {
+	ways := c.Postgres.CloneMethods
+	for i, way := range ways {
+		r.require(way == CloneBackup || way == CloneBaseBackup, "clone.methods", `method %q: expected "backup" or "basebackup"`, way)
+		r.require(!slices.Contains(ways[:i], way), "clone.methods", "method %q is there twice", way)
+	}
+	r.require(slices.Contains(ways, CloneBaseBackup), "clone.methods", `expected "basebackup" too: when the repository fails there is no other way`)
+	r.require(!slices.Contains(ways, CloneBackup) || c.archives(), "clone.methods",
+		"method %q needs a block backup of engine pgbackrest or command, which has the repository", CloneBackup)
+}
+
 // checkBootstrap: only a block that archives the log can restore.
 func (r *reader) checkBootstrap(c *Config) {
-	if c.Bootstrap.FromBackup == nil {
+	if c.Bootstrap.FromBackup == nil || c.archives() {
 		return
-	}
-	for i := range c.Backups {
-		if c.Backups[i].Engine != EnginePgDump {
-			return
-		}
 	}
 	r.refuse("bootstrap.from_backup", "expected a block backup of engine pgbackrest or command, which has the repository")
 }

@@ -63,6 +63,7 @@ func (r *reader) check(c *Config, of kind) {
 	r.checkPostgres(&c.Postgres, c.Durability.Mode)
 	r.checkBackups(c)
 	r.checkBootstrap(c)
+	r.checkClone(c)
 	r.checkHooks(c)
 	r.checkTrace(&c.Trace)
 	r.checkAddresses(c)

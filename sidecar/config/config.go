@@ -99,7 +99,17 @@ type Postgres struct {
 	// StopTimeout is how long a fast shutdown may take before it becomes an
 	// immediate one.
 	StopTimeout time.Duration
+
+	// CloneMethods are the ways to a copy of the data, of block clone, in the order in
+	// which they are tried.
+	CloneMethods []string
 }
+
+// The ways to a copy of the data.
+const (
+	CloneBackup     = "backup"     // restored from the repository
+	CloneBaseBackup = "basebackup" // sent by a member
+)
 
 // PostgresTLS is the server's TLS; CertFile empty means that pgsidecar does not
 // care for it. The server reads the files as its own user, again at each reload.

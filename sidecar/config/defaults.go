@@ -103,6 +103,8 @@ func generalDefaults(env Environment) Config {
 			Superuser:   Account{Name: "postgres"},
 			Replication: Account{Name: "replicator"},
 			StopTimeout: policy.StopTimeout,
+			// What every member can send, whatever became of the repository.
+			CloneMethods: []string{CloneBaseBackup},
 		},
 		Service:    Service{Reads: settings.DefaultReadLimits()},
 		API:        API{UI: true},

@@ -106,7 +106,12 @@ failover {
 #   schedule {                          # minute, hour, day, month, weekday; UTC
 #     full = "30 2 * * 0"
 #     incr = "30 2 * * 1-6"
+#     verify = "0 4 * * 0"              # restore the newest to a scratch folder, and look at it
 #   }
+# }
+
+# clone {                               # where the data of a new or lost member come from: tried in turn
+#   methods = ["backup", "basebackup"]  # the repository of the block backup, then a member; default: a member
 # }
 
 # bootstrap {                           # found the cluster from a backup; default: by initdb

@@ -162,7 +162,7 @@ func (w *writer) member(c *Config) {
 	for _, name := range sortedKeys(c.Tags.Own) {
 		tags.set(name, c.Tags.Own[name])
 	}
-	w.bootstrap(&c.Bootstrap)
+	w.beginnings(c)
 	for i := range c.Backups {
 		w.backup(&c.Backups[i])
 	}

@@ -86,18 +86,19 @@ func archiver(cfg *config.Config) *config.Backup {
 	return nil
 }
 
-// archiveCommand is what PostgreSQL is to archive its log with; empty: nothing of
-// ours. It does not depend on the running server.
-func archiveCommand(cfg *config.Config) (string, error) {
+// archiveCommands are what PostgreSQL is to archive its log with, and to fetch it; empty:
+// nothing of ours. They do not depend on the running server.
+func archiveCommands(cfg *config.Config) (archive, restore string, err error) {
 	k := archiver(cfg)
 	if k == nil {
-		return "", nil
+		return "", "", nil
 	}
 	engine, err := engineOf(cfg, k, local{})
 	if err != nil {
-		return "", fmt.Errorf("backup %q: %w", k.Name, err)
+		return "", "", fmt.Errorf("backup %q: %w", k.Name, err)
 	}
-	return engine.Commands().Archive, nil
+	c := engine.Commands()
+	return c.Archive, c.Restore, nil
 }
 
 // where is the local server for the engines.

@@ -29,6 +29,21 @@ func (s *localServer) cloneOf(ctx context.Context, leader postgres.Source) postg
 	return chosen
 }
 
+// baseBackup copies the source's data directory, and logs how far it has come.
+func (s *localServer) baseBackup(ctx context.Context, a ha.Action, leader postgres.Source) error {
+	from := leader
+	if !ha.IsSite(a.From) {
+		from = s.cloneOf(ctx, leader)
+	}
+	from = s.surveyed(ctx, from)
+	defer s.copies.progress.Store(nil)
+	err := s.files.Clone(ctx, from, s.progress("cloning", from.Member))
+	if err == nil {
+		s.cloneNextFrom("")
+	}
+	return err
+}
+
 // upstream is another member's server as a replica asks it.
 func (s *localServer) upstream(source postgres.Source) checks.Upstream {
 	cfg := s.config.Load()

@@ -173,7 +173,7 @@ func (s saves) plan(ctx context.Context, r api.RestoreRequest, snap *sidecar.Sna
 	if err != nil {
 		return none, api.Refuse(http.StatusPreconditionFailed, "%v", err)
 	}
-	p, err := backup.MakePlan(backup.Question{Target: target, Repository: list, Archive: stored, Label: r.Label, Now: time.Now(),
+	p, err := backup.MakePlan(backup.Question{Target: target, Repository: list, Archive: stored, Label: r.Label, Now: time.Now(), Rates: s.rates(s.archive.block.Name),
 		SystemID: snap.Observation.Consul.Record.SystemID})
 	if err != nil {
 		return none, api.Refuse(http.StatusPreconditionFailed, "%v", err)

@@ -39,6 +39,7 @@ type saving struct {
 	cancel  context.CancelCauseFunc // ends it
 	kept    map[string]keptBackups  // by block, as last read
 	since   time.Time               // this member leads; zero: it does not
+	verify  verifying
 }
 
 type savingBlock struct {
@@ -57,6 +58,8 @@ type keptBackups struct {
 	Asked *askedBackup `json:"asked,omitempty"`
 	// Failed is how the last try failed; nil: it did not.
 	Failed *api.BackupFailure `json:"failed,omitempty"`
+	// Verify is what is known of the proofs by restoring.
+	Verify keptProofs `json:"verify,omitzero"`
 }
 
 type askedBackup struct {
@@ -97,9 +100,6 @@ func newSaving(m *Member) (*saving, error) {
 			return nil, fmt.Errorf("backup %q: %w", k.Name, err)
 		}
 		s.blocks = append(s.blocks, savingBlock{k, maker})
-		if k.Verify != "" {
-			s.log.Warn("schedule verify is not carried out by this version", "backup", k.Name)
-		}
 		if k.Engine == config.EnginePgBackRest && k.From == backup.OnlyReplica {
 			s.log.Warn("no backup will be made", "backup", k.Name, "error", errFromReplica)
 		}
@@ -131,6 +131,7 @@ func (s *saving) block(name string) (savingBlock, error) {
 // own backup, which ctx ends too.
 func (s *saving) keep(ctx context.Context) {
 	defer s.work.Wait()
+	s.clearScratch(ctx)
 	s.mu.Lock()
 	s.ctx = ctx
 	s.mu.Unlock()
@@ -148,7 +149,7 @@ func (s *saving) keep(ctx context.Context) {
 		}
 		s.mu.Unlock()
 		for _, b := range s.blocks {
-			if err := s.look(ctx, b, snap); err != nil && ctx.Err() == nil {
+			if err := errors.Join(s.look(ctx, b, snap), s.lookVerify(ctx, b, snap)); err != nil && ctx.Err() == nil {
 				s.log.Warn("cannot see to a backup", "backup", b.Name, "error", err)
 			}
 		}

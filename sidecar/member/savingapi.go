@@ -23,6 +23,7 @@ func (m *Member) runBackups(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { a.watch(ctx); return nil })
 		group.Go(func() error { a.tend(ctx); return nil })
 		group.Go(func() error { m.settle(ctx); return nil })
+		group.Go(func() error { (&catchUp{member: m}).run(ctx); return nil })
 	}
 	if len(m.saving.blocks) > 0 {
 		group.Go(func() error { m.saving.keep(ctx); return nil })
@@ -87,6 +88,9 @@ func (s *saving) leader() (string, *sidecar.Snapshot, error) {
 
 // Begin begins a backup: on this member, or on the one that the leader chooses.
 func (s saves) Begin(ctx context.Context, r api.BackupRequest) (string, error) {
+	if r.Verify {
+		return s.beginVerify(ctx, r)
+	}
 	if r.Here {
 		text, err := s.start(ctx, r)
 		return text, refused(err)
@@ -124,18 +128,24 @@ func (s saves) Begin(ctx context.Context, r api.BackupRequest) (string, error) {
 func (s saves) Cancel(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	cancel := s.cancel
+	if cancel == nil {
+		cancel = s.verify.cancel
+	}
 	s.mu.Unlock()
 	if cancel != nil {
 		cancel(errCancelled)
 		return "cancelled", nil
 	}
 	held, err := s.member.cluster.Held(ctx, backupKey)
+	if err == nil && held == nil {
+		held, err = s.member.cluster.Held(ctx, verifyKey)
+	}
 	if err != nil {
 		return "", err
 	}
 	var run api.BackupRun
 	if held == nil || json.Unmarshal(held, &run) != nil {
-		return "", api.Refuse(http.StatusPreconditionFailed, "no backup is being made")
+		return "", api.Refuse(http.StatusPreconditionFailed, "no backup is being made or verified")
 	}
 	if run.Member == s.member.config.Member {
 		return "", api.Refuse(http.StatusServiceUnavailable, "the backup is ending, or its session has yet to; try again in half a minute")
@@ -219,6 +229,7 @@ func (s *saving) view(snap *sidecar.Snapshot) []api.BackupStatus {
 			due, v.Next = backup.Due(b.Schedules, k.Begun, s.since, now)
 			v.Overdue = max(0, now.Sub(b.dueSince(due, k.Begun[due], s.since)).Seconds())
 		}
+		v.Verified = s.verified(b, k.Verify, now)
 		all = append(all, v)
 	}
 	return all

@@ -77,6 +77,10 @@ type copies struct {
 	engine backup.Engine
 	// progress is how far the present one is; nil: there is none.
 	progress atomic.Pointer[api.Progress]
+	// restored: the data are of a backup, and lack log. Guarded by localServer.mu.
+	restored bool
+	// failedAt is when a copy of a backup failed last; it is not tried again for a while.
+	failedAt time.Time
 }
 
 // configuration is what the server makes of its configuration.
@@ -106,7 +110,7 @@ func newLocalServer(cfg *config.Config, g *guard.Client, log hclog.Logger) (*loc
 	pg := cfg.Postgres
 	options := serverOptions(cfg, g, log)
 	var err error
-	if options.WAL.ArchiveCommand, err = archiveCommand(cfg); err != nil {
+	if options.WAL.ArchiveCommand, options.WAL.RestoreCommand, err = archiveCommands(cfg); err != nil {
 		return nil, err
 	}
 	files, err := postgres.New(options)
@@ -133,7 +137,7 @@ func (s *localServer) Inspect(ctx context.Context) (ha.Files, error) {
 		return ha.Files{}, err
 	}
 	s.mu.Lock()
-	s.rewound, s.owed = f.Rewound != "", f.Owed
+	s.rewound, s.owed, s.copies.restored = f.Rewound != "", f.Owed, f.FromBackup
 	s.mu.Unlock()
 	s.setHidden(f.Hidden)
 	return f.Files, nil
@@ -250,25 +254,6 @@ func (s *localServer) Do(ctx context.Context, a ha.Action) (l sidecar.Learned, e
 	return l, err
 }
 
-// clone copies the source's data directory, and logs how far it has come.
-func (s *localServer) clone(ctx context.Context, a ha.Action) error {
-	leader, err := sourceOf(a.From, a.Address)
-	if err != nil {
-		return err
-	}
-	from := leader
-	if !ha.IsSite(a.From) {
-		from = s.cloneOf(ctx, leader)
-	}
-	from = s.surveyed(ctx, from)
-	defer s.copies.progress.Store(nil)
-	err = s.files.Clone(ctx, from, s.progress("cloning", from.Member))
-	if err == nil {
-		s.cloneNextFrom("")
-	}
-	return err
-}
-
 // progressEvery is how often a copy that takes long is heard of.
 const progressEvery = 5 * time.Second
 
@@ -341,6 +326,9 @@ func (s *localServer) start(ctx context.Context, a ha.Action) error {
 			return err
 		}
 		options.Upstream = postgres.Upstream{Member: source.Member, ConnInfo: s.conninfo(source), Slot: slot}
+		if options.Upstream.Line, err = s.lineOf(ctx, source); err != nil {
+			return err
+		}
 	}
 	err := s.files.Start(ctx, options)
 	if err == nil {

@@ -27,6 +27,8 @@ type Facts struct {
 
 	Shut   bool // no upstream is admitted
 	Hidden bool // clients are kept out, as last written
+	// FromBackup: what Rewound is to send may be in the archive alone.
+	FromBackup bool
 
 	FreeBytes int64 // that the server may still write beside its data
 	Major     int   // version of the data directory; 0: it has none
@@ -40,9 +42,11 @@ func (s *Server) Inspect(ctx context.Context) (Facts, error) {
 		return Facts{}, err
 	}
 	f := Facts{Files: ha.Files{Promise: p.Term, Fenced: p.Fenced, Founding: s.founding()}, Shut: s.IsShut(), Hidden: s.isHidden()}
-	if f.Rewound, err = s.rewoundFrom(); err != nil {
+	needs, err := s.rewoundFrom()
+	if err != nil {
 		return Facts{}, err
 	}
+	f.Rewound, f.FromBackup = needs.From, needs.Backup
 	if f.Copy, err = s.copyName(); err != nil {
 		return Facts{}, err
 	}

@@ -69,8 +69,12 @@ func (s *Server) SetControl(values map[string]string) error {
 
 // startControl is what the file says when the server starts.
 func (s *Server) startControl(sync string, up Upstream, told Instructions) error {
+	fetch := told.Settings["restore_command"]
+	if up.Line.Known() {
+		fetch = s.FetchCommand()
+	}
 	return s.SetControl(map[string]string{"primary_conninfo": up.ConnInfo, "primary_slot_name": up.Slot,
-		"restore_command": told.Settings["restore_command"], "synchronous_standby_names": sync})
+		"restore_command": fetch, "synchronous_standby_names": sync})
 }
 
 // ensureControl makes the file, so that the configuration can include it.

@@ -175,10 +175,15 @@ func (s *Server) Admit(member string) error {
 	return nil
 }
 
-// Shut closes the gate: a walreceiver that starts from now on cannot connect.
+// Shut closes the gates: a walreceiver that starts from now on cannot connect, and a
+// restore_command that does fetches nothing.
 func (s *Server) Shut() error {
-	if err := s.files.Remove(s.state("upstream")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("shut the gate to the upstream: %w", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, gate := range []string{"upstream", archiveGate} {
+		if err := s.files.Remove(s.state(gate)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("shut the gate to the upstream: %w", err)
+		}
 	}
 	return nil
 }
@@ -205,6 +210,8 @@ type marker struct {
 	// writes; both were empty before.
 	WAL    string   `json:"wal,omitempty"`
 	Spaces []string `json:"spaces,omitempty"`
+	// Backup: the copy is one of a backup, and needs log before it is consistent.
+	Backup bool `json:"backup,omitempty"`
 	// Owed is what the leader had when a clone of another member began.
 	Owed ha.Position `json:"owed,omitzero"`
 	// Restored is what a restore makes, or what is undone.

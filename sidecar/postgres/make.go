@@ -141,6 +141,9 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 			return err
 		}
 	}
+	if err := s.checkBackup(from); err != nil {
+		return err
+	}
 	m, target, err := s.planClone(from, old)
 	if err != nil {
 		return err
@@ -160,10 +163,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 		return err
 	}
 	if m.Fresh == "" {
-		if err := errors.Join(s.syncDir(filepath.Dir(s.o.DataDir)), s.Consistent(), s.newCopy(m.Owed)); err != nil {
-			return err
-		}
-		return s.unmark()
+		return errors.Join(s.syncDir(filepath.Dir(s.o.DataDir)), s.copied(m))
 	}
 	if _, err := s.keepAside(ctx, from, nil); err != nil {
 		return err
@@ -178,7 +178,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 // planClone says where a clone is made, and what of the outside it writes. It refuses a
 // place that pg_basebackup would refuse, before anything is removed.
 func (s *Server) planClone(from Source, old bool) (m marker, target string, err error) {
-	m = marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now(), Owed: from.Owed}
+	m = marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now(), Owed: from.Owed, Backup: from.Backup != nil}
 	if old && s.roomBeside() {
 		m.Fresh, m.Old = s.beside("clone"), s.beside("old")
 		return m, m.Fresh, nil
@@ -199,6 +199,9 @@ func (s *Server) planClone(from Source, old bool) (m marker, target string, err 
 
 // copyFrom makes the copy that the marker, which stands, is of.
 func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target string, progress func(done, total int64)) error {
+	if from.Backup != nil {
+		return s.copyBackup(ctx, from, target, progress)
+	}
 	if err := errors.Join(s.wipe(target), s.wipeWAL(m.WAL)); err != nil {
 		return err
 	}
@@ -350,8 +353,19 @@ func (s *Server) swap(m marker) error {
 	if err := end(); err != nil {
 		return err
 	}
-	if err := errors.Join(s.Consistent(), s.newCopy(m.Owed)); err != nil { // what a rewind left open is gone with the old data
+	return s.copied(m)
+}
+
+// copied ends a copy that is whole and in place.
+func (s *Server) copied(m marker) error {
+	// What a rewind left open is gone with the old data.
+	if err := errors.Join(s.Consistent(), s.newCopy(m.Owed)); err != nil {
 		return err
+	}
+	if m.Backup {
+		if err := s.noteRewound(rewound{From: m.From, Backup: true}); err != nil {
+			return err
+		}
 	}
 	return s.unmark()
 }
@@ -409,6 +423,15 @@ func (s *Server) wipeTablespaces(dir string) error {
 		}
 	}
 	return nil
+}
+
+// EndClone ends a clone that was left unfinished; any other marker stays.
+func (s *Server) EndClone(ctx context.Context) error {
+	m, err := s.marked()
+	if err != nil || m.Operation != "clone" {
+		return err
+	}
+	return s.Discard(ctx)
 }
 
 // Discard ends what the marker names (S10): a half-made directory is removed, a

@@ -59,7 +59,7 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 		if _, err := s.pgRewind(ctx, from); err != nil {
 			return r, err
 		}
-		if err := s.write(s.state("rewound"), []byte(`{"from":`+strconv.Quote(from.Member)+"}\n")); err != nil {
+		if err := s.noteRewound(rewound{From: from.Member}); err != nil {
 			return r, err
 		}
 		if err := s.remove(s.state("life")); err != nil {
@@ -190,11 +190,27 @@ func (s *Server) pgRewind(ctx context.Context, from Source, more ...string) (str
 	var said strings.Builder
 	args := append([]string{"-D", s.o.DataDir, "--source-server", s.conninfo(from, "postgres"),
 		"--no-ensure-shutdown"}, more...)
-	_, err := s.program(ctx, "pg_rewind", args, runOptions{changes: true, patience: cmp.Or(s.patience, rewindPatience), line: func(l string) {
+	fetch, err := s.rewindFetch()
+	if err != nil {
+		return "", err
+	}
+	_, err = s.program(ctx, "pg_rewind", append(args, fetch...), runOptions{changes: true, patience: cmp.Or(s.patience, rewindPatience), line: func(l string) {
 		said.WriteString(l + "\n")
 	}})
 	s.reach.learn(err)
 	return said.String(), err
+}
+
+// rewindFetch has pg_rewind fetch from the archive what the server's own log lacks back to
+// where it left the source's. It asks postgres for restore_command, in a file of its own
+// (since PostgreSQL 15): the server's has it only while it may fetch.
+func (s *Server) rewindFetch() ([]string, error) {
+	if s.o.WAL.RestoreCommand == "" || s.version < 15 {
+		return nil, nil
+	}
+	file := s.state("rewind.conf")
+	err := s.write(file, []byte("# Written by pgsidecar: for pg_rewind.\nrestore_command = "+quoteSetting(s.o.WAL.RestoreCommand)+"\n"))
+	return []string{"--restore-target-wal", "--config-file=" + file}, err
 }
 
 // keepAside copies what the local log has and the source's has not (S7): the
@@ -322,14 +338,26 @@ func (s *Server) pruneKept(base string) error {
 	return nil
 }
 
-// rewoundFrom is the member whose log a rewound server still needs; empty if
-// there is none.
-func (s *Server) rewoundFrom() (string, error) {
-	var r struct {
-		From string `json:"from"`
+// rewound is the content of the file of that name: the member whose log a server that was
+// rewound, or restored from a backup, needs before it takes connections.
+type rewound struct {
+	From   string `json:"from"`
+	Backup bool   `json:"backup,omitempty"` // what is missing may be in the archive alone
+}
+
+func (s *Server) noteRewound(r rewound) error {
+	content, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("note what the server needs: %w", err)
 	}
+	return s.write(s.state("rewound"), append(content, '\n'))
+}
+
+// rewoundFrom reads the file; From is empty if there is none.
+func (s *Server) rewoundFrom() (rewound, error) {
+	var r rewound
 	err := readJSON(s.files, s.state("rewound"), &r)
-	return r.From, err
+	return r, err
 }
 
 // Consistent says that the server has come to where it takes connections: it

@@ -36,6 +36,9 @@ type Upstream struct {
 	Member   string // empty: there is none
 	ConnInfo string // without a password
 	Slot     string
+	// Line is the leader's log, whose segments may also come from the archive; unknown:
+	// they may not.
+	Line ha.Position
 }
 
 // Start starts the server; it returns when the postmaster was started, not when
@@ -101,10 +104,8 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err := s.removeStalePID(); err != nil {
 		return err
 	}
-	if o.Upstream.Member != "" {
-		if err := s.Admit(o.Upstream.Member); err != nil {
-			return err
-		}
+	if err := s.admitUpstream(ctx, o.Upstream); err != nil {
+		return err
 	}
 	as := asStandby
 	if o.Primary {

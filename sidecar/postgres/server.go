@@ -56,6 +56,8 @@ type Source struct {
 	Spaces []string
 	// Major is its version of PostgreSQL; zero: not known.
 	Major int
+	// Backup is what the copy is made from in its place; nil: the source sends it.
+	Backup *Backup
 }
 
 // Secret reads a password. It is called anew each time, so that a changed file
@@ -107,6 +109,8 @@ type WAL struct {
 	// ArchiveCommand is PostgreSQL's; empty: archiving is as the user's files and
 	// parameters say.
 	ArchiveCommand string
+	// RestoreCommand fetches what ArchiveCommand has archived; empty: nothing does.
+	RestoreCommand string
 }
 
 // TLS names the files of the server's certificate; CertFile empty: what the
@@ -143,7 +147,7 @@ type Server struct {
 	sock     string
 	guard    Guard
 	controls controlCache
-	mu       sync.Mutex // holds hidden and the settings
+	mu       sync.Mutex // holds hidden, the settings, and the gate to the archive
 	hidden   bool
 	settings Settings
 	problem  string            // ConfigProblem; guarded by mu

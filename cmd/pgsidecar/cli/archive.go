@@ -31,6 +31,7 @@ func writeArchiveTrouble(b *strings.Builder, st *api.Status) {
 		if f := st.Backups[i].Failed; f != nil {
 			fmt.Fprintf(b, "\nThe last backup %s (%s, on %s, %s) failed: %s\n", st.Backups[i].Name, f.Kind, f.By, f.At.Format(time.RFC3339), f.Error)
 		}
+		writeVerifyTrouble(b, &st.Backups[i])
 	}
 	a := st.Archive
 	if a == nil {

@@ -269,6 +269,7 @@ func backupWords(s *api.BackupStatus) string {
 			words += fmt.Sprintf(", %.0f %%", 100*r.Done)
 		}
 	}
+	words += verifiedWords(s.Verified)
 	if !s.Next.IsZero() {
 		words += "; next " + s.Next.UTC().Format(time.RFC3339)
 	}

@@ -61,7 +61,7 @@ line for each. The exit status is 1 if a drill failed or an objective was missed
 			return drillAll(cmd.Context(), a, o, args)
 		},
 	}
-	cmd.AddCommand(newLiveDrillCommand(a))
+	cmd.AddCommand(newLiveDrillCommand(a), newRestoreDrillCommand(a))
 	dirFlag(a, cmd, &o.dir)
 	labFlags(cmd, &o.lab)
 	f := cmd.Flags()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/backup"
 	"github.com/pgsidecar/pgsidecar/sidecar/backup/program"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 var (
@@ -37,6 +38,11 @@ type Options struct {
 	Mark, MarkDatabase string
 	// Recover bounds the recovery; 0: an hour.
 	Recover time.Duration
+	// Timeline is the one to recover along; 0: the newest that the archive has, which
+	// need not be the cluster's.
+	Timeline ha.TLI
+	// Progress, if not nil, is called with the share of the backup that is restored, 0 to 1.
+	Progress func(done float64)
 }
 
 // Report is the outcome.
@@ -94,7 +100,8 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	if err != nil {
 		return report, err
 	}
-	if err := s.o.Engine.Restore(ctx, backup.Restore{DataDir: s.data(), Label: b.Label, Scratch: true}); err != nil {
+	if err := s.o.Engine.Restore(ctx, backup.Restore{DataDir: s.data(), Label: b.Label, Scratch: true,
+		Target: backup.Target{Timeline: s.o.Timeline}, Progress: s.o.Progress}); err != nil {
 		return report, err
 	}
 	restored := time.Now()
@@ -109,6 +116,12 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	}
 	report.Check = time.Since(served)
 	return report, nil
+}
+
+// Clear ends and removes what a verification that was killed has left in the folder.
+func Clear(ctx context.Context, o Options) error {
+	s := scratch{o: o}
+	return s.clear(ctx)
 }
 
 // room refuses before anything is written, and returns how much may be.

@@ -124,6 +124,10 @@ func TestProof(t *testing.T) {
 	if err := errors.Join(e.Restore(ctx, backup.Restore{DataDir: left.data()}), left.recover(context.WithoutCancel(ctx), 1<<40)); err != nil {
 		t.Fatal(err)
 	}
+	if err := Clear(ctx, o); err != nil {
+		t.Errorf("after one that was killed: %v", err)
+	}
+	gone()
 	if _, err := Run(ctx, o); err != nil {
 		t.Errorf("after one that was killed: %v", err)
 	}

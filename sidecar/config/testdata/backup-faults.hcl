@@ -53,3 +53,5 @@ bootstrap {
     to_xid  = 7
   }
 }
+
+clone { methods = ["backup", "rsync", "backup"] }

@@ -30,6 +30,8 @@ postgres {
   replication { password = env("REPLICATION_PASSWORD") }
 }
 
+clone { methods = ["backup", "basebackup"] }
+
 bootstrap {
   from_backup {
     cluster = "old"

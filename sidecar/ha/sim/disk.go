@@ -20,7 +20,7 @@ func (w *World) strikeDisk(f *fault, m int, o Outside) {
 	case LoseState:
 		w.loseState(m)
 	case CloneReplica:
-		w.beyond.cloneReplica = true
+		w.beyond.cloneReplica, w.beyond.cloneBackup = true, f.how&32 != 0
 		if f.how&3 == 0 {
 			b.sidecar.intent = ha.Intent{Reinit: true, Since: b.read(w.now)}
 			w.step(m)
@@ -289,6 +289,11 @@ func (w *World) cloned(m int) {
 func (w *World) chooseCopied(m, leader int) {
 	b := &w.members[m]
 	b.server.odd.owes, b.op.copies = ha.Position{}, int8(leader)
+	if w.beyond.cloneBackup && w.source(m, leader) {
+		l := &w.members[leader].server
+		b.server.odd.owes = w.position(l, l.flushed)
+		return
+	}
 	if from := w.cloneSource(m, leader); from != leader && w.source(m, leader) {
 		l := &w.members[leader].server
 		b.server.odd.owes, b.op.copies = w.position(l, l.flushed), int8(from)

@@ -42,6 +42,7 @@ func (w *World) opFiles(m int) {
 		}
 		w.copyLog(s, &w.members[from].server, 0)
 		w.cloned(m)
+		w.restored(m, from)
 	case ha.Rewind:
 		u := &w.members[from].server
 		if !w.source(m, from) || u.inRecovery && !w.follows() || u.systemID != s.systemID {
@@ -125,6 +126,17 @@ func (w *World) rewind(m, from int) {
 	if diverged {
 		s.log = s.log[:n+w.odd.below(u.flushed-n+1)]
 		s.rewound, s.needs = int8(from), u.flushed
+	}
+}
+
+// restored makes a copy one of a backup: what the leader had at some time, which takes
+// connections when it has received more of the leader's log, up to the backup's end.
+// The archive gives it no more than the leader does.
+func (w *World) restored(m, from int) {
+	s := &w.members[m].server
+	if n := len(s.log); w.beyond.cloneBackup && n > 0 {
+		s.log = s.log[:1+w.odd.below(n)]
+		s.rewound, s.needs = int8(from), len(s.log)+w.odd.below(n-len(s.log)+1)
 	}
 }
 

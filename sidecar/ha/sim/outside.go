@@ -108,6 +108,7 @@ type beyond struct {
 	lastMode ha.Mode    // of the newest record that was applied
 
 	cloneReplica, clockStops, wildClocks bool
+	cloneBackup                          bool   // copies are restored from a backup, and then lack log
 	version                              uint64 // by member: whose program is the newer one; zero: all have the same
 	text                                 []byte // the state key, where programs of two versions write it
 	unknown                              bool   // a field that only the newer program knows was written

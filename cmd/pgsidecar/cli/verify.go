@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/client"
+)
+
+// newRestoreDrillCommand returns `drill restore`.
+func newRestoreDrillCommand(a *Process) *cobra.Command {
+	flags := clientFlags{app: a}
+	var member string
+	var detach bool
+	cmd := &cobra.Command{
+		Use:   "restore [NAME]",
+		Short: "Prove the newest backup of a real cluster by restoring it",
+		Long: `Prove the newest backup of a real cluster by restoring it. A member, by default a
+replica that no commit waits for, restores it to a scratch folder below its state
+directory, starts PostgreSQL there on a socket of its own, lets it recover all the
+log that is archived, and looks at what came out: pg_amcheck of all tables and
+indexes, the checksum of each page, and the mark that the primary writes. Nothing
+of the cluster is touched. It takes at most half of the space that is free there,
+with the lowest priority. The report says how long a disaster would take (RTO) and
+how much it would cost (RPO). The exit status is 1 if the backup is not proved.
+
+pgsidecar backup cancel ends it. schedule { verify = "0 4 * * 0" } in the block backup
+does it each week.`,
+		Example: `  pgsidecar drill restore
+  pgsidecar drill restore --on n3`,
+		Args: oneName,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := flags.client(cmd)
+			if err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			asked := api.BackupRequest{Backup: first(args), Verify: true, Member: member}
+			if err := c.Change(cmd.Context(), a.Stdout, c.Answered(st), "/backup", asked); err != nil || detach {
+				return err
+			}
+			return followVerification(cmd.Context(), a, c, backupOf(st, asked.Backup))
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&member, "on", "", "the `member` that restores (default a replica)")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for its end")
+	return cmd
+}
+
+// lastVerification is the newest of which anything is known.
+func lastVerification(b api.BackupStatus) *api.Verification {
+	switch v := b.Verified; {
+	case v == nil:
+		return nil
+	case v.Failed != nil:
+		return v.Failed
+	default:
+		return v.Good
+	}
+}
+
+// followVerification waits until there is a newer result than before, and prints it.
+func followVerification(ctx context.Context, a *Process, c *client.Client, before api.BackupStatus) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	was := lastVerification(before)
+	shown := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		st, err := c.Status(ctx)
+		if err != nil {
+			continue // a failover; the next leader goes on
+		}
+		b := backupOf(st, before.Name)
+		now := lastVerification(b)
+		if now != nil && (was == nil || !now.Ended.Equal(was.Ended)) {
+			if now.Error != "" {
+				return fmt.Errorf("the backup is not proved (on %s): %s", now.By, now.Error)
+			}
+			writeVerification(a.Stdout, now)
+			return nil
+		}
+		if v := b.Verified; v != nil && v.Running != nil && v.Running.Done > 0 {
+			if words := fmt.Sprintf("restored %.0f %%", 100*v.Running.Done); words != shown {
+				shown = words
+				fmt.Fprintln(a.Stderr, words)
+			}
+		}
+	}
+}
+
+// writeVerification writes the report for people.
+func writeVerification(w io.Writer, v *api.Verification) {
+	checksums := "off: the cluster has none"
+	if v.Checksums {
+		checksums = "those of all pages are right"
+	}
+	lost := "not known: the mark is older than this version"
+	if v.RPO >= 0 {
+		lost = seconds(v.RPO) + ": so old was the newest mark of the primary that came out"
+	}
+	fmt.Fprintf(w, "backup     %s is good, as %s has restored\nRTO        %s until it took writes: %s of data restored in %s, then %s of log\nRPO        %s\n"+
+		"amcheck    %d tables with their indexes are sound\nchecksums  %s\n",
+		v.Label, v.By, seconds(v.RTO), bytesWords(uint64(v.Bytes)), seconds(v.Restore), bytesWords(uint64(v.LogBytes)), lost, v.Tables, checksums)
+}
+
+// verifiedWords says in a few words how the proofs fare; empty: there is nothing to say.
+func verifiedWords(v *api.Verified) string {
+	if v == nil {
+		return ""
+	}
+	words := "; not proved by a restore yet"
+	if g := v.Good; g != nil {
+		words = fmt.Sprintf("; proved by a restore %s ago (RTO %s", ageWords(time.Duration(v.Age*float64(time.Second))), seconds(g.RTO))
+		if g.RPO >= 0 {
+			words += ", RPO " + seconds(g.RPO)
+		}
+		words += ")"
+	}
+	if r := v.Running; r != nil {
+		words += "; " + r.Member + " restores it to look at it"
+	}
+	return words
+}
+
+// writeVerifyTrouble writes why a backup is not proved.
+func writeVerifyTrouble(b *strings.Builder, s *api.BackupStatus) {
+	if v := s.Verified; v != nil && v.Failed != nil {
+		fmt.Fprintf(b, "\nBackup %s is not proved (restored on %s, %s): %s\n", s.Name, v.Failed.By, v.Failed.Ended.Format(time.RFC3339), v.Failed.Error)
+	}
+}

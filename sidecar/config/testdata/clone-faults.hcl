@@ -1,0 +1,6 @@
+postgres {
+  superuser   { password = env("REPLICATION_PASSWORD") }
+  replication { password = env("REPLICATION_PASSWORD") }
+}
+
+clone { methods = ["backup", "basebackup"] }
