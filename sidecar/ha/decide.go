@@ -274,6 +274,7 @@ func (t *turn) remember() {
 	t.noteStood()
 	t.noteCandidate()
 	t.noteCrash()
+	t.noteUnreached()
 	if t.leaderPeer() == nil || t.strayed() == "" {
 		s.StrayedAt = 0
 	} else if s.StrayedAt == 0 {

@@ -360,6 +360,7 @@ var serveRules = [...]rule{
 		return Block{What: "commits are acknowledged before a standby has them", Missing: "settings that wait: " + v.o.Server.Relaxed,
 			Cost: "a failover, or a crash, may lose acknowledged commits"}
 	}), goesOn},
+	{"port-unreached", (*view).unreached, blocked((*view).unreachedBlock), goesOn},
 	{"claim-record", (*view).claimToRecord, (*turn).recordClaim, goesOn},
 	{"lease-record", (*view).leaseToRecord, (*turn).recordLease, goesOn},
 	{"steady", (*view).steady, (*turn).recordSteady, goesOn},

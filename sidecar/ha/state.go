@@ -81,6 +81,9 @@ type State struct {
 	// site says of its own before that says nothing of where the two part.
 	StoodAt Instant
 	Stood   Position
+	// UnreachedAt is since when this primary hears replicas that follow it, and none of them
+	// receives anything. Zero: not so.
+	UnreachedAt Instant
 	// Led is the newest position that a primary was heard to have.
 	Led Position
 }
