@@ -1,0 +1,75 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+)
+
+// rewrite changes the member's configuration.
+func (a *alone) rewrite(old, with string) {
+	a.t.Helper()
+	text, err := os.ReadFile(a.path)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		a.t.Fatalf("the configuration has no %q:\n%s", old, text)
+	}
+	if err := os.WriteFile(a.path, []byte(strings.Replace(string(text), old, with, 1)), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// archives gives the member a block backup.
+func (a *alone) archives(repository, more string) {
+	a.t.Helper()
+	a.rewrite("postgres {", fmt.Sprintf("backup \"main\" {\n  engine = \"pgbackrest\"\n  repository { path = %q }\n}\n%s\npostgres {", repository, more))
+}
+
+// TestFoundedFromBackup: a cluster is founded from another one's backup, with all the log
+// that was archived after it.
+func TestFoundedFromBackup(t *testing.T) {
+	labtest.Program(t, programs.PgBackRest)
+	a := newAlone(t)
+	repository := filepath.Join(filepath.Dir(a.path), "repository")
+	if err := errors.Join(os.Mkdir(repository, 0o777), os.Chmod(repository, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	a.archives(repository, "")
+	stop := a.run()
+	a.sql("create table rows (n int); insert into rows select generate_series(1, 100)")
+	a.until("an archive", func() bool {
+		st, err := a.client.StatusOf(t.Context(), a.api)
+		return err == nil && st.Archive != nil && st.Archive.Leads
+	})
+	if _, err := a.client.Ask(t.Context(), http.MethodPost, a.api, "/backup", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	a.until("a backup", func() bool {
+		st, err := a.client.StatusOf(t.Context(), a.api)
+		return err == nil && len(st.Backups) == 1 && st.Backups[0].Good != nil
+	})
+	a.sql("insert into rows select generate_series(101, 200)")
+	last := a.sql("select pg_walfile_name(pg_switch_wal())")
+	a.until("an archive of all", func() bool { return a.sql("select last_archived_wal >= '"+last+"' from pg_stat_archiver") == "t" })
+	system := a.sql("select system_identifier from pg_control_system()")
+	stop()
+	b := newAlone(t) // another Consul, where nothing is known
+	b.rewrite(`cluster = "pg"`, `cluster = "new"`)
+	b.archives(repository, "bootstrap {\n  from_backup { cluster = \"pg\" }\n}")
+	b.run()
+	if n := b.sql("select count(*) from rows"); n != "200" {
+		t.Errorf("%s rows", n)
+	}
+	if got := b.sql("select system_identifier from pg_control_system()"); got != system {
+		t.Errorf("system %s, and the backup's is %s", got, system)
+	}
+}
