@@ -12,6 +12,7 @@ import (
 // Bootstrap says how the first member makes the cluster; without anything, by initdb.
 type Bootstrap struct {
 	FromBackup *FromBackup // nil: from none
+	Initdb     Initdb
 }
 
 // FromBackup names the backup that a cluster is founded from. It is read by the engine of
@@ -41,7 +42,7 @@ func (r *reader) bootstrap(b *hclsyntax.Body, path string, k *Bootstrap) {
 			text("cluster", &f.Cluster), text("label", &f.Label),
 			f.target(backup.ToTime), f.target(backup.ToLSN), f.target(backup.ToName), f.target(backup.ToXID),
 		}, nil)
-	})})
+	}), r.once("initdb", func(b *hclsyntax.Body, path string) { r.initdb(b, path, &k.Initdb) })})
 }
 
 // target takes one, as the only one.
@@ -70,10 +71,18 @@ func (w *writer) beginnings(c *Config) {
 		w.block("clone").set("methods", methods)
 	}
 	f := c.Bootstrap.FromBackup
+	initdb := c.Bootstrap.Initdb
+	if f == nil && initdb == DefaultInitdb() {
+		return
+	}
+	of := w.block("bootstrap")
+	if initdb != DefaultInitdb() {
+		of.initdb(&initdb)
+	}
 	if f == nil {
 		return
 	}
-	b := w.block("bootstrap").block("from_backup")
+	b := of.block("from_backup")
 	b.set("cluster", f.Cluster)
 	b.set("label", f.Label)
 	b.set(targetName(f.Kind), f.Value)
@@ -109,6 +118,7 @@ func (r *reader) checkClone(c *Config) {
 
 // checkBootstrap: only a block that archives the log can restore.
 func (r *reader) checkBootstrap(c *Config) {
+	r.checkInitdb(&c.Bootstrap.Initdb)
 	if c.Bootstrap.FromBackup == nil || c.archives() {
 		return
 	}

@@ -126,7 +126,8 @@ func TestFull(t *testing.T) {
 			MasterSocket: "/run/haproxy-master.sock", Resolvers: []string{"127.0.0.1:8600", "[::1]:8600"}},
 		PgBouncer: config.PgBouncer{Address: "127.0.0.1:6432", Database: "app",
 			Account: config.Account{Name: "pgbouncer", Password: config.NewSecret("none")}},
-		Log: config.Log{Level: "debug", Format: "json"},
+		Bootstrap: config.Bootstrap{Initdb: config.DefaultInitdb()},
+		Log:       config.Log{Level: "debug", Format: "json"},
 	}
 	a, b := reflect.ValueOf(*got), reflect.ValueOf(*want)
 	for i := range a.NumField() {

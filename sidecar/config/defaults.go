@@ -108,6 +108,7 @@ func generalDefaults(env Environment) Config {
 		},
 		Service:    Service{Reads: settings.DefaultReadLimits()},
 		API:        API{UI: true},
+		Bootstrap:  Bootstrap{Initdb: DefaultInitdb()},
 		Durability: Durability{Mode: policy.Mode, Standbys: policy.Standbys, Strict: policy.Strict, MaxVoters: policy.MaxVoters},
 		Failover: Failover{
 			Automatic: policy.Automatic, FailureTimeout: policy.FailureTimeout, Lease: policy.Lease,

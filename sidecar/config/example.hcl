@@ -114,8 +114,16 @@ failover {
 #   methods = ["backup", "basebackup"]  # the repository of the block backup, then a member; default: a member
 # }
 
-# bootstrap {                           # found the cluster from a backup; default: by initdb
-#   from_backup {
+# bootstrap {                           # how a new cluster is founded, by its first member; later it has no meaning
+#   initdb {
+#     encoding        = "UTF8"
+#     locale          = "C.UTF-8"       # default: that of the environment
+#     locale_provider = "icu"           # or libc, or (PostgreSQL 17) builtin with builtin_locale
+#     icu_locale      = "en-US"
+#     checksums       = true
+#     wal_segment_mb  = 4               # a promotion copies a whole one
+#   }
+#   from_backup {                       # in place of initdb
 #     cluster = "pg-old"                # whose; default: this one's
 #     to_time = "2026-03-01 12:00:00+01"  # or to_lsn, to_name, to_xid; default: the end
 #   }

@@ -260,7 +260,7 @@ func (a *archive) stored(ctx context.Context) (backup.Archive, error) {
 		return stored, err
 	}
 	w, err := a.member.server.files.Waiting(ctx)
-	stored.SegmentSize = segmentSize(w.SegmentSize)
+	stored.SegmentSize = segmentSize(w.SegmentSize, a.member.config)
 	return stored, err
 }
 

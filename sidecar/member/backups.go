@@ -107,4 +107,6 @@ func where(s *postgres.Server) local {
 }
 
 // segmentSize is a server's, or else what a new one here would have.
-func segmentSize(known int64) int64 { return cmp.Or(known, walSegmentMB<<20) }
+func segmentSize(known int64, cfg *config.Config) int64 {
+	return cmp.Or(known, int64(cmp.Or(cfg.Bootstrap.Initdb.WALSegmentMB, config.DefaultInitdb().WALSegmentMB))<<20)
+}

@@ -65,7 +65,7 @@ func (s *localServer) init(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := planFrom(ctx, engine, backup.Question{Target: target, Label: from.Label, Now: time.Now()}, 0)
+	p, err := planFrom(ctx, engine, backup.Question{Target: target, Label: from.Label, Now: time.Now()}, segmentSize(0, &source))
 	if err != nil {
 		return fmt.Errorf("found the cluster from a backup of %s: %w", source.Cluster, err)
 	}
@@ -80,8 +80,7 @@ func (s *localServer) init(ctx context.Context) error {
 		}})
 }
 
-// planFrom plans a recovery by what an engine has; size is of the log's segments, 0: as
-// of a new server here.
+// planFrom plans a recovery by what an engine has; size is of the log's segments.
 func planFrom(ctx context.Context, engine backup.Engine, q backup.Question, size int64) (backup.Plan, error) {
 	var err error
 	if q.Repository, err = engine.List(ctx); err != nil {
@@ -90,7 +89,7 @@ func planFrom(ctx context.Context, engine backup.Engine, q backup.Question, size
 	if q.Archive, err = engine.Archived(ctx); err != nil {
 		return backup.Plan{}, err
 	}
-	q.Archive.SegmentSize = segmentSize(size)
+	q.Archive.SegmentSize = size
 	return backup.MakePlan(q)
 }
 

@@ -21,14 +21,9 @@ func serverOptions(cfg *config.Config, g *guard.Client, log hclog.Logger) postgr
 		SuperuserName: pg.Superuser.Name, SuperuserPassword: func() (string, error) { return process.Password(pg.Superuser) },
 		ReplicationName: pg.Replication.Name, ReplicationPassword: func() (string, error) { return process.Password(pg.Replication) },
 		Parameters: pg.Parameters, HBA: pg.HBA, Ident: pg.Ident, TLS: postgres.TLS(pg.TLS), WALReceiverTimeout: cfg.Failover.FailureTimeout,
-		WAL: postgres.WAL{SegmentMB: walSegmentMB}, Guard: launcher{g}, Logger: log.Named("postgres"),
+		WAL: postgres.WAL{SegmentMB: cfg.Bootstrap.Initdb.WALSegmentMB, Initdb: cfg.Bootstrap.Initdb.Args()}, Guard: launcher{g}, Logger: log.Named("postgres"),
 	}
 }
-
-// walSegmentMB is the size of a new cluster's WAL segments. A promotion copies
-// and syncs a whole one: with 4 MiB it takes 19 ms, with PostgreSQL's 16 MiB 34
-// (measured on two cores). Smaller ones gain nothing more.
-const walSegmentMB = 4
 
 // launcher lets package postgres start and stop the server through the guard.
 type launcher struct{ *guard.Client }

@@ -21,7 +21,7 @@ type blockOf struct {
 type pair struct{ key, value, comment string }
 
 // blockOrder is that of pgsidecar config init.
-var blockOrder = []string{"consul", "service", "postgres", "api", "peers", "durability", "failover", "tags", "hook", "log"}
+var blockOrder = []string{"consul", "service", "postgres", "api", "peers", "durability", "failover", "tags", "bootstrap", "hook", "log"}
 
 func newDocument() *document { return &document{top: &blockOf{}} }
 

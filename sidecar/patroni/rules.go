@@ -237,23 +237,6 @@ func (im *importer) replicaMethods(e entry) {
 	}
 }
 
-func (im *importer) initdb(e entry) {
-	for _, v := range e.value.Content {
-		text := v.Value
-		if v.Kind == yaml.MappingNode && len(v.Content) == 2 {
-			text = v.Content[0].Value + ": " + v.Content[1].Value
-		}
-		at := entry{path: e.path, line: v.Line, value: v}
-		switch key, value, _ := strings.Cut(text, ":"); {
-		case key == "data-checksums" || key == "encoding" && strings.EqualFold(strings.TrimSpace(strings.NewReplacer("-", "", "_", "").Replace(value)), "utf8"):
-		case strings.HasPrefix(key, "auth"):
-			im.note(at, "%s: a new cluster lets in by scram-sha-256, over the network and locally", text)
-		default:
-			im.note(at, "%s: not supported; a new cluster is made with UTF8 and checksums, and an existing one is taken over as it is", text)
-		}
-	}
-}
-
 // slots become the cluster's settings: physical ones.
 func (im *importer) slots(e entry) {
 	for i := 0; i+1 < len(e.value.Content); i += 2 {

@@ -108,6 +108,22 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// TestInitdbOptions: a new server is made as the options say.
+func TestInitdbOptions(t *testing.T) {
+	m := newMember(t, "n1", func(o *Options) {
+		o.WAL = WAL{SegmentMB: 16, Initdb: []string{"--encoding=LATIN1", "--locale=C"}}
+	})
+	must(t, m.Init(soon(t)))
+	must(t, m.Start(soon(t), StartOptions{Primary: true}))
+	m.up()
+	for query, want := range map[string]string{"show server_encoding": "LATIN1", "show data_checksums": "off", "show wal_segment_size": "16MB",
+		"select datcollate from pg_database where datname = 'postgres'": "C"} {
+		if got := m.sql(query); got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+}
+
 func TestStalePID(t *testing.T) {
 	m := newMember(t, "n1")
 	must(t, m.Init(soon(t)))

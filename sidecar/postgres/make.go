@@ -18,8 +18,8 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
-// Init makes a new server in a missing or empty data directory, with checksums
-// and SCRAM passwords. It returns ErrNotEmpty, and touches nothing, otherwise.
+// Init makes a new server in a missing or empty data directory, with SCRAM passwords and
+// as Options.Initdb says. It returns ErrNotEmpty, and touches nothing, otherwise.
 // The roles besides the superuser are made by SQL: until then the server is to
 // be started hidden.
 func (s *Server) Init(ctx context.Context) error {
@@ -51,7 +51,8 @@ func (s *Server) Init(ctx context.Context) error {
 		return err
 	}
 	args := []string{"-D", s.o.DataDir, "-U", s.o.SuperuserName,
-		"--auth=scram-sha-256", "--pwfile=" + secret, "--encoding=UTF8", "--data-checksums"}
+		"--auth=scram-sha-256", "--pwfile=" + secret}
+	args = append(args, s.o.WAL.Initdb...)
 	if s.o.WAL.SegmentMB != 0 {
 		args = append(args, fmt.Sprintf("--wal-segsize=%d", s.o.WAL.SegmentMB))
 	}

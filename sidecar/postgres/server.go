@@ -106,6 +106,8 @@ type WAL struct {
 	// to 1024; 0: PostgreSQL's own 16. A promotion writes and syncs a whole one,
 	// so smaller ones make it shorter.
 	SegmentMB int
+	// Initdb are further arguments of initdb, for a new server; nil: UTF8, with checksums.
+	Initdb []string
 	// ArchiveCommand is PostgreSQL's; empty: archiving is as the user's files and
 	// parameters say.
 	ArchiveCommand string
@@ -225,6 +227,9 @@ func setDefaults(o *Options) {
 	}
 	if o.ReplicationName == "" {
 		o.ReplicationName = "replicator"
+	}
+	if o.WAL.Initdb == nil {
+		o.WAL.Initdb = []string{"--encoding=UTF8", "--data-checksums"}
 	}
 	if o.WALReceiverTimeout == 0 {
 		o.WALReceiverTimeout = 2 * time.Second // the default failure timeout
