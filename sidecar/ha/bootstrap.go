@@ -107,7 +107,7 @@ func (v *view) dataElsewhere() string {
 	heard, begun := false, false
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
-		heard, begun = heard || v.fresh(p), begun || v.fresh(p) && p.Report.Record.Term > 0
+		heard, begun = heard || v.fresh(p), begun || v.fresh(p) && max(p.Report.Record.Term, p.Report.Term) > 0
 		// What this one was founding itself is empty, as long as nobody has seen it lead.
 		known := p.Report.Record
 		if v.hasOther(p) || v.fresh(p) && known.Term > 0 && (known.Leader != v.o.Self || known.Phase != PhaseBootstrap) {
@@ -120,7 +120,7 @@ func (v *view) dataElsewhere() string {
 	case len(v.o.Peers) > 0 && !heard:
 		return "word from another member: this one hears none of the others, and they may have data"
 	case begun && v.unheard() != "":
-		return "word from " + v.unheard() + ", which may have taken this member's place and founded the cluster"
+		return "word from " + v.unheard() + ", which may have the cluster's data, or have founded it in this member's place"
 	}
 	return ""
 }

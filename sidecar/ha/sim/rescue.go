@@ -212,8 +212,8 @@ func (w *World) forceLapses(m int) {
 		s.intent.Force = false
 	}
 	for i := range w.n {
-		if w.members[i].sidecar.intent.Force {
-			return
+		if b := &w.members[i]; b.sidecar.intent.Force || b.op.id != 0 && b.op.action.Kind == ha.Unhide {
+			return // it shows what an operator has decided to show
 		}
 	}
 	if w.consul.record.Phase == ha.PhaseLeading {
