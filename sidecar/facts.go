@@ -18,7 +18,10 @@ type facts struct {
 	operation   ha.ActionKind
 	operationAt ha.Instant
 	immediate   bool // the operation is an immediate shutdown
-	changes     uint64
+	// unmade is why no data were made the last time that they were to be; empty: they were.
+	// What the files say next does not take it away: a person is to read it.
+	unmade  string
+	changes uint64
 
 	// ran: the server was seen running since this process began. A new guard does
 	// not know that one did that ended with its predecessor; missedExit is when that
@@ -152,7 +155,24 @@ func (f *facts) takeFiles(before *ha.Server, files ha.Files) {
 	} else { // their end is not of this life, but of one before it
 		files.CleanStop, files.End = v.CleanStop, v.End
 	}
+	if files.Problem == "" {
+		files.Problem = f.unmade
+	}
 	v.Files = files
+}
+
+// ended notes how an operation went.
+func (f *facts) ended(kind ha.ActionKind, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case err == nil:
+		f.unmade = ""
+		return
+	case kind == ha.Init || kind == ha.Clone || kind == ha.Rewind || kind == ha.Restore:
+		f.unmade = err.Error()
+	}
+	f.server.Problem = err.Error()
 }
 
 // unreadable notes why the files could not be read, if nothing is known of them,

@@ -179,3 +179,23 @@ func TestUnwellBesideAnOperation(t *testing.T) {
 		})
 	}
 }
+
+// TestUnmade: why no data were made is known until they are, whatever the files say.
+func TestUnmade(t *testing.T) {
+	var f facts
+	seen := func() string {
+		before, _ := f.now()
+		f.takeFiles(&before, ha.Files{DataDir: ha.DataAbsent})
+		v, _ := f.now()
+		return v.Problem
+	}
+	f.ended(ha.Init, errors.New("no repository"))
+	f.ended(ha.Checkpoint, errors.New("no connection"))
+	if got := seen(); got != "no repository" {
+		t.Errorf("problem %q", got)
+	}
+	f.ended(ha.Init, nil)
+	if got := seen(); got != "" {
+		t.Errorf("problem %q after it was made", got)
+	}
+}

@@ -289,9 +289,10 @@ func (s *Sidecar) operated(a ha.Action, err error, begun ha.Instant) {
 	switch {
 	case err == nil:
 		s.operations.succeeded(a.Kind)
+		s.facts.ended(a.Kind, nil)
 	case !errors.Is(err, context.Canceled):
 		s.operations.failed(a.Kind, err, now)
-		s.facts.learn(func(v *ha.Server) { v.Problem = err.Error() })
+		s.facts.ended(a.Kind, err)
 	}
 	s.facts.end(a.Kind)
 	took := now.Sub(begun)

@@ -35,7 +35,7 @@ func (a *alone) archives(repository, more string) {
 }
 
 // TestFoundedFromBackup: a cluster is founded from another one's backup, with all the log
-// that was archived after it.
+// that was archived after it; where that is not there status says so, and nothing is made.
 func TestFoundedFromBackup(t *testing.T) {
 	labtest.Program(t, programs.PgBackRest)
 	a := newAlone(t)
@@ -64,7 +64,17 @@ func TestFoundedFromBackup(t *testing.T) {
 	stop()
 	b := newAlone(t) // another Consul, where nothing is known
 	b.rewrite(`cluster = "pg"`, `cluster = "new"`)
-	b.archives(repository, "bootstrap {\n  from_backup { cluster = \"pg\" }\n}")
+	b.archives(repository, "bootstrap {\n  from_backup { cluster = \"nobody\" }\n}")
+	stop = b.begin()
+	b.until("word of what is not there", func() bool {
+		st, err := b.client.StatusOf(t.Context(), b.api)
+		return err == nil && strings.Contains(st.Problem, "found the cluster from a backup of nobody: ") && strings.Contains(st.Problem, "no repository")
+	})
+	stop()
+	if _, err := os.Stat(b.data); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what cannot be restored has left a data directory: %v", err)
+	}
+	b.rewrite("nobody", "pg")
 	b.run()
 	if n := b.sql("select count(*) from rows"); n != "200" {
 		t.Errorf("%s rows", n)
