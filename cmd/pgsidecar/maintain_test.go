@@ -118,6 +118,17 @@ func (o *operated) tags(t *testing.T) {
 	}
 	o.good(t, fmt.Sprintf("config set tags.%[1]s.noloadbalance= tags.%[1]s.nofailover= tags.%[1]s.priority= -yes", m))
 	o.until(t, "tag replica", func() bool { return isReplica() && answers() == 200 })
+
+	// Without a tag, one that is too far behind gets no reads either.
+	o.good(t, "config set service.replica_max_lag=1kB -yes")
+	_ = o.asked(t, m, "select pg_wal_replay_pause()::text")
+	o.until(t, "end of the tag of one that is behind", func() bool {
+		_ = o.asked(t, st.Leader, "select pg_logical_emit_message(false, 'test', repeat('x', 4000))::text")
+		return !isReplica() && answers() == 503
+	})
+	_ = o.asked(t, m, "select pg_wal_replay_resume()::text")
+	o.good(t, "config set service.replica_max_lag= -yes")
+	o.until(t, "tag of one that has caught up", func() bool { return isReplica() && answers() == 200 })
 }
 
 // fewerConnections: a standby needs as many as its primary has, so with fewer in the
