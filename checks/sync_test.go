@@ -321,6 +321,12 @@ func TestRolesAndSlots(t *testing.T) {
 		t.Fatal("the password did not change")
 	}
 	p.exec("select pg_create_physical_replication_slot('theirs')")
+	p.exec("select pg_create_physical_replication_slot('keeps', true)")
+	p.exec("select pg_logical_emit_message(true, 'test', repeat('x', 100000))") // the commit writes it
+	if held, err := p.conn.HeldSlots(ctx); err != nil || len(held) != 2 || held[0].Name != "keeps" || held[0].Bytes < 100000 || held[0].Active || held[0].Lost || held[1].Bytes != 0 {
+		t.Errorf("slots keep %+v, %v", held, err)
+	}
+	p.exec("select pg_drop_replication_slot('keeps')")
 	ensure := func(s *server, want ...checks.Slot) map[string]ha.LSN {
 		t.Helper()
 		all, err := s.conn.EnsureSlots(ctx, want)

@@ -60,6 +60,9 @@ type Status struct {
 	Site *SiteStatus `json:"site,omitempty"`
 	// Slots is how far the consumers of the permanent physical slots are here.
 	Slots map[string]ha.LSN `json:"slots,omitempty"`
+	// Held are the slots of this server that keep log, or have lost it, those that keep most
+	// first.
+	Held []HeldSlot `json:"slots_held,omitempty"`
 	// NewPrograms: this member's server runs others than those in its bin_dir.
 	NewPrograms bool `json:"new_programs,omitempty"`
 	// Reinit: a new clone of this member was requested, and is not done.
@@ -156,7 +159,7 @@ func (s *Server) status(f facts) Status {
 		Consul: ConsulStatus{Reachable: o.Consul.Reachable.String(), SeenAge: f.age(o.Consul.SeenAt), Session: o.Consul.Session,
 			LockHolder: o.Consul.Lock.Holder, Problem: f.View.Problem, SettingsCopied: f.ConfigCopied},
 		Members: []MemberStatus{}, Blocks: []BlockStatus{}, Rules: slices.Concat([]string{}, f.State.Rules), History: slices.Concat([]failover.Record{}, f.History),
-		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots, Pending: f.Pending, NewPrograms: f.NewPrograms, Progress: f.Progress, Reinit: o.Intent.Reinit,
+		Recorded: slices.Concat([]string{}, rec.Members), Slots: f.Slots, Held: f.Held, Pending: f.Pending, NewPrograms: f.NewPrograms, Progress: f.Progress, Reinit: o.Intent.Reinit,
 		Archive: f.Archive, Backups: f.Backups, Restore: f.restoring(), Restored: f.Observation.Consul.Record.Restored,
 		Scraped: s.scraped.last(), Traces: f.Traces,
 	}

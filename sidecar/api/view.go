@@ -49,7 +49,10 @@ type View struct {
 	Service      string         // in Consul
 	Registered   []Registration // the members, as Consul's catalog has them
 	// Slots is how far the consumers of the permanent physical slots are.
-	Slots     map[string]ha.LSN
+	Slots map[string]ha.LSN
+	// Held are the slots of this server that keep log, or have lost it, those that keep most
+	// first.
+	Held      []HeldSlot
 	Scheduled *Schedule // a planned switchover
 	// PlanFailed says why the last planned switchover was not done, or is not yet; empty: it was.
 	PlanFailed string
@@ -71,6 +74,14 @@ type View struct {
 	// writes and switches itself; nil, or nothing: there are none.
 	Templates func() json.RawMessage
 	Traces    bool // spans are exported
+}
+
+// HeldSlot is a replication slot of this server, of whomever.
+type HeldSlot struct {
+	Name   string `json:"name"`
+	Active bool   `json:"active"` // somebody reads from it
+	Lost   bool   `json:"lost"`   // its log is gone: nobody can go on from it
+	Bytes  int64  `json:"bytes"`  // of log that the server keeps for it
 }
 
 // PendingParameter is a parameter of which a restart takes up another value.

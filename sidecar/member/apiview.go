@@ -60,7 +60,7 @@ func (m *Member) view() *api.View {
 		Behind: snap.Behind, Templates: m.files.status, Traces: m.traces != nil, Progress: m.server.copies.progress.Load(), ConfigVersion: stored.Index, ConfigCopied: stored.CopiedAt,
 		Archive: m.saving.archive.view(), Backups: m.saving.view(snap),
 	}
-	v.Lagging = m.reads.refused() != ""
+	v.Lagging, v.Held = m.reads.refused() != "", m.server.slotsHeld()
 	v.Service, v.Registered = m.config.Service.Name, registered(m.cluster.View().Members)
 	for _, w := range facts.Senders {
 		v.Senders = append(v.Senders, api.Sender{Name: w.Name, User: m.server.roleName(w.Role), Address: w.Address,

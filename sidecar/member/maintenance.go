@@ -225,8 +225,12 @@ func (s *localServer) maintain(ctx context.Context, members []string, founded bo
 	if err != nil {
 		return err
 	}
+	held, err := s.sql.HeldSlots(ctx)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.at = slotsHere{now, logical}
+	s.at = slotsHere{held: held, physical: now, logical: logical}
 	fresh := time.Since(s.promotedAt) < promotionCalm
 	s.mu.Unlock()
 	if !fresh {
@@ -317,6 +321,26 @@ func (s *localServer) slotsAt() map[string]ha.LSN {
 		at[slot.Name] = slot.At
 	}
 	return at
+}
+
+// slotsHere are this server's slots as they were last seen.
+type slotsHere struct {
+	held     []checks.HeldSlot // of whomever
+	physical []checks.SlotAt
+	logical  checks.LogicalSlots
+}
+
+// slotsHeld are the slots that cost something: log that fills the disk, or a consumer that
+// cannot go on.
+func (s *localServer) slotsHeld() (held []api.HeldSlot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, slot := range s.at.held {
+		if slot.Lost || slot.Bytes > 0 {
+			held = append(held, api.HeldSlot(slot))
+		}
+	}
+	return held
 }
 
 // keepLogical looks after the logical slots that standbys copy. What is left on a

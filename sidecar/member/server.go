@@ -98,12 +98,6 @@ func (s *localServer) lastFacts() checks.Facts {
 	return s.facts
 }
 
-// slotsHere are this server's slots as they were last seen.
-type slotsHere struct {
-	physical []checks.SlotAt
-	logical  checks.LogicalSlots
-}
-
 var _ sidecar.Server = (*localServer)(nil)
 
 func newLocalServer(cfg *config.Config, g *guard.Client, log hclog.Logger) (*localServer, error) {

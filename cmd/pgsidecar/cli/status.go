@@ -169,6 +169,7 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 	writeOddities(b, st)
 	writeSoftware(b, st)
 	writeArchiveTrouble(b, st)
+	writeHeld(b, st)
 	if st.Refused != "" {
 		fmt.Fprintf(b, "\nThe switchover cannot begin: %s\n", st.Refused)
 	}
