@@ -69,9 +69,47 @@ func allMetrics(t *testing.T) string {
 	v.Backups = []api.BackupStatus{{Name: "main", Verified: &api.Verified{Age: -1}}}
 	v.Objective = availability.Objective{Availability: 0.9999}
 	v.Outages = []availability.Outage{{From: time.Now().Add(-time.Hour), To: time.Now().Add(-time.Minute), Kind: availability.Failover}}
+	v.Observation.Policy.Sites = ha.Sites{StandbyOf: "pg@dc2", Witness: "dc3"}
 	b := newBench(t, v, func(o *api.Options) { o.Recorder = r })
 	b.ask(http.MethodPost, "/pause") // without a token
-	return b.ask(http.MethodGet, "/metrics").Body.String()
+	return b.ask(http.MethodGet, "/metrics").Body.String() + newBench(t, following(), nil).ask(http.MethodGet, "/metrics").Body.String()
+}
+
+// following is n1 as the leader of a cluster that follows another site's, and lacks 80 bytes.
+func following() *api.View {
+	v := viewOf("n1")
+	o := &v.Observation
+	o.Policy.Sites = ha.Sites{StandbyOf: "pg@dc2"}
+	o.Consul.Record.StandbyOf, o.Consul.Record.Leader = "pg@dc2", "n1"
+	at := v.Report.Position
+	at.LSN += 80
+	o.Source = ha.Source{HeardAt: start - second, SeenAt: start - second, Address: "10.2.0.1:5432", SystemID: o.Consul.Record.SystemID, Position: at}
+	v.ReplayedAt = time.Now().Add(-time.Minute)
+	return v
+}
+
+// TestSiteMetrics: what is said of the other site, by the one that follows and by the one
+// that takes the writes.
+func TestSiteMetrics(t *testing.T) {
+	text := newBench(t, following(), nil).ask(http.MethodGet, "/metrics").Body.String()
+	for _, line := range []string{`pgsidecar_site_follows{site="pg@dc2"} 1`, `pgsidecar_site_lag_bytes{site="pg@dc2"} 80`, `pgsidecar_site_both{site="pg@dc2"} 0`,
+		`pgsidecar_site_lag_seconds{site="pg@dc2"} 6`} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	v := viewOf("n1")
+	o := &v.Observation
+	o.Policy.Sites = ha.Sites{StandbyOf: "pg@dc2", Witness: "dc3"}
+	o.Source = ha.Source{HeardAt: start - second, SeenAt: start - second, Address: "10.2.0.1:5432", SystemID: o.Consul.Record.SystemID,
+		Position: ha.Position{TLI: 3073, LSN: 80}, Witness: ha.Witness{HeldAt: start - 3*second}}
+	text = newBench(t, v, nil).ask(http.MethodGet, "/metrics").Body.String()
+	for _, line := range []string{`pgsidecar_site_follows{site="pg@dc2"} 0`, `pgsidecar_site_both{site="pg@dc2"} 1`, `pgsidecar_site_epoch{site="pg@dc2"} 1`,
+		`pgsidecar_site_may_switch{site="pg@dc2"} 0`, `pgsidecar_site_witness_seconds{site="pg@dc2"} 3`} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no line %q", line)
+		}
+	}
 }
 
 // dashboard is what of a Grafana dashboard is checked.

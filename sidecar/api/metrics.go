@@ -39,6 +39,7 @@ func newViewCollector(s *Server) *viewCollector {
 	labelledMetrics(own)
 	archiveMetrics(own)
 	backupMetrics(own)
+	siteMetrics(own)
 	objectiveMetrics(own)
 	c.like = patroniMetrics(s)
 	own("info", "1, with the version as label.", []string{"cluster", "member", "version"}, func(_ facts, give func(float64, ...string)) {

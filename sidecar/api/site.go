@@ -21,8 +21,20 @@ type SiteStatus struct {
 	Position ha.Position `json:"position"`
 	// Lag is what the leader of this cluster lacks of it, in bytes; nil: not known, or this
 	// cluster takes writes.
-	Lag     *uint64 `json:"lag_bytes"`
-	Problem string  `json:"problem,omitempty"`
+	Lag *uint64 `json:"lag_bytes"`
+	// LagSeconds is the age of the newest commit that the answering member has, where it
+	// leads a cluster that follows and lacks log; 0: it lacks none. Nil: not known.
+	LagSeconds *float64 `json:"lag_seconds,omitempty"`
+	Problem    string   `json:"problem,omitempty"`
+	// BothWrite: both sites are seen to take writes. WhyNot is why the sites cannot be
+	// changed now, as far as this member knows; empty: nothing is known that speaks against it.
+	BothWrite bool   `json:"both_write,omitempty"`
+	WhyNot    string `json:"why_not,omitempty"`
+	// Witness is the third Consul that both sites name; empty: none. WitnessHeld is how long
+	// ago it last confirmed that this site may take writes, in seconds; -1: never.
+	Witness        string  `json:"witness,omitempty"`
+	WitnessHeld    float64 `json:"witness_held_seconds_ago,omitempty"`
+	WitnessProblem string  `json:"witness_problem,omitempty"`
 }
 
 // site is the other site's cluster; nil: there is none.
@@ -46,7 +58,26 @@ func (f facts) site() *SiteStatus {
 		}
 		s.Lag = &lag
 	}
+	s.Epoch = max(s.Epoch, ha.EpochOf(src.Position.TLI))
+	s.BothWrite = !s.Follows && src.Address != "" && src.Problem == "" && src.SystemID == rec.SystemID && f.age(src.SeenAt) >= 0 && f.age(src.SeenAt) < lateSite
+	if s.Witness = o.Policy.Witness; s.Witness != "" {
+		s.WitnessHeld, s.WitnessProblem = f.age(src.Witness.HeldAt), src.Witness.Problem
+	}
+	s.LagSeconds, s.WhyNot = f.siteLag(s), f.whyNot(s)
 	return s
+}
+
+// siteLag is how old the newest commit is that this member has of the site that it follows.
+func (f facts) siteLag(s *SiteStatus) *float64 {
+	switch {
+	case s.Lag == nil || f.leader() != f.self():
+		return nil
+	case *s.Lag == 0:
+		return new(0.0)
+	case f.ReplayedAt.IsZero():
+		return nil
+	}
+	return new(max(0, time.Since(f.ReplayedAt).Seconds()))
 }
 
 func (s *Server) switchSite(ctx context.Context, body []byte) (int, string, error) {

@@ -51,6 +51,7 @@ func (r *reader) root(b *hclsyntax.Body, c *Config, of kind) {
 					list("addresses", &c.StandbyOf.Addresses),
 					list("apis", &c.StandbyOf.APIs),
 					text("alone", &c.StandbyOf.Alone),
+					text("witness", &c.StandbyOf.Witness),
 				}, nil)
 			}),
 			r.once("tags", func(b *hclsyntax.Body, path string) { r.tags(b, path, &c.Tags) }),

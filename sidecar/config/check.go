@@ -84,6 +84,8 @@ func (r *reader) checkSite(c *Config) {
 	}
 	own := c.StandbyOf.Service == c.Service.Name && (c.StandbyOf.Datacenter == "" || c.StandbyOf.Datacenter == c.Consul.Datacenter)
 	r.require(!own, "standby_of", "standby_of names this cluster itself: its service is %s too", c.Service.Name)
+	r.require(c.StandbyOf.Witness == "" || c.StandbyOf.Witness != c.Consul.Datacenter, "standby_of",
+		"standby_of.witness is this site's own datacenter, %s; expected a third one, which both sites name", c.Consul.Datacenter)
 	r.require(!slices.Contains(c.StandbyOf.Addresses, c.Postgres.Advertise), "standby_of", "standby_of names this member itself: %s", c.Postgres.Advertise)
 }
 

@@ -179,6 +179,7 @@ func (w *writer) site(s *settings.Site) {
 	b.set("addresses", s.Addresses)
 	b.set("apis", s.APIs)
 	b.set("alone", s.Alone)
+	b.set("witness", s.Witness)
 }
 
 func (w *writer) haproxy(h *HAProxy) {

@@ -273,6 +273,7 @@ func (t *turn) remember() {
 	t.noteAdvance()
 	t.noteStood()
 	t.noteCandidate()
+	t.noteWitness()
 	t.noteCrash()
 	t.noteUnreached()
 	if t.leaderPeer() == nil || t.strayed() == "" {

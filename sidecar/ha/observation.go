@@ -36,6 +36,7 @@ type Source struct {
 	SystemID string
 	Position Position // how far it had flushed then
 	Problem  string   // for people: why no primary is known, or why it does not answer
+	Witness  Witness
 }
 
 // IsSite reports whether an action's From, or an Upstream, is another site's cluster
@@ -82,6 +83,13 @@ type Policy struct {
 	// hides the node) before the primary hands over; zero: for ever.
 	AgentTimeout time.Duration
 
+	Sites
+
+	Paused bool // maintenance: decide nothing about roles, keep the lease
+}
+
+// Sites is what is configured of another site.
+type Sites struct {
 	// StandbyOf names the cluster at another site that this one follows, or that it will
 	// when that one takes the writes; which of them does the records say. Empty: there is
 	// none. It is no member's name: it has an "@".
@@ -89,8 +97,9 @@ type Policy struct {
 	// ClosedAlone: a site that cannot hear the other lets nobody in after a start, as the
 	// other may take writes in its place.
 	ClosedAlone bool
-
-	Paused bool // maintenance: decide nothing about roles, keep the lease
+	// Witness names the third Consul that says which of the two sites may take writes.
+	// Empty: there is none.
+	Witness string
 }
 
 // Consul is what was read from Consul.

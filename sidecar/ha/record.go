@@ -104,6 +104,9 @@ type Standing struct {
 	// Epoch counts how often a site began to take writes in the place of another: of two
 	// clusters with the same data, who has the lower one has been superseded.
 	Epoch uint64 `json:"epoch,omitempty"`
+	// Half is which of two sites this one is, by its half of each epoch's timelines: 1 or 2;
+	// zero: it has neither taken the writes in the place of the other nor lost them to it.
+	Half TLI `json:"half,omitempty"`
 	// Released is what this site's primary had when it gave up the writes as asked: a
 	// cluster that has it, and follows, may take them back without losing anything while
 	// the other has not taken them.

@@ -82,7 +82,7 @@ func allTables() [][]rule {
 		memberRules[:], standbyRules[:], followRules[:], joinRules[:], rejoinRules[:], strayedRules[:],
 		startStandbyRules[:], startRewoundRules[:], starvedRules[:], cloneRules[:], spareRules[:],
 		standRules[:], candidateRules[:], unfitRules[:], electionRules[:], yieldRules[:],
-		leaderRules[:], supersededRules[:], standbyFounderRules[:], standbyLeaderRules[:], sourceRules[:], promotionRules[:], reignRules[:], straysInReignRules[:], unseenRules[:], downRules[:], startPrimaryRules[:],
+		leaderRules[:], supersededRules[:], unwitnessedRules[:], standbyFounderRules[:], standbyLeaderRules[:], sourceRules[:], promotionRules[:], reignRules[:], straysInReignRules[:], unseenRules[:], downRules[:], startPrimaryRules[:],
 		serveRules[:], handoverRules[:], durabilityRules[:], registrationRules[:],
 	}
 }

@@ -69,7 +69,7 @@ var standbyLeaderRules = [...]rule{
 		t.s.Refused = t.promotionRefused()
 	}, goesOn},
 	{"site-promote", func(v *view) bool {
-		return v.o.Intent.PromoteSite && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine()
+		return v.o.Intent.PromoteSite && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine() && (!v.needsWitness() || v.witnessHeld())
 	}, (*turn).promoteSite, ends},
 	{"relay-register", nil, func(t *turn) { t.tag = "standby-leader" }, goesOn},
 	{"relay-admit", func(v *view) bool { return len(v.newFollowers()) > 0 && v.lockMine() }, func(t *turn) {
@@ -257,6 +257,7 @@ func (t *turn) promoteSite() {
 	r.Origin, r.Fenced, r.Final, r.Claims = Origin{}, true, nil, nil
 	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
 	known := t.timelineOfSites()
+	r.Half = t.ownHalf() + 1
 	r.Epoch = EpochOf(known+siteTimelines/2) + 1
 	r.Timeline = TLI(2*r.Epoch)*siteTimelines + t.ownHalf()*siteTimelines
 	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
@@ -285,6 +286,8 @@ func (v *view) timelineOfSites() TLI {
 // a timeline of its own yet, the newest is this one's.
 func (v *view) ownHalf() TLI {
 	switch {
+	case v.rec.Half != 0:
+		return v.rec.Half - 1
 	case !v.follower():
 		return half(v.rec.Timeline)
 	case v.rec.Released != nil:
@@ -322,7 +325,10 @@ func (v *view) bothSitesBlock() Block {
 
 // promotionRefused says why this site may not take the writes although a person asks for
 // it; empty: it may.
-func (v *view) promotionRefused() string {
+func (v *view) promotionRefused() string { return cmp.Or(v.promotionBarred(), v.witnessRefuses()) }
+
+// promotionBarred is that, but for what the witness says.
+func (v *view) promotionBarred() string {
 	switch {
 	case v.o.Intent.SiteFinal != nil && v.timelineOfSites() > v.o.Intent.SiteFinal.TLI:
 		return "the writes were taken since they were given up: a site has come to timeline " + itoa(uint64(v.timelineOfSites())) +
@@ -358,7 +364,7 @@ const siteSilence = 3 * time.Second
 func (t *turn) releaseSite() {
 	r := t.next(t.o.Self, "the writes go to "+t.o.Policy.StandbyOf+", as asked")
 	r.StandbyOf, r.Final, r.Fenced = t.o.Policy.StandbyOf, t.final(), true
-	r.Released = &r.Final.Position
+	r.Released, r.Half = &r.Final.Position, t.ownHalf()+1
 	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 }
 
@@ -371,23 +377,27 @@ var supersededRules = [...]rule{
 	{"superseded-follow", func(v *view) bool { return v.lockMine() }, func(t *turn) {
 		r := t.next(t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
 		r.StandbyOf, r.Released, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, true
-		r.Timeline = t.timelineOfSites() // which is the other's
+		r.Timeline, r.Half = t.timelineOfSites(), t.ownHalf()+1
 		t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 	}, ends},
 }
 
 // superseded reports whether the other site has a primary that took the writes after this
-// one did: its timeline is beyond all that this site has come to.
+// one did: its timeline is beyond all that this site has come to. Or this site was to take
+// them, and its candidate was given the other's data before it knew.
 func (v *view) superseded() bool {
 	src := &v.o.Source
-	return v.o.Policy.StandbyOf != "" && !v.follower() && v.rec.Phase != PhaseBootstrap && v.sourceServes() &&
-		src.SystemID == v.rec.SystemID && src.Position.TLI > max(v.rec.Timeline, v.newestTimeline())
+	if v.o.Policy.StandbyOf == "" || v.follower() || v.rec.Phase == PhaseBootstrap || !v.sourceServes() || src.SystemID != v.rec.SystemID {
+		return false
+	}
+	given := v.rec.Phase == PhaseElecting && IsSite(v.o.Server.Rewound) // it takes no writes with such data, and nobody else did
+	return given || src.Position.TLI > max(v.rec.Timeline, v.newestTimeline())
 }
 
 // unsureOfSite reports whether the other site may take writes in the place of this one,
 // as far as this member knows: it has not heard it since it started.
 func (v *view) unsureOfSite() bool {
-	if v.o.Policy.StandbyOf == "" || v.follower() || v.forced() || v.o.Source.HeardAt != 0 {
+	if v.o.Policy.StandbyOf == "" || v.follower() || v.forced() || v.o.Source.HeardAt != 0 || v.witnessHeld() {
 		return false
 	}
 	return v.o.Policy.ClosedAlone || !v.after(v.s.BegunAt, v.o.Policy.FailureTimeout)

@@ -84,6 +84,9 @@ type State struct {
 	// UnreachedAt is since when this primary hears replicas that follow it, and none of them
 	// receives anything. Zero: not so.
 	UnreachedAt Instant
+	// WitnessAt is since when there is a witness. Wish is what it is to be told.
+	WitnessAt Instant
+	Wish      WitnessWish
 	// Led is the newest position that a primary was heard to have.
 	Led Position
 }

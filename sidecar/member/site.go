@@ -61,6 +61,9 @@ func (s *site) addresses() []string {
 
 // Run watches until ctx is done.
 func (s *site) Run(ctx context.Context, notify func()) error {
+	var witness sync.WaitGroup
+	witness.Go(func() { s.keepWord(ctx, notify) })
+	defer witness.Wait()
 	defer s.forget()
 	for {
 		before := s.Source()
@@ -111,7 +114,7 @@ func (s *site) pause() time.Duration {
 
 // sameSource reports whether nothing has changed that anybody waits for.
 func sameSource(a, b *ha.Source) bool {
-	return a.Address == b.Address && a.SystemID == b.SystemID && a.Problem == b.Problem && (a.HeardAt == 0) == (b.HeardAt == 0) &&
+	return a.Address == b.Address && a.SystemID == b.SystemID && a.Problem == b.Problem && (a.HeardAt == 0) == (b.HeardAt == 0) && a.Witness.Problem == b.Witness.Problem &&
 		a.Position.TLI == b.Position.TLI && a.Position.LSN == b.Position.LSN
 }
 
@@ -120,7 +123,7 @@ func (s *site) look(ctx context.Context, of *settings.Site) {
 	if name := of.Name(); name != s.name {
 		s.forget()
 		s.name, s.known = name, nil
-		s.set(func(src *ha.Source) { *src = ha.Source{} })
+		s.set(func(src *ha.Source) { *src = ha.Source{Witness: src.Witness} })
 	}
 	if s.name == "" {
 		return

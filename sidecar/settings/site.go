@@ -3,7 +3,9 @@ package settings
 import (
 	"cmp"
 	"net"
+	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -20,6 +22,11 @@ type Site struct {
 	// Alone is what this site does after a start while it cannot hear the other, which may
 	// take writes in its place: "open" (the default) lets clients in, "closed" does not.
 	Alone string `json:"alone,omitempty"`
+	// Witness is a third Consul, which both sites name: a datacenter that this site's Consul
+	// reaches, or the address of an agent there with its scheme. A site is promoted without
+	// the other only with its word, and, unless Alone is "open", takes writes only while it
+	// has that, or hears the other.
+	Witness string `json:"witness,omitempty"`
 }
 
 // Given reports whether there is another site.
@@ -54,6 +61,12 @@ func (s *Site) Check() error {
 		return wrong("standby_of.datacenter: it goes with service")
 	case s.Alone != "" && s.Alone != AloneOpen && s.Alone != AloneClosed:
 		return wrong("standby_of.alone %q: it is open or closed", s.Alone)
+	case s.Witness != "" && !strings.Contains(s.Witness, "://") && !datacenterName.MatchString(s.Witness):
+		return wrong("standby_of.witness %q: expected a third Consul, as its datacenter (\"dc3\") or the address of one of its agents (\"https://10.3.0.1:8501\")", s.Witness)
+	case strings.Contains(s.Witness, "://") && !witnessAddress.MatchString(s.Witness):
+		return wrong("standby_of.witness %q: expected http://host:port or https://host:port", s.Witness)
+	case s.Witness != "" && s.Witness == s.Datacenter:
+		return wrong("standby_of.witness %q: that is the other site's own datacenter; the witness is a third one, which both sites name", s.Witness)
 	}
 	if err := checkAddresses("addresses", s.Addresses, "10.1.0.1:5432"); err != nil {
 		return err
@@ -71,6 +84,8 @@ func checkAddresses(key string, all []string, example string) error {
 	return nil
 }
 
+var witnessAddress = regexp.MustCompile(`^https?://[^/]+:[0-9]+/?$`)
+
 // What a site does that cannot hear the other.
 const (
 	AloneOpen   = "open"
@@ -80,7 +95,8 @@ const (
 // over puts the site into a policy.
 func (s *Site) over(p ha.Policy) ha.Policy {
 	if s != nil {
-		p.StandbyOf, p.ClosedAlone = s.Name(), s.Alone == AloneClosed
+		p.StandbyOf, p.ClosedAlone = s.Name(), s.Alone == AloneClosed || s.Alone == "" && s.Witness != ""
+		p.Witness = s.Witness
 	}
 	return p
 }

@@ -237,11 +237,11 @@ func TestSettingKeys(t *testing.T) {
 		}
 		if own := map[string]string{"failover.max_lag": "16MB", "service.replica_max_lag": "64MB", "objective.availability": "99.9", "objective.rpo": "0", "runbook": "https://wiki.example/pg",
 			"standby_of.addresses": `["10.1.0.1:5432"]`, "standby_of.apis": `["10.1.0.1:8008"]`, "standby_of.datacenter": "dc1",
-			"standby_of.service": "pg", "standby_of.alone": "closed"}[key]; own != "" {
+			"standby_of.service": "pg", "standby_of.alone": "closed", "standby_of.witness": "dc3"}[key]; own != "" {
 			value = own
 		}
 		words := []string{key + "=" + value}
-		if key == "standby_of.apis" || key == "standby_of.datacenter" || key == "standby_of.alone" {
+		if key == "standby_of.apis" || key == "standby_of.datacenter" || key == "standby_of.alone" || key == "standby_of.witness" {
 			words = append(words, "standby_of.service=pg") // none of them stands alone
 		}
 		patch, err := settings.ParseWords(words)

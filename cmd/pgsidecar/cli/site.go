@@ -55,6 +55,7 @@ func siteWords(st *api.Status) string {
 		if s.Primary != "" && s.Heard >= 0 && s.Problem == "" {
 			fmt.Fprintf(&b, "  and a primary answers at %s: it is the primary of %s\n", s.Primary, s.Name)
 		}
+		b.WriteString(witnessWords(s) + changeWords(s))
 		return b.String()
 	}
 	fmt.Fprintf(&b, "cluster %s follows %s (epoch %d)\n", st.Cluster, s.Name, s.Epoch)
@@ -62,13 +63,38 @@ func siteWords(st *api.Status) string {
 		fmt.Fprintf(&b, "  its primary is at %s, at %s", s.Primary, s.Position)
 		if s.Lag != nil {
 			fmt.Fprintf(&b, "; this site lacks %d bytes of that", *s.Lag)
+			if s.LagSeconds != nil && *s.LagSeconds >= 1 {
+				fmt.Fprintf(&b, ", and its newest commit is %.0f s old", *s.LagSeconds)
+			}
 		}
 		b.WriteString("\n")
 	}
 	if s.Problem != "" {
 		fmt.Fprintf(&b, "  it is not heard: %s\n", s.Problem)
 	}
+	b.WriteString(witnessWords(s) + changeWords(s))
 	return b.String()
+}
+
+// witnessWords says what the witness says.
+func witnessWords(s *api.SiteStatus) string {
+	switch {
+	case s.Witness == "":
+		return ""
+	case s.WitnessProblem != "":
+		return fmt.Sprintf("  witness %s: %s\n", s.Witness, s.WitnessProblem)
+	case s.WitnessHeld < 0 || s.Follows:
+		return fmt.Sprintf("  witness %s\n", s.Witness)
+	}
+	return fmt.Sprintf("  witness %s: it confirmed %.0f s ago that this site may take writes\n", s.Witness, s.WitnessHeld)
+}
+
+// changeWords says what keeps the sites from being changed.
+func changeWords(s *api.SiteStatus) string {
+	if s.WhyNot == "" {
+		return ""
+	}
+	return fmt.Sprintf("  pgsidecar site switch would not succeed now: %s\n", s.WhyNot)
 }
 
 func newSiteSwitchCommand(a *Process) *cobra.Command {

@@ -11,4 +11,5 @@ standby_of {
   service    = "pg"
   datacenter = "dc1"
   alone      = "closed"
+  witness    = "dc3"
 }

@@ -187,6 +187,9 @@ func (w *World) look(m int, epoch uint32) {
 	w.lookNow(m)
 	if w.twoSites() {
 		w.askSite(m)
+		if w.opt.pair != nil {
+			w.opt.pair.askWitness(w, m)
+		}
 	}
 	w.step(m)
 }

@@ -11,17 +11,18 @@ import (
 // follows the first. Each has a copy of the server of the other that takes writes, while
 // the two can hear each other.
 type Pair struct {
-	worlds [2]*World
-	rnd    random
-	cut    bool
-	orders []order
-	broken PairMutation
-	heard  int64 // since when they can hear each other
-	gave   [2]given
-	taken  [2]int // whose writes a side takes that were given up; -1: nobody's
-	passed int    // how often the second of two took all that the first had
-	rule   string
-	words  string
+	worlds  [2]*World
+	rnd     random
+	cut     bool
+	orders  []order
+	broken  PairMutation
+	heard   int64 // since when they can hear each other
+	gave    [2]given
+	taken   [2]int // whose writes a side takes that were given up; -1: nobody's
+	passed  int    // how often the second of two took all that the first had
+	witness witness
+	rule    string
+	words   string
 }
 
 // PairMutation breaks one rule about two sites.
@@ -34,6 +35,8 @@ const (
 	PairDeaf                  // a site that was superseded does not see it
 	PairNoFinal               // a site takes the writes without all that the other had
 	PairNoEpochs              // a site that takes the writes begins the next timeline alone
+	PairHasty                 // the witness gives its word although the other site may still renew it
+	PairOpen                  // a primary keeps its clients without the witness's word
 	PairMutations
 )
 
@@ -54,12 +57,15 @@ const (
 	promoteFinal  // which asks the other site to take the writes
 	takeBackThere // or takes them back, as no answer came
 	forgetThere   // the one who typed it gives up
+	cutWitness    // the witness cannot be heard at a site
+	healWitness
 )
 
 // PairOptions say which run to make.
 type PairOptions struct {
 	Seed    uint64
 	Members [2]int
+	Witness bool // both sites name one
 	Broken  PairMutation
 	Core    Core
 	Story   bool
@@ -103,7 +109,11 @@ func (p *Pair) begin(o PairOptions) {
 	p.rnd = random{o.Seed*0x9e3779b97f4a7c15 ^ 0x7061697273}
 	p.cut, p.heard, p.broken, p.passed, p.rule, p.words = false, 0, o.Broken, 0, "", ""
 	p.gave, p.taken = [2]given{}, [2]int{-1, -1}
+	p.witness = witness{named: o.Witness, holder: nobody}
 	length := p.rnd.between(8*second, 40*second)
+	if o.Witness {
+		length = p.rnd.between(40*second, 120*second)
+	}
 	for side, w := range p.worlds {
 		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, pair: p})
 	}
@@ -118,6 +128,9 @@ func (p *Pair) draw(length int64) {
 	for range 1 + r.below(3) {
 		from := r.between(3*second, length)
 		lasts := r.between(500*milli, 20*second)
+		if p.witness.named {
+			lasts = r.between(5*second, 80*second)
+		}
 		add(from, cutSites, 0)
 		add(from+lasts, healSites, 0)
 		for side := range 2 {
@@ -125,6 +138,11 @@ func (p *Pair) draw(length int64) {
 				at := from + r.between(0, lasts)
 				add(at, promoteThere, side)
 				add(at+r.between(second, 8*second), forgetThere, side)
+			}
+			if p.witness.named && r.chance(400) {
+				at := from + r.between(0, lasts) - 3*second
+				add(at, cutWitness, side)
+				add(at+r.between(second, 60*second), healWitness, side)
 			}
 		}
 	}
@@ -142,6 +160,8 @@ func (p *Pair) draw(length int64) {
 		add(at+16*second, forgetThere, 1-side)
 	}
 	add(length, healSites, 0)
+	add(length, healWitness, 0)
+	add(length, healWitness, 1)
 }
 
 // next lets the next event of either world, or the next order, happen.
@@ -166,6 +186,10 @@ func (p *Pair) next(res *PairResult) bool {
 	}
 	for _, w := range p.worlds {
 		w.mirror()
+	}
+	if w := p.worlds[side]; p.witness.named && p.worlds[0].takesWrites() && p.worlds[1].takesWrites() {
+		p.rule, p.words = "two", "both sites take writes, and name a witness"
+		w.tell(-1, "VIOLATION %s", p.words)
 	}
 	return true
 }
@@ -211,6 +235,9 @@ func (p *Pair) carryOut(o order) {
 	case healSites:
 		p.cut, p.heard = false, w.now
 		w.tell(-1, "the sites can hear each other")
+	case cutWitness, healWitness:
+		p.witness.away[o.side] = o.what == cutWitness
+		w.tell(-1, "THE WITNESS IS AWAY: %v", p.witness.away[o.side])
 	case forgetThere:
 		for i := range w.n {
 			in := &w.members[i].sidecar.intent
@@ -354,12 +381,7 @@ func (p *Pair) unsettled(since int64) string {
 	}
 	if takes < 0 { // a person sees it, and decides
 		if since > 20*second {
-			for side := range p.worlds {
-				if leader, r := p.leads(side); r.Phase == ha.PhaseLeading && leader != nil && leader.sidecar.alive && !leader.sidecar.intent.PromoteSite {
-					p.ask(side, leader, ha.Intent{PromoteSite: true})
-					break
-				}
-			}
+			p.decide()
 		}
 		return "no site takes writes"
 	}
@@ -370,6 +392,20 @@ func (p *Pair) unsettled(since int64) string {
 		return "the site that takes the writes has no primary"
 	}
 	return ""
+}
+
+// decide is a person who lets the first site take the writes whose leader has data.
+func (p *Pair) decide() {
+	for side := range p.worlds {
+		leader, r := p.leads(side)
+		if r.Phase != ha.PhaseLeading || leader == nil || !leader.sidecar.alive || leader.server.run != up {
+			continue
+		}
+		if !leader.sidecar.intent.PromoteSite {
+			p.ask(side, leader, ha.Intent{PromoteSite: true})
+		}
+		return
+	}
 }
 
 // mirror brings the copy of the other site's primary up to date.

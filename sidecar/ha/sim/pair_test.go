@@ -12,8 +12,9 @@ import (
 )
 
 var (
-	pairRuns = flag.Int("sim.pairruns", 200, "how many runs of each size TestPair makes")
-	pairSeed = flag.Uint64("sim.pairseed", 0, "the only seed that TestPair runs, with its story")
+	pairRuns    = flag.Int("sim.pairruns", 200, "how many runs of each size TestPair makes")
+	pairWitness = flag.Bool("sim.pairwitness", false, "that run's sites name a witness")
+	pairSeed    = flag.Uint64("sim.pairseed", 0, "the only seed that TestPair runs, with its story")
 )
 
 // TestPair: two sites, either of which people have take the writes, in a planned way or
@@ -28,14 +29,14 @@ func TestPair(t *testing.T) {
 	for _, members := range [][2]int{{2, 1}, {3, 2}, {3, 3}} {
 		t.Run(fmt.Sprintf("members=%v", members), func(t *testing.T) {
 			if *pairSeed != 0 {
-				r := p.Run(sim.PairOptions{Seed: *pairSeed, Members: members, Story: true})
+				r := p.Run(sim.PairOptions{Seed: *pairSeed, Members: members, Witness: *pairWitness, Story: true})
 				t.Log(strings.Join(r.Story, "\n"), "\n", r.Violation)
 				return
 			}
 			var sum sim.PairResult
 			bad := map[string][]uint64{}
 			for i := range *pairRuns {
-				o := sim.PairOptions{Seed: *first + uint64(i), Members: members}
+				o := sim.PairOptions{Seed: *first + uint64(i), Members: members, Witness: i%2 == 1}
 				r := p.Run(o)
 				sum.Promotions, sum.Planned, sum.Superseded = sum.Promotions+r.Promotions, sum.Planned+r.Planned, sum.Superseded+r.Superseded
 				if r.Violation == "" {
@@ -64,7 +65,7 @@ func TestPairMutations(t *testing.T) {
 	for broken := sim.PairWhole + 1; broken < sim.PairMutations; broken++ {
 		found := 0
 		for i := range 3000 {
-			r := p.Run(sim.PairOptions{Seed: uint64(i + 1), Members: [2]int{2 + i%2, 1}, Broken: broken})
+			r := p.Run(sim.PairOptions{Seed: uint64(i + 1), Members: [2]int{2 + i%2, 1}, Broken: broken, Witness: broken >= sim.PairHasty})
 			if r.Violation != "" {
 				t.Logf("mutation %d: seed %d: %s", broken, i+1, r.Violation)
 				found = i + 1

@@ -18,7 +18,9 @@ type sidecar struct {
 	tags        ha.Policy
 	intent      ha.Intent
 
-	source         ha.Source // as the other site's primary last answered
+	source         ha.Source  // as the other site's primary last answered
+	wordAt         ha.Instant // since when the witness's word is that of wordIndex
+	wordIndex      uint64
 	consul         ha.Consul
 	watchSince     ha.Instant
 	watching       bool

@@ -118,7 +118,7 @@ func (w *World) askSite(m int) {
 		src.Problem = "it does not answer"
 		return
 	}
-	*src = ha.Source{HeardAt: now, SeenAt: now, Address: w.siteAddress(), SystemID: s.systemID, Position: w.position(s, s.flushed)}
+	*src = ha.Source{Witness: src.Witness, HeardAt: now, SeenAt: now, Address: w.siteAddress(), SystemID: s.systemID, Position: w.position(s, s.flushed)}
 }
 
 // nameOf is how a server is called in facts.

@@ -242,7 +242,11 @@ func (w *World) firstPolicy() ha.Policy {
 	if w.twoSites() {
 		other = siteName
 	}
-	return ha.Policy{StandbyOf: other,
+	witness := ""
+	if p := w.opt.pair; p != nil && p.witness.named {
+		witness = "dc3"
+	}
+	return ha.Policy{Sites: ha.Sites{StandbyOf: other, Witness: witness, ClosedAlone: witness != ""},
 		Mode: w.shape.mode, Standbys: w.shape.k, Strict: w.shape.strict, Automatic: true,
 		FailureTimeout: 2e9, Lease: 5e9, StopTimeout: 3e9, HandoverTimeout: 8e9, AgentTimeout: w.shape.agent,
 	}

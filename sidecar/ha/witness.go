@@ -1,0 +1,121 @@
+package ha
+
+import (
+	"cmp"
+	"time"
+)
+
+// A witness is a third Consul that both sites name. It keeps which of them may take writes:
+// that one renews its word there, and the other is given the word only after it was not
+// renewed for longer than a primary may keep its clients then. So two sites that name one are
+// never both primary, unless people have told a site to stay open alone.
+
+// Witness is what is known of the witness (Policy.Witness).
+type Witness struct {
+	AskedAt Instant // when it last answered, or did not; zero: it was not asked
+	// HeldAt is when the newest request was sent by which this site took or kept the word;
+	// zero: never.
+	HeldAt  Instant
+	Problem string // for people: why this site has not got it
+}
+
+// WitnessWish is what a member's witness is to be told.
+type WitnessWish struct {
+	Hold, Free bool // this site takes the writes, or wants to; or it does not any more
+	// First: it may be taken where nobody ever had it. Patient: it may be taken where it was
+	// not renewed for WitnessPatience.
+	First, Patient bool
+	Half           TLI    // which of the two sites this one is
+	Epoch          uint64 // for people
+}
+
+// How long a primary goes on after the witness has last confirmed its word, or after a
+// server of the other site has last answered.
+const (
+	witnessLease = 10 * time.Second
+	siteHeard    = 5 * time.Second
+)
+
+// WitnessPatience is how long the word must not have been renewed, and the other site not
+// have been heard, until this one is given it: a primary's sidecar may start anew
+// meanwhile, and then be stopped with its host, so that only the guard's lease ends.
+func WitnessPatience(lease time.Duration) time.Duration {
+	return 2*witnessLease + siteHeard + 2*lease
+}
+
+// witnessHeld reports whether this site has the word of the witness.
+func (v *view) witnessHeld() bool {
+	at := v.o.Source.Witness.HeldAt
+	return at != 0 && !v.after(at, witnessLease)
+}
+
+// heardNow reports whether a server of the other site has answered just now, as whatever it is.
+func (v *view) heardNow() bool {
+	at := v.o.Source.HeardAt
+	return at != 0 && !v.after(at, siteHeard)
+}
+
+// unwitnessed reports whether the other site may take the writes in the place of this one,
+// as neither it nor the witness is heard.
+func (v *view) unwitnessed() bool {
+	p := &v.o.Policy
+	if p.Witness == "" || !p.ClosedAlone || p.StandbyOf == "" || v.follower() || v.rec.Phase == PhaseBootstrap || v.forced() || v.witnessHeld() || v.heardNow() {
+		return false
+	}
+	return !v.serving() || v.after(v.s.WitnessAt, witnessLease)
+}
+
+// unwitnessedRules keep such a site closed.
+var unwitnessedRules = [...]rule{
+	{"unwitnessed-stop", func(v *view) bool { return v.running() && !v.standby() }, stopNow("neither the other site nor the witness is heard: the other may take the writes"), ends},
+	{"unwitnessed-exit", (*view).shutdown, (*turn).stopAndExit, ends},
+	{"unwitnessed-closed", nil, blocked(func(v *view) Block {
+		return Block{What: "this site takes no writes", Missing: "the word of the witness " + v.o.Policy.Witness + " (" + cmp.Or(v.o.Source.Witness.Problem, "it has not answered yet") +
+			"), or an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place",
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
+	}), ends},
+}
+
+// noteWitness dates since when this site's primary is to have the witness's word, and says
+// what the witness is to be told.
+func (t *turn) noteWitness() {
+	s := &t.s
+	s.Wish = WitnessWish{}
+	if t.o.Policy.Witness == "" || t.o.Policy.StandbyOf == "" {
+		s.WitnessAt = 0
+		return
+	}
+	s.WitnessAt = cmp.Or(s.WitnessAt, t.o.Now)
+	if t.rec.Leader != t.o.Self || !t.lockMine() || t.rec.Phase == PhaseBootstrap {
+		return
+	}
+	takes := !t.follower() || t.o.Intent.PromoteSite && t.promotionBarred() == ""
+	s.Wish = WitnessWish{Hold: takes, Free: !takes, First: t.serving(), Patient: t.tooSoon() == "", Half: t.ownHalf(), Epoch: t.rec.Epoch}
+}
+
+// needsWitness reports whether this site may take the writes only with the witness's word:
+// it was not given them by the other, which is heard.
+func (v *view) needsWitness() bool {
+	return v.o.Policy.Witness != "" && (v.o.Intent.SiteFinal == nil || !v.heardNow())
+}
+
+// tooSoon says why this site may not be given a word yet that the other has and does not
+// renew: a primary that hears this site keeps it, renewed or not. Empty: it may be.
+func (v *view) tooSoon() string {
+	wait, since := WitnessPatience(max(v.o.Policy.Lease, v.rec.Lease)), max(v.o.Source.HeardAt, v.s.BegunAt)
+	if v.after(since, wait) {
+		return ""
+	}
+	left := wait - v.o.Now.Sub(since)
+	return "; what the other does not give back is given to this site when the other was not heard for " + wait.String() + ": try again in " + left.Round(time.Second).String()
+}
+
+// witnessRefuses says that the witness was asked since the person asked, and has not given
+// its word; empty: it has, or is still to answer.
+func (v *view) witnessRefuses() string {
+	w := &v.o.Source.Witness
+	if !v.needsWitness() || v.witnessHeld() || w.AskedAt <= v.o.Intent.Since {
+		return ""
+	}
+	return "the witness " + v.o.Policy.Witness + " does not let this site take the writes: " + w.Problem + v.tooSoon()
+}
