@@ -348,7 +348,7 @@ func (v *Server) whole() Position {
 // hangs reports whether a stop of the server has been under way for so long that it will
 // not end, or the guard has killed it in vain: its disk hangs, or the kernel keeps the process.
 func (o *Observation) hangs() bool {
-	if sv := &o.Server; sv.Process == ProcessRunning && sv.Armed && sv.LeaseUntil != 0 && o.Now > sv.LeaseUntil.Add(hangTime) {
+	if sv := &o.Server; sv.Process == ProcessRunning && sv.Armed && sv.StartedAt < sv.LeaseUntil && o.Now > sv.LeaseUntil.Add(hangTime) {
 		return true
 	}
 	return o.Busy.Server == Stop && o.Busy.Since != 0 && o.Now > o.stopHangsAt()

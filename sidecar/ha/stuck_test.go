@@ -31,6 +31,7 @@ func TestHungStop(t *testing.T) {
 	// The guard has killed it, and nobody else decides anything, as Consul has no record.
 	o = leading()
 	o.Consul.Record, o.Consul.Broken = ha.Record{}, "it is not JSON"
+	o.Server.StartedAt = now.Add(-time.Hour)
 	for _, c := range []struct {
 		over  time.Duration
 		hangs bool
@@ -39,6 +40,11 @@ func TestHungStop(t *testing.T) {
 		if r := ha.MakeReport(ha.State{}, o); r.Serving == c.hangs || r.Stopping != c.hangs {
 			t.Errorf("%s after its lease: report %+v", c.over, r)
 		}
+	}
+	// Its lease had ended before the server was started, as a standby: nobody has killed it.
+	o.Server.StartedAt = now.Add(-time.Second)
+	if r := ha.MakeReport(ha.State{}, o); r.Stopping {
+		t.Errorf("started after the lease's end: report %+v", r)
 	}
 	f := following()
 	f.Peers[0].Report.Serving, f.Peers[0].Report.Stopping = false, true

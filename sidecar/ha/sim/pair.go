@@ -281,6 +281,7 @@ func (p *Pair) distort(w *World, r *ha.Record) {
 	switch p.broken {
 	case PairOneHalf:
 		r.Timeline -= r.Timeline % 2048
+		r.Half = 1
 	case PairNoEpochs:
 		r.Timeline = w.consul.record.Timeline
 	}
