@@ -22,6 +22,7 @@
 //	pg_ident.conf    who may be the local superuser, then the user's
 //	passfile         the replication password, mode 0600
 //	upstream         the gate: see below
+//	archive          the gate to the archive: see below
 //	promise          the highest term promised, and whether fenced for it (S2)
 //	unfinished       the marker of a clone, rewind or initdb under way (S10)
 //	life             as what this member last ran the server, and how it ended (S7)
@@ -29,7 +30,10 @@
 //	owed             what the leader had when another member was cloned
 //	layout           which links the data directory has: a copy gets the same
 //	strayed          why the data has log that belongs to no term
-//	rewound          whose log a rewound server still needs to be consistent
+//	rewound          whose log a server still needs to be consistent that was rewound, or
+//	                 restored from a backup
+//	rewind.conf      restore_command, for pg_rewind alone
+//	verify/          where a backup is restored to look at it, for that time (backup/proof)
 //	settings.json    the cluster's settings as Consul last had them (package settings)
 //	programs.lock    held by each program that changes the data directory
 //	reserve          space that is given up when the disk is full
@@ -47,6 +51,12 @@
 // Shut: each walreceiver that starts later fails before it connects. Once no
 // walreceiver is seen after that moment, none can receive, whatever the startup
 // process has yet to read.
+//
+// A restore_command has a gate as well (fetch.go), which Shut closes with the other: a
+// file with the stretches of log that may be fetched. One that begins later fetches
+// nothing, and the fence waits for the end of one that began before: only a startup
+// process that has asked for a walreceiver, or waits to ask again, has read all. The
+// stretches are those of the present leader's history: the archive may have more.
 //
 // # Nobody else's file stands in the way
 //
