@@ -7,11 +7,12 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// ProxyService is the service by which the proxies of a service are found.
+// ProxyService is the service by which the proxies of a service are found: the one who runs
+// one registers it at the agent of its host (pgsidecar help proxy).
 func ProxyService(service string) string { return service + "-proxy" }
 
-// Proxies reads the proxies that have registered themselves (KeepProxy), sorted by name;
-// Meta tells what they switch. It needs no Run.
+// Proxies reads the proxies that are registered, sorted by name; Meta tells what they
+// switch. It needs no Run.
 func (c *Client) Proxies(ctx context.Context) ([]Member, error) {
 	service := ProxyService(c.opts.Service)
 	var found []Member

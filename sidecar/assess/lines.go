@@ -35,7 +35,7 @@ var checklist = []item{
 	{2, "archive", "the log is archived, without a gap and without a file that waits", "pgsidecar backup check", lookArchive},
 	{2, "point-in-time", "every moment since the last backup can be restored", "pgsidecar backup list", lookContinuity},
 	{2, "alerts", "Prometheus has the alert rules, and an Alertmanager to tell", "pgsidecar files alerts", lookAlerts},
-	{2, "haproxy", "HAProxy leads applications to the primary", "pgsidecar proxy", lookProxies(1, haproxies, "HAProxy")},
+	{2, "haproxy", "HAProxy leads applications to the primary", "pgsidecar help proxy", lookProxies(1, haproxies, "HAProxy")},
 
 	{3, "quorum", "a commit waits for a standby of several", "pgsidecar settings set durability.mode=quorum", lookQuorum},
 	{3, "automatic", "a lost primary is replaced without a person", "pgsidecar status --why", lookFailover},
@@ -46,7 +46,7 @@ var checklist = []item{
 	{3, "runbook-answers", "the written procedure's address answers", "pgsidecar settings set runbook=https://...", lookRunbookAnswers},
 
 	{4, "zones", "the servers are in two zones or more", "pgsidecar settings set tags.MEMBER.zone=...", lookZones},
-	{4, "two-proxies", "there are two proxies or more, on different hosts", "pgsidecar proxy", lookProxies(2, haproxies, "HAProxy")},
+	{4, "two-proxies", "there are two proxies or more, on different hosts", "pgsidecar help proxy", lookProxies(2, haproxies, "HAProxy")},
 	{4, "consul", "Consul has three servers or more", "consul operator raft list-peers", lookConsul},
 	{4, "restore", "a restore was proved within a quarter", "pgsidecar help backup", lookRestore},
 	{4, "site-rehearsed", "the sites have changed places", "pgsidecar site switch", lookRehearsed},

@@ -136,7 +136,7 @@ type Surroundings struct {
 	ProxiesErr error
 }
 
-// ProxyHost is a proxy that has registered itself.
+// ProxyHost is a proxy that is registered as an instance of sessions.ProxyService.
 type ProxyHost struct {
 	Host               string
 	HAProxy, PgBouncer bool   // it switches one

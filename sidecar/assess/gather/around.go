@@ -36,7 +36,7 @@ type switches struct {
 	} `json:"pgbouncer"`
 }
 
-// proxies are those that have registered themselves, and those that members switch.
+// proxies are those that are registered, and those that members switch.
 func (l *look) proxies(around client.Surroundings) assess.Fact[[]assess.Proxy] {
 	var all []assess.Proxy
 	for _, p := range around.Proxies {
