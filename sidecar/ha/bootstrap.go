@@ -119,10 +119,22 @@ func (v *view) dataElsewhere() string {
 		return "this member's data: it was in a cluster, and has lost them"
 	case len(v.o.Peers) > 0 && !heard:
 		return "word from another member: this one hears none of the others, and they may have data"
+	case v.lockNames() != "":
+		return "word from " + v.lockNames() + ", which the leader key in Consul names, and which may have the cluster's data"
 	case begun && v.unheard() != "":
 		return "word from " + v.unheard() + ", which may have the cluster's data, or have founded it in this member's place"
 	}
 	return ""
+}
+
+// lockNames is who led a cluster, by the leader key, which outlives a lost record; empty:
+// nobody did, or who did is heard, and says itself what it has.
+func (v *view) lockNames() string {
+	holder := v.o.Consul.Lock.Holder
+	if p := v.peer(holder); holder == v.o.Self || p != nil && v.fresh(p) {
+		return ""
+	}
+	return holder
 }
 
 // hasOther reports whether the peer, which is heard, has data that are not of this
