@@ -69,7 +69,7 @@ var standbyLeaderRules = [...]rule{
 		t.s.Refused = t.promotionRefused()
 	}, goesOn},
 	{"site-promote", func(v *view) bool {
-		return v.o.Intent.PromoteSite && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine() && (!v.needsWitness() || v.witnessHeld())
+		return v.o.Intent.PromoteSite && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine() && (!v.needsWitness() || v.wordGiven())
 	}, (*turn).promoteSite, ends},
 	{"relay-register", nil, func(t *turn) { t.tag = "standby-leader" }, goesOn},
 	{"relay-admit", func(v *view) bool { return len(v.newFollowers()) > 0 && v.lockMine() }, func(t *turn) {

@@ -49,6 +49,12 @@ func (v *view) witnessHeld() bool {
 	return at != 0 && !v.after(at, witnessLease)
 }
 
+// wordGiven reports whether the witness has given its word since a person asked for the
+// writes: one from before that may have been given back.
+func (v *view) wordGiven() bool {
+	return v.witnessHeld() && v.o.Source.Witness.HeldAt > v.o.Intent.Since
+}
+
 // heardNow reports whether a server of the other site has answered just now, as whatever it is.
 func (v *view) heardNow() bool {
 	at := v.o.Source.HeardAt
@@ -114,7 +120,7 @@ func (v *view) tooSoon() string {
 // its word; empty: it has, or is still to answer.
 func (v *view) witnessRefuses() string {
 	w := &v.o.Source.Witness
-	if !v.needsWitness() || v.witnessHeld() || w.AskedAt <= v.o.Intent.Since {
+	if !v.needsWitness() || v.wordGiven() || w.AskedAt <= v.o.Intent.Since {
 		return ""
 	}
 	return "the witness " + v.o.Policy.Witness + " does not let this site take the writes: " + w.Problem + v.tooSoon()

@@ -82,6 +82,9 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 	} else {
 		before.Problem = k.settle(ctx, sessions.Word{Cluster: m.config.Cluster, Member: m.config.Member}, wish, ha.WitnessPatience(max(o.Policy.Lease, o.Consul.Record.Lease)))
 	}
+	if !wish.Hold {
+		before.HeldAt = 0
+	}
 	if k.held {
 		before.HeldAt = now // when the first request was sent
 	}

@@ -48,7 +48,7 @@ func (p *Pair) askWitness(w *World, m int) {
 		x.Problem = "the other site has it"
 		return
 	case wish.Free && mine:
-		k.holder = nobody
+		k.holder, x.HeldAt = nobody, 0
 	default:
 		return
 	}
