@@ -102,7 +102,7 @@ func TestSiteMetrics(t *testing.T) {
 	o := &v.Observation
 	o.Policy.Sites = ha.Sites{StandbyOf: "pg@dc2", Witness: "dc3"}
 	o.Source = ha.Source{HeardAt: start - second, SeenAt: start - second, Address: "10.2.0.1:5432", SystemID: o.Consul.Record.SystemID,
-		Position: ha.Position{TLI: 3073, LSN: 80}, Witness: ha.Witness{HeldAt: start - 3*second}}
+		Position: ha.Position{TLI: 97, LSN: 80}, Witness: ha.Witness{HeldAt: start - 3*second}}
 	text = newBench(t, v, nil).ask(http.MethodGet, "/metrics").Body.String()
 	for _, line := range []string{`pgsidecar_site_follows{site="pg@dc2"} 0`, `pgsidecar_site_both{site="pg@dc2"} 1`, `pgsidecar_site_epoch{site="pg@dc2"} 1`,
 		`pgsidecar_site_may_switch{site="pg@dc2"} 0`, `pgsidecar_site_witness_seconds{site="pg@dc2"} 3`} {

@@ -259,7 +259,7 @@ func (t *turn) promoteSite() {
 	known := t.timelineOfSites()
 	r.Half = t.ownHalf() + 1
 	r.Epoch = EpochOf(known+siteTimelines/2) + 1
-	r.Timeline = TLI(2*r.Epoch)*siteTimelines + t.ownHalf()*siteTimelines
+	r.Timeline = TLI(r.Epoch)*EpochTimelines + t.ownHalf()*siteTimelines
 	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 }
 
@@ -267,11 +267,17 @@ func (t *turn) promoteSite() {
 // one site's and its second the other's, so that no number names two histories, and of two
 // sites that both took the writes in one epoch, as they could not hear each other, both know
 // which is to stay. A site that takes the writes begins the first epoch that the other
-// cannot come to in fewer than half as many failovers while it has not heard of this.
-const siteTimelines = 1024
+// cannot come to in fewer than half as many failovers while it has not heard of this. It is
+// no larger because each standby fetches the history file of every number in between from
+// its primary, one by one, before it follows (PostgreSQL's walreceiver.c,
+// WalRcvFetchTimeLineHistoryFiles): 3072 of them took half a minute on a busy machine.
+const siteTimelines = 32
+
+// EpochTimelines is how many timelines an epoch has.
+const EpochTimelines = 2 * siteTimelines
 
 // EpochOf is the epoch of sites in which a timeline was begun. A cluster begins in 0.
-func EpochOf(t TLI) uint64 { return uint64(t) / (2 * siteTimelines) }
+func EpochOf(t TLI) uint64 { return uint64(t) / EpochTimelines }
 
 // half is whose of two sites' a timeline is: 0 or 1.
 func half(t TLI) TLI { return t / siteTimelines % 2 }

@@ -280,7 +280,7 @@ func (p *Pair) ask(side int, leader *member, in ha.Intent) {
 func (p *Pair) distort(w *World, r *ha.Record) {
 	switch p.broken {
 	case PairOneHalf:
-		r.Timeline -= r.Timeline % 2048
+		r.Timeline -= r.Timeline % ha.EpochTimelines
 		r.Half = 1
 	case PairNoEpochs:
 		r.Timeline = w.consul.record.Timeline
