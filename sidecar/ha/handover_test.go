@@ -105,3 +105,27 @@ func TestLateRest(t *testing.T) {
 		t.Errorf("the record is not corrected: %+v", change)
 	}
 }
+
+// TestReleaseIsNoLoss: while a site gives up the writes, its own members elect nobody in
+// the moment between the end of the server and its final position.
+func TestReleaseIsNoLoss(t *testing.T) {
+	o := leading()
+	stopped(&o)
+	o.Intent = ha.Intent{ReleaseSite: true, Since: now.Add(-time.Second)}
+	o.Busy.Server, o.Busy.Since = ha.Stop, now.Add(-time.Second)
+	s, _ := ha.Decide(ha.State{}, o)
+	rep := ha.MakeReport(s, o)
+	standby := func(restarting bool) string {
+		o := following()
+		o.Server.Receiving = ha.No
+		o.Peers[0].Report.Serving, o.Peers[0].Report.Down, o.Peers[0].Report.Restarting, o.Peers[0].Report.Role = false, true, restarting, ha.RoleStopped
+		o.Peers[1].Report.Hears = false
+		return step(o)
+	}
+	if got := standby(false); got != "ballot to n2" {
+		t.Fatalf("a primary that is down: %s", got)
+	}
+	if got := standby(rep.Restarting); got == "ballot to n2" {
+		t.Errorf("a primary that gives the writes to the other site is taken for lost")
+	}
+}
