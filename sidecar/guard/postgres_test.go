@@ -248,6 +248,7 @@ func TestSweep(t *testing.T) {
 	} {
 		name := filepath.Join(c.dataDir, "postmaster.pid")
 		must(t, os.WriteFile(name, []byte(f.content), 0o600))
+		labtest.OwnedByServer(t, name)
 		_, err := guard.Sweep(deadline(t), c.dataDir)
 		must(t, err)
 		if _, err := os.Stat(name); (err == nil) != f.stays {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
 )
 
@@ -110,6 +111,7 @@ func TestEnd(t *testing.T) {
 	}
 	// A pid file whose number is another process's by now.
 	must(t, os.WriteFile(filepath.Join(c.dataDir, "postmaster.pid"), fmt.Appendf(nil, "%s\n", strconv.Itoa(os.Getpid())), 0o600))
+	labtest.OwnedByServer(t, filepath.Join(c.dataDir, "postmaster.pid"))
 	if pid, err := postmaster.Find(c.dataDir); pid != 0 || err != nil {
 		t.Errorf("found %d, %v", pid, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
+	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
 // testGuard is the postmaster's parent in a test.
@@ -28,7 +29,7 @@ type testGuard struct {
 var _ Guard = (*testGuard)(nil)
 
 func (g *testGuard) Start(_ context.Context, c Command) error {
-	log, err := os.OpenFile(c.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := rights.Of(c.UID, c.GID).OpenFile(c.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
