@@ -277,8 +277,9 @@ func (w *World) checkWriters(m int) {
 	}
 }
 
-// checkRecord looks at every change of the record.
-func (w *World) checkRecord(m int, old *ha.Record) {
+// checkRecord looks at every change of the record; broken says whether the old one could not
+// be read any more.
+func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	r, c := &w.consul.record, &w.check
 	if r.Durability.Mode == ha.ModeAsync && old.Durability.Mode == ha.ModeQuorum {
 		w.forgetAcked()
@@ -298,7 +299,10 @@ func (w *World) checkRecord(m int, old *ha.Record) {
 		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
 	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
 		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)
-	case old.Exists() && r.Timeline < old.Timeline && r.SystemID == old.SystemID:
+	// A record that was damaged is to nobody what it was: as with one that was deleted, its
+	// leader writes what it has read itself, which may be from before its own last claim (own
+	// notes the timelines that were used).
+	case old.Exists() && !broken && r.Timeline < old.Timeline && r.SystemID == old.SystemID:
 		w.fail("timeline", m, "the claimed timeline goes from %d back to %d", old.Timeline, r.Timeline)
 	}
 	if r.Phase == ha.PhasePromoting || r.Phase == ha.PhaseLeading {

@@ -135,7 +135,7 @@ func (w *World) apply(m int, ch *ha.Change) bool {
 		}
 		lock.Session, lock.Holder = ch.Session, ch.Holder
 	}
-	old := c.record
+	old, broken := c.record, c.broken != ""
 	c.index++
 	if lock != c.lock || ch.Lock == ha.LockTake {
 		lock.Index = c.index
@@ -149,7 +149,7 @@ func (w *World) apply(m int, ch *ha.Change) bool {
 		w.tell(m, "consul: %s applied: term %d %s %s k=%d of %v timeline %d members %v origin %v final %v lock %s", ch.What, c.record.Term, c.record.Leader, c.record.Phase,
 			c.record.Durability.K, c.record.Durability.Voters, c.record.Timeline, c.record.Members, c.record.Origin, c.record.Final != nil, c.lock.Session)
 	}
-	w.checkRecord(m, &old)
+	w.checkRecord(m, &old, broken)
 	w.notify()
 	return true
 }
