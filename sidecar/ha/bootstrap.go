@@ -228,11 +228,16 @@ func (v *view) notFounded() Block {
 }
 
 // waitForPrimary keeps a standby as it is: it starts, as a command may make it lead, and
-// answers no election.
+// answers no election. One that was run by hand does not start: the servers that followed it
+// before would be sent its log, which by the numbers goes on from theirs.
 func (t *turn) waitForPrimary() {
-	t.block(Block{What: "no cluster is founded", Missing: "the primary's member: this data directory is a standby's",
+	missing, strayed := "the primary's member: this data directory is a standby's", t.o.Server.Strayed
+	if strayed != "" {
+		missing += "; " + strayed
+	}
+	t.block(Block{What: "no cluster is founded", Missing: missing,
 		Override: "pgsidecar failover --to " + t.o.Self + " --accept-data-loss", Cost: "every commit that " + t.o.Self + " does not have"})
-	if t.stopped() {
+	if t.stopped() && strayed == "" {
 		t.startStandby()
 	}
 }
@@ -343,7 +348,7 @@ var takeOverRules = [...]rule{
 	{"take-over-forced-empty", (*view).mayFoundEmpty, (*turn).takeOver, ends},
 	{"take-over-wait", (*view).founderMayLive, func(t *turn) {
 		t.block(t.notFounded())
-		if t.present() && t.stopped() && !t.o.Server.Founding && t.o.Server.Instructed == "" {
+		if t.present() && t.stopped() && !t.o.Server.Founding && t.o.Server.Instructed == "" && t.o.Server.Strayed == "" {
 			t.startStandby() // a command may make it lead
 		}
 	}, ends},

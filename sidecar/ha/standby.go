@@ -288,6 +288,12 @@ var joinRules = [...]rule{
 		t.do(Action{Kind: Fence, Term: t.seen.Term, Why: "find out what the server has before it follows another leader"})
 	}, ends},
 	{"join-unsettled", (*view).unsettled, nil, ends},
+	// By the numbers its log may continue this member's own, and does not. (A primary's does: its
+	// term has claimed the timeline, also where a person promoted it.)
+	{"join-strayed", func(v *view) bool {
+		p := v.peer(v.seen.Leader)
+		return !p.Report.leads() && v.strays(p)
+	}, nil, ends},
 	// Its log may end inside a record, before which the leader's timeline begins.
 	{"join-follow", func(v *view) bool { return v.peer(v.seen.Leader).Report.Position.Contains(v.o.Server.whole()) }, (*turn).follow, ends},
 	// A candidate that lacks what this member has will not promote.
