@@ -28,14 +28,14 @@ var bootstrapRules = [...]rule{
 	}), ends},
 	// Those that know more are given the time to say so.
 	{"bootstrap-wait-for-later", func(v *view) bool {
-		return v.present() && v.stopped() && !v.after(v.s.EmptySince, v.o.Policy.FailureTimeout)
+		return v.present() && v.stopped() && !v.heardOut()
 	}, nil, ends},
 	// Its clients would get the other's database.
 	{"bootstrap-other-cluster", func(v *view) bool { return v.o.Consul.OtherCluster != "" }, blocked(func(v *view) Block {
 		return Block{What: "no cluster is founded", Missing: "a service name that no other cluster uses: " + v.o.Consul.OtherCluster}
 	}), ends},
 	// A member that has data goes first.
-	{"bootstrap-wait", func(v *view) bool { return v.absent() && !v.after(v.s.EmptySince, v.o.Policy.FailureTimeout) }, nil, ends},
+	{"bootstrap-wait", func(v *view) bool { return v.absent() && !v.heardOut() }, nil, ends},
 	{"bootstrap-starting", func(v *view) bool { return v.running() && v.o.Server.InRecovery == Unknown }, nil, ends},
 	// Which of two sets of data is the cluster's only a person knows, or a leader that writes
 	// its record again.
@@ -48,6 +48,29 @@ var bootstrapRules = [...]rule{
 	{"bootstrap-refound", func(v *view) bool { return v.present() && v.stopped() && v.wasMember() && v.o.Server.Instructed == "" }, (*turn).refound, ends},
 	{"bootstrap-found", nil, (*turn).found, ends},
 }
+
+// heardOut reports whether those that know more had the time to say so: one that was cut off,
+// or stood still, hears one of the others first.
+func (v *view) heardOut() bool {
+	return v.after(max(v.s.EmptySince, v.s.HeardSince), v.o.Policy.FailureTimeout)
+}
+
+// hearsAny reports whether any other member is heard, be the failure time-out shorter than the
+// others send reports.
+func (v *view) hearsAny() bool {
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		until := p.ReceivedAt.Add(v.o.Policy.FailureTimeout + reportTime)
+		if p.ReceivedAt != 0 && p.Link != LinkRefused && v.o.Now <= until {
+			v.wake(until + 1)
+			return true
+		}
+	}
+	return false
+}
+
+// reportTime is how long after a report the next one is surely there.
+const reportTime = time.Second
 
 // standbyData reports whether the data directory is a standby's.
 func (v *view) standbyData() bool {

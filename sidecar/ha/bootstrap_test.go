@@ -56,3 +56,26 @@ func TestRestoredByHand(t *testing.T) {
 		t.Errorf("in a cluster that exists: %+v", exit)
 	}
 }
+
+// TestHeardOneOfTwo: a member without data that was cut off, and hears one of the others
+// again, founds nothing before the other had the time to say what it has.
+func TestHeardOneOfTwo(t *testing.T) {
+	o := following()
+	o.Consul.Record, o.Consul.Lock, o.Server = ha.Record{}, ha.Lock{}, ha.Server{}
+	o.Server.Process, o.Server.DataDir = ha.ProcessStopped, ha.DataAbsent
+	o.Peers = []ha.Peer{{Member: "n1"}, {Member: "n3"}}
+	cut, actions := settled(ha.State{}, o)
+	if committed(actions) != "nothing" {
+		t.Fatalf("cut off it commits %s", committed(actions))
+	}
+	o.Peers[1] = ha.Peer{Member: "n3", Link: ha.LinkUp, ReceivedAt: o.Now, Report: ha.Report{Member: "n3"}}
+	heard, actions := ha.Decide(cut, o)
+	if committed(actions) != "nothing" {
+		t.Errorf("as soon as one is heard it commits %s", committed(actions))
+	}
+	o.Now = heard.WakeAt
+	o.Peers[1].ReceivedAt = o.Now
+	if _, actions = ha.Decide(heard, o); committed(actions) != "found" {
+		t.Errorf("when the other is not heard either it commits %s", committed(actions))
+	}
+}

@@ -281,11 +281,22 @@ func (t *turn) remember() {
 	} else if s.StrayedAt == 0 {
 		s.StrayedAt = now
 	}
+	t.noteEmpty()
+}
+
+// noteEmpty dates since when there is no record, and since when anybody is heard meanwhile.
+func (t *turn) noteEmpty() {
+	s := &t.s
 	if t.rec.Exists() || t.o.Consul.SeenAt == 0 {
-		s.EmptySince = 0
-	} else if s.EmptySince == 0 {
-		s.EmptySince = now
+		s.EmptySince, s.HeardSince = 0, 0
+		return
 	}
+	s.EmptySince = cmp.Or(s.EmptySince, t.o.Now)
+	if !t.hearsAny() {
+		s.HeardSince = 0
+		return
+	}
+	s.HeardSince = cmp.Or(s.HeardSince, t.o.Now)
 }
 
 // noteAdvance dates how far this standby has come.

@@ -43,6 +43,8 @@ type State struct {
 	Revived     string
 	// EmptySince is since when Consul has been seen without a record.
 	EmptySince Instant
+	// HeardSince is since when this member hears any other, while Consul has no record.
+	HeardSince Instant
 	// Last is the newest record that this process has read. Where Consul has an earlier
 	// one, or none, it was put back or has lost it.
 	Last Record
