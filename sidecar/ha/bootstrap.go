@@ -46,6 +46,11 @@ var bootstrapRules = [...]rule{
 	// There was a cluster, and others may have log that this one lacks: who has most is to
 	// lead, on a timeline of its own.
 	{"bootstrap-refound", func(v *view) bool { return v.present() && v.stopped() && v.wasMember() && v.o.Server.Instructed == "" }, (*turn).refound, ends},
+	// It was promoted in a term whose record is lost, and another may lead a later one since.
+	{"bootstrap-unconfirmed", func(v *view) bool { return v.serving() && !v.forced() && v.unconfirmed() != "" }, blocked(func(v *view) Block {
+		return Block{What: "no cluster is founded", Missing: "word from " + v.unconfirmed() + " that no later term has begun: Consul has lost the record of this primary's",
+			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
+	}), ends},
 	{"bootstrap-found", nil, (*turn).found, ends},
 }
 
@@ -71,6 +76,30 @@ func (v *view) hearsAny() bool {
 
 // reportTime is how long after a report the next one is surely there.
 const reportTime = time.Second
+
+// unconfirmed are those whose word a primary needs whose record Consul has lost, while they are
+// too few: as many of whom its commits wait for as an election fails without (S3), else all
+// others. They are asked since the loss was seen. Empty: it has it.
+func (v *view) unconfirmed() string {
+	sv, all := &v.o.Server, []string{}
+	for i := range v.o.Peers {
+		all = append(all, v.o.Peers[i].Member)
+	}
+	need := len(all)
+	if v.o.Policy.Mode == ModeQuorum && sv.Sync.K > 0 && !sv.SyncUnsure {
+		all, need = sv.Sync.Names, sv.Sync.K
+	}
+	var silent []string
+	for _, m := range all {
+		if p := v.peer(m); p == nil || p.EchoSentAt < v.s.EmptySince || v.related(p) && p.Report.Term > max(1, sv.Promise) {
+			silent = append(silent, m)
+		}
+	}
+	if len(all)-len(silent) >= need {
+		return ""
+	}
+	return joined(silent)
+}
 
 // standbyData reports whether the data directory is a standby's.
 func (v *view) standbyData() bool {
