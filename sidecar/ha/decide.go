@@ -261,7 +261,7 @@ func (t *turn) remember() {
 	case s.LostAt == 0 || s.LostTerm != t.seen.Term:
 		s.LostAt, s.LostTerm = now, t.seen.Term
 	}
-	if t.o.Server.votedIn(t.seen.Term) && s.VotedTerm != t.seen.Term {
+	if t.o.Server.fencedIn(t.seen.Term) && s.VotedTerm != t.seen.Term {
 		s.VotedAt, s.VotedTerm = now, t.seen.Term
 	}
 	if !t.seenLater() {
@@ -337,9 +337,13 @@ func (t *turn) noteCandidate() {
 // disk, receiving nothing, position final (S2). A server whose guard holds a
 // lease may have been told to promote, and a promotion that has begun cannot
 // be called back: it does not vote before it was stopped once.
-func (v *Server) votedIn(term uint64) bool {
+func (v *Server) votedIn(term uint64) bool { return v.fencedIn(term) && v.Strayed == "" && !v.owes() }
+
+// fencedIn reports whether this member's word says nothing for any leader of an earlier term,
+// be its copy a vote or not.
+func (v *Server) fencedIn(term uint64) bool {
 	return v.Process == ProcessRunning && v.DataDir == DataPresent && v.Promise == term && v.Fenced &&
-		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed && v.Strayed == "" && !v.owes()
+		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed
 }
 
 // owes reports whether this copy may lack commits that this member acknowledged with the

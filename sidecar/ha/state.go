@@ -22,8 +22,9 @@ type State struct {
 	// LostAt is since when it hears none, in term LostTerm.
 	LostAt   Instant
 	LostTerm uint64
-	// VotedAt is when it first saw its own vote in term VotedTerm in effect: an
-	// old primary's lease cannot count on this member's word after it.
+	// VotedAt is when it first saw its own fence in term VotedTerm in effect, with which it
+	// votes if its copy is a vote: an old primary's lease cannot count on this member's word
+	// after it.
 	VotedAt   Instant
 	VotedTerm uint64
 	// PhaseAt is when it first saw the newest term and phase.
