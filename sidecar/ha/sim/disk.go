@@ -184,8 +184,11 @@ func (w *World) stopClock(m int, lasts int64) {
 // endInside leaves a standby with the beginning of a record whose end never
 // came: a stream ends anywhere. (A server that runs has sent nothing beyond what it has.)
 func (w *World) endInside(s *server, from int) {
-	u := &w.members[from].server
-	if w.beyond.scale > 0 && (u.run != up || u.flushed > len(s.log)) && w.extra.chance(500) {
+	u, n := &w.members[from].server, len(s.log)
+	if u.flushed > n && n > 0 && timelineOf(u.log[n]) != timelineOf(s.log[n-1]) {
+		return // the upstream's own timeline begins here: of this one there is no more to be sent
+	}
+	if w.beyond.scale > 0 && (u.run != up || u.flushed > n) && w.extra.chance(500) {
 		s.odd.part = uint8(1 + w.extra.below(1<<w.beyond.scale-1))
 	}
 }
