@@ -350,9 +350,7 @@ var serveRules = [...]rule{
 	{"promotion-not-writable", inPhase(PhasePromoting), nil, ends},
 	{"register-primary", func(v *view) bool { return v.o.Server.Writable != No && !v.o.Server.Hidden },
 		func(t *turn) { t.tag, t.evict = "primary", t.others() }, goesOn},
-	{"no-writes", func(v *view) bool { return v.o.Server.Writable == No }, blocked(func(v *view) Block {
-		return Block{What: "the primary takes no writes", Missing: cmp.Or(v.o.Server.WriteProblem, "a write that succeeds")}
-	}), goesOn},
+	{"no-writes", func(v *view) bool { return v.o.Server.Writable == No }, blocked((*view).noWritesBlock), goesOn},
 	{"both-sites", (*view).bothSites, blocked((*view).bothSitesBlock), goesOn},
 	{"machine-fault", (*view).machineFault, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "it takes no writes, and another member can: " + t.o.Server.WriteProblem})
@@ -421,6 +419,16 @@ func (v *view) serverHangs() bool {
 	}
 	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && v.o.Policy.Automatic && !v.o.Policy.Paused &&
 		v.after(sv.FailingSince, v.patience()) && v.successor(false) != nil
+}
+
+// noWritesBlock names who could lead in the place of a machine that is at fault, where nobody
+// does by itself, as no standby surely holds each commit.
+func (v *view) noWritesBlock() Block {
+	b := Block{What: "the primary takes no writes", Missing: cmp.Or(v.o.Server.WriteProblem, "a write that succeeds")}
+	if p := v.successor(true); p != nil && v.o.Server.FaultyAt != 0 && v.successor(false) == nil {
+		b.Override, b.Cost = "pgsidecar failover --to "+p.Member+" --accept-data-loss", "every commit that "+p.Member+" does not have"
+	}
+	return b
 }
 
 // machineFault reports whether the server takes no writes by the fault of its machine,
