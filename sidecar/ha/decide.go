@@ -326,9 +326,11 @@ func (t *turn) noteCandidate() {
 	if p == nil || p.ReceivedAt == 0 || p.Report.Term != t.seen.Term {
 		return
 	}
-	if r := &p.Report; r.Serving && r.Position.Known() {
+	r := &p.Report
+	if r.Serving && r.Position.Known() {
 		s.Led = r.Position
-	} else if s.Replayed != r.Replay {
+	}
+	if s.Replayed != r.Replay {
 		s.ReplayAt, s.Replayed = t.o.Now, r.Replay
 	}
 }

@@ -130,12 +130,16 @@ func (v *view) vacant() bool {
 	case p.Report.Term > v.seen.Term:
 		return true
 	}
-	if r := &p.Report; v.seen.Phase == PhasePromoting && r.Replay != 0 && r.Replay < r.Position.LSN {
-		// It replays what it has received, and a member that took its place would have to as
-		// well. So it has the time that it takes, as long as it makes progress.
-		return v.after(max(v.s.PhaseAt, v.s.ReplayAt), max(wait, replayTime))
+	since := v.s.PhaseAt
+	if r := &p.Report; v.seen.Phase == PhasePromoting {
+		since = max(since, v.s.ReplayAt) // one that has just replayed all is still to record that it leads
+		if r.Replay != 0 && r.Replay < r.Position.LSN {
+			// It replays what it has received, and a member that took its place would have to as
+			// well. So it has the time that it takes, as long as it makes progress.
+			wait = max(wait, replayTime)
+		}
 	}
-	return v.after(v.s.PhaseAt, wait)
+	return v.after(since, wait)
 }
 
 // failedElections counts those since the last primary, up to a few. A member that takes every

@@ -57,7 +57,7 @@ type State struct {
 	// last read to have. One that was read since then shows that Consul was put back.
 	LaterAt Instant
 	// ReplayAt is when the candidate of the newest term was last seen to have replayed
-	// further than Replayed.
+	// further than Replayed, or all.
 	ReplayAt Instant
 	Replayed LSN
 	// Partial is where this standby's log ended inside a record when it was last told to

@@ -131,6 +131,19 @@ func TestReplayTakesLong(t *testing.T) {
 			t.Errorf("it has stood still for %s: commits %s, want %s", c.stands, committed(actions), c.want)
 		}
 	}
+	// When it has replayed all, it is still to record that it leads.
+	r.Durability.Voters = []string{"n2"}
+	p.Report.Role, p.Report.Serving, p.Report.Replay, p.Report.Position.TLI = ha.RolePrimary, true, 0, 4
+	s := ha.State{PhaseAt: now.Add(-time.Hour), PhaseTerm: 4, Phase: ha.PhasePromoting, LostAt: now.Add(-time.Hour), LostTerm: 4, Replayed: 60, ReplayAt: now.Add(-20 * time.Second)}
+	s, actions := ha.Decide(s, o)
+	if committed(actions) != "nothing" {
+		t.Errorf("as soon as it has replayed all: commits %s", committed(actions))
+	}
+	o.Now = now.Add(o.Policy.HandoverTimeout)
+	p.ReceivedAt = o.Now
+	if _, actions = ha.Decide(s, o); committed(actions) != "ballot" {
+		t.Errorf("it never records that it leads: commits %s", committed(actions))
+	}
 }
 
 // TestPromotionReplays: a candidate whose promotion replays for long, and comes further, does
