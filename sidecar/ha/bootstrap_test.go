@@ -8,6 +8,88 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
+// emptied is n2 while Consul has no record, with a process that remembers none.
+func emptied() ha.Observation {
+	o := following()
+	o.Consul.Record, o.Consul.Lock = ha.Record{}, ha.Lock{}
+	for i := range o.Peers {
+		o.Peers[i].Report = ha.Report{Member: o.Peers[i].Member}
+	}
+	return o
+}
+
+// noData is a server whose data directory is empty.
+func noData(o *ha.Observation) {
+	o.Server = ha.Server{Postmaster: ha.Postmaster{Process: ha.ProcessStopped}, Files: ha.Files{DataDir: ha.DataAbsent}}
+}
+
+// TestEmptyFounder: a member without data founds no cluster where there may be one.
+func TestEmptyFounder(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		change  func(*ha.Observation)
+		commits string
+		missing string
+		command string
+	}{
+		{"all are empty", func(*ha.Observation) {}, "found", "", ""},
+		{"nobody else is known", func(o *ha.Observation) { o.Peers = nil }, "found", "", ""},
+		{"it hears nobody", func(o *ha.Observation) { silent(o, 0); silent(o, 1) }, "nothing", "word from another member", "failover --to n2"},
+		{"another has data", func(o *ha.Observation) { o.Peers[1].Report.ServerID = "1" }, "nothing", "n3, which knows of a cluster", "failover --to n3"},
+		{"another knows of a cluster", func(o *ha.Observation) {
+			o.Peers[1].Report.Record = ha.RecordSeen{Term: 1, Leader: "n1", Phase: ha.PhaseLeading}
+		}, "nothing", "n3, which knows of a cluster", ""},
+		{"another knows of one that it led itself", func(o *ha.Observation) {
+			o.Peers[1].Report.Record = ha.RecordSeen{Term: 1, Leader: "n2", Phase: ha.PhaseLeading}
+		}, "nothing", "n3, which knows of a cluster", ""},
+		{"another knows that it was founding one", func(o *ha.Observation) {
+			o.Peers[1].Report.Record = ha.RecordSeen{Term: 1, Leader: "n2", Phase: ha.PhaseBootstrap}
+		}, "found", "", ""},
+		{"it has lost its data", func(o *ha.Observation) { o.Server.Promise = 3 }, "nothing", "has lost them", "failover --to n2"},
+	} {
+		o := emptied()
+		noData(&o)
+		c.change(&o)
+		s, actions := settled(ha.State{}, o)
+		if got := committed(actions); got != c.commits || c.missing != "" && !says(s, c.missing, c.command) {
+			t.Errorf("%s: commits %s, blocked by %+v", c.name, got, s.Blocks)
+		}
+		o.Intent.Force = true
+		if _, actions = settled(ha.State{}, o); committed(actions) != "found" {
+			t.Errorf("%s, and a person decides: commits %s", c.name, committed(actions))
+		}
+	}
+}
+
+// TestRefoundUnheard: a former primary founds the cluster anew only if it hears all others,
+// one of which may have led since.
+func TestRefoundUnheard(t *testing.T) {
+	o := emptied()
+	o.Server.Process, o.Server.InRecovery, o.Server.WasPrimary = ha.ProcessStopped, ha.Unknown, true
+	if _, actions := settled(ha.State{}, o); committed(actions) != "refound" {
+		t.Errorf("with the others it commits %s", committed(actions))
+	}
+	silent(&o, 1)
+	s, actions := settled(ha.State{}, o)
+	if committed(actions) != "nothing" || !says(s, "word from n3", "failover --to n2 --accept-data-loss") {
+		t.Errorf("without n3 it commits %s, blocked by %+v", committed(actions), s.Blocks)
+	}
+	o.Intent.Force = true
+	if _, actions := settled(ha.State{}, o); committed(actions) != "refound" {
+		t.Errorf("forced it commits %s", committed(actions))
+	}
+	// What the others say of it is no later term of another's.
+	o = emptied()
+	o.Server.Process, o.Server.InRecovery, o.Server.WasPrimary, o.Server.Promise = ha.ProcessStopped, ha.Unknown, true, 0
+	for i := range o.Peers {
+		r := &o.Peers[i].Report
+		r.Term, r.ServerID, r.Record = 1, "1", ha.RecordSeen{Term: 1, Leader: "n2", Phase: ha.PhaseLeading}
+	}
+	if _, actions := settled(ha.State{}, o); committed(actions) != "refound" {
+		t.Errorf("the leader of the newest term commits %s", committed(actions))
+	}
+}
+
 // TestFoundedBesideAnother: no cluster is founded under a service name that another
 // cluster uses; it is said whose it is.
 func TestFoundedBesideAnother(t *testing.T) {
@@ -77,5 +159,29 @@ func TestHeardOneOfTwo(t *testing.T) {
 	o.Peers[1].ReceivedAt = o.Now
 	if _, actions = ha.Decide(heard, o); committed(actions) != "found" {
 		t.Errorf("when the other is not heard either it commits %s", committed(actions))
+	}
+}
+
+// TestStaleFounder: a former primary founds nothing while a member is heard that knows of a
+// later term, or is a primary.
+func TestStaleFounder(t *testing.T) {
+	o := leading()
+	o.Server.Process, o.Server.InRecovery, o.Server.Armed = ha.ProcessStopped, ha.Unknown, false
+	o.Consul.Record, o.Consul.Lock, o.Consul.HeldAt = ha.Record{}, ha.Lock{}, 0
+	for i := range o.Peers {
+		p := &o.Peers[i].Report
+		p.Term, p.Record = 5, ha.RecordSeen{Term: 5, Leader: "n2", Phase: ha.PhaseLeading, Index: 99}
+		p.Position = at(5, 900, ha.Fork{TLI: 3, End: 95})
+	}
+	s, actions := ha.Decide(ha.State{EmptySince: now.Add(-time.Hour)}, o)
+	if got := committed(actions); got != "nothing" || len(s.Blocks) == 0 {
+		t.Errorf("it commits %s, blocked by %+v", got, s.Blocks)
+	}
+	o.Peers = nil
+	if _, actions = ha.Decide(ha.State{EmptySince: now.Add(-time.Second)}, o); committed(actions) != "nothing" {
+		t.Error("it founds before the others could be heard")
+	}
+	if _, actions = ha.Decide(ha.State{EmptySince: now.Add(-time.Hour)}, o); committed(actions) != "refound" {
+		t.Errorf("alone it commits %s, and is to stand in an election with its log as it is", committed(actions))
 	}
 }

@@ -129,3 +129,69 @@ func TestReleaseIsNoLoss(t *testing.T) {
 		t.Errorf("a primary that gives the writes to the other site is taken for lost")
 	}
 }
+
+// A primary that hands over as planned goes by the members' priority among those
+// that are nearly there, and not by a few bytes of log.
+func TestPlannedHeir(t *testing.T) {
+	o := leading()
+	o.Intent, o.Announced.Tag = ha.Intent{Shutdown: true, Since: now.Add(-time.Second)}, ""
+	o.Server.Process, o.Server.CleanStop, o.Server.ExitedAt, o.Server.InRecovery = ha.ProcessStopped, true, now, ha.Unknown
+	o.Peers[0].Report.Position.LSN, o.Peers[1].Report.Priority = 101, 5
+	if pass, _ := asked(o, ha.Commit); pass == nil || pass.Change.Record.Leader != "n3" {
+		t.Errorf("handed over by %+v", pass)
+	}
+	o.Server.Position.LSN += 1 << 30
+	o.Peers[0].Report.Position.LSN += 1 << 30
+	if pass, _ := asked(o, ha.Commit); pass == nil || pass.Change.Record.Leader != "n2" {
+		t.Errorf("handed over to one that is far behind: %+v", pass)
+	}
+}
+
+// TestUnseenHandsOver: a server that was restarted as asked and then not seen is not
+// started in place again, but handed over.
+func TestUnseenHandsOver(t *testing.T) {
+	o := unanswered(leading(), "no login", true)
+	o.Intent.Restart, o.Intent.Since = true, now.Add(-5*time.Second)
+	s, _ := ha.Decide(ha.State{}, o)
+	o.Server.Process, o.Server.Probes, o.Server.ExitedAt, o.Server.Asked = ha.ProcessStopped, ha.Probes{}, now, true
+	o.Server.CleanStop, o.Server.Position = true, ha.Position{TLI: 3, LSN: 100}
+	_, actions := ha.Decide(s, o)
+	if committed(actions) != "pass" {
+		t.Errorf("it commits %s: %+v", committed(actions), actions)
+	}
+	if _, actions = ha.Decide(ha.State{}, o); committed(actions) == "pass" {
+		t.Error("a restart that was asked for is a handover without need")
+	}
+}
+
+// TestHandoverWithoutLogin: a checkpoint that nobody can ask for is not waited for.
+func TestHandoverWithoutLogin(t *testing.T) {
+	o := leading()
+	o.Intent.Shutdown, o.Intent.Since = true, now
+	o.Announced = ha.Announced{Known: true}
+	if checkpoint, s := asked(o, ha.Checkpoint); checkpoint == nil {
+		t.Errorf("a server that answers stops without a checkpoint: %v", s.Rules)
+	}
+	o.Server.FailingSince, o.Server.LoginProblem, o.Server.LoginRefused = now.Add(-3*time.Second), "no login", true
+	if checkpoint, _ := asked(o, ha.Checkpoint); checkpoint != nil {
+		t.Errorf("asked for %+v", checkpoint)
+	}
+	if stop, s := asked(o, ha.Stop); stop == nil || stop.Immediate {
+		t.Errorf("it is not stopped: %v", s.Rules)
+	}
+}
+
+// TestDrain: a switchover is given up for open transactions, unless it was asked to end
+// them after a while.
+func TestDrain(t *testing.T) {
+	for drain, yields := range map[time.Duration]bool{0: true, 5 * time.Second: false} {
+		o := leading()
+		o.Intent.Switchover, o.Intent.Since, o.Intent.Drain = true, now-1, drain
+		o.Server.CheckpointAt = now
+		o.Announced.Tag = "replica" // it has withdrawn
+		a, s := asked(o, ha.Stop)
+		if a == nil || a.Yield != yields || a.Drain != drain || s.Refused != "" {
+			t.Errorf("drain %s: %+v", drain, a)
+		}
+	}
+}

@@ -1,74 +1,11 @@
 package ha_test
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
-	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
 )
-
-var forked = []ha.Fork{{TLI: 2, End: 90}}
-
-func electing() ha.Observation  { return sim.Electing() }
-func promoting() ha.Observation { return sim.Promoting() }
-
-// vote sets what a peer's vote says.
-func vote(o *ha.Observation, peer int, p ha.Position) { o.Peers[peer].Report.Position = p }
-
-// lonely is n2 that hears n1 no more.
-func lonely() ha.Observation {
-	o := following()
-	o.Server.Receiving = ha.No
-	o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkSilent, now.Add(-time.Minute)
-	o.Peers[1].Report.Hears = false
-	return o
-}
-
-// diverged is n2 with what n1, which leads, does not have.
-func diverged() ha.Observation {
-	o := following()
-	o.Server.Receiving, o.Server.Upstream, o.Server.Settled, o.Server.Position = ha.No, "", true, at(2, 99)
-	o.Peers[0].Report.Position, o.Peers[0].Report.Checkpointed = at(3, 100, forked...), true
-	return o
-}
-
-// stopped is an observation's server after somebody stopped it by hand.
-func stopped(o *ha.Observation) {
-	o.Server.Process, o.Server.ExitedAt, o.Server.InRecovery, o.Server.Receiving = ha.ProcessStopped, now.Add(-time.Minute), ha.Unknown, ha.No
-}
-
-// silent makes a peer silent since a minute.
-func silent(o *ha.Observation, peer int) {
-	o.Peers[peer].Link, o.Peers[peer].ReceivedAt, o.Peers[peer].EchoSentAt = ha.LinkSilent, now.Add(-time.Minute), now.Add(-time.Minute)
-}
-
-// step is what is decided: the first transaction's name and whose the record is
-// then, or the first action on the server, or the first block.
-func step(o ha.Observation) string {
-	state, actions := ha.Decide(ha.State{LostAt: now.Add(-time.Minute), LostTerm: o.Consul.Record.Term,
-		PhaseAt: now.Add(-time.Minute), PhaseTerm: o.Consul.Record.Term, Phase: o.Consul.Record.Phase}, o)
-	for i := range actions {
-		switch a := &actions[i]; {
-		case a.Kind == ha.Commit && a.Change.What == "claim":
-			return fmt.Sprintf("claim timeline %d", a.Change.Record.Timeline)
-		case a.Kind == ha.Commit:
-			return a.Change.What + " to " + a.Change.Record.Leader
-		case a.Kind == ha.Start && a.Primary:
-			return "start as primary"
-		case a.Kind == ha.Exit:
-			return "exit"
-		case a.Kind.OnServer():
-			return strings.TrimSpace(a.Kind.String() + " " + a.From)
-		}
-	}
-	if len(state.Blocks) > 0 {
-		return "blocked: " + state.Blocks[0].Missing
-	}
-	return "nothing"
-}
 
 // TestPeersBugs holds the core to what other programs for this task were found
 // to do wrong, in the moment in which they did it.
@@ -239,22 +176,5 @@ func TestPeersBugs(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
-	}
-}
-
-// TestLeaseIsDatedFromTheRequest: LiteFS dates its lease after the call that
-// renews it, and so believes in it for a round trip too long.
-func TestLeaseIsDatedFromTheRequest(t *testing.T) {
-	o := leading()
-	o.Consul.HeldAt, o.Consul.SeenAt = now.Add(-3*time.Second), now
-	for i := range o.Peers {
-		o.Peers[i].EchoSentAt = now.Add(-4 * time.Second)
-	}
-	if s, _ := ha.Decide(ha.State{}, o); s.LeaseUntil != now.Add(2*time.Second) {
-		t.Errorf("the lease ends in %v", s.LeaseUntil.Sub(now))
-	}
-	o.Consul.HeldTerm-- // held in an earlier term only: what the members confirmed counts
-	if s, _ := ha.Decide(ha.State{}, o); s.LeaseUntil != now.Add(time.Second) {
-		t.Errorf("by the members' word the lease ends in %v", s.LeaseUntil.Sub(now))
 	}
 }

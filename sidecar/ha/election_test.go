@@ -9,95 +9,6 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
-// emptied is n2 while Consul has no record, with a process that remembers none.
-func emptied() ha.Observation {
-	o := following()
-	o.Consul.Record, o.Consul.Lock = ha.Record{}, ha.Lock{}
-	for i := range o.Peers {
-		o.Peers[i].Report = ha.Report{Member: o.Peers[i].Member}
-	}
-	return o
-}
-
-// noData is a server whose data directory is empty.
-func noData(o *ha.Observation) {
-	o.Server = ha.Server{Postmaster: ha.Postmaster{Process: ha.ProcessStopped}, Files: ha.Files{DataDir: ha.DataAbsent}}
-}
-
-// says reports whether status says this, and names the command.
-func says(s ha.State, missing, command string) bool {
-	return slices.ContainsFunc(s.Blocks, func(b ha.Block) bool {
-		return strings.Contains(b.Missing, missing) && strings.Contains(b.Override, command) && (command == "" || b.Cost != "")
-	})
-}
-
-// TestEmptyFounder: a member without data founds no cluster where there may be one.
-func TestEmptyFounder(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		change  func(*ha.Observation)
-		commits string
-		missing string
-		command string
-	}{
-		{"all are empty", func(*ha.Observation) {}, "found", "", ""},
-		{"nobody else is known", func(o *ha.Observation) { o.Peers = nil }, "found", "", ""},
-		{"it hears nobody", func(o *ha.Observation) { silent(o, 0); silent(o, 1) }, "nothing", "word from another member", "failover --to n2"},
-		{"another has data", func(o *ha.Observation) { o.Peers[1].Report.ServerID = "1" }, "nothing", "n3, which knows of a cluster", "failover --to n3"},
-		{"another knows of a cluster", func(o *ha.Observation) {
-			o.Peers[1].Report.Record = ha.RecordSeen{Term: 1, Leader: "n1", Phase: ha.PhaseLeading}
-		}, "nothing", "n3, which knows of a cluster", ""},
-		{"another knows of one that it led itself", func(o *ha.Observation) {
-			o.Peers[1].Report.Record = ha.RecordSeen{Term: 1, Leader: "n2", Phase: ha.PhaseLeading}
-		}, "nothing", "n3, which knows of a cluster", ""},
-		{"another knows that it was founding one", func(o *ha.Observation) {
-			o.Peers[1].Report.Record = ha.RecordSeen{Term: 1, Leader: "n2", Phase: ha.PhaseBootstrap}
-		}, "found", "", ""},
-		{"it has lost its data", func(o *ha.Observation) { o.Server.Promise = 3 }, "nothing", "has lost them", "failover --to n2"},
-	} {
-		o := emptied()
-		noData(&o)
-		c.change(&o)
-		s, actions := settled(ha.State{}, o)
-		if got := committed(actions); got != c.commits || c.missing != "" && !says(s, c.missing, c.command) {
-			t.Errorf("%s: commits %s, blocked by %+v", c.name, got, s.Blocks)
-		}
-		o.Intent.Force = true
-		if _, actions = settled(ha.State{}, o); committed(actions) != "found" {
-			t.Errorf("%s, and a person decides: commits %s", c.name, committed(actions))
-		}
-	}
-}
-
-// TestRefoundUnheard: a former primary founds the cluster anew only if it hears all others,
-// one of which may have led since.
-func TestRefoundUnheard(t *testing.T) {
-	o := emptied()
-	o.Server.Process, o.Server.InRecovery, o.Server.WasPrimary = ha.ProcessStopped, ha.Unknown, true
-	if _, actions := settled(ha.State{}, o); committed(actions) != "refound" {
-		t.Errorf("with the others it commits %s", committed(actions))
-	}
-	silent(&o, 1)
-	s, actions := settled(ha.State{}, o)
-	if committed(actions) != "nothing" || !says(s, "word from n3", "failover --to n2 --accept-data-loss") {
-		t.Errorf("without n3 it commits %s, blocked by %+v", committed(actions), s.Blocks)
-	}
-	o.Intent.Force = true
-	if _, actions := settled(ha.State{}, o); committed(actions) != "refound" {
-		t.Errorf("forced it commits %s", committed(actions))
-	}
-	// What the others say of it is no later term of another's.
-	o = emptied()
-	o.Server.Process, o.Server.InRecovery, o.Server.WasPrimary, o.Server.Promise = ha.ProcessStopped, ha.Unknown, true, 0
-	for i := range o.Peers {
-		r := &o.Peers[i].Report
-		r.Term, r.ServerID, r.Record = 1, "1", ha.RecordSeen{Term: 1, Leader: "n2", Phase: ha.PhaseLeading}
-	}
-	if _, actions := settled(ha.State{}, o); committed(actions) != "refound" {
-		t.Errorf("the leader of the newest term commits %s", committed(actions))
-	}
-}
-
 // anewOf is the record of an election that is to be held, if there is one.
 func anewOf(actions []ha.Action) (r ha.Record) {
 	for _, a := range actions {
@@ -313,5 +224,111 @@ func TestForcedBesideForced(t *testing.T) {
 	o.Intent.Force = true
 	if got := step(o); got != "promote" {
 		t.Errorf("forced: %s", got)
+	}
+}
+
+// A voter's word that it hears nobody counts only for the phase that it spoke of
+// (S8; found by the simulation, seed 9057530 of three members): before the leader
+// led there was nobody to hear.
+func TestPreVoteOfAnEarlierPhase(t *testing.T) {
+	o := following()
+	o.Consul.Record.Durability.Mode, o.Consul.Record.Durability.K, o.Consul.Record.Durability.Voters = ha.ModeAsync, 0, nil
+	o.Policy.Mode = ha.ModeAsync
+	o.Server.Receiving = ha.No
+	o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkSilent, now.Add(-3*time.Second)
+	n3 := &o.Peers[1].Report
+	n3.Hears, n3.Record.Phase = false, ha.PhasePromoting
+	s := ha.State{PhaseTerm: 3, Phase: ha.PhaseLeading, PhaseAt: now.Add(-time.Minute), LostAt: now.Add(-time.Minute), LostTerm: 3}
+	ballot := func() bool {
+		_, actions := ha.Decide(s, o)
+		for _, a := range actions {
+			if a.Kind == ha.Commit && a.Change.What == "ballot" {
+				return true
+			}
+		}
+		return false
+	}
+	if ballot() {
+		t.Error("an election was begun by the word of an earlier phase")
+	}
+	n3.Record.Phase = ha.PhaseLeading
+	if !ballot() {
+		t.Error("no election was begun although both have lost the leader")
+	}
+}
+
+// What a member has that is gone, and that was ahead, does not outvote an operator who
+// accepts its loss.
+func TestForceWithoutTheAhead(t *testing.T) {
+	o := electing()
+	o.Consul.Record.Final = &ha.Final{Member: "n1", Position: at(3, 200)}
+	o.Intent.Force = true
+	if got := step(o); got != "claim timeline 4" {
+		t.Errorf("final: %s", got)
+	}
+	o = electing()
+	vote(&o, 1, at(3, 200))
+	silent(&o, 1)
+	o.Intent.Force = true
+	if got := step(o); got != "claim timeline 4" {
+		t.Errorf("vote: %s", got)
+	}
+}
+
+// Who accepts a loss deposes nobody that is well; and is heard in a pause.
+func TestForceWithAPrimary(t *testing.T) {
+	o := following()
+	o.Intent.Force = true
+	if got := step(o); got != "nothing" {
+		t.Errorf("a healthy primary is deposed: %s", got)
+	}
+	o = lonely()
+	o.Intent.Force, o.Policy.Paused = true, true
+	if got := step(o); got != "ballot to n2" {
+		t.Errorf("in a pause: %s", got)
+	}
+}
+
+// A final position is that of a member which lives without its data: who waits for it says
+// so, and for no longer than it takes to see that it will not vote, as the voters' votes
+// stand for all that was acknowledged.
+func TestFinalWithoutData(t *testing.T) {
+	o := electing()
+	o.Consul.Record.Final = &ha.Final{Member: "n1", Position: at(3, 200)}
+	o.Peers[0].Link, o.Peers[0].ReceivedAt = ha.LinkUp, now
+	p := &o.Peers[0].Report
+	p.Role, p.Serving, p.Writable, p.Position, p.Down, p.Term = ha.RoleStopped, false, false, ha.Position{}, true, 0
+	p.Record = ha.RecordSeen{Term: 4, Leader: "n2", Phase: ha.PhaseElecting, Index: 8}
+	for _, c := range []struct {
+		since time.Duration
+		want  string
+	}{{3 * time.Second, "nothing"}, {5 * time.Second, "claim"}} {
+		s, actions := ha.Decide(ha.State{PhaseAt: now.Add(-c.since), PhaseTerm: 4, Phase: ha.PhaseElecting}, o)
+		if got := committed(actions); got != c.want || c.want == "nothing" && len(s.Blocks) == 0 {
+			t.Errorf("after %s: commits %s, want %s; blocked by %v", c.since, got, c.want, s.Blocks)
+		}
+	}
+}
+
+// TestUnrecordedHeir: the lock is not passed to a member that is not on record,
+// and one that leads all the same needs the word of all who are (S5): it would
+// else count on nobody, and go on alone while they elect another.
+func TestUnrecordedHeir(t *testing.T) {
+	o := leading()
+	o.Policy.Mode, o.Consul.Record.Durability = ha.ModeAsync, ha.Durability{Mode: ha.ModeAsync}
+	o.Consul.Record.Members = []string{"n1"}
+	o.Server.Process, o.Server.InRecovery, o.Server.ExitedAt = ha.ProcessStopped, ha.Unknown, now-1
+	if pass, _ := asked(o, ha.Commit); pass != nil {
+		t.Errorf("the lock is passed: %+v", pass.Change)
+	}
+	o = leading()
+	o.Policy.Mode, o.Consul.Record.Durability = ha.ModeAsync, ha.Durability{Mode: ha.ModeAsync}
+	o.Consul.Record.Members = []string{"n2"}
+	o.Consul.HeldAt, o.Consul.HeldTerm = 0, 0
+	for i := range o.Peers {
+		o.Peers[i].EchoSentAt = 0
+	}
+	if _, s := asked(o, ha.Lease); s.LeaseUntil != 0 {
+		t.Errorf("a lease until %d without anybody's word", s.LeaseUntil)
 	}
 }
