@@ -64,7 +64,7 @@ build: ## build bin/pgsidecar, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pgsidecar ./cmd/pgsidecar
 
 .PHONY: check
-check: format vet staticcheck ## format, vet, staticcheck, and every test that starts no other program (a minute)
+check: format vet staticcheck ## format, vet, staticcheck, and every test that starts no other program (two minutes)
 	go test -short -timeout 5m ./...
 
 .PHONY: race
@@ -102,7 +102,7 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 ##@ Prove it
 
 .PHONY: test
-test: programs build format vet ## run every test, on real programs where it matters (18 minutes)
+test: programs build format vet ## run every test, on real programs where it matters (half an hour)
 	@failed=0; set -x; \
 	$(GOTEST) -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
 	for package in $(filter $(CLUSTERS),$(shell go list ./...)); do $(GOTEST) $(TESTFLAGS) $$package || failed=1; done; \

@@ -106,11 +106,15 @@ func TestMembersFromTheArchive(t *testing.T) {
 
 	s.sql(conn, "alter system set wal_keep_size = 0", "alter system set max_slot_wal_keep_size = '1MB'", "select pg_reload_conf()")
 	s.gone(member, func(lab.Host) {
+		needed := ask[string](s, conn, "select pg_walfile_name(pg_current_wal_lsn())")
 		for range 4 {
 			s.sql(conn, "insert into t select generate_series(1, 1000)", "select pg_switch_wal()")
 		}
 		s.await("an archive of all", func(st *api.Status) bool { return st.Archive.Files == 0 })
-		s.sql(conn, "checkpoint", "select pg_switch_wal()", "checkpoint")
+		s.await("the log that the member lacks to be gone from the primary", func(*api.Status) bool {
+			s.sql(conn, "create table if not exists written(n int)", "insert into written values (1)", "select pg_switch_wal()", "checkpoint")
+			return ask[bool](s, conn, "select not exists (select from pg_ls_waldir() where name = '"+needed+"')")
+		})
 	})
 	s.back(member, 7000)
 	if s.said(member, fetching) == 0 || s.said(member, restoring) != restored || s.said(member, cloning) != cloned {
