@@ -39,6 +39,7 @@ type family struct {
 	reloads int   // how often the master has begun to read its files, after the first time
 	failed  int   // how many reloads have failed since the last that succeeded
 	workers []int // process ids, those older than the last reload too
+	old     []int // those of them that are
 }
 
 // family asks for the workers.
@@ -53,8 +54,11 @@ func (m masterCLI) family(ctx context.Context) (family, error) {
 // parseFamily reads the answer to `show proc`: a line of column names, one of the
 // master, and one of each worker, with headings between them.
 func parseFamily(answer string) (family, error) {
-	f, column, master := family{}, -1, false
+	f, column, master, old := family{}, -1, false, false
 	for line := range strings.Lines(answer) {
+		if strings.HasPrefix(line, "# ") {
+			old = strings.HasPrefix(line, "# old workers")
+		}
 		fields := strings.Fields(line)
 		if i := slices.Index(fields, "<reloads>"); i > 0 {
 			column = i
@@ -74,6 +78,9 @@ func parseFamily(answer string) (family, error) {
 			}
 		case fields[1] == "worker":
 			f.workers = append(f.workers, pid)
+			if old {
+				f.old = append(f.old, pid)
+			}
 		}
 	}
 	if !master {

@@ -110,7 +110,8 @@ func (h *Proxy) lookAtOld(ctx context.Context) bool {
 	if newest != o.listed {
 		var all family
 		if all, err = o.master.family(ctx); err == nil {
-			o.pids = slices.DeleteFunc(all.workers, func(pid int) bool { return pid == newest })
+			// A newer one than answered last may be there by now: it is none of them.
+			o.pids = slices.DeleteFunc(all.old, func(pid int) bool { return pid == newest })
 			o.listed = newest
 		}
 	}
