@@ -71,6 +71,9 @@ func TestRegister(t *testing.T) {
 	t.Logf("in DNS %s after Register was called", time.Since(start).Round(10*time.Microsecond))
 	v := n1.await(t, 2*time.Second, "itself in the view", func(v sessions.View) bool { return slices.Contains(member1(v, "n1").Tags, "primary") })
 	m := member1(v, "n1")
+	if got := v.Primary().Name; got != "n1" {
+		t.Errorf("the view takes %q for the one that DNS answers with", got)
+	}
 	if m.Postgres != "127.0.0.1:5001" || m.API != "127.0.0.1:8008" || m.ServiceID != "pg-n1" || m.Node != "server" || m.Status != "warning" || !slices.Contains(m.Tags, "blue") {
 		t.Fatalf("the view has %+v", m)
 	}
@@ -447,4 +450,22 @@ func TestConsulLosesItsData(t *testing.T) {
 	must(t, n1.Commit(ctx, ballot(n1, "n1")))
 	server.answers(5*time.Second, 5001)
 	n1.await(t, 5*time.Second, "no error", func(v sessions.View) bool { return v.Err == nil })
+}
+
+// TestPrimary: who asks DNS for the primary is led to a member if one has the tag and is
+// not critical, and no other.
+func TestPrimary(t *testing.T) {
+	tagged := func(name, tag, status string) sessions.Member {
+		return sessions.Member{Name: name, Tags: []string{"blue", tag}, Status: status}
+	}
+	for want, members := range map[string][]sessions.Member{
+		"n2":             {tagged("n1", "replica", "passing"), tagged("n2", "primary", "warning"), tagged("n3", "primary", "critical")},
+		"(two)":          {tagged("n1", "primary", "passing"), tagged("n2", "primary", "passing")},
+		"(one critical)": {tagged("n1", "primary", "critical"), tagged("n2", "replica", "passing")},
+		"(nobody)":       nil,
+	} {
+		if got := (sessions.View{Members: members}).Primary().Name; got != want && (got != "" || want[0] != '(') {
+			t.Errorf("%s: %q", want, got)
+		}
+	}
 }

@@ -278,6 +278,21 @@ func (v View) Believed() []Member {
 	return best
 }
 
+// Primary is the member that DNS answers with for the primary, as the catalog was read
+// last; the zero Member: none, or more than one.
+func (v View) Primary() (primary Member) {
+	for _, m := range v.Members {
+		switch {
+		case m.Status == api.HealthCritical || !slices.Contains(m.Tags, primaryTag):
+		case primary.Name != "":
+			return Member{}
+		default:
+			primary = m
+		}
+	}
+	return primary
+}
+
 // leftBehind are the members known until now that the catalog has no more, without what
 // it said of their state.
 func leftBehind(believed, away, now []Member) []Member {

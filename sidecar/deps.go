@@ -67,7 +67,10 @@ type ClusterView struct {
 	Consul   ha.Consul
 	Settings settings.Stored
 	Members  []Instance
-	Err      error // the last error, for people
+	// Named is the term in which the catalog, as it was read last, leads to this member,
+	// and to nobody else, who asks for the primary; 0: it does not.
+	Named uint64
+	Err   error // the last error, for people
 }
 
 // Instance is a member as registered in Consul.

@@ -44,6 +44,7 @@
 //	transaction  loop   done or deadline       at most one Consul transaction
 //	lease        loop   done or deadline       at most one request to the guard
 //	announce     loop   done or deadline       at most one change of the registration
+//	record       loop   done or deadline       stores a term's record when the catalog leads there
 //
 // Run waits for all of them.
 //

@@ -71,9 +71,29 @@ func (s *Sidecar) stampLeader(before, r *ha.Record) {
 // historyTimeout bounds the storing of a record.
 const historyTimeout = 5 * time.Second
 
+// routedTimeout bounds the wait for the catalog to lead to a new primary: its agent
+// tells it some 20 ms after it was told.
+const routedTimeout = time.Second
+
+// awaitRouted notes when the catalog leads to this member in a term. Who reads it next
+// does not read a record that lacks that, so the record is stored after it.
+func (s *Sidecar) awaitRouted(ctx context.Context, term uint64) {
+	ctx, cancel := context.WithTimeout(ctx, routedTimeout)
+	defer cancel()
+	named := false
+	_, err := s.Await(ctx, func(snap *Snapshot) bool {
+		named = s.opts.Cluster.View().Named == term
+		return named || snap.Observation.Consul.Record.Term > term
+	})
+	if err == nil && named {
+		s.failover.stamp(term, func(r *failover.Record) { r.Routed = time.Now() })
+	}
+}
+
 // storeFailover writes the record of a term that is complete into Consul, once,
 // and feeds the metrics.
 func (s *Sidecar) storeFailover(ctx context.Context, term uint64) {
+	s.awaitRouted(ctx, term)
 	r, ok := s.failover.complete(term, s.opts.Member)
 	if !ok {
 		return

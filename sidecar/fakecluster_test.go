@@ -2,10 +2,14 @@ package sidecar_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
@@ -39,6 +43,7 @@ func (c fakeCluster) View() sidecar.ClusterView {
 	for name := range c.w.members {
 		v.Members = append(v.Members, sidecar.Instance{Member: name})
 	}
+	v.Named = c.named
 	slices.SortFunc(v.Members, func(a, b sidecar.Instance) int { return int(a.Member[1]) - int(b.Member[1]) })
 	return v
 }
@@ -89,13 +94,29 @@ func (c fakeCluster) Register(ctx context.Context, r sidecar.Registration) error
 		c.owed = r.Tag
 		return errors.New("permission denied")
 	}
-	c.tag = r.Tag
+	c.tag, c.named = r.Tag, 0
+	if r.Tag == "primary" && !c.w.unnamed {
+		time.AfterFunc(catalogDelay, func() { c.nameIn(r.Meta) })
+	}
 	for _, m := range c.w.members {
 		if m.member() != c.member && m.tag == "primary" && r.Tag == "primary" {
 			c.w.t.Errorf("%s and %s both have the tag primary", c.name, m.name)
 		}
 	}
 	return nil
+}
+
+// catalogDelay is how long after a member was told to its agent the catalog has it.
+const catalogDelay = 15 * time.Millisecond
+
+// nameIn has the catalog lead to this member, if it still is the primary.
+func (m *member) nameIn(meta [][2]string) {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	if m.tag == "primary" && meta[0][0] == "term" {
+		m.named, _ = strconv.ParseUint(meta[0][1], 10, 64)
+		m.w.wakeAll()
+	}
 }
 
 func (m *member) member() *member { return m }
@@ -111,10 +132,15 @@ func (c fakeCluster) Evict(_ context.Context, members []string) error {
 	return nil
 }
 
-func (c fakeCluster) PutHistory(_ context.Context, term uint64, _ []byte) error {
+func (c fakeCluster) PutHistory(_ context.Context, term uint64, text []byte) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	c.w.history = append(c.w.history, term)
+	var r failover.Record
+	err := json.Unmarshal(text, &r)
+	if err != nil || r.Term != term {
+		c.w.t.Errorf("the record of term %d is %s: %v", term, text, err)
+	}
+	c.w.history = append(c.w.history, r)
 	return nil
 }
 

@@ -96,13 +96,13 @@ func (r *registration) firstRole() bool {
 
 // announce makes the service registration follow the role. A primary is
 // announced only after its predecessors' tags are gone.
-func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
+func (s *Sidecar) announce(run context.Context, a ha.Action) {
 	changes, ok := s.registration.begin(s.opts.Now())
 	if !ok {
 		return
 	}
 	s.opts.Recorder.Rule(a.Rule)
-	s.start(ctx, announceTimeout, func(ctx context.Context) {
+	s.start(run, announceTimeout, func(ctx context.Context) {
 		var err error
 		if a.Tag == "primary" {
 			err = s.opts.Cluster.Evict(ctx, a.Evict)
@@ -121,7 +121,7 @@ func (s *Sidecar) announce(ctx context.Context, a ha.Action) {
 		s.notify()
 		if a.Tag == "primary" {
 			s.failover.stamp(a.Term, func(r *failover.Record) { r.Announced = time.Now() })
-			s.storeFailover(ctx, a.Term)
+			s.start(run, routedTimeout+historyTimeout, func(ctx context.Context) { s.storeFailover(ctx, a.Term) })
 		}
 	})
 }
@@ -140,9 +140,9 @@ func (s *Sidecar) registrationFor(a ha.Action) Registration {
 		r.Status, r.Text = "critical", "PostgreSQL has no role yet, or is stopped"
 		r.Replica = Check{Status: "critical", Text: "does not stream"}
 	}
+	r.Meta = [][2]string{{"term", strconv.FormatUint(a.Term, 10)}}
 	if snap := s.Snapshot(); snap != nil {
-		rec := snap.Observation.Consul.Record
-		r.Meta = [][2]string{{"term", strconv.FormatUint(rec.Term, 10)}, {"timeline", strconv.FormatUint(uint64(rec.Timeline), 10)}}
+		r.Meta = append(r.Meta, [2]string{"timeline", strconv.FormatUint(uint64(snap.Observation.Consul.Record.Timeline), 10)})
 	}
 	return r
 }

@@ -85,8 +85,37 @@ func TestServerCrash(t *testing.T) {
 			t.Errorf("the failover took %s of virtual time", took)
 		}
 		w.settled(w.record.Leader)
-		if len(w.history) == 0 {
-			t.Error("no account of the failover was stored")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.history) != 2 {
+			t.Fatalf("%d records were stored, want one for each term: %+v", len(w.history), w.history)
+		}
+		r := w.history[1]
+		last := r.Detected
+		for _, p := range r.Phases() {
+			if p.At.Before(last) || p.At.IsZero() {
+				t.Errorf("%s at %s, and the phase before at %s", p.Name, p.At, last)
+			}
+			last = p.At
+		}
+		if took := r.Routed.Sub(r.Announced); took != catalogDelay {
+			t.Errorf("routed %s after it was announced; the catalog had it after %s", took, catalogDelay)
+		}
+	})
+}
+
+// TestNeverRouted: a term is recorded also when the catalog does not lead to its leader,
+// and says so: it was not routed.
+func TestNeverRouted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.stop()
+		w.unnamed = true
+		w.add("n1")
+		w.primaryIs("n1", 20*time.Second)
+		w.until("a record", 5*time.Second, func() bool { return len(w.history) == 1 })
+		if r := w.history[0]; !r.Routed.IsZero() || r.Announced.IsZero() {
+			t.Errorf("announced %s, routed %s; want never", r.Announced, r.Routed)
 		}
 	})
 }

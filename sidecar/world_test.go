@@ -13,6 +13,7 @@ import (
 	log "github.com/hashicorp/go-hclog"
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
+	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
@@ -28,7 +29,8 @@ type world struct {
 	lock    ha.Lock
 	broken  bool // the record cannot be read
 	index   uint64
-	history []uint64
+	history []failover.Record
+	unnamed bool       // the catalog does not take up who is registered
 	finals  []ha.Final // of all changes of the record
 	members map[string]*member
 	set     string         // the cluster-wide settings
@@ -43,6 +45,7 @@ type member struct {
 	ended   chan error
 	notify  [3]func() // cluster, peers, guard
 	tag     string
+	named   uint64        // the term in which the catalog leads to it; 0: it does not
 	refused bool          // registrations fail, and are made up for later
 	owed    string        // the tag of the last of those
 	told    string        // the settings that the last registration was made from

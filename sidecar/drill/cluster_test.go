@@ -125,6 +125,9 @@ func TestFailovers(t *testing.T) {
 			if pause := r.Routes[0].Pause.Length(); pause > time.Minute {
 				t.Errorf("pause of %v", pause)
 			}
+			if a := r.Account; a == nil || a.Routed.Before(a.Announced) {
+				t.Errorf("the record does not say when the routes led to the new primary: %+v", a)
+			}
 			if r.DNS.LateMs < 0 || r.DNS.LateMs > 10000 {
 				t.Errorf("DNS named the new primary %.0f ms after its first write", r.DNS.LateMs)
 			}

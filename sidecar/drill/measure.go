@@ -140,6 +140,7 @@ func (r *rehearsal) phases(last Reign) []Phase {
 		add("promoted", SeenByMember, a.Promoted)
 		add("writable", SeenByMember, a.Writable)
 		add("announced", SeenByMember, a.Announced)
+		add("routed", SeenByMember, a.Routed)
 	}
 	add("DNS", SeenOutside, r.dnsNamed(last))
 	for _, w := range r.routes {

@@ -13,7 +13,8 @@ import (
 
 // Record is what became of one term, with the wall clock of its leader's host for
 // each phase; a phase that was not gone through has the zero time. It is stored in
-// Consul when the term's leader is announced.
+// Consul when the catalog leads to the term's leader, or does not a second after that
+// was announced.
 type Record struct {
 	Term      uint64    `json:"term"`
 	Leader    string    `json:"leader"`
@@ -27,8 +28,8 @@ type Record struct {
 	Promoted  time.Time `json:"promoted,omitzero"`  // the server left recovery
 	Writable  time.Time `json:"writable,omitzero"`  // it took a write
 	Announced time.Time `json:"announced,omitzero"` // Consul's service has the primary tag
-	Routed    time.Time `json:"routed,omitzero"`
-	Forked    ha.LSN    `json:"forked,omitempty"` // where the timeline before ended
+	Routed    time.Time `json:"routed,omitzero"`    // who asks Consul's catalog, or DNS, is led to it, and to nobody else
+	Forked    ha.LSN    `json:"forked,omitempty"`   // where the timeline before ended
 }
 
 // Kind is how the term began: bootstrap, switchover or failover.
@@ -50,9 +51,9 @@ type Phase struct {
 }
 
 // Phases are the steps in their order.
-func (r *Record) Phases() [5]Phase {
-	phases := [5]Phase{{Name: "elected", At: r.Elected}, {Name: "fenced", At: r.Fenced}, {Name: "promoted", At: r.Promoted},
-		{Name: "writable", At: r.Writable}, {Name: "announced", At: r.Announced}}
+func (r *Record) Phases() [6]Phase {
+	phases := [6]Phase{{Name: "elected", At: r.Elected}, {Name: "fenced", At: r.Fenced}, {Name: "promoted", At: r.Promoted},
+		{Name: "writable", At: r.Writable}, {Name: "announced", At: r.Announced}, {Name: "routed", At: r.Routed}}
 	for i := range phases {
 		if p := &phases[i]; !p.At.IsZero() {
 			p.Took = p.At.Sub(r.Detected)

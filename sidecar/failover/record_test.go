@@ -22,12 +22,12 @@ func TestKind(t *testing.T) {
 // no time.
 func TestPhases(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	r := failover.Record{Detected: at, Elected: at.Add(time.Second), Promoted: at.Add(3 * time.Second), Announced: at.Add(5 * time.Second)}
+	r := failover.Record{Detected: at, Elected: at.Add(time.Second), Promoted: at.Add(3 * time.Second), Announced: at.Add(5 * time.Second), Routed: at.Add(6 * time.Second)}
 	var got []time.Duration
 	for _, p := range r.Phases() {
 		got = append(got, p.Took)
 	}
-	for i, want := range []time.Duration{1, 0, 3, 0, 5} {
+	for i, want := range []time.Duration{1, 0, 3, 0, 5, 6} {
 		if got[i] != want*time.Second {
 			t.Errorf("phase %d took %s, want %d s", i, got[i], want)
 		}

@@ -41,6 +41,9 @@ func (c *cluster) View() sidecar.ClusterView {
 	for _, m := range v.Believed() {
 		view.Members = append(view.Members, sidecar.Instance{Member: m.Name, API: m.API, Postgres: m.Postgres})
 	}
+	if m := v.Primary(); m.Name == c.member.config.Member {
+		view.Named, _ = strconv.ParseUint(m.Meta["term"], 10, 64) //nolint:errcheck // then it is 0
+	}
 	return view
 }
 

@@ -71,7 +71,8 @@ func (w *world) of(cluster string, names []string, leader string, term uint64) *
 	lost := time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)
 	for t := range term {
 		r := failover.Record{Term: t + 1, Leader: leader, Reason: "the member was lost", Timeline: 3, Detected: lost, Elected: lost.Add(31 * time.Millisecond),
-			Fenced: lost.Add(52 * time.Millisecond), Promoted: lost.Add(81 * time.Millisecond), Writable: lost.Add(105 * time.Millisecond), Announced: lost.Add(111 * time.Millisecond)}
+			Fenced: lost.Add(52 * time.Millisecond), Promoted: lost.Add(81 * time.Millisecond), Writable: lost.Add(105 * time.Millisecond), Announced: lost.Add(111 * time.Millisecond),
+			Routed: lost.Add(126 * time.Millisecond)}
 		if t > 0 {
 			r.From = names[len(names)-1]
 		}

@@ -15,7 +15,7 @@ func OfTerm(systemID string, term uint64) TraceID {
 
 // steps are the spans of a term's leader; each ends with a phase and begins with the one
 // before.
-var steps = map[string]string{"elected": "elect", "fenced": "collect votes", "promoted": "promote", "writable": "first write", "announced": "announce"}
+var steps = map[string]string{"elected": "elect", "fenced": "collect votes", "promoted": "promote", "writable": "first write", "announced": "announce", "routed": "route"}
 
 // Term returns the spans of a term, by its leader's account of it.
 func Term(systemID string, r *failover.Record) []Span {

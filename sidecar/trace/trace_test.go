@@ -101,7 +101,7 @@ func at(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecon
 
 func record() *failover.Record {
 	return &failover.Record{Term: 8, Leader: "n2", From: "n1", Reason: "the leader of term 7 (n1) is not heard", Timeline: 3,
-		Detected: at(0), Elected: at(20), Fenced: at(80), Promoted: at(300), Writable: at(310), Announced: at(340)}
+		Detected: at(0), Elected: at(20), Fenced: at(80), Promoted: at(300), Writable: at(310), Announced: at(340), Routed: at(355)}
 }
 
 // TestFailoverIsOneTrace: the new leader, a voter and the old primary export their parts,
@@ -143,12 +143,12 @@ func TestFailoverIsOneTrace(t *testing.T) {
 		}
 		names = append(names, g.member+" "+g.Name)
 	}
-	want := []string{"n2 failover", "n2 elect", "n2 collect votes", "n2 promote", "n2 first write", "n2 announce",
+	want := []string{"n2 failover", "n2 elect", "n2 collect votes", "n2 promote", "n2 first write", "n2 announce", "n2 route",
 		"n3 vote", "n3 follow", "n1 stop", "n1 follow"}
 	if !slices.Equal(names, want) || !slices.Equal(roots, []string{"failover"}) {
 		t.Errorf("spans\n%s\nwant\n%s\nroots %v", strings.Join(names, "\n"), strings.Join(want, "\n"), roots)
 	}
-	if g := c.spans[8]; g.Start != strconv.FormatInt(at(-10).UnixNano(), 10) || g.End != strconv.FormatInt(at(5).UnixNano(), 10) {
+	if g := c.spans[9]; g.Start != strconv.FormatInt(at(-10).UnixNano(), 10) || g.End != strconv.FormatInt(at(5).UnixNano(), 10) {
 		t.Errorf("the stop took from %s to %s", g.Start, g.End)
 	}
 	if !slices.Contains(c.auth, "Bearer a") {

@@ -89,7 +89,7 @@ func fakeCluster(t *testing.T) (n1, n2 *fakeMember) {
 		Override: "pgsidecar failover --to n1 --accept-data-loss", Cost: "what n1 has not received"}}
 	start := time.Date(2026, 1, 31, 4, 0, 0, 0, time.UTC)
 	n2.status.History = []failover.Record{{Term: 7, Timeline: 4, Leader: "n2", Reason: "the server of n1 exited", Detected: start,
-		Elected: start.Add(6 * time.Millisecond), Promoted: start.Add(51 * time.Millisecond), Announced: start.Add(60 * time.Millisecond)}}
+		Elected: start.Add(6 * time.Millisecond), Promoted: start.Add(51 * time.Millisecond), Announced: start.Add(60 * time.Millisecond), Routed: start.Add(78 * time.Millisecond)}}
 	return n1, n2
 }
 

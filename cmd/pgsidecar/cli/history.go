@@ -28,8 +28,9 @@ func newHistoryCommand(a *Process) *cobra.Command {
 		Use:   "history",
 		Short: "List each change of leader, with the time of its phases",
 		Long: `List each change of leader, oldest first, with the time from the loss of the leader
-before to each phase: elected, fenced, promoted, writable, announced in Consul; and
-what the last drill showed.`,
+before to each phase: elected, fenced, promoted, writable, announced in Consul, routed
+(Consul's catalog and DNS lead to it; HAProxy and PgBouncer go there sooner); and what
+the last drill showed.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.client(cmd)
@@ -93,7 +94,7 @@ func showChanges(ctx context.Context, c *client.Client, st *api.Status, format o
 
 func writeHistory(to io.Writer, terms []failover.Record) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WHEN\tTERM\tTIMELINE\tLEADER\tELECTED\tFENCED\tPROMOTED\tWRITABLE\tANNOUNCED\tREASON")
+	fmt.Fprintln(w, "WHEN\tTERM\tTIMELINE\tLEADER\tELECTED\tFENCED\tPROMOTED\tWRITABLE\tANNOUNCED\tROUTED\tREASON")
 	for i := range terms {
 		t := &terms[i]
 		var phases []string

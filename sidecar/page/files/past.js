@@ -2,7 +2,7 @@
 import { make, draw, show, byId, table } from './dom.js';
 import { seconds, time, percent, bytes } from './words.js';
 
-const phases = ['elected', 'fenced', 'promoted', 'writable', 'announced'];
+const phases = ['elected', 'fenced', 'promoted', 'writable', 'announced', 'routed'];
 
 // steps are the phases that a term went through, each with its time since the loss.
 function steps(term) {
