@@ -384,6 +384,8 @@ func TestStatusOfOddities(t *testing.T) {
 	v.Report.Lease = 5 * time.Second
 	o.Peers[0].Report.Lease, o.Peers[0].Report.Agentless, o.Peers[0].Report.Position = 10*time.Second, true, ha.Position{TLI: 9, LSN: 0x3000000}
 	o.Peers[1].Report.Copy = "c3"
+	o.Peers[1].Report.Hidden, o.Peers[1].Report.Agentless, o.Peers[1].Report.ConfigProblem = "a check of n3", true, "postgresql.conf line 9"
+	o.Peers[1].Report.Leader, o.Peers[1].Report.Tags = "n2", []ha.Tag{{Name: "nofailover", Value: "true"}}
 	st := read(v)
 	if st.InEffect == nil || st.InEffect.K != 1 || !slices.Equal(st.InEffect.Names, []string{"n2"}) || st.InEffect.Relaxed != o.Server.Relaxed || st.InEffect.SyncCommit != "local" || len(st.InEffect.Weak) != 1 || st.InEffect.CancelledWaits != 2 || st.ConfigProblem != o.Server.ConfigProblem {
 		t.Errorf("in effect: %+v, %q", st.InEffect, st.ConfigProblem)
@@ -392,10 +394,10 @@ func TestStatusOfOddities(t *testing.T) {
 	if n1.Hidden != o.Consul.HiddenBy || n1.Strayed != "" || n1.Lease != 5 {
 		t.Errorf("n1: %+v", n1.Oddities)
 	}
-	if n2.Hidden == "" || n2.Lease != 10 || !strings.Contains(n2.Strayed, "no term of this cluster began") {
+	if n2.Hidden != "its Consul agent does not answer" || n2.Lease != 10 || !strings.Contains(n2.Strayed, "no term of this cluster began") {
 		t.Errorf("n2: %+v", n2.Oddities)
 	}
-	if n3.Hidden != "" || !strings.Contains(n3.Strayed, "than the primary had written") {
+	if n3.Hidden != "a check of n3" || n3.ConfigProblem != "postgresql.conf line 9" || n3.Upstream != "n2" || len(n3.Tags) != 1 || !strings.Contains(n3.Strayed, "than the primary had written") {
 		t.Errorf("n3: %+v", n3.Oddities)
 	}
 	// A record that is not the newest says nothing of a later timeline.

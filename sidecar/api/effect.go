@@ -35,6 +35,12 @@ type Oddities struct {
 	Hidden string `json:"hidden,omitempty"`
 	// Paused: it replays nothing, and why.
 	Paused string `json:"replay_paused,omitempty"`
+	// ConfigProblem: PostgreSQL refuses to read one of its server's files.
+	ConfigProblem string `json:"config_problem,omitempty"`
+	// Upstream is the member that its server follows; empty: none.
+	Upstream string `json:"upstream,omitempty"`
+	// Tags are its own and the settings'.
+	Tags []ha.Tag `json:"tags,omitempty"`
 	// Lease is its own setting, in seconds; zero: not known.
 	Lease float64 `json:"lease_seconds,omitempty"`
 	// Zone is its tag of that name; empty: it has none.
@@ -61,7 +67,7 @@ func (f facts) inEffect() *InEffect {
 // oddities are what is known of a member: of this one more than of the others.
 func (f facts) oddities(member string) Oddities {
 	r, _ := f.reportOf(member)
-	return Oddities{Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
+	return Oddities{Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
 }
 
 // hidden says why DNS does not show a member; empty: it does, as far as is known.
@@ -73,8 +79,10 @@ func (f facts) hidden(member string) string {
 		return c.HiddenBy
 	case member == f.self() && c.AgentLostAt != 0:
 		return "its Consul agent does not answer"
+	case member != f.self() && r.Hidden != "":
+		return r.Hidden
 	case member != f.self() && r.Agentless:
-		return "its Consul agent does not answer, or a check hides it"
+		return "its Consul agent does not answer"
 	}
 	return ""
 }

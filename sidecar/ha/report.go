@@ -85,6 +85,10 @@ type Report struct {
 	Copy    string `json:"copy,omitempty"`
 	// Paused: why its server replays nothing (SQL.Paused).
 	Paused string `json:"replay_paused,omitempty"`
+	// Hidden: why nobody finds it in the catalog (Consul.HiddenBy). ConfigProblem is its
+	// server's (SQL.ConfigProblem).
+	Hidden        string `json:"hidden,omitempty"`
+	ConfigProblem string `json:"config_problem,omitempty"`
 	// Tags are the member's own and the settings', by their names; PendingWhat are the
 	// parameters that wait for a restart. For people and other programs.
 	Tags        []Tag          `json:"tags,omitempty"`

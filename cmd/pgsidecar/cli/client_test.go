@@ -75,7 +75,7 @@ func fakeCluster(t *testing.T) (n1, n2 *fakeMember) {
 	at := func(lsn ha.LSN) ha.Position { return ha.Position{TLI: 4, LSN: lsn} }
 	members := []api.MemberStatus{
 		{Member: "n1", Role: ha.RoleReplica, Term: 7, Position: at(0x3000000), Lag: &lag, Streaming: true, Voter: true, Link: "up", HeardAge: 0.24,
-			API: n1.address(), Postgres: "10.0.0.1:5432"},
+			API: n1.address(), Postgres: "10.0.0.1:5432", Oddities: api.Oddities{Upstream: "n2"}},
 		{Member: "n2", Role: ha.RolePrimary, Term: 7, Position: at(0x3300000), Writable: true, Link: "self", API: n2.address(), Postgres: "10.0.0.2:5432"},
 		{Member: "n3", Role: ha.RoleReplica, Term: 6, Link: "silent", HeardAge: 31, Voter: true, Restart: true, Postgres: "10.0.0.3:5432"},
 	}
@@ -97,6 +97,7 @@ func fakeCluster(t *testing.T) (n1, n2 *fakeMember) {
 func TestStatus(t *testing.T) {
 	t.Setenv("TZ", "UTC")
 	n1, n2 := fakeCluster(t)
+	n2.status.Members[0].Tags = []ha.Tag{{Name: "failover_priority", Value: "2"}, {Name: "nofailover", Value: "true"}, {Name: "nosync", Value: "false"}}
 	for name, args := range map[string][]string{"status": {"status"}, "history": {"history"}} {
 		code, got, stderr := command(t, append(args, "-api", n1.address())...)
 		if code != ExitOK || stderr != "" {
@@ -146,14 +147,15 @@ func TestStatusOddities(t *testing.T) {
 	}
 	st.InEffect.Relaxed, st.InEffect.Unsure, st.InEffect.K = "synchronous_commit = off, from postgresql.auto.conf", true, 0
 	st.InEffect.SyncCommit, st.InEffect.Weak, st.InEffect.CancelledWaits = "off", []string{"role app"}, 3
-	st.ConfigProblem = "pg_hba.conf line 3: invalid method"
+	st.ConfigProblem, st.Members[0].ConfigProblem = "pg_hba.conf line 3: invalid method", "postgresql.conf line 9: syntax error"
 	st.Members[0].Lease, st.Members[0].Strayed, st.Members[1].Hidden = 10, "promoted by hand", "maintenance mode of the node"
 	got := shown()
 	for _, words := range []string{"the primary's server waits for no standby, synchronous_commit = off, when last seen; a change is under way\n",
 		"WARNING: commits are acknowledged too early on n2: synchronous_commit = off, from postgresql.auto.conf", "pgsidecar reload n2",
 		"WARNING: these roles or databases commit without waiting for a standby: role app", "WARNING: 3 commits on n2",
 		"WARNING: n1 has log that is none of this cluster's", "pgsidecar reinit n1", "the members' leases differ (n1 10s, n2 5s)",
-		"writable, not in DNS: maintenance mode of the node", "streaming, voter, strayed"} {
+		"PostgreSQL on n1 refuses its configuration: postgresql.conf line 9: syntax error. Correct the file, then type: pgsidecar reload n1",
+		"writable, not in DNS ", "WARNING: Consul's DNS does not show n2: maintenance mode of the node\n", "streaming, voter, strayed"} {
 		if !strings.Contains(got, words) {
 			t.Errorf("no %q in\n%s", words, got)
 		}

@@ -42,8 +42,19 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 			fmt.Fprintf(b, "\nWARNING: %d commits on %s were acknowledged although their wait for a standby was cancelled; a failover may lose them\n", e.CancelledWaits, st.Member)
 		}
 	}
-	if st.ConfigProblem != "" {
-		fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct the file, then type: pgsidecar reload %s\n", st.Member, st.ConfigProblem, st.Member)
+	for _, m := range st.Members {
+		problem := m.ConfigProblem
+		if m.Member == st.Member {
+			problem = st.ConfigProblem // newer
+		}
+		if problem != "" && !unheard(st, m.Member) {
+			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct the file, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
+		}
+	}
+	for _, m := range st.Members {
+		if m.Hidden != "" && !unheard(st, m.Member) {
+			fmt.Fprintf(b, "\nWARNING: Consul's DNS does not show %s: %s\n", m.Member, m.Hidden)
+		}
 	}
 	if at := st.Consul.SettingsCopied; !at.IsZero() {
 		fmt.Fprintf(b, "\nWARNING: %s uses its own copy of the cluster's settings, as they were at %s: Consul has not answered with them since it was started\n",

@@ -136,7 +136,7 @@ func healthy(members ...*fakeMember) {
 			s := &st.Members[i]
 			s.Restart, s.Term, s.Position = false, 7, ha.Position{TLI: 4, LSN: 0x3300000}
 			if s.Member != "n2" {
-				s.Link, s.HeardAge, s.Streaming, s.Lag, s.API = "up", 0.2, true, new(uint64), members[0].address()
+				s.Link, s.HeardAge, s.Streaming, s.Lag, s.API, s.Upstream = "up", 0.2, true, new(uint64), members[0].address(), "n2"
 			}
 		}
 	}

@@ -139,14 +139,22 @@ func writeStatus(b *strings.Builder, st *api.Status) {
 	}
 	b.WriteByte('\n')
 	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "MEMBER\tROLE\tSTATE\tTERM\tTIMELINE\tPOSITION\tLAG\tHEARD\tSERVER")
+	tagged, heading := slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return len(m.Tags) > 0 }), ""
+	if tagged {
+		heading = "\tTAGS"
+	}
+	fmt.Fprintln(w, "MEMBER\tROLE\tSTATE\tFROM\tTERM\tTL\tPOSITION\tLAG\tHEARD\tSERVER"+heading)
 	for _, m := range st.Members {
 		timeline, position := "-", "-"
 		if m.Position.Known() {
 			timeline, position = strconv.FormatUint(uint64(m.Position.TLI), 10), m.Position.LSN.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Member, roleWords(st, m), memberState(st, m), m.Term,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s", m.Member, roleWords(st, m), memberState(st, m), fromWords(st, m), m.Term,
 			timeline, position, lagWords(st, m), heardWords(m), cmp.Or(m.Postgres, "-"))
+		if tagged {
+			fmt.Fprintf(w, "\t%s", tagWords(m.Tags))
+		}
+		fmt.Fprintln(w)
 	}
 	w.Flush()
 	writeTrouble(b, st)
@@ -258,7 +266,7 @@ func memberState(st *api.Status, m api.MemberStatus) string {
 		words = append(words, "voter")
 	}
 	if m.Hidden != "" {
-		words = append(words, "not in DNS: "+m.Hidden)
+		words = append(words, "not in DNS")
 	}
 	if m.Strayed != "" {
 		words = append(words, "strayed")
@@ -267,6 +275,29 @@ func memberState(st *api.Status, m api.MemberStatus) string {
 		words = append(words, "restart pending")
 	}
 	return strings.Join(words, ", ")
+}
+
+// fromWords is the member whose log a member's server receives.
+func fromWords(st *api.Status, m api.MemberStatus) string {
+	if unheard(st, m.Member) {
+		return "-" // what it was is of no use
+	}
+	return cmp.Or(m.Upstream, "-")
+}
+
+// tagWords writes a member's tags: one that is only on or off by its name.
+func tagWords(tags []ha.Tag) string {
+	var words []string
+	for _, t := range tags {
+		switch t.Value {
+		case "true":
+			words = append(words, t.Name)
+		case "false", "":
+		default:
+			words = append(words, t.Name+"="+t.Value)
+		}
+	}
+	return cmp.Or(strings.Join(words, ", "), "-")
 }
 
 func lagWords(st *api.Status, m api.MemberStatus) string {
