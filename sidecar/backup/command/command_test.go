@@ -157,6 +157,53 @@ func TestExpire(t *testing.T) {
 	}
 }
 
+// TestLocks: the commands that write inherit a lock, so that one which outlives its sidecar
+// is ended before the next.
+func TestLocks(t *testing.T) {
+	c, dir := example(), t.TempDir()
+	u, err := program.Lookup("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := filepath.Join(dir, "said")
+	c.Dir, c.User, c.Retention = filepath.Join(dir, "own"), u, backup.Retention{Full: 1}
+	for _, name := range []string{"backup", "restore", "expire"} {
+		c.Commands[name] = []string{"/bin/sh", "-c", "readlink /proc/$$/fd/3 > " + said, "sh", "{data_dir}"}
+	}
+	c.Commands["restore"] = append(c.Commands["restore"], "{label}")
+	c.Commands["expire"] = slices.Concat(c.Commands["expire"][:4], []string{"{full}"})
+	c.Commands["list"] = []string{"/bin/echo", `[{{"label":"a","timeline":1,"start_lsn":"0/2000028","start":"2026-03-01T12:00:00Z","stop":"2026-03-01T12:00:00Z"}]`}
+	e, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	group := 0
+	for _, k := range []struct {
+		name, want string
+		run        func() error
+	}{
+		{"backup", filepath.Join(c.Dir, "running"), func() error { _, err := e.Backup(t.Context(), backup.Request{}); return err }},
+		{"expire", filepath.Join(c.Dir, "running"), func() error { _, err := e.Expire(t.Context()); return err }},
+		{"restore", lock.Name(), func() error {
+			return e.Restore(t.Context(), backup.Restore{DataDir: filepath.Join(dir, "data"), Label: "a", Lock: lock, Started: func(g int) { group = g }})
+		}},
+	} {
+		err := k.run()
+		got, reading := os.ReadFile(said)
+		if reading != nil || strings.TrimSpace(string(got)) != k.want {
+			t.Errorf("%s inherits %q, want %q (%v)", k.name, got, k.want, err)
+		}
+	}
+	if group <= 1 {
+		t.Errorf("the restore's process group is told as %d", group)
+	}
+}
+
 // tool is a program for backups as a person might write one: pg_basebackup, cp, and
 // the manifest's positions. Its repository comes from the environment.
 const tool = `#!/bin/sh

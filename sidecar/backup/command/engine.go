@@ -59,6 +59,25 @@ func (e *Engine) has(name string) bool { return len(e.c.Commands[name]) > 0 }
 
 // run runs one command and returns what it printed.
 func (e *Engine) run(ctx context.Context, name string, values map[string]string) (string, error) {
+	return e.runAs(ctx, program.Command{}, name, values)
+}
+
+// alone runs a command that changes the repository. One that outlived its sidecar is ended
+// first.
+func (e *Engine) alone(ctx context.Context, name string, values map[string]string) error {
+	if err := e.c.User.Files().MakeDir(e.c.Dir); err != nil {
+		return fmt.Errorf("make the engine's folder: %w", err)
+	}
+	sole, err := program.TakeSole(ctx, e.c.User, filepath.Join(e.c.Dir, "running"))
+	if err != nil {
+		return err
+	}
+	_, err = e.runAs(ctx, sole.With(program.Command{Background: name == "backup"}), name, values)
+	// Also where ctx is done: what was killed may not have ended yet.
+	return errors.Join(err, sole.Release(context.WithoutCancel(ctx)))
+}
+
+func (e *Engine) runAs(ctx context.Context, c program.Command, name string, values map[string]string) (string, error) {
 	words, err := expand(e.c.Commands[name], values, keep)
 	if err != nil {
 		return "", fmt.Errorf("command %s: %w", name, err)
@@ -66,7 +85,8 @@ func (e *Engine) run(ctx context.Context, name string, values map[string]string)
 	if err := e.c.writeEnvironment(); err != nil {
 		return "", err
 	}
-	out, err := program.Command{User: e.c.User, Args: e.c.withEnvironment(words), Dir: e.c.Dir, Background: name == "backup"}.Run(ctx)
+	c.User, c.Args, c.Dir = e.c.User, e.c.withEnvironment(words), e.c.Dir
+	out, err := c.Run(ctx)
 	var f *program.Failed
 	if errors.As(err, &f) && (strings.Contains(f.Said, "No space left on device") || strings.Contains(f.Said, "Disk quota exceeded")) {
 		return "", fmt.Errorf("command %s: %w: %w", name, backup.ErrFull, err)
@@ -106,7 +126,7 @@ func (e *Engine) Backup(ctx context.Context, r backup.Request) (backup.Backup, e
 	if err != nil {
 		return backup.Backup{}, err
 	}
-	if _, err := e.run(ctx, "backup", map[string]string{"kind": string(r.Kind), "data_dir": e.c.DataDir}); err != nil {
+	if err := e.alone(ctx, "backup", map[string]string{"kind": string(r.Kind), "data_dir": e.c.DataDir}); err != nil {
 		return backup.Backup{}, err
 	}
 	after, err := e.List(ctx)
@@ -198,7 +218,11 @@ func (e *Engine) Restore(ctx context.Context, r backup.Restore) error {
 	if err := e.c.User.Files().MakeDir(r.DataDir); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	if _, err := e.run(ctx, "restore", map[string]string{"label": r.Label, "data_dir": r.DataDir}); err != nil {
+	c := program.Command{Background: r.Scratch, Started: r.Started}
+	if r.Lock != nil {
+		c.Files = append(c.Files, r.Lock)
+	}
+	if _, err := e.runAs(ctx, c, "restore", map[string]string{"label": r.Label, "data_dir": r.DataDir}); err != nil {
 		return err
 	}
 	return e.writeRecovery(r)
@@ -225,7 +249,7 @@ func (e *Engine) Expire(ctx context.Context) ([]string, error) {
 	}
 	for _, label := range slices.Backward(labels) {
 		values["label"] = label
-		if _, err := e.run(ctx, "expire", values); err != nil {
+		if err := e.alone(ctx, "expire", values); err != nil {
 			return nil, err
 		}
 	}

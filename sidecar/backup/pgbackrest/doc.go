@@ -26,8 +26,9 @@
 // # Kill -9
 //
 // A backup is in `pgbackrest info` only after its manifest was saved, which is
-// last. What was killed before is taken up or removed by the next backup. A
-// restore writes pg_control last, without which PostgreSQL does not start.
+// last. What was killed before is taken up or removed by the next backup. A pgbackrest
+// that outlives its sidecar is ended by the next backup. A restore writes pg_control
+// last, without which PostgreSQL does not start.
 //
 // # Backup from a replica
 //

@@ -139,8 +139,11 @@ func (e *Engine) Backup(ctx context.Context, r backup.Request) (backup.Backup, e
 		}
 		each(line)
 	}
-	if _, err := e.run(ctx, program.Command{Line: line, Background: true},
-		"--type="+string(r.Kind), "--log-level-console=detail", "backup"); err != nil {
+	err := e.alone(ctx, func(sole *program.Sole) error {
+		_, err := e.run(ctx, sole.With(program.Command{Line: line, Background: true}), "--type="+string(r.Kind), "--log-level-console=detail", "backup")
+		return err
+	})
+	if err != nil {
 		return backup.Backup{}, fmt.Errorf("make a backup: %w", err)
 	}
 	list, err := e.List(ctx)
@@ -152,6 +155,21 @@ func (e *Engine) Backup(ctx context.Context, r backup.Request) (backup.Backup, e
 		return backup.Backup{}, fmt.Errorf("%w: it made backup %q and does not list it", errInfo, label)
 	}
 	return b, nil
+}
+
+// alone runs what makes or removes backups. One that outlived its sidecar is ended first:
+// pgBackRest would refuse to run beside it, and nobody hears what comes of it.
+func (e *Engine) alone(ctx context.Context, f func(*program.Sole) error) error {
+	if err := e.c.write(); err != nil { // the folder
+		return err
+	}
+	sole, err := program.TakeSole(ctx, e.c.User, filepath.Join(e.c.Dir, "running"))
+	if err != nil {
+		return err
+	}
+	err = f(sole)
+	// Also where ctx is done: what was killed may not have ended yet.
+	return errors.Join(err, sole.Release(context.WithoutCancel(ctx)))
 }
 
 // List asks for the stanza's backups. Free is of a local folder only.
@@ -208,7 +226,11 @@ func (e *Engine) Expire(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := e.run(ctx, program.Command{}, "expire"); err != nil {
+	err = e.alone(ctx, func(sole *program.Sole) error {
+		_, err := e.run(ctx, sole.With(program.Command{}), "expire")
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("expire backups: %w", err)
 	}
 	after, err := e.List(ctx)
@@ -238,7 +260,7 @@ func (e *Engine) Restore(ctx context.Context, r backup.Restore) error {
 		return err
 	}
 	if !r.Scratch { // the data may be moved before they are used
-		args = slices.Insert(args, len(args)-1, "--recovery-option=restore_command="+e.Commands().Restore)
+		args = slices.Insert(args, len(args)-1, "--recovery-option=restore_command="+confValue.Replace(e.Commands().Restore))
 	}
 	command := program.Command{Line: progress(r.Progress), Background: r.Scratch, Started: r.Started}
 	if r.Lock != nil {
@@ -249,6 +271,9 @@ func (e *Engine) Restore(ctx context.Context, r backup.Restore) error {
 	}
 	return nil
 }
+
+// confValue escapes what pgBackRest puts between quotes into postgresql.auto.conf as it is.
+var confValue = strings.NewReplacer(`\`, `\\`, "'", "''")
 
 func restoreArgs(r backup.Restore) ([]string, error) {
 	kind, known := kinds[r.Target.Kind]

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -258,46 +257,4 @@ func TestFull(t *testing.T) {
 	}
 	must(t, 0, os.Remove(filler))
 	w.backup(backup.Full)
-}
-
-// TestKilled ends a backup at several moments: what is half made is not listed, and
-// the next backup is good.
-func TestKilled(t *testing.T) {
-	w := newWorld(t)
-	must(t, 0, w.engine.Prepare(within(t)))
-	w.SQL("create table big as select n, repeat(md5(n::text), 8) from generate_series(1, 100000) n")
-	good := 0
-	for _, at := range []float64{0, 0.05, 0.5, 0.95} {
-		ctx, kill := context.WithCancelCause(context.Background())
-		because := errors.New("killed by the test")
-		seen := false
-		_, err := w.engine.Backup(ctx, backup.Request{Kind: backup.Full, Progress: func(done float64) {
-			if !seen && done >= at {
-				seen = true
-				kill(because)
-			}
-		}})
-		kill(nil)
-		list := must2(w.engine.List(within(t)))(t)
-		if err == nil {
-			good++
-		} else if !errors.Is(err, because) {
-			t.Errorf("killed at %g: %v", at, err)
-		}
-		if len(list.Backups) != good || list.Running {
-			t.Errorf("killed at %g: %d backups are listed, and %d were good; running: %v", at, len(list.Backups), good, list.Running)
-		}
-	}
-	b := w.backup(backup.Full)
-	if !b.Good() {
-		t.Errorf("the next backup: %+v", b)
-	}
-	if gone := must2(w.engine.Expire(within(t)))(t); len(gone) != max(0, good+1-2) {
-		t.Errorf("%v expired", gone)
-	}
-	w.backup(backup.Full)
-	w.backup(backup.Full)
-	if gone := must2(w.engine.Expire(within(t)))(t); !slices.Contains(gone, b.Label) {
-		t.Errorf("%v expired; retention keeps two", gone)
-	}
 }

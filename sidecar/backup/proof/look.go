@@ -85,7 +85,7 @@ func (s *scratch) amcheck(ctx context.Context, r *Report) error {
 				found = line
 			}
 		}}
-	_, err := c.Run(ctx)
+	_, err := s.sole.With(c).Run(ctx)
 	var f *program.Failed
 	if errors.As(err, &f) {
 		return fmt.Errorf("%w: pg_amcheck: %s", ErrFailed, cmp.Or(found, f.Said))
@@ -102,7 +102,7 @@ func (s *scratch) checksums(ctx context.Context, r *Report) error {
 	if err := s.stop(ctx, "fast"); err != nil || !r.Checksums {
 		return err
 	}
-	_, err := s.program(ctx, "pg_checksums", "--check", "-D", s.data())
+	_, err := s.sole.With(s.command("pg_checksums", "--check", "-D", s.data())).Run(ctx)
 	var f *program.Failed
 	if errors.As(err, &f) {
 		return fmt.Errorf("%w: pg_checksums: %s", ErrFailed, f.Said)

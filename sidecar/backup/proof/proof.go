@@ -101,7 +101,7 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 		return report, err
 	}
 	if err := s.o.Engine.Restore(ctx, backup.Restore{DataDir: s.data(), Label: b.Label, Scratch: true,
-		Target: backup.Target{Timeline: s.o.Timeline}, Progress: s.o.Progress}); err != nil {
+		Target: backup.Target{Timeline: s.o.Timeline}, Progress: s.o.Progress, Lock: s.sole.File(), Started: s.sole.Started}); err != nil {
 		return report, err
 	}
 	restored := time.Now()
@@ -131,6 +131,9 @@ func (s *scratch) room(ctx context.Context, b backup.Backup) (limit int64, err e
 		return 0, fmt.Errorf("make the scratch folder: %w", err)
 	}
 	if err := files.Replace(filepath.Join(s.o.Folder, markName), nil); err != nil {
+		return 0, fmt.Errorf("make the scratch folder: %w", err)
+	}
+	if s.sole, err = program.TakeSole(ctx, s.o.User, s.solePath()); err != nil {
 		return 0, fmt.Errorf("make the scratch folder: %w", err)
 	}
 	var free syscall.Statfs_t

@@ -24,6 +24,9 @@ import (
 type scratch struct {
 	o     Options
 	ended chan struct{} // closed when the server that start started has ended; nil: none was
+	// sole is inherited by all programs. The group of the last is noted: beside it only the
+	// server runs, which is ended by its own file.
+	sole *program.Sole
 
 	mu   sync.Mutex
 	said string // the last severe message of the server; guarded by mu
@@ -33,9 +36,28 @@ func (s *scratch) data() string { return filepath.Join(s.o.Folder, "data") }
 
 const port = 5432 // of a socket in a folder of its own, so any will do
 
-// program runs one of PostgreSQL's programs after the server itself.
-func (s *scratch) program(ctx context.Context, name string, args ...string) (string, error) {
-	return program.Command{User: s.o.User, Background: true, Args: append([]string{filepath.Join(s.o.BinDir, name)}, args...)}.Run(ctx)
+// command is one of PostgreSQL's programs, which runs after the server itself.
+func (s *scratch) command(name string, args ...string) program.Command {
+	return program.Command{User: s.o.User, Background: true, Args: append([]string{filepath.Join(s.o.BinDir, name)}, args...)}
+}
+
+func (s *scratch) solePath() string { return filepath.Join(s.o.Folder, "running") }
+
+// endPrograms ends what still works in the folder besides the server: also what a
+// verification that was killed has left.
+func (s *scratch) endPrograms(ctx context.Context) error {
+	if s.sole == nil {
+		if _, err := s.o.User.Files().Stat(s.solePath()); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		var err error
+		if s.sole, err = program.TakeSole(ctx, s.o.User, s.solePath()); err != nil {
+			return err
+		}
+	}
+	err := s.sole.Release(ctx)
+	s.sole = nil
+	return err
 }
 
 // markName is a file that says that the folder is ours to remove.
@@ -56,7 +78,7 @@ func (s *scratch) clear(ctx context.Context) error {
 	if !ours && len(entries) > 0 {
 		return fmt.Errorf("%w: %s has files that no verification made, and is left untouched", backup.ErrNotEmpty, s.o.Folder)
 	}
-	if err := s.stop(ctx, "immediate"); err != nil {
+	if err := errors.Join(s.stop(ctx, "immediate"), s.endPrograms(ctx)); err != nil {
 		return err
 	}
 	// The marker goes last, so that what is left after a crash can still be removed.
@@ -92,7 +114,11 @@ func (s *scratch) end(ctx context.Context, mode string) error {
 	if _, err := s.o.User.Files().Stat(filepath.Join(s.data(), "postmaster.pid")); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	_, err := s.program(ctx, "pg_ctl", "-D", s.data(), "-m", mode, "-w", "stop")
+	c := s.command("pg_ctl", "-D", s.data(), "-m", mode, "-w", "stop")
+	if s.sole != nil {
+		c = s.sole.With(c)
+	}
+	_, err := c.Run(ctx)
 	var f *program.Failed
 	if errors.As(err, &f) && strings.Contains(f.Said, "Is server running?") {
 		return nil // a machine that fell left the file
@@ -107,7 +133,7 @@ func (s *scratch) end(ctx context.Context, mode string) error {
 func (s *scratch) start(ctx context.Context) {
 	s.ended = make(chan struct{})
 	args := append([]string{filepath.Join(s.o.BinDir, "postgres"), "-D", s.data()}, s.parameters()...)
-	c := program.Command{User: s.o.User, Background: true, Args: args, Line: s.hear}
+	c := s.sole.With(program.Command{User: s.o.User, Background: true, Args: args, Line: s.hear})
 	go func() {
 		defer close(s.ended)
 		if _, err := c.Run(ctx); err != nil {
