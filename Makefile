@@ -103,14 +103,14 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 
 .PHONY: test
 test: programs build format vet ## run every test, on real programs where it matters (half an hour)
-	@failed=0; set -x; \
+	@failed=0; export GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)"; set -x; \
 	$(GOTEST) -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
 	for package in $(filter $(CLUSTERS),$(shell go list ./...)); do $(GOTEST) $(TESTFLAGS) $$package || failed=1; done; \
 	{ set +x; } 2>/dev/null; exit $$failed
 
 .PHONY: test-nomad
 test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minutes, besides Nomad's build)
-	$(GOTEST) $(TESTFLAGS) -v ./nomad -args -nomad
+	GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)" $(GOTEST) $(TESTFLAGS) -v ./nomad -args -nomad
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)

@@ -129,6 +129,7 @@ func TestOneIDOfTwoClusters(t *testing.T) {
 	o.Prefix = "staging"
 	staging := run(t, o)
 	wantErr(t, staging.Register(ctx, registration("n1", "replica", 5003)), sessions.ErrOtherCluster, "pgsidecar/", "service { name }")
+	must(t, staging.Deregister(ctx)) // which would else take the free place below
 
 	// When the first is gone, its place is free.
 	must(t, orders.Deregister(ctx))

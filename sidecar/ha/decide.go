@@ -10,12 +10,12 @@ import (
 // deterministic: the same state and observation give the same answer, and
 // trouble is a value in it. It must be called again after every change of the
 // observation, and no later than State.WakeAt.
-func Decide(s State, o Observation) (State, []Action) { return decide(s, o, "") }
+func Decide(s State, o Observation) (State, []Action) { return new(turn).decide(s, o, "") }
 
-func decide(s State, o Observation, without string) (State, []Action) {
-	t := turn{view: view{s: s, o: o, rec: o.Consul.Record}, without: without}
+func (t *turn) decide(s State, o Observation, without string) (State, []Action) {
+	*t = turn{view: view{s: s, o: o, rec: o.Consul.Record}, without: without}
 	blocks := s.Blocks
-	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil = 0, nil, nil, "", 0
+	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil = 0, nil, make([]string, 0, 12), "", 0
 	t.noteRecord()
 	t.seen = t.o.newestSeen(t.s.Last)
 	t.s.Hears = t.hears()

@@ -19,7 +19,7 @@ func TestPlantedLinks(t *testing.T) {
 		t.Skip("needs root")
 	}
 	const nobody = 65534
-	base, err := os.MkdirTemp("/tmp", "pgsidecar-links-")
+	base, err := os.MkdirTemp("", "pgsidecar-links-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(base)) })
 	must(t, os.Chmod(base, 0o755))

@@ -130,7 +130,7 @@ func testOptions(t testing.TB, base, name string, port int, guard Guard) Options
 
 func testDir(t testing.TB) string {
 	t.Helper()
-	base, err := os.MkdirTemp("/tmp", "pgsidecar-postgres-")
+	base, err := os.MkdirTemp("", "pgsidecar-postgres-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(base) })
 	must(t, os.Chmod(base, 0o755))

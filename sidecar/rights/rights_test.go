@@ -28,7 +28,7 @@ func scene(t *testing.T) (theirs, secret, folder string) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	base, err := os.MkdirTemp("/tmp", "pgsidecar-rights-")
+	base, err := os.MkdirTemp("", "pgsidecar-rights-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(base)) })
 	must(t, os.Chmod(base, 0o755))

@@ -42,7 +42,7 @@ func New(t testing.TB) *Server {
 	if s.User, err = program.Lookup(name); err != nil {
 		t.Skip(err)
 	}
-	if s.Dir, err = os.MkdirTemp("/tmp", "pgsidecar-backup-"); err != nil {
+	if s.Dir, err = os.MkdirTemp("", "pgsidecar-backup-"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(s.Dir) })

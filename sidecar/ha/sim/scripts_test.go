@@ -100,7 +100,7 @@ func (s *scripted) misses(row string) (missed bool) {
 			missed = true // a row may stand before others so that they need not ask again
 		}
 	}()
-	return s.play(ha.Rules{Without: row}.Decide) != s.want
+	return s.play((&ha.Rules{Without: row}).Decide) != s.want
 }
 
 // scriptsOn says in how many scripts a row holds, and the first that misses it.

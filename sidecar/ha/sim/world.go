@@ -171,7 +171,7 @@ func (w *World) reset(o Options) {
 		o.Members = 3
 	}
 	if o.Core.Decide == nil {
-		o.Core.Decide = ha.Decide
+		o.Core.Decide = new(ha.Rules).Decide
 	}
 	if o.Core.Report == nil {
 		o.Core.Report = ha.MakeReport
