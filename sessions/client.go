@@ -99,6 +99,7 @@ const (
 	areaRegistration
 	areaToken
 	areaOtherCluster
+	areaDNS
 	areas
 )
 
@@ -117,6 +118,7 @@ func (c *Client) Run(ctx context.Context, notify func()) error {
 	all.Go(func() { c.keepConfirming(ctx) })
 	all.Go(func() { c.keepRegistered(ctx) })
 	all.Go(func() { c.returnHome(ctx) })
+	all.Go(func() { c.watchDNS(ctx) })
 	for _, w := range c.watches() {
 		all.Go(func() { c.follow(ctx, w) })
 	}

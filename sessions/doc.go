@@ -129,5 +129,6 @@
 //	keepConfirming   reads record and lock: when woken, each second while holding, after failures
 //	keepRegistered   compares the registration with the agent; takes the tag from rivals; puts back what is taken
 //	returnHome       goes back to the first address
+//	watchDNS         sees that DNS finds the service, which asks with the agent's token
 //	follow (four)    the blocking queries: state, leader, config, service
 package sessions

@@ -30,6 +30,9 @@ type Options struct {
 	Insecure bool
 
 	Datacenter string // empty: the agent's own
+	// DNS is where the local agent answers DNS (host:port). Empty: port 8600 beside its
+	// HTTP port 8500 or 8501, if there is a token; else DNS is not looked at.
+	DNS string
 
 	// Token is the ACL token; TokenFile, if set, names the file that holds it
 	// instead, and is read again when it changes.
