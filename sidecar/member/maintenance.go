@@ -181,7 +181,9 @@ func (s *localServer) Maintain(ctx context.Context, members []string, founded bo
 	if err := s.files.KeepReserve(); err != nil {
 		s.log.Debug("the disk has no reserve", "error", err) // it is full, which the write probe says
 	}
-	return s.outgrown(ctx), s.maintain(ctx, members, founded)
+	// Its upstream has a changed password at once, and a stream that breaks needs it.
+	err = s.files.KeepPassfile()
+	return s.outgrown(ctx), errors.Join(err, s.maintain(ctx, members, founded))
 }
 
 func (s *localServer) maintain(ctx context.Context, members []string, founded bool) error {

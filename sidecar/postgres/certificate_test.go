@@ -38,3 +38,26 @@ func TestFilesState(t *testing.T) {
 		must(t, errors.Join(os.RemoveAll(cert), os.WriteFile(cert, []byte("one"), 0o600)))
 	}
 }
+
+// TestKeepPassfile: a password that has changed in its file is what libpq reads from then
+// on; one that has not is not written again.
+func TestKeepPassfile(t *testing.T) {
+	password := "one"
+	dir := t.TempDir()
+	s := &Server{o: Options{DataDir: filepath.Join(dir, "data"), StateDir: filepath.Join(dir, "state"), ReplicationName: "replicator", ReplicationPassword: func() (string, error) { return password, nil }}}
+	s.sock = filepath.Join(dir, "state", "sock")
+	for _, c := range []struct{ password, line string }{{"one", "*:*:*:replicator:one\n"}, {`t:w\o`, `*:*:*:replicator:t\:w\\o` + "\n"}} {
+		password = c.password
+		must(t, s.KeepPassfile())
+		before, err := os.Stat(s.Passfile())
+		must(t, err)
+		must(t, s.KeepPassfile())
+		after, err := os.Stat(s.Passfile())
+		must(t, err)
+		line, err := os.ReadFile(s.Passfile())
+		must(t, err)
+		if string(line) != c.line || before.Mode().Perm() != 0o600 || !os.SameFile(before, after) {
+			t.Errorf("%q, mode %v, written again: %t", line, before.Mode(), !os.SameFile(before, after))
+		}
+	}
+}

@@ -203,8 +203,16 @@ func (s *Server) writePassfile() error {
 	if err := s.MakeState(); err != nil {
 		return err
 	}
-	return s.write(s.Passfile(), []byte("*:*:*:"+escape.Replace(s.o.ReplicationName)+":"+escape.Replace(password)+"\n"))
+	line := "*:*:*:" + escape.Replace(s.o.ReplicationName) + ":" + escape.Replace(password) + "\n"
+	if was, err := s.files.ReadFile(s.Passfile()); err == nil && string(was) == line {
+		return nil
+	}
+	return s.write(s.Passfile(), []byte(line))
 }
+
+// KeepPassfile has the server connect with the replication password as it is now: libpq
+// reads the file at each connection.
+func (s *Server) KeepPassfile() error { return s.writePassfile() }
 
 func (s *Server) isHidden() bool {
 	content, err := s.files.ReadFile(s.state("pg_hba.conf"))
