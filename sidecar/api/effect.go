@@ -29,6 +29,9 @@ type InEffect struct {
 // Oddities are what is wrong with a member although it may work, and what of it should
 // fit the others.
 type Oddities struct {
+	// Override ends what it is blocked by, at that cost.
+	Override string `json:"override,omitempty"`
+	Cost     string `json:"cost,omitempty"`
 	// Strayed: it has log that no term of this cluster wrote, and why it is known.
 	Strayed string `json:"strayed,omitempty"`
 	// Hidden: Consul's DNS does not show it, and why.
@@ -67,7 +70,7 @@ func (f facts) inEffect() *InEffect {
 // oddities are what is known of a member: of this one more than of the others.
 func (f facts) oddities(member string) Oddities {
 	r, _ := f.reportOf(member)
-	return Oddities{Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
+	return Oddities{Override: r.Override, Cost: r.Cost, Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
 }
 
 // hidden says why DNS does not show a member; empty: it does, as far as is known.

@@ -439,7 +439,7 @@ func MakeReport(s State, o Observation) Report {
 		r.Term = o.Consul.Record.Term
 	}
 	if len(s.Blocks) > 0 {
-		r.Blocked = s.Blocks[0].What + ": " + s.Blocks[0].Missing
+		r.Blocked, r.Override, r.Cost = s.Blocks[0].What+": "+s.Blocks[0].Missing, s.Blocks[0].Override, s.Blocks[0].Cost
 	}
 	return r
 }

@@ -72,7 +72,9 @@ type Report struct {
 	Echo []Echo `json:"echo,omitempty"`
 
 	Version  string `json:"version,omitempty"`
-	Blocked  string `json:"blocked,omitempty"`   // the first block, in words
+	Blocked  string `json:"blocked,omitempty"`  // the first block, in words
+	Override string `json:"override,omitempty"` // that block's, and what it costs
+	Cost     string `json:"cost,omitempty"`
 	Replay   LSN    `json:"replay,omitempty"`    // how far a standby has replayed
 	ServerID string `json:"server_id,omitempty"` // PostgreSQL system identifier
 	Pending  bool   `json:"pending_restart,omitempty"`

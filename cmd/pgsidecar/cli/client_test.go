@@ -148,6 +148,7 @@ func TestStatusOddities(t *testing.T) {
 	st.InEffect.Relaxed, st.InEffect.Unsure, st.InEffect.K = "synchronous_commit = off, from postgresql.auto.conf", true, 0
 	st.InEffect.SyncCommit, st.InEffect.Weak, st.InEffect.CancelledWaits = "off", []string{"role app"}, 3
 	st.ConfigProblem, st.Members[0].ConfigProblem = "pg_hba.conf line 3: invalid method", "postgresql.conf line 9: syntax error"
+	st.Members[0].Blocked, st.Members[0].Override, st.Members[0].Cost = "this standby comes no further", "pgsidecar reinit n1 ", "it is cloned anew"
 	st.Members[0].Lease, st.Members[0].Strayed, st.Members[1].Hidden = 10, "promoted by hand", "maintenance mode of the node"
 	got := shown()
 	for _, words := range []string{"the primary's server waits for no standby, synchronous_commit = off, when last seen; a change is under way\n",
@@ -155,6 +156,7 @@ func TestStatusOddities(t *testing.T) {
 		"WARNING: these roles or databases commit without waiting for a standby: role app", "WARNING: 3 commits on n2",
 		"WARNING: n1 has log that is none of this cluster's", "pgsidecar reinit n1", "the members' leases differ (n1 10s, n2 5s)",
 		"PostgreSQL on n1 refuses its configuration: postgresql.conf line 9: syntax error. Correct the file, then type: pgsidecar reload n1",
+		"\nn1 is blocked: this standby comes no further\n  override:    pgsidecar reinit n1 \n  risk:        it is cloned anew\n",
 		"writable, not in DNS ", "WARNING: Consul's DNS does not show n2: maintenance mode of the node\n", "streaming, voter, strayed"} {
 		if !strings.Contains(got, words) {
 			t.Errorf("no %q in\n%s", words, got)

@@ -193,6 +193,9 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 	for _, m := range st.Members {
 		if m.Blocked != "" && (m.Member != st.Member || len(st.Blocks) == 0) { // its own are above
 			fmt.Fprintf(b, "\n%s is blocked: %s\n", m.Member, m.Blocked)
+			if m.Override != "" {
+				fmt.Fprintf(b, "  override:    %s\n  risk:        %s\n", m.Override, cmp.Or(m.Cost, "nothing"))
+			}
 		}
 	}
 }
