@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -357,7 +358,25 @@ func (s *Server) resume(ctx context.Context, body []byte) (int, string, error) {
 	if err := decode(body, &b); err != nil {
 		return 0, "", err
 	}
-	return http.StatusOK, "resumed", s.control.Resume(ctx, Resume{b.Members})
+	answer := "resumed" + s.pauseKept(b.Members)
+	return http.StatusOK, answer, s.control.Resume(ctx, Resume{b.Members})
+}
+
+// pauseKept says what the pause has kept from happening on members, all of them if none is
+// named: it happens now.
+func (s *Server) pauseKept(members []string) string {
+	f, known := s.facts()
+	if !known {
+		return ""
+	}
+	var b strings.Builder
+	for _, name := range f.members() {
+		r, heard := f.reportOf(name)
+		if heard && r.Override == "pgsidecar resume" && (len(members) == 0 || slices.Contains(members, name)) {
+			fmt.Fprintf(&b, "\n%s: %s; from now on: %s", name, r.Blocked, r.Cost)
+		}
+	}
+	return b.String()
 }
 
 func (s *Server) remove(ctx context.Context, body []byte) (int, string, error) {

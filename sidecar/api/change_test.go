@@ -217,6 +217,20 @@ func TestChangesInPause(t *testing.T) {
 	}
 }
 
+// TestResumeSays: what the pause has kept from happening is told, of the members named.
+func TestResumeSays(t *testing.T) {
+	v := viewOf("n1")
+	v.Report.Blocked, v.Report.Override, v.Report.Cost = "this member's server is not managed: the end of process 123", "pgsidecar resume", "that server is stopped"
+	v.Observation.Peers[0].Report.Blocked, v.Observation.Peers[0].Report.Override = "commits wait: a vote of n3", "pgsidecar failover --to n2"
+	b := newBench(t, v, func(o *api.Options) { o.Control = &control{} })
+	kept := "resumed\nn1: this member's server is not managed: the end of process 123; from now on: that server is stopped"
+	for body, want := range map[string]string{``: kept, `{"members":["n1"]}`: kept, `{"members":["n2"]}`: "resumed"} {
+		if w := b.send("POST", "/resume", bearer, body); w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+			t.Errorf("%s: %d %q", body, w.Code, w.Body)
+		}
+	}
+}
+
 func TestErrorsOfControl(t *testing.T) {
 	for name, test := range map[string]struct {
 		err    error

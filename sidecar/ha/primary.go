@@ -210,7 +210,7 @@ var downRules = [...]rule{
 	{"restart-paused", func(v *view) bool {
 		return v.paused() && v.o.Server.ExitedAt != 0 && !v.o.Server.Asked && !v.o.Intent.Restart
 	}, blocked(func(*view) Block {
-		return Block{What: "the primary is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"}
+		return Block{What: "the primary is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "it is started, or another member leads"}
 	}), ends},
 	{"restart-as-standby", func(v *view) bool { return !v.o.Server.WasPrimary }, (*turn).startStandby, ends},
 	{"restart-primary", nil, (*turn).startPrimary, ends},

@@ -114,7 +114,7 @@ var startStandbyRules = [...]rule{
 	{"start-paused", func(v *view) bool {
 		return v.paused() && v.o.Server.ExitedAt != 0 && !v.o.Server.Asked && !v.o.Intent.Restart
 	}, blocked(func(*view) Block {
-		return Block{What: "the server is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "none"}
+		return Block{What: "the server is not started", Missing: "the cluster is paused", Override: "pgsidecar resume", Cost: "it is started"}
 	}), ends},
 	{"standby-unread-settings", (*view).unreadSettings, blocked(settingsBlock), ends},
 	// Data is given up only if it is damaged (a port in use passes), and not
