@@ -37,9 +37,9 @@ help: ## print this list
 ##@ Try it
 
 .PHONY: up
-up: ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind
+up: ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind (UP=--backup: delete a table and restore it)
 	@$(MAKE) --no-print-directory -j 2 programs-up build
-	@exec bin/pgsidecar lab up
+	@exec bin/pgsidecar lab up $(UP)
 
 .PHONY: programs
 programs: ## provide what tests run: PostgreSQL, HAProxy, PgBouncer, iproute2 (apt-get, as root), Consul (PATH, or Debian 11's, or built once), and more

@@ -27,7 +27,9 @@ type saved struct {
 	t *testing.T
 }
 
-func newSaved(t *testing.T) *saved {
+func newSaved(t *testing.T) *saved { return newSavedOn(t, lab.Options{}) }
+
+func newSavedOn(t *testing.T, o lab.Options) *saved {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("takes a cluster")
@@ -45,7 +47,8 @@ func newSaved(t *testing.T) *saved {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	labtest.NeedPrograms(t)
-	l, err := lab.New(lab.Options{Dir: filepath.Join(dir, "lab"), Binary: binary, Backup: true})
+	o.Dir, o.Binary, o.Backup = filepath.Join(dir, "lab"), binary, true
+	l, err := lab.New(o)
 	if errors.Is(err, programs.ErrMissing) {
 		t.Skip(err)
 	}

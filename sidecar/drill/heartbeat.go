@@ -79,6 +79,24 @@ func (h *Heartbeat) Beat(after time.Time) Beat {
 	return b
 }
 
+// DropTable drops the table that is written to, and returns the server's time just before.
+func (h *Heartbeat) DropTable(ctx context.Context) (before time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, h.r.Deadline)
+	defer cancel()
+	conn, err := h.r.primary(ctx)
+	if err != nil {
+		return before, err
+	}
+	defer closeNow(conn)
+	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&before); err != nil {
+		return before, fmt.Errorf("ask for the time: %w", err)
+	}
+	if _, err := conn.Exec(ctx, "DROP TABLE drill.writes"); err != nil {
+		return before, fmt.Errorf("drop the table: %w", err)
+	}
+	return before, nil
+}
+
 // DNS returns what Consul's DNS says now.
 func (h *Heartbeat) DNS() string {
 	answers := h.r.dns.Answers()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // screen is a terminal with a program on it.
@@ -156,6 +158,11 @@ func TestLiveView(t *testing.T) {
 	if os.Geteuid() == 0 {
 		args = append(args, "--isolated")
 	}
+	_, err := programs.PgBackRest()
+	saved := err == nil
+	if saved {
+		args = append(args, "--backup")
+	}
 	start := time.Now()
 	s := onScreen(t, exec.Command(program, args...))
 	s.wait(0, "press k to kill")
@@ -179,6 +186,13 @@ func TestLiveView(t *testing.T) {
 	refused(t, exec.Command(program, "drill", "--dir", folder, "switchover"), "not running")
 	s.press("h", "healed")
 	s.press("x", "is no key")
+	if saved {
+		s.press("r", "press d first")
+		s.wait(0, "the first backup is made")
+		s.press("d", "deleted the writer's table")
+		t.Logf("restored after %s", s.press("r", "takes writes after"))
+		s.press("k", "is the primary now") // which the writer says, who has its table again
+	}
 	after := labIn(t, folder)
 	seen.segments = append(seen.segments, after.segments...)
 	if left := leftBehind(t, before, seen); len(left) < 10 {

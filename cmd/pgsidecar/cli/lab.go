@@ -74,7 +74,8 @@ func newLabUpCommand(a *Process) *cobra.Command {
 		Short: "Start a lab, show it, break it by keys, and remove it at Ctrl-C",
 		Long: `Start Consul, the members and HAProxy on this machine, show what they do while a
 writer writes, break them at the press of a key, and remove all of it at q or
-Ctrl-C. With --detach the lab stays until "lab down".`,
+Ctrl-C. With --backup one key deletes the writer's table, and another restores the
+cluster to just before. With --detach the lab stays until "lab down".`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			exe, err := os.Executable()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -36,6 +37,8 @@ type labView struct {
 	pauses  time.Time   // those that ended until here are known
 	primary string
 	events  []string
+	// accident is what the keys d and r work on; nil: nothing is deleted.
+	accident atomic.Pointer[accident]
 }
 
 const (
@@ -70,6 +73,9 @@ func watchLab(ctx context.Context, a *Process, l *lab.Lab) error {
 	v := &labView{app: a, lab: l, beat: beat, started: time.Now(), pauses: time.Now(), primary: beat.Primary()}
 	v.say("the cluster is whole; press k to kill the primary's PostgreSQL")
 	v.say("or: pgsidecar status --config " + filepath.Join(l.Plan().Members()[0].Dir, "pg.hcl"))
+	if l.Plan().Backup {
+		go v.firstBackup(ctx, done)
+	}
 	return v.show(ctx, keys, sights, done)
 }
 
@@ -170,7 +176,11 @@ func (v *labView) keys() string {
 	if v.lab.Plan().Isolated {
 		line += key("c") + " cut off "
 	}
-	return line + "\n\n " + key("s") + " switch over " + key("h") + " heal all " + key("q") + " quit\n"
+	line += "\n\n " + key("s") + " switch over "
+	if v.lab.Plan().Backup {
+		line += key("d") + " delete a table " + key("r") + " restore it "
+	}
+	return line + key("h") + " heal all " + key("q") + " quit\n"
 }
 
 func key(k string) string { return "\x1b[7m " + k + " \x1b[0m" }
@@ -296,6 +306,13 @@ func (v *labView) press(ctx context.Context, key string, done chan<- string) {
 	l, primary := v.lab, v.beat.Primary()
 	var what string
 	var do func() error
+	said := func(f func(context.Context) (string, error)) func() error {
+		return func() (err error) { what, err = f(ctx); return err }
+	}
+	if (key == "d" || key == "r") && !l.Plan().Backup {
+		v.say("that key needs backups: pgsidecar lab up --backup")
+		return
+	}
 	switch key {
 	case "k":
 		what, do = "killed PostgreSQL on "+primary, func() error { return l.Kill(primary, lab.Postgres) }
@@ -309,6 +326,11 @@ func (v *labView) press(ctx context.Context, key string, done chan<- string) {
 		what, do = "switched over from "+primary, func() error {
 			return l.Change(ctx, primary, "/switchover", fmt.Appendf(nil, `{"leader": %q}`, primary))
 		}
+	case "d":
+		do = said(v.delete)
+	case "r":
+		v.say("restoring the cluster to before the table was deleted")
+		do = said(v.restore)
 	case "h":
 		what, do = "healed: links are up, what was down is started", func() error { return healLab(ctx, l) }
 	case "", "\r", "\n":
