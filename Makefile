@@ -24,6 +24,8 @@ FUZZTIME  ?= 20s
 # How long make chaos injects faults, and where it writes chaos.md, chaos.json
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.
 CHAOSTIME ?= 2h
+# The members of its lab with ACTS=operator
+CHAOSMEMBERS ?= 5
 CHAOSDIR  ?= .cache/chaos
 # Where make drills writes its report and, after a drill that failed, all logs.
 DRILLSDIR ?= .cache/drills
@@ -127,9 +129,9 @@ drills: programs build ## play every scenario, one after the other, and write DR
 	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
 
 .PHONY: chaos
-chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows; as root, isolated
+chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows (ACTS=operator: what operators do); as root, isolated
 	@mkdir -p $(CHAOSDIR)
-	CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) $(GOTEST) -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
+	ACTS=$(ACTS) CHAOSMEMBERS=$(CHAOSMEMBERS) CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) $(GOTEST) -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
 
 .PHONY: matrix
 matrix: programs build ## run what meets other programs, and ten drills, on Debian 13 and unstable (MATRIX="sid:drills trixie:checks": a part); as root

@@ -22,7 +22,10 @@ type ChaosOptions struct {
 	Faults   int           // no more than these; 0: as many as there is time for
 	Deadline time.Duration // for becoming whole after a fault; 0: two minutes
 	Without  []string      // scenarios that are left out
-	Progress func(string)  // nil: none
+	// Acts: what operators do, in the scenarios' place; nothing but what a status names
+	// is done for the cluster to be healthy again.
+	Acts     bool
+	Progress func(string) // nil: none
 }
 
 // Chaos injects one random fault after the other, and now and then two at once,
@@ -60,7 +63,7 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 	}
 	registers := &Registers{Route: r.routes[0].Route, Run: r.run, Interval: 20 * time.Millisecond}
 	registers.Start()
-	err := (&chaos{ChaosOptions: o, rehearsal: r, report: report, draw: rand.New(rand.NewPCG(o.Seed, 0))}).run(ctx)
+	err := newChaos(o, r, report).run(ctx)
 	registers.Stop()
 	r.stop()
 	report.Seconds, report.Operations = time.Since(report.Started).Seconds(), registers.Operations()
@@ -82,6 +85,20 @@ type chaos struct {
 	rehearsal *rehearsal
 	report    *ChaosReport
 	draw      *rand.Rand
+	possible  []Scenario // those to draw from
+}
+
+func newChaos(o ChaosOptions, r *rehearsal, report *ChaosReport) *chaos {
+	c := &chaos{ChaosOptions: o, rehearsal: r, report: report, draw: rand.New(rand.NewPCG(o.Seed, 0)), possible: Scenarios()}
+	if o.Acts {
+		c.possible = (&operator{c.draw}).acts()
+	}
+	plan := o.Lab.Plan()
+	c.possible = slices.DeleteFunc(c.possible, func(s Scenario) bool {
+		// What DNS said is judged for the whole run, and so cannot allow for one fault.
+		return s.Possible(plan) != nil || s.Catalog || slices.Contains(o.Without, s.Name)
+	})
+	return c
 }
 
 // begin starts the measuring, and waits until every route takes writes.
@@ -125,8 +142,9 @@ func (c *chaos) run(ctx context.Context) error {
 type picked struct {
 	scenario Scenario
 	hold     time.Duration
-	swap     bool // the other replica plays the first one's part
-	cast     Cast // who played which part
+	swap     bool  // the other replica plays the first one's part
+	order    []int // of the replicas, of acts
+	cast     Cast  // who played which part
 }
 
 // alone are scenarios that are no part of a pair: their undoing waits for what
@@ -137,15 +155,13 @@ var alone = []string{"terminated", "switchover", "archive-blocked", "disk-full",
 
 // pick draws the next fault, or pair of faults.
 func (c *chaos) pick() []picked {
-	plan := c.Lab.Plan()
-	possible := slices.DeleteFunc(Scenarios(), func(s Scenario) bool {
-		// What DNS said is judged for the whole run, and so cannot allow for one fault.
-		return s.Possible(plan) != nil || s.Catalog || slices.Contains(c.Without, s.Name)
-	})
 	one := func() picked {
-		p := picked{scenario: possible[c.draw.IntN(len(possible))], swap: c.draw.IntN(2) == 1}
+		p := picked{scenario: c.possible[c.draw.IntN(len(c.possible))], swap: c.draw.IntN(2) == 1}
 		// Some faults end before they are noticed, some after; long ones are cut short.
 		p.hold = time.Duration(c.draw.Int64N(int64(6 * time.Second)))
+		if c.Acts {
+			p.order = c.draw.Perm(len(c.Lab.Plan().Members()) - 1)
+		}
 		return p
 	}
 	first, second, pair := one(), one(), c.draw.IntN(4) == 0
@@ -167,14 +183,14 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	var undo []func() error
 	var err error
 	for i, p := range faults {
-		cast := c.cast(before.Member, p.swap)
+		cast := c.cast(before.Member, p)
 		faults[i].cast = cast
 		undo = append(undo, func() error { return c.undo(ctx, p.scenario, cast) })
 		faulting, cancel := context.WithTimeout(ctx, c.Deadline)
 		err = p.scenario.Fault(faulting, cast)
 		cancel()
-		if i > 0 && errors.Is(err, lab.ErrNotRunning) {
-			err = nil // the first one has taken it already
+		if refusal := (*lab.Refusal)(nil); i > 0 && (errors.Is(err, lab.ErrNotRunning) || errors.As(err, &refusal)) {
+			err = nil // the first one has taken it already, or stands in its way
 		}
 		if err != nil {
 			err = fmt.Errorf("inject %s: %w", p.scenario.Name, err)
@@ -194,7 +210,7 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	}
 	undone := time.Now()
 	for {
-		err = c.whole(ctx)
+		err = c.healthy(ctx, fault)
 		fault.WholeMs = ms(time.Since(undone))
 		fault.PauseMs = ms(r.routes[0].Longest(begun, time.Time{}).Length())
 		after := r.primaries.newest()
@@ -216,7 +232,7 @@ func (c *chaos) found(ctx context.Context, faults []picked) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
 	defer cancel()
 	for _, p := range faults {
-		if p.scenario.Undo != nil || p.scenario.Check == nil {
+		if p.scenario.Check == nil || p.scenario.Undo != nil && !c.Acts {
 			continue
 		}
 		if err := p.scenario.Check(ctx, p.cast); err != nil {
@@ -227,15 +243,21 @@ func (c *chaos) found(ctx context.Context, faults []picked) error {
 }
 
 // cast gives the parts for one fault.
-func (c *chaos) cast(primary string, swap bool) Cast {
+func (c *chaos) cast(primary string, p picked) Cast {
 	cast := Cast{Lab: c.Lab, Primary: primary}
 	for _, m := range c.Lab.Plan().Members() {
 		if m.Name != primary {
 			cast.Replicas = append(cast.Replicas, m.Name)
 		}
 	}
-	if swap {
+	if p.swap {
 		slices.Reverse(cast.Replicas)
+	}
+	if p.order != nil {
+		drawn := slices.Clone(cast.Replicas)
+		for i, at := range p.order {
+			cast.Replicas[i] = drawn[at]
+		}
 	}
 	return cast
 }
@@ -266,6 +288,22 @@ func (c *chaos) whole(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// healthy waits until the cluster is whole, and every member says so.
+func (c *chaos) healthy(ctx context.Context, fault *ChaosFault) error {
+	if !c.Acts {
+		return c.whole(ctx)
+	}
+	o := &obeying{chaos: c, at: map[string]time.Time{}}
+	obeying, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	err := o.obey(obeying)
+	fault.Typed = append(fault.Typed, o.typed...)
+	if err != nil {
+		return err
+	}
+	return c.whole(ctx)
 }
 
 // newest returns the reign that began last.

@@ -1,6 +1,7 @@
 package drill_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -29,7 +30,8 @@ const wholeTime = 5 * time.Minute
 // writes at once. It runs for CHAOSTIME (make chaos: 2h, CI: 5m; none: not at all), a
 // quarter of it in async mode, in slices of at most 15 minutes. CHAOSSEED repeats the faults of a
 // run whose seed was printed. CHAOSWITHOUT names scenarios to leave out. CHAOSDIR is where reports and, after a failure,
-// the logs go; none: they are only printed.
+// the logs go; none: they are only printed. ACTS=operator plays what operators do in place
+// of the faults, in a lab of CHAOSMEMBERS members (5): at the end all are healthy without a command that no status named.
 func TestChaos(t *testing.T) {
 	if os.Getenv("CHAOSTIME") == "" {
 		t.Skip("CHAOSTIME says for how long: run make chaos")
@@ -66,14 +68,23 @@ func TestChaos(t *testing.T) {
 // chaos is one slice in a lab of its own.
 func chaos(t *testing.T, mode string, seed uint64, length time.Duration) {
 	root := os.Geteuid() == 0
-	l := cluster(t, lab.Options{Mode: mode, Isolated: root, Breakable: root, ConsulServers: 3})
+	options := lab.Options{Mode: mode, Isolated: root, Breakable: root, ConsulServers: 3}
+	acts := os.Getenv("ACTS") == "operator"
+	if acts {
+		members, err := strconv.Atoi(cmp.Or(os.Getenv("CHAOSMEMBERS"), "5"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		options.Members, options.Breakable, options.ConsulServers = members, false, 1
+	}
+	l := cluster(t, options)
 	t.Cleanup(func() {
 		if t.Failed() {
 			keepLogs(t, l, "failed-"+mode+"-"+strconv.FormatUint(seed, 10))
 		}
 	})
-	t.Logf("seed %d: CHAOSSEED=%d CHAOSMODE=%s CHAOSTIME=%v", seed, seed, mode, length)
-	report, err := drill.Chaos(t.Context(), drill.ChaosOptions{Lab: l, Seed: seed, Time: length, Deadline: wholeTime, Without: strings.Fields(os.Getenv("CHAOSWITHOUT")),
+	t.Logf("seed %d: ACTS=%s CHAOSSEED=%d CHAOSMODE=%s CHAOSTIME=%v", seed, os.Getenv("ACTS"), seed, mode, length)
+	report, err := drill.Chaos(t.Context(), drill.ChaosOptions{Lab: l, Seed: seed, Acts: acts, Time: length, Deadline: wholeTime, Without: strings.Fields(os.Getenv("CHAOSWITHOUT")),
 		Progress: func(what string) { t.Logf("%s %s", time.Now().UTC().Format("15:04:05"), what) }})
 	if report != nil {
 		if mode == "quorum" {

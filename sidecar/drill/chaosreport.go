@@ -68,6 +68,8 @@ type ChaosFault struct {
 	FaultMs   float64  `json:"fault_ms"` // how long it lasted
 	PauseMs   float64  `json:"pause_ms"` // longest time without an acknowledged write through HAProxy
 	WholeMs   float64  `json:"whole_ms"` // from its end until the cluster was whole
+	// Typed are the commands that a status named and an operator typed until then.
+	Typed []string `json:"typed,omitempty"`
 }
 
 func (f ChaosFault) name() string { return strings.Join(f.Scenarios, " + ") }
@@ -154,7 +156,7 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 	var registers RegisterCount
 	var reads, stale int
 	var behind float64
-	var seeds, failures []string
+	var seeds, failures, typed []string
 	for _, r := range runs {
 		seconds += r.Seconds
 		faults += len(r.Faults)
@@ -181,6 +183,9 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 				kinds[name] = k
 			}
 			k.add(f)
+			if len(f.Typed) > 0 {
+				typed = append(typed, fmt.Sprintf("seed %d, %d (%s): pgsidecar %s", r.Seed, f.Number, f.name(), strings.Join(f.Typed, "; pgsidecar ")))
+			}
 		}
 	}
 	fmt.Fprintf(b, "## Mode %s: %d faults in %.0f minutes\n\n", mode, faults, seconds/60)
@@ -197,10 +202,13 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 		fmt.Fprintf(b, "| %s | %d | %d | %.0f ms | %.0f ms | %.1f s |\n", name, k.times, k.moved, k.pauses[len(k.pauses)/2], k.pause, k.whole/1000)
 	}
 	b.WriteString("\n")
+	for _, commands := range typed {
+		fmt.Fprintf(b, "- typed, as a status said, after %s\n", commands)
+	}
 	for _, f := range failures {
 		fmt.Fprintf(b, "- FAILED: %s\n", f)
 	}
-	if len(failures) > 0 {
+	if len(failures)+len(typed) > 0 {
 		b.WriteString("\n")
 	}
 }

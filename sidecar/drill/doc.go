@@ -34,7 +34,11 @@
 // Chaos injects random faults of the same scenarios, one after the other and now
 // and then two at once, while writers go on through HAProxy and beside every
 // server; after each fault all rows since the beginning are read back. The seed
-// determines the faults, not what they meet (TestChaos, make chaos).
+// determines the faults, not what they meet (TestChaos, make chaos). With Acts it
+// plays what operators do in the faults' place (make chaos ACTS=operator): settings,
+// restarts, maintenance, files edited, passwords changed, members that leave, come,
+// move and are renamed. After each the cluster is to be healthy again with no command
+// but those that a member's status names.
 //
 // Live.Run does the same with a cluster that is no lab, through its members' API
 // and an application's connection string, with fewer faults.

@@ -1,0 +1,54 @@
+package drill_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// TestActs: each act has a name of its own, says what it is, and can be played.
+func TestActs(t *testing.T) {
+	names := map[string]bool{}
+	for _, a := range drill.Acts() {
+		if a.Name == "" || names[a.Name] || a.Why == "" || a.Fault == nil || a.Expect == "" {
+			t.Errorf("%+v", a)
+		}
+		names[a.Name] = true
+	}
+	if len(names) < 15 {
+		t.Errorf("only %d acts", len(names))
+	}
+}
+
+// TestComplaints: a cluster is healthy when no status complains, of whatever.
+func TestComplaints(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*api.Status)
+		want  string
+	}{
+		"nothing":           {func(*api.Status) {}, ""},
+		"a problem":         {func(s *api.Status) { s.Problem = "the disk is full" }, "n1: the disk is full"},
+		"a file":            {func(s *api.Status) { s.ConfigProblem = "pg_hba.conf line 3" }, "n1: pg_hba.conf line 3"},
+		"Consul":            {func(s *api.Status) { s.Consul.Problem = "no leader" }, "n1: Consul: no leader"},
+		"early commits":     {func(s *api.Status) { s.InEffect = &api.InEffect{Relaxed: "off"} }, "acknowledged too early"},
+		"maintenance":       {func(s *api.Status) { s.PausedMembers = []string{"n2"} }, "n1: paused"},
+		"a block":           {func(s *api.Status) { s.Members[1].Blocked = "no vote" }, "n2 is blocked: no vote"},
+		"a strayed log":     {func(s *api.Status) { s.Members[1].Strayed = "by hand" }, "n2 strayed: by hand"},
+		"hidden":            {func(s *api.Status) { s.Members[1].Hidden = "a check" }, "n2 is not in DNS: a check"},
+		"replay":            {func(s *api.Status) { s.Members[1].Paused = "a limit" }, "n2 replays nothing: a limit"},
+		"no stream":         {func(s *api.Status) { s.Members[1].Streaming = false }, "n2 does not stream"},
+		"no server":         {func(s *api.Status) { s.Members[1].Role, s.Members[1].Streaming = ha.RoleStopped, false }, "n2 does not stream"},
+		"a pending restart": {func(s *api.Status) { s.Members[1].Restart = true }, "n2 has a restart pending"},
+		"silence":           {func(s *api.Status) { s.Members[1].Link = "silent" }, "n2 is silent"},
+	} {
+		s := &api.Status{Member: "n1", Members: []api.MemberStatus{{Member: "n1", Role: ha.RolePrimary, Link: "self"},
+			{Member: "n2", Role: ha.RoleReplica, Streaming: true, Link: "up"}}}
+		c.spoil(s)
+		if got := strings.Join(drill.Complaints(s), "; "); c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
