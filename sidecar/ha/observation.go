@@ -329,6 +329,8 @@ type Configured struct {
 	// perhaps acknowledged, and a failover may lose them.
 	CancelledWaits uint64
 	Software       Software
+	// StreamProblem is why a standby's server receives nothing, in PostgreSQL's words.
+	StreamProblem string
 }
 
 // Software is what a copy of the data depends on besides the data. The log is

@@ -219,8 +219,11 @@ var followRules = [...]rule{
 	}, ends},
 	{"stands-still", (*view).standsStill, blocked(func(v *view) Block {
 		sv := &v.o.Server
-		return Block{What: "this standby comes no further than " + sv.Position.String(), Missing: "what " + sv.Upstream +
-			" has beyond; postgresql.log in postgres.state_dir says why it does not come",
+		why := "postgresql.log in postgres.state_dir says why it does not come"
+		if sv.StreamProblem != "" {
+			why = "PostgreSQL says: " + sv.StreamProblem
+		}
+		return Block{What: "this standby comes no further than " + sv.Position.String(), Missing: "what " + sv.Upstream + " has beyond; " + why,
 			Override: "pgsidecar reinit " + v.o.Self, Cost: "this member's data directory is cloned anew"}
 	}), ends},
 	{"replica", func(v *view) bool { return v.o.Server.Receiving == Yes }, func(t *turn) { t.tag = "replica" }, ends},

@@ -88,6 +88,13 @@ func TestStandstill(t *testing.T) {
 	if len(s.Blocks) != 1 || !strings.Contains(s.Blocks[0].What, "comes no further than 0/47") || s.Blocks[0].Override != "pgsidecar reinit n2" {
 		t.Errorf("it stands still: %v", s.Blocks)
 	}
+	if !strings.HasSuffix(s.Blocks[0].Missing, "postgresql.log in postgres.state_dir says why it does not come") {
+		t.Errorf("nobody knows why: %v", s.Blocks)
+	}
+	o.Server.StreamProblem = "could not connect to the primary server: password authentication failed"
+	if later(time.Second); len(s.Blocks) != 1 || !strings.HasSuffix(s.Blocks[0].Missing, "; PostgreSQL says: "+o.Server.StreamProblem) {
+		t.Errorf("the server says why: %v", s.Blocks)
+	}
 	_, actions := ha.Decide(s, o)
 	if !slices.ContainsFunc(actions, func(a ha.Action) bool { return a.Kind == ha.Announce && a.Tag == "" }) {
 		t.Errorf("it is still announced as a replica: %v", actions)

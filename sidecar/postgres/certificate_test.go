@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -58,6 +60,34 @@ func TestKeepPassfile(t *testing.T) {
 		must(t, err)
 		if string(line) != c.line || before.Mode().Perm() != 0o600 || !os.SameFile(before, after) {
 			t.Errorf("%q, mode %v, written again: %t", line, before.Mode(), !os.SameFile(before, after))
+		}
+	}
+}
+
+// TestStreamProblem: the last failure to receive log is told in PostgreSQL's words, of the
+// server's present life, and not for ever.
+func TestStreamProblem(t *testing.T) {
+	refused := `2026-11-30 10:58:15 UTC [4095] FATAL:  could not connect to the primary server: connection to server at "10.0.0.1", port 5432 failed: FATAL:  password authentication failed for user "replicator"` + "\n\tpassword retrieved from file \"/s/passfile\"\n"
+	gone := "x=1,FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment 000000010000000000000003 has already been removed\n"
+	for name, c := range map[string]struct {
+		log  string
+		from int64
+		want string
+	}{
+		"no log":          {"", 0, ""},
+		"nothing of it":   {"LOG:  started streaming WAL from primary at 0/3000000 on timeline 1\nFATAL:  role \"x\" does not exist\n", 0, ""},
+		"the last":        {gone + refused + "LOG:  waiting\n", 0, `could not connect to the primary server: connection to server at "10.0.0.1", port 5432 failed: FATAL:  password authentication failed for user "replicator"`},
+		"an earlier life": {refused + "LOG:  starting\n", int64(len(refused)), ""},
+		"long":            {"FATAL:  could not start WAL streaming: " + strings.Repeat("ä", 400) + "\n", 0, "could not start WAL streaming: " + strings.Repeat("ä", 134) + "…"},
+	} {
+		dir := t.TempDir()
+		s := &Server{o: Options{DataDir: filepath.Join(dir, "data"), StateDir: dir}}
+		must(t, os.WriteFile(filepath.Join(dir, "life"), fmt.Appendf(nil, `{"log_at": %d}`, c.from), 0o600))
+		if c.log != "" {
+			must(t, os.WriteFile(s.logFile(), []byte(c.log), 0o600))
+		}
+		if got := s.StreamProblem(); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }
