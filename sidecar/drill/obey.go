@@ -125,6 +125,8 @@ func troubles(st *api.Status) (wrong []string) {
 			say("%s is blocked: %s", m.Member, m.Blocked)
 		case m.Strayed != "":
 			say("%s strayed: %s", m.Member, m.Strayed)
+		case m.Misled != "":
+			say("%s is not reached: %s", m.Member, m.Misled)
 		case m.Hidden != "":
 			say("%s is not in DNS: %s", m.Member, m.Hidden)
 		case m.Paused != "":

@@ -331,6 +331,8 @@ type Configured struct {
 	Software       Software
 	// StreamProblem is why a standby's server receives nothing, in PostgreSQL's words.
 	StreamProblem string
+	// Misled says what answers at the advertised address that is not this member's server.
+	Misled string
 }
 
 // Software is what a copy of the data depends on besides the data. The log is

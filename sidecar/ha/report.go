@@ -91,6 +91,8 @@ type Report struct {
 	// server's (SQL.ConfigProblem).
 	Hidden        string `json:"hidden,omitempty"`
 	ConfigProblem string `json:"config_problem,omitempty"`
+	// Misled: where the others are told that its server is, something else answers.
+	Misled string `json:"misled,omitempty"`
 	// Tags are the member's own and the settings', by their names; PendingWhat are the
 	// parameters that wait for a restart. For people and other programs.
 	Tags        []Tag          `json:"tags,omitempty"`

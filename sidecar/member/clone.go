@@ -2,6 +2,9 @@ package member
 
 import (
 	"context"
+	"errors"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/checks"
@@ -49,6 +52,36 @@ func (s *localServer) upstream(source postgres.Source) checks.Upstream {
 	cfg := s.config.Load()
 	return checks.Upstream{Host: source.Host, Port: source.Port, User: cfg.Postgres.Replication.Name,
 		Self: cfg.Member, Timeout: askTimeout, More: postgres.TLS(cfg.Postgres.TLS).Conninfo()}
+}
+
+// advertisedEvery is between two looks at what answers at the advertised address.
+const advertisedEvery = time.Minute
+
+// misled says what answers at the address that the others are told, if that is another than
+// the server listens on, and not this member's server.
+func (s *localServer) misled(ctx context.Context) string {
+	pg := &s.config.Load().Postgres
+	host, portText, err := net.SplitHostPort(pg.Advertise)
+	port, notNumber := strconv.Atoi(portText)
+	if pg.Advertise == pg.Listen || errors.Join(err, notNumber) != nil {
+		return ""
+	}
+	s.mu.Lock()
+	said, fresh := s.kept.misled, time.Since(s.kept.askedAt) < advertisedEvery
+	s.mu.Unlock()
+	if fresh {
+		return said
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	said = checks.Misled(ctx, s.upstream(postgres.Source{Host: host, Port: port}), s.replicationPassword)
+	if said != "" {
+		said = "postgres.advertise is " + pg.Advertise + ", and " + said
+	}
+	s.mu.Lock()
+	s.kept.misled, s.kept.askedAt = said, time.Now()
+	s.mu.Unlock()
+	return said
 }
 
 // conninfo is how the server reaches another member's, or another site's: there it has a

@@ -298,10 +298,11 @@ func (s *localServer) keepConfigured(ctx context.Context) error {
 	if f := s.lastFacts(); f.InRecovery == ha.Yes && f.Receiving != ha.Yes {
 		stream = s.files.StreamProblem()
 	}
+	misled := s.misled(ctx)
 	s.mu.Lock()
 	was := s.read
 	s.read = configuration{ha.Configured{ConfigProblem: problem, SyncCommit: now.Commit, Weak: now.Weak, CancelledWaits: waits,
-		Software: ha.Software{Libc: now.Libc, ICU: now.ICU}, StreamProblem: stream}, strings.Join(now.Relaxed, ", "), now.Pending, now.Roles}
+		Software: ha.Software{Libc: now.Libc, ICU: now.ICU}, StreamProblem: stream, Misled: misled}, strings.Join(now.Relaxed, ", "), now.Pending, now.Roles}
 	s.mu.Unlock()
 	if !slices.Equal(was.Weak, now.Weak) && len(now.Weak) > 0 && s.config.Load().Durability.Mode == ha.ModeQuorum {
 		s.log.Warn("synchronous_commit is relaxed for these roles or databases: a failover can lose their commits", "settings", now.Weak)

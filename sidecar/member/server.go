@@ -68,6 +68,8 @@ type localServer struct {
 type kept struct {
 	roles       map[string]checks.Role
 	certificate string // postgres.Server.FilesState of its files
+	misled      string // checks.Misled, as it was asked last
+	askedAt     time.Time
 }
 
 // copies are the copies of a whole data directory.

@@ -52,6 +52,11 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		}
 	}
 	for _, m := range st.Members {
+		if m.Misled != "" && !unheard(st, m.Member) {
+			fmt.Fprintf(b, "\nWARNING: clients and the other members do not get to the server of %s: %s. Set postgres.advertise in its pg.hcl to an address of its server, and restart the sidecar\n", m.Member, m.Misled)
+		}
+	}
+	for _, m := range st.Members {
 		if m.Hidden != "" && !unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: Consul's DNS does not show %s: %s\n", m.Member, m.Hidden)
 		}
