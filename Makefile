@@ -20,6 +20,8 @@ STEADY    ?= 30s
 FAULTS    ?=
 # Where make bench-beside measures: this machine, or a root of make matrix.
 BENCHROOT ?= sid
+# How many clusters make bench-scale puts on one Consul, one number after the other.
+SCALE     ?= 10 100 1000 1x10 1x50
 FUZZTIME  ?= 20s
 # How long make chaos injects faults, and where it writes chaos.md, chaos.json
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.
@@ -146,6 +148,10 @@ bench-beside: programs build ## measure failovers and the steady state beside Pa
 	@export BENCHRUNS='$(BENCHRUNS)' FEWRUNS='$(FEWRUNS)' STEADY='$(STEADY)' FAULTS='$(FAULTS)' BENCHREPORT='$(CURDIR)/sidecar/drill/bench' \
 	    BENCHCOMMAND="make bench-beside BENCHRUNS=$(BENCHRUNS) FEWRUNS=$(FEWRUNS)$(if $(FAULTS), FAULTS='$(FAULTS)') BENCHROOT=$(BENCHROOT)"; \
 	if [ -n '$(BENCHROOT)' ]; then .tools/matrix $(BENCHROOT):beside; else .tools/patroni; .tools/beside "$$BENCHREPORT"; fi
+
+.PHONY: bench-scale
+bench-scale: programs ## measure one Consul with SCALE ("10 100 1000") clusters of three, idle and when 50 fail over at once, into sidecar/scale.md; nothing else beside it (six minutes)
+	SCALE='$(SCALE)' SCALEREPORT='$(CURDIR)/sidecar/scale.md' go test -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 20m ./sidecar
 
 .PHONY: contact
 contact: ## time the first `make up` in a new Debian 12 made by debootstrap, to the first row and failover; as root

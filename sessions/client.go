@@ -35,6 +35,7 @@ type Client struct {
 	faults     [areas]error
 	notify     func()
 	holding    bool
+	vouched    bool // while holding: the members' word is enough for the lease
 	released   bool
 	follows    bool       // it is no member: Follow, not Run
 	confirmAt  ha.Instant // keepConfirming last began then; zero: never, or what it did failed
@@ -145,16 +146,18 @@ func (c *Client) View() View {
 }
 
 // SetHolding says whether this member is primary or about to be. While it is,
-// Run reads the lock about once a second, which is what its lease lives on. It is
-// said with every decision; what Run is to do soon it does then, so that the
-// process wakes once for both.
-func (c *Client) SetHolding(holding bool) {
+// Run reads the lock about once a second, which is what its lease lives on; vouched
+// says that the members' word alone keeps that long enough, and then only what the
+// agent is told of asks for the lock. It is said with every decision; what Run is to
+// do soon it does then, so that the process wakes once for both.
+func (c *Client) SetHolding(holding, vouched bool) {
 	now := c.opts.Now()
 	due := func(at ha.Instant, every time.Duration) bool { return at != 0 && !at.Within(every*9/10, now) }
 	c.mu.Lock()
-	confirm := c.holding != holding || holding && due(c.confirmAt, leaseConfirm)
+	asks := holding && !vouched
+	confirm := c.holding != holding || asks && (c.vouched || due(c.confirmAt, leaseConfirm))
 	mend := due(c.mendAt, mendInterval)
-	c.holding = holding
+	c.holding, c.vouched = holding, vouched
 	c.mu.Unlock()
 	if confirm {
 		kick(c.confirmNow)
@@ -164,10 +167,11 @@ func (c *Client) SetHolding(holding bool) {
 	}
 }
 
-func (c *Client) isHolding() bool {
+// asksForLease reports whether the lease lives on the lock alone.
+func (c *Client) asksForLease() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.holding
+	return c.holding && !c.vouched
 }
 
 // update changes the view and tells those that wait for it.

@@ -26,7 +26,8 @@
 // that a wake-up may come late but never puts old data into the view. Who only
 // follows the cluster, as a proxy does, takes a newer record from them (hear). The
 // settings and the list of members are read by blocking queries alone. SeenAt
-// of a quiet member is at most about 11 s old, a holder's about 1 s.
+// of a quiet member is at most about 11 s old, a holder's about 1 s, or 3 s while the
+// members' word keeps its lease (SetHolding).
 //
 // The times in the view are those before the request was sent (rule S5).
 // HeldAt stays when the session changes: it was true when it was asked.
@@ -109,7 +110,7 @@
 // resets a timer in the leader's memory, a confirmation only reads, and an
 // agent does not tell the catalog of a TTL check's update with the same status
 // and text. A test counts the log's entries. The agent is told of an unchanged
-// check once in a third of its TTL; what SetHolding finds nearly due is done with
+// check about once in a third of its TTL; what SetHolding finds nearly due is done with
 // it.
 //
 // # Permissions

@@ -202,7 +202,7 @@ func TestStrangeAnswers(t *testing.T) {
 				return err
 			}
 			eventually(t, 5*time.Second, "the key", read)
-			n1.SetHolding(true)
+			n1.SetHolding(true, false)
 			before := n1.View()
 
 			f.fault.Store(int32(mode))
@@ -275,7 +275,7 @@ func TestAddresses(t *testing.T) {
 	n1 := run(t, options("n1", f.host(), server.http))
 	n1.session(t)
 	must(t, n1.Commit(ctx, ballot(n1, "n1")))
-	n1.SetHolding(true)
+	n1.SetHolding(true, false)
 
 	// Its open connections stay, as those of a stopped agent do.
 	f.fault.Store(int32(stall))
@@ -315,7 +315,7 @@ func TestAgentLostWithAllOfConsul(t *testing.T) {
 	f := newFlaky(t, server.http)
 	n1 := run(t, options("n1", f.host(), server.http))
 	n1.session(t)
-	n1.SetHolding(true)
+	n1.SetHolding(true, false)
 	must(t, n1.Register(background(t), registration("n1", "replica", 5001)))
 	f.fault.Store(int32(noLeader))
 	lost := n1.await(t, 60*time.Second, "a local agent that is gone", func(v sessions.View) bool { return v.Consul.AgentLostAt != 0 }).Consul.AgentLostAt

@@ -227,7 +227,7 @@ func TestTakenTagIsPutBack(t *testing.T) {
 	n1 := run(t, o)
 	n1.session(t)
 	must(t, n1.Commit(ctx, ballot(n1, "n1")))
-	n1.SetHolding(true)
+	n1.SetHolding(true, false)
 	must(t, n1.Register(ctx, registration("n1", "primary", 5001)))
 	server.answers(2*time.Second, 5001)
 

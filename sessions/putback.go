@@ -26,7 +26,7 @@ func (c *Client) putBack(ctx context.Context, r Registration) error {
 	if slices.ContainsFunc(c.View().Members, c.isOwn) {
 		c.shown, c.lost = true, false
 	}
-	if known == "" || c.announcedAt.Within(mendInterval, c.opts.Now()) {
+	if known == "" || c.announcedAt.Within(answerGood, c.opts.Now()) {
 		return nil // or the catalog's answer is on its way
 	}
 	entries, err := c.instances(ctx, c.opts.Service, "")

@@ -115,9 +115,14 @@ func (c *Client) atHome(ctx context.Context, run func(context.Context, *api.Clie
 	return nil
 }
 
-// mendInterval is how often the agent is compared. Its checks are told that this
-// program lives with every second comparison, where the TTL is the least, 10 s.
-const mendInterval = 2 * time.Second
+const (
+	// mendInterval is how often the agent is compared, and its checks are told that this
+	// program lives. What changes in the catalog wakes this program at once.
+	mendInterval = minTTL / 3
+	// answerGood is how old an answer about the lock may be that the agent is told
+	// anything by, and how long the catalog may take to show what the agent was told.
+	answerGood = 2 * time.Second
+)
 
 // keepRegistered compares the registration with the agent, which loses it when
 // its data is wiped, and mends it.
@@ -253,7 +258,7 @@ func (c *Client) retagged(info *api.AgentServiceChecksInfo, r Registration) []st
 // knows reports whether the agent says of a check what is wanted, and was told
 // so lately that its TTL is far from its end.
 func (c *Client) knows(info *api.AgentServiceChecksInfo, check Check) bool {
-	if at := c.toldAt[check.ID]; at == 0 || !at.Within(c.opts.TTL/3, c.opts.Now()) {
+	if at := c.toldAt[check.ID]; at == 0 || !at.Within(c.opts.TTL/4, c.opts.Now()) {
 		return false
 	}
 	return info != nil && slices.ContainsFunc(info.Checks, func(have *api.HealthCheck) bool {
@@ -303,7 +308,7 @@ func (c *Client) permitted(ctx context.Context, info *api.AgentServiceChecksInfo
 // not yet that is too long ago: the catalog would get the tag with it.
 func (c *Client) holdsNow() bool {
 	v := c.View().Consul
-	return v.Session != "" && v.Lock.Session == v.Session && v.HeldAt.Within(mendInterval, c.opts.Now())
+	return v.Session != "" && v.Lock.Session == v.Session && v.HeldAt.Within(answerGood, c.opts.Now())
 }
 
 // checkID is the check's id at the agent, which may serve several members.
@@ -388,7 +393,7 @@ func (c *Client) mustHold(ctx context.Context) error {
 		return err
 	}
 	session := c.View().Consul.Session
-	if !r.sent.Within(mendInterval, c.opts.Now()) {
+	if !r.sent.Within(answerGood, c.opts.Now()) {
 		// As when this host stood still between question and answer.
 		return errLate
 	}

@@ -19,7 +19,12 @@ const lockDelay = time.Millisecond
 
 const needSession = `session_prefix "" { policy = "write" }`
 
-// keepSession creates the session and renews it every third of its TTL; when
+// renewals is how often a session is renewed within its TTL. Consul ends it one to two
+// TTLs after the last renewal that it has answered, so that one that fails is made up
+// for in time.
+const renewals = 2
+
+// keepSession creates the session and renews it twice within its TTL; when
 // it has ended it creates the next at once. Renewals are no Raft writes.
 func (c *Client) keepSession(ctx context.Context) {
 	failures := 0
@@ -53,7 +58,7 @@ func (c *Client) live(ctx context.Context, id string) {
 		if failures > 0 {
 			pause(ctx, backoff(failures), nil)
 		} else {
-			pause(ctx, c.opts.TTL/3, c.renewNow)
+			pause(ctx, c.opts.TTL/renewals, c.renewNow)
 		}
 		current, err := c.renew(ctx)
 		c.fault(areaSession, err)
@@ -172,19 +177,19 @@ func (c *Client) sessionWatch(id string) watch {
 	}
 }
 
-// leaseConfirm is how often a holder reads the lock: several times within the
-// shortest sensible lease.
+// leaseConfirm is how often a holder reads the lock that its lease lives on: several
+// times within the shortest sensible lease.
 const leaseConfirm = time.Second
 
 // keepConfirming reads record and lock whenever a watch woke it, every second
-// while holding, and after a failure until it succeeds.
+// while the lease lives on that, and after a failure until it succeeds.
 func (c *Client) keepConfirming(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
 		switch {
 		case failures > 0:
 			pause(ctx, min(backoff(failures), leaseConfirm), c.confirmNow)
-		case c.isHolding():
+		case c.asksForLease():
 			pause(ctx, leaseConfirm, c.confirmNow)
 		default:
 			select {

@@ -119,21 +119,22 @@ func indexed(index uint64, err error) error {
 // watches are those that live as long as Run.
 func (c *Client) watches() []watch {
 	return []watch{
-		c.keyWatch("state"),
-		c.keyWatch("leader"),
+		c.keyWatch("state", watchWait),
+		c.keyWatch("leader", longWait),
 		c.settingsWatch(),
 		c.serviceWatch(),
 	}
 }
 
-// keyWatch asks for a consistent reading whenever the key has changed, and
-// after each quiet wait, so that SeenAt stays young. Who only follows takes a newer
-// record at once.
-func (c *Client) keyWatch(name string) watch {
+// keyWatch asks for a consistent reading whenever the key has changed, and after each
+// quiet wait. One of the two waits for so short a time that SeenAt stays young. Who only
+// follows takes a newer record at once.
+func (c *Client) keyWatch(name string, wait time.Duration) watch {
 	var last uint64
 	return watch{
 		area: areaCluster,
 		need: c.needKeys("read"),
+		wait: wait,
 		query: func(ctx context.Context, consul *api.Client, q *api.QueryOptions) (uint64, func(bool), error) {
 			start := c.opts.Now()
 			pair, meta, err := consul.KV().Get(c.keys+name, q)
@@ -149,7 +150,7 @@ func (c *Client) keyWatch(name string) watch {
 					}
 				}
 				// A query for a missing key returns at any change of any key.
-				quiet := c.opts.Now().Sub(start) >= watchWait
+				quiet := c.opts.Now().Sub(start) >= wait
 				if fresh || index != last || quiet {
 					kick(c.confirmNow)
 				}

@@ -47,9 +47,10 @@ type Cluster interface {
 	// Commit does one transaction. The view has its result when it returns. It
 	// returns ErrConflict if something else was found than the change expects.
 	Commit(ctx context.Context, change ha.Change) error
-	// SetHolding says whether this member believes that it holds the lock: while
-	// it does, Run confirms it about once a second.
-	SetHolding(holding bool)
+	// SetHolding says whether this member believes that it holds the lock, and whether
+	// the members' word alone keeps its lease long enough (vouched). While it holds the
+	// lock and they do not, Run confirms it about once a second.
+	SetHolding(holding, vouched bool)
 	// Register makes the service registration say this, now and after the agent
 	// forgot it.
 	Register(ctx context.Context, r Registration) error

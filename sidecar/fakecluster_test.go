@@ -76,7 +76,11 @@ func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
 	return nil
 }
 
-func (c fakeCluster) SetHolding(bool) {}
+func (c fakeCluster) SetHolding(holding, vouched bool) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.holding, c.vouched = holding, holding && vouched
+}
 
 func (c fakeCluster) Register(ctx context.Context, r sidecar.Registration) error {
 	c.w.mu.Lock()
@@ -190,7 +194,7 @@ func (p fakePeers) Peers() []ha.Peer {
 		}
 		peer := ha.Peer{Member: m.name, Link: ha.LinkUp, ReceivedAt: p.w.now(), Report: m.report, EchoSentAt: p.w.now()}
 		if m.sidecar == nil {
-			peer.Link, peer.ReceivedAt, peer.PostgresRefused = ha.LinkRefused, 1, ha.Known(!m.running)
+			peer.Link, peer.ReceivedAt, peer.EchoSentAt, peer.PostgresRefused = ha.LinkRefused, 1, 1, ha.Known(!m.running)
 		}
 		all = append(all, peer)
 	}

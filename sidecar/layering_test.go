@@ -66,7 +66,7 @@ var graph = map[string]arrows{
 	"sidecar/client":       {ours: []string{"sidecar/ha", "sidecar/api", "sidecar/config", "sessions"}},
 	"sidecar/process":      {ours: []string{"sidecar/config", "sidecar/guard", "sidecar/postgres", "sessions", "nomad"}},
 	"sidecar/install":      {ours: []string{"sessions"}},
-	"sidecar":              {ours: []string{"sidecar/ha", "sidecar/failover", "sidecar/settings"}, vendors: []string{prometheus}, tests: []string{rapid}},
+	"sidecar":              {ours: []string{"sidecar/ha", "sidecar/failover", "sidecar/settings"}, vendors: []string{prometheus}, tests: []string{rapid, "sessions", "sidecar/lab/labtest"}},
 	"sidecar/hooks":        {ours: []string{"sidecar/ha"}},
 	"sidecar/patroni":      {ours: []string{"sidecar/config", "sidecar/parameters", "sidecar/settings"}, vendors: []string{yaml}},
 	"sidecar/availability": {},

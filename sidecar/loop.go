@@ -209,7 +209,8 @@ func (s *Sidecar) report(o ha.Observation) {
 	// itself while the loop stands still must not look alive.
 	s.opts.Peers.Publish(r)
 	s.wakeMaintenance(&o)
-	s.opts.Cluster.SetHolding(o.Consul.Record.Leader == s.opts.Member && o.Consul.Lock.Session != "" && o.Consul.Lock.Session == o.Consul.Session)
+	holding := o.Consul.Record.Leader == s.opts.Member && o.Consul.Lock.Session != "" && o.Consul.Lock.Session == o.Consul.Session
+	s.opts.Cluster.SetHolding(holding, s.state.VouchedUntil > o.Now.Add(o.Policy.Lease*3/5))
 }
 
 // maxFailure is how many bytes of a failure's words the others are told.

@@ -144,7 +144,7 @@ func TestFailsAtOnce(t *testing.T) {
 				m := w.members[c.full]
 				m.cancel()
 				<-m.ended
-				m.runWith(fullServer{fakeServer{m}, &full, &fences, &sets})
+				m.runWith(fullServer{fakeServer{m}, &full, &fences, &sets}, fakeCluster{m})
 				w.settled("n1")
 				full.Store(true)
 				c.gone(w)

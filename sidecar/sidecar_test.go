@@ -104,6 +104,20 @@ func TestServerCrash(t *testing.T) {
 	})
 }
 
+// TestVouched: Consul need not be asked for the lease of a primary whose members' word
+// keeps it, and must as soon as they are not heard.
+func TestVouched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := three(t)
+		defer w.stop()
+		n1 := w.members["n1"]
+		w.until("the members' word to count", time.Second, func() bool { return n1.holding && n1.vouched })
+		w.members["n2"].kill()
+		w.members["n3"].kill()
+		w.until("the lock to be asked for", time.Second, func() bool { return n1.holding && !n1.vouched })
+	})
+}
+
 // TestNeverRouted: a term is recorded also when the catalog does not lead to its leader,
 // and says so: it was not routed.
 func TestNeverRouted(t *testing.T) {

@@ -22,7 +22,7 @@ import (
 // delay, and servers whose log is a number. Faults are the simulation's matter
 // (package ha/sim); here the shell is shown to do what the core decides.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	begun   time.Time
 	mu      sync.Mutex
 	record  ha.Record
@@ -33,8 +33,9 @@ type world struct {
 	unnamed bool       // the catalog does not take up who is registered
 	finals  []ha.Final // of all changes of the record
 	members map[string]*member
-	set     string         // the cluster-wide settings
-	rules   map[string]int // how many actions each has begun
+	set     string                   // the cluster-wide settings
+	rules   map[string]int           // how many actions each has begun
+	phases  map[string]time.Duration // of the newest term that was recorded
 }
 
 type member struct {
@@ -50,6 +51,8 @@ type member struct {
 	owed    string        // the tag of the last of those
 	told    string        // the settings that the last registration was made from
 	slow    chan struct{} // unless nil: a registration that has begun goes on when it is closed
+	holding bool          // what SetHolding was last told
+	vouched bool
 	report  ha.Report
 	seq     uint64
 	sentAt  []ha.Instant
@@ -81,8 +84,8 @@ type member struct {
 	ops        []string
 }
 
-func newWorld(t *testing.T) *world {
-	return &world{t: t, begun: time.Now(), members: make(map[string]*member), rules: make(map[string]int)}
+func newWorld(t testing.TB) *world {
+	return &world{t: t, begun: time.Now(), members: make(map[string]*member), rules: make(map[string]int), phases: make(map[string]time.Duration)}
 }
 
 func (w *world) now() ha.Instant { return ha.Instant(time.Since(w.begun)) + 1 }
@@ -99,21 +102,27 @@ func (w *world) wakeAll() {
 }
 
 func (w *world) add(name string) *member {
-	m := &member{w: w, name: name, address: name + ":5432", dir: ha.DataAbsent, echoed: make(map[string]uint64)}
-	w.mu.Lock() // those that were added before run already
-	w.members[name] = m
-	w.mu.Unlock()
+	m := w.member(name)
 	m.run()
 	return m
 }
 
-func (m *member) run() { m.runWith(fakeServer{m}) }
+// member is one that does not run yet.
+func (w *world) member(name string) *member {
+	m := &member{w: w, name: name, address: name + ":5432", dir: ha.DataAbsent, echoed: make(map[string]uint64)}
+	w.mu.Lock() // those that were added before run already
+	w.members[name] = m
+	w.mu.Unlock()
+	return m
+}
 
-func (m *member) runWith(server sidecar.Server) {
+func (m *member) run() { m.runWith(fakeServer{m}, fakeCluster{m}) }
+
+func (m *member) runWith(server sidecar.Server, cluster sidecar.Cluster) {
 	policy := settings.Default()
 	s, err := sidecar.New(sidecar.Options{
 		Member: m.name, Postgres: m.address, API: m.name + ":8008", Policy: policy,
-		Cluster: fakeCluster{m}, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: server,
+		Cluster: cluster, Peers: fakePeers{m}, Guard: fakeGuard{m}, Server: server,
 		Now: m.w.now, Logger: testLogger(m.w.t, m.name), Recorder: fakeRecorder{m},
 	})
 	if err != nil {
@@ -127,14 +136,14 @@ func (m *member) runWith(server sidecar.Server) {
 	go func() { ended <- s.Run(ctx) }()
 }
 
-func testLogger(t *testing.T, name string) log.Logger {
-	if !testing.Verbose() {
+func testLogger(t testing.TB, name string) log.Logger {
+	if _, is := t.(*testing.B); is || !testing.Verbose() {
 		return log.NewNullLogger()
 	}
 	return log.New(&log.LoggerOptions{Name: name, Level: log.Debug, Output: writer{t}, DisableTime: true})
 }
 
-type writer struct{ t *testing.T }
+type writer struct{ t testing.TB }
 
 func (w writer) Write(p []byte) (int, error) {
 	w.t.Log(time.Now().Format("05.000 ") + string(p[:len(p)-1]))
@@ -207,7 +216,12 @@ func (r fakeRecorder) Rule(rule string) {
 func (fakeRecorder) Action(string, time.Duration, error) {}
 func (fakeRecorder) Check(string, error)                 {}
 func (fakeRecorder) LeaderChange(string)                 {}
-func (fakeRecorder) FailoverPhase(string, time.Duration) {}
+
+func (r fakeRecorder) FailoverPhase(phase string, took time.Duration) {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	r.w.phases[phase] = took
+}
 
 type fakeGuard struct{ *member }
 

@@ -15,7 +15,7 @@ func Decide(s State, o Observation) (State, []Action) { return new(turn).decide(
 func (t *turn) decide(s State, o Observation, without string) (State, []Action) {
 	*t = turn{view: view{s: s, o: o, rec: o.Consul.Record}, without: without}
 	blocks := s.Blocks
-	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil = 0, nil, make([]string, 0, 12), "", 0
+	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil, t.s.VouchedUntil = 0, nil, make([]string, 0, 12), "", 0, 0
 	t.noteRecord()
 	t.seen = t.o.newestSeen(t.s.Last)
 	t.s.Hears = t.hears()

@@ -106,6 +106,9 @@ func (t *turn) extendLease() {
 	sv := &t.o.Server
 	until := t.leaseUntil()
 	t.s.LeaseUntil = until
+	if at := t.confirmedAt(); at != 0 {
+		t.s.VouchedUntil = at.Add(t.lease())
+	}
 	// Not for every echo: a tenth of a lease is soon enough. None for a server that is to
 	// be stopped, and does not end: another may lead when this lease is over.
 	if until > t.o.Now && !t.o.hangs() && (!sv.Armed || until >= sv.LeaseUntil.Add(t.lease()/10)) {

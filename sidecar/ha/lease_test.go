@@ -19,7 +19,7 @@ func TestLeaseIsDatedFromTheRequest(t *testing.T) {
 		t.Errorf("the lease ends in %v", s.LeaseUntil.Sub(now))
 	}
 	o.Consul.HeldTerm-- // held in an earlier term only: what the members confirmed counts
-	if s, _ := ha.Decide(ha.State{}, o); s.LeaseUntil != now.Add(time.Second) {
+	if s, _ := ha.Decide(ha.State{}, o); s.LeaseUntil != now.Add(time.Second) || s.VouchedUntil != s.LeaseUntil {
 		t.Errorf("by the members' word the lease ends in %v", s.LeaseUntil.Sub(now))
 	}
 }

@@ -7,6 +7,9 @@ type State struct {
 	WakeAt Instant
 	// LeaseUntil is until when this member may serve as primary (S5).
 	LeaseUntil Instant
+	// VouchedUntil is until when it may by what the members have echoed, whatever Consul
+	// says. Zero: it may not, or does not lead.
+	VouchedUntil Instant
 	// Role, Blocks and Rules are for people: Rules names the rows that held in this
 	// decision, in their order. Refused says why a requested switchover or removal
 	// cannot begin.

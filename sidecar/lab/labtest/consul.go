@@ -29,6 +29,8 @@ type ConsulOptions struct {
 	Dir  string
 	Join string // the Serf address of a server: the agent is a client of it
 	TLS  *ConsulTLS
+	// Quiet: one that keeps its data logs warnings alone, not each request.
+	Quiet bool
 	// Config is more of its configuration, in HCL. MANAGEMENT in it becomes what
 	// the agent's version calls the token by which the first policies are made.
 	Config string
@@ -94,7 +96,11 @@ func (o *ConsulOptions) text(t testing.TB, dns, serf int) string {
 	}
 	line("node_name = %q\nbind_addr = \"127.0.0.1\"\nclient_addr = \"127.0.0.1\"\ndisable_update_check = true", name)
 	if o.Dir != "" {
-		line("data_dir = %q\nlog_level = \"debug\"\nperformance { raft_multiplier = 1 }", filepath.Join(o.Dir, "data"))
+		level := "debug"
+		if o.Quiet {
+			level = "warn"
+		}
+		line("data_dir = %q\nlog_level = %q\nperformance { raft_multiplier = 1 }", filepath.Join(o.Dir, "data"), level)
 	} else {
 		line("log_level = \"warn\"")
 	}
