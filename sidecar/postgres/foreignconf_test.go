@@ -37,6 +37,16 @@ func TestReadUserConf(t *testing.T) {
 	if want := `in file "` + filepath.Join(dir, "more/c.conf") + `" line 1,`; !strings.Contains(said, want) || !strings.Contains(said, `"/x/other.conf" line 3`) {
 		t.Errorf("translated: %s", said)
 	}
+	// Of a value that it refuses PostgreSQL names no line.
+	for said, want := range map[string]string{
+		`invalid value for parameter "D10": "x"; FATAL:  configuration file "/x/user.conf.try-AB" contains errors`: `configuration file "` + filepath.Join(dir, "conf.d/10.conf") + `" contains errors: line 1`,
+		`FATAL:  configuration file "/x/user.conf" contains errors`:                                                `configuration file "` + filepath.Join(dir, "postgresql.conf") + `", or one that it includes, contains errors`,
+		`configuration file "/x/postgresql.auto.conf" contains errors`:                                             `configuration file "/x/postgresql.auto.conf" contains errors`,
+	} {
+		if got := c.translate(said); !strings.HasSuffix(got, want) {
+			t.Errorf("%s\ntranslated: %s\nwant: %s", said, got, want)
+		}
+	}
 
 	put("postgresql.conf", "a = 1\ninclude 'gone.conf'\n")
 	if _, err := s.readUserConf(); err == nil || !strings.Contains(err.Error(), "postgresql.conf line 2") || !strings.Contains(err.Error(), "gone.conf") {

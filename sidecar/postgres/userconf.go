@@ -113,8 +113,41 @@ func (c *userConf) include(directive, path string, depth int) error {
 // value that it refuses, in a name that it does not know.
 var saidOfCopy = regexp.MustCompile(`((?:in|of configuration) file|configuration file) "[^"]*/user\.conf[^"]*" line (\d+)`)
 
+// What PostgreSQL says when it refuses a value: of the file no line, and the parameter
+// before that (guc.c).
+var (
+	copyHasErrors = regexp.MustCompile(`configuration file "[^"]*/user\.conf[^"]*" contains errors`)
+	saidParameter = regexp.MustCompile(`parameter "([^"]+)"`)
+)
+
+// lineOf is where a parameter is set last, which is what PostgreSQL takes.
+func (c *userConf) lineOf(parameter string) (found origin) {
+	sets := regexp.MustCompile(`(?i)^\s*` + regexp.QuoteMeta(parameter) + `\b`)
+	n := 0
+	for line := range strings.Lines(c.text) {
+		if sets.MatchString(line) && n < len(c.origin) {
+			found = c.origin[n]
+		}
+		n++
+	}
+	return found
+}
+
 // translate puts the user's own file and line in the place of our copy's.
 func (c *userConf) translate(said string) string {
+	said = copyHasErrors.ReplaceAllStringFunc(said, func(match string) string {
+		var at origin
+		if m := saidParameter.FindStringSubmatch(said); m != nil {
+			at = c.lineOf(m[1])
+		}
+		switch {
+		case at.file != "":
+			return fmt.Sprintf("configuration file %q contains errors: line %d", at.file, at.line)
+		case len(c.origin) > 0:
+			return fmt.Sprintf("configuration file %q, or one that it includes, contains errors", c.origin[0].file)
+		}
+		return match
+	})
 	return saidOfCopy.ReplaceAllStringFunc(said, func(match string) string {
 		m := saidOfCopy.FindStringSubmatch(match)
 		n, err := strconv.Atoi(m[2])
