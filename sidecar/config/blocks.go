@@ -57,7 +57,7 @@ func (r *reader) root(b *hclsyntax.Body, c *Config, of kind) {
 			r.once("tags", func(b *hclsyntax.Body, path string) { r.tags(b, path, &c.Tags) }),
 			r.once("trace", func(b *hclsyntax.Body, path string) { r.trace(b, path, &c.Trace) }),
 			r.once("clone", func(b *hclsyntax.Body, path string) {
-				r.body(b, path, []field{list("methods", &c.Postgres.CloneMethods)}, nil)
+				r.clone(b, path, &c.Postgres)
 			}),
 			r.once("bootstrap", func(b *hclsyntax.Body, path string) { r.bootstrap(b, path, &c.Bootstrap) }),
 			block{name: "backup", labelled: true, read: func(b *hclsyntax.Body, path, name string) {
@@ -114,6 +114,7 @@ func (r *reader) postgres(b *hclsyntax.Body, path string, p *Postgres) {
 		text("bin_dir", &p.BinDir),
 		text("data_dir", &p.DataDir),
 		text("state_dir", &p.StateDir),
+		text("wal_dir", &p.WALDir),
 		text("user", &p.User),
 		r.address("listen", &p.Listen),
 		r.address("advertise", &p.Advertise),

@@ -67,9 +67,7 @@ func targetName(kind backup.TargetKind) string { return "to_" + string(kind) }
 
 // beginnings writes where data come from: a member's, and a cluster's.
 func (w *writer) beginnings(c *Config) {
-	if methods := c.Postgres.CloneMethods; !slices.Equal(methods, []string{CloneBaseBackup}) {
-		w.block("clone").set("methods", methods)
-	}
+	w.clone(&c.Postgres)
 	f := c.Bootstrap.FromBackup
 	initdb := c.Bootstrap.Initdb
 	if f == nil && initdb == DefaultInitdb() {
@@ -104,21 +102,11 @@ func (c *Config) DeltaRestores() bool {
 	return slices.ContainsFunc(c.Backups, func(k Backup) bool { return k.Engine == EnginePgBackRest })
 }
 
-// checkClone holds the ways to a copy against what can be done.
-func (r *reader) checkClone(c *Config) {
-	ways := c.Postgres.CloneMethods
-	for i, way := range ways {
-		r.require(way == CloneBackup || way == CloneBaseBackup, "clone.methods", `method %q: expected "backup" or "basebackup"`, way)
-		r.require(!slices.Contains(ways[:i], way), "clone.methods", "method %q is there twice", way)
-	}
-	r.require(slices.Contains(ways, CloneBaseBackup), "clone.methods", `expected "basebackup" too: when the repository fails there is no other way`)
-	r.require(!slices.Contains(ways, CloneBackup) || c.archives(), "clone.methods",
-		"method %q needs a block backup of engine pgbackrest or command, which has the repository", CloneBackup)
-}
-
 // checkBootstrap: only a block that archives the log can restore.
 func (r *reader) checkBootstrap(c *Config) {
 	r.checkInitdb(&c.Bootstrap.Initdb)
+	r.require(c.Bootstrap.FromBackup == nil || c.Postgres.WALDir == "", "bootstrap.from_backup",
+		"a backup is restored with pg_wal in data_dir: expected no postgres.wal_dir")
 	if c.Bootstrap.FromBackup == nil || c.archives() {
 		return
 	}

@@ -158,13 +158,25 @@ func hostPort(a string) error {
 	return nil
 }
 
+// apart reports whether neither directory is the other, or inside it.
+func apart(a, b string) bool {
+	up := func(from, to string) bool {
+		rel, err := filepath.Rel(from, to)
+		return err != nil || rel == ".." || strings.HasPrefix(rel, "../")
+	}
+	return up(a, b) && up(b, a)
+}
+
 func (r *reader) checkPostgres(p *Postgres, mode ha.Mode) {
-	for key, dir := range map[string]string{"bin_dir": p.BinDir, "data_dir": p.DataDir, "state_dir": p.StateDir} {
+	for key, dir := range map[string]string{"bin_dir": p.BinDir, "data_dir": p.DataDir, "state_dir": p.StateDir, "wal_dir": p.WALDir} {
 		r.require(dir == "" || filepath.IsAbs(dir), "postgres."+key, "%s %q: expected an absolute path", key, dir)
 	}
 	inside, err := filepath.Rel(p.DataDir, p.StateDir)
 	r.require(err != nil || inside == ".." || strings.HasPrefix(inside, "../"), "postgres.state_dir",
 		"state_dir %q is inside data_dir; a clone would remove it. Expected a directory beside it, such as %q", p.StateDir, p.DataDir+".pgsidecar")
+	for _, other := range []string{p.DataDir, p.StateDir} {
+		r.require(p.WALDir == "" || apart(p.WALDir, other), "postgres.wal_dir", "wal_dir %q and %q: expected neither inside the other", p.WALDir, other)
+	}
 	r.require(p.User != "root" && p.User != "0", "postgres.user", "PostgreSQL does not run as root; expected user = \"postgres\"")
 	r.require(p.StopTimeout >= time.Second, "postgres.stop_timeout", "stop_timeout %s: expected 1s or more", p.StopTimeout)
 

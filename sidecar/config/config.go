@@ -80,6 +80,7 @@ type Postgres struct {
 	BinDir    string // the version of DataDir, or the newest under /usr/lib/postgresql; empty: on PATH
 	DataDir   string // absolute
 	StateDir  string // absolute; promises and markers, which must survive what replaces DataDir
+	WALDir    string // absolute, ours alone: where pg_wal of new data is; empty: in DataDir
 	User      string // the operating system's user that runs the server
 	Listen    string // host:port
 	Advertise string // host:port by which members and clients reach it
@@ -103,13 +104,8 @@ type Postgres struct {
 	// CloneMethods are the ways to a copy of the data, of block clone, in the order in
 	// which they are tried.
 	CloneMethods []string
+	BaseBackup   BaseBackup
 }
-
-// The ways to a copy of the data.
-const (
-	CloneBackup     = "backup"     // restored from the repository
-	CloneBaseBackup = "basebackup" // sent by a member
-)
 
 // PostgresTLS is the server's TLS; CertFile empty means that pgsidecar does not
 // care for it. The server reads the files as its own user, again at each reload.

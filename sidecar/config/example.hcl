@@ -112,6 +112,11 @@ failover {
 
 # clone {                               # where the data of a new or lost member come from: tried in turn
 #   methods = ["backup", "basebackup"]  # the repository of the block backup, then a member; default: a member
+#   basebackup {                        # how a member sends its data
+#     max_rate   = "100M"               # a second
+#     compress   = "lz4"                # on the way: gzip, lz4 or zstd, from PostgreSQL 15 on
+#     checkpoint = "spread"             # the sender's disk has a quiet time, and the copy begins later; default: fast
+#   }
 # }
 
 # bootstrap {                           # how a new cluster is founded, by its first member; later it has no meaning
@@ -130,7 +135,7 @@ failover {
 # }
 
 # hook "vip" {                          # run when this member becomes it, as PostgreSQL's user
-#   on      = ["primary", "replica", "stopped"]   # failover, blocked, unblocked, drill, backup, before_promote, before_stop
+#   on      = ["primary", "replica", "stopped"]   # failover, blocked, unblocked, drill, backup, founded, before_promote, before_stop
 #   command = ["/usr/local/bin/vip"]    # PGSIDECAR_EVENT, _ROLE, _TERM, _LEADER in its environment; all as JSON on its input
 #   # user       = "root"
 #   # timeout    = "10s"                # then it is killed, with all that it started

@@ -87,13 +87,12 @@ func (c *Config) written() *writer {
 	return root
 }
 
-// member writes the blocks that only a member has.
-func (w *writer) member(c *Config) {
-	p := &c.Postgres
+func (w *writer) postgres(p *Postgres) {
 	b := w.block("postgres")
 	b.set("bin_dir", p.BinDir)
 	b.set("data_dir", p.DataDir)
 	b.set("state_dir", p.StateDir)
+	b.set("wal_dir", p.WALDir)
 	b.set("user", p.User)
 	b.set("listen", p.Listen)
 	b.set("advertise", p.Advertise)
@@ -110,7 +109,11 @@ func (w *writer) member(c *Config) {
 		tls.set("ca_file", p.TLS.CAFile)
 		tls.set("require", p.TLS.Require)
 	}
+}
 
+// member writes the blocks that only a member has.
+func (w *writer) member(c *Config) {
+	w.postgres(&c.Postgres)
 	api := w.block("api")
 	api.set("listen", c.API.Listen)
 	api.set("advertise", c.API.Advertise)

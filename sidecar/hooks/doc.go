@@ -14,7 +14,7 @@
 //     the place of one that still waits, and ends a command that still runs for an
 //     earlier one. A slow command that moves an address is so never run for a role
 //     that is over, after the one for the role that holds.
-//   - The rest (failover, blocked, unblocked, drill, backup) are events. They are told
+//   - The rest (failover, blocked, unblocked, drill, backup, founded) are events. They are told
 //     in their order; of more than lineLength that wait, the oldest are dropped, which
 //     is logged.
 //

@@ -20,12 +20,13 @@ const (
 	Unblocked     Kind = "unblocked" // nothing does any more
 	Drill         Kind = "drill"     // a drill asked for a fault here
 	Backup        Kind = "backup"    // a backup ended here, well or not
+	Founded       Kind = "founded"   // this member has founded the cluster: once in its life
 	BeforePromote Kind = "before_promote"
 	BeforeStop    Kind = "before_stop"
 )
 
 // Kinds are all, in the order in which the documentation has them.
-var Kinds = []Kind{Primary, Replica, Stopped, Failover, Blocked, Unblocked, Drill, Backup, BeforePromote, BeforeStop}
+var Kinds = []Kind{Primary, Replica, Stopped, Failover, Blocked, Unblocked, Drill, Backup, Founded, BeforePromote, BeforeStop}
 
 // Waits reports whether the operation waits for it.
 func (k Kind) Waits() bool { return k == BeforePromote || k == BeforeStop }
@@ -50,14 +51,17 @@ type Event struct {
 	Summary string `json:"summary"`
 	// Details are for people: a block's override and its cost, a backup's size.
 	Details map[string]string `json:"details,omitempty"`
+	// Server are variables of the environment by which libpq finds the server here, each
+	// NAME=VALUE; of Founded only.
+	Server []string `json:"-"`
 }
 
 // environment is what a command finds in its environment.
 func (e *Event) environment() []string {
-	return []string{
+	return append([]string{
 		"PGSIDECAR_EVENT=" + string(e.Kind), "PGSIDECAR_EVENT_ID=" + e.ID, "PGSIDECAR_AT=" + e.At.UTC().Format(time.RFC3339Nano),
 		"PGSIDECAR_CLUSTER=" + e.Cluster, "PGSIDECAR_MEMBER=" + e.Member, "PGSIDECAR_ROLE=" + string(e.Role),
 		"PGSIDECAR_TERM=" + strconv.FormatUint(e.Term, 10), "PGSIDECAR_LEADER=" + e.Leader, "PGSIDECAR_FROM=" + e.From,
 		"PGSIDECAR_SUMMARY=" + e.Summary,
-	}
+	}, e.Server...)
 }

@@ -83,3 +83,47 @@ func TestFoundedFromBackup(t *testing.T) {
 		t.Errorf("system %s, and the backup's is %s", got, system)
 	}
 }
+
+// TestFoundedHook: a command that is told of the founding reaches the server as superuser,
+// in place of Patroni's post_init; it is told once in the cluster's life.
+func TestFoundedHook(t *testing.T) {
+	a := newAlone(t)
+	out := filepath.Join(filepath.Dir(a.path), "founded")
+	if err := errors.Join(os.WriteFile(out, nil, 0o666), os.Chmod(out, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(a.path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	psql := filepath.Join(a.bin, "psql")
+	fmt.Fprintf(f, `
+hook "post-init" {
+  on      = ["founded", "primary"]
+  command = ["/bin/sh", "-c", "echo $PGSIDECAR_EVENT $(%s postgres:///postgres -XAtc 'create table made(); select rolsuper from pg_roles where rolname = current_user') >> %s"]
+  timeout = "1m"
+}
+`, psql, out)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	said := func() string {
+		text, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	stop := a.run()
+	a.until("the command", func() bool { return strings.Contains(said(), "founded") && strings.Contains(said(), "primary") })
+	if !strings.Contains(said(), "founded CREATE TABLE t\n") && !strings.Contains(said(), "founded t\n") {
+		t.Errorf("it said %q", said())
+	}
+	stop()
+	before := strings.Count(said(), "primary")
+	a.run()
+	a.until("the next start", func() bool { return strings.Count(said(), "primary") > before })
+	if strings.Count(said(), "founded") != 1 {
+		t.Errorf("it was told again: %q", said())
+	}
+}

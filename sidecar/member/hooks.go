@@ -193,3 +193,11 @@ func (s *localServer) before(ctx context.Context, kind hooks.Kind) error {
 	}
 	return err
 }
+
+// foundedEvent says that this member has founded the cluster, and how a command reaches
+// its server: by the socket, where PostgreSQL's user is let in as superuser.
+func (s *localServer) foundedEvent() hooks.Event {
+	cfg := s.config.Load()
+	return hooks.Event{Kind: hooks.Founded, Role: ha.RolePrimary, Leader: cfg.Member, Summary: cfg.Member + " has founded the cluster " + cfg.Cluster,
+		Server: []string{"PGHOST=" + s.files.SocketDir(), "PGPORT=" + strconv.Itoa(s.files.Port()), "PGUSER=" + cfg.Postgres.Superuser.Name, "PGDATABASE=postgres"}}
+}

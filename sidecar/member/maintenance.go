@@ -187,6 +187,9 @@ func (s *localServer) Maintain(ctx context.Context, members []string, founded bo
 }
 
 func (s *localServer) maintain(ctx context.Context, members []string, founded bool) error {
+	if founded && s.files.Founding() {
+		s.hooks.Tell(s.foundedEvent())
+	}
 	if founded {
 		if err := s.files.Founded(); err != nil {
 			return err

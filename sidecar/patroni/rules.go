@@ -396,6 +396,18 @@ func (im *importer) hook(name string, on []string, script, argument string) {
 	b.set("command", `["/bin/sh", "-c", `+quote(line)+"]")
 }
 
+// postInit becomes a hook, whose command gets Patroni's argument, a connection string.
+func (im *importer) postInit(e entry) {
+	if im.doc.block("hook \"post-init\"").has("on") {
+		im.note(e, "is not written twice: post_bootstrap and post_init are one thing")
+		return
+	}
+	im.hook("post-init", []string{"founded"}, e.text()+" postgres:///postgres", "")
+	im.doc.block("hook \"post-init\"").text("timeout", "10m")
+	im.note(e, "is run once a new cluster takes writes, as PostgreSQL's user; PGHOST, PGPORT and PGUSER name the server, not the URL in the argument. "+
+		"If it fails the cluster stays, and nothing runs it again. An existing cluster is taken over as it is, without it")
+}
+
 func (im *importer) beforeStop(e entry) {
 	im.hook("before-stop", []string{"before_stop"}, e.text(), "")
 	im.note(e, "is run before a planned stop; no failover waits for it")

@@ -156,43 +156,32 @@ func (s *Server) claimSpaces(spaces []string) error {
 	return nil
 }
 
-// wipeSpaces empties the tablespaces that a marker names of what this version made.
-func (s *Server) wipeSpaces(spaces []string) error {
-	for _, dir := range spaces {
-		found, err := s.files.Glob(filepath.Join(dir, fmt.Sprintf("PG_%d_*", s.version)))
-		if err != nil {
-			return fmt.Errorf("empty tablespaces: %w", err)
-		}
-		for _, d := range found {
-			if err := s.files.RemoveAll(d); err != nil {
-				return fmt.Errorf("empty tablespaces: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// wipeWAL empties the directory of the log that is outside of the data directory.
-func (s *Server) wipeWAL(dir string) error {
+// checkWALDir refuses a directory for the log of new data that has something in it: what
+// ends half-way is emptied.
+func (s *Server) checkWALDir() error {
+	dir := s.o.WAL.Dir
 	if dir == "" {
 		return nil
 	}
 	if why := s.lostFound(dir); why != "" {
 		return fmt.Errorf("pg_wal: %s", why)
 	}
-	entries, err := s.files.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	bare, err := s.empty(dir)
 	if err != nil {
-		return fmt.Errorf("empty %s: %w", dir, err)
+		return err
 	}
-	for _, e := range entries {
-		if err := s.files.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("empty %s: %w", dir, err)
-		}
+	if !bare {
+		return fmt.Errorf("pg_wal: %s: %w", dir, ErrNotEmpty)
 	}
 	return nil
+}
+
+// ownWALDir is the configured directory of the log, if the data have their log there.
+func (s *Server) ownWALDir() string {
+	if to, err := s.files.Readlink(s.data("pg_wal")); err == nil && to == s.o.WAL.Dir {
+		return to
+	}
+	return ""
 }
 
 // Files that lines of pg_hba.conf and pg_ident.conf name: in a list of databases or users

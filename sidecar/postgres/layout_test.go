@@ -73,6 +73,37 @@ func TestLayouts(t *testing.T) {
 		}
 		runs(t, b)
 	})
+	t.Run("log where the configuration says", func(t *testing.T) {
+		b := newMember(t, "n7", func(o *Options) {
+			o.WAL.Dir = filepath.Join(filepath.Dir(o.DataDir), "a disk for wal")
+			o.WAL.BaseBackup = []string{"--max-rate=900M", "--compress=server-lz4", "--checkpoint=fast"}
+		})
+		wal := b.o.WAL.Dir
+		precious := filepath.Join(wal, "precious")
+		must(t, errors.Join(os.Mkdir(wal, 0o755), os.WriteFile(precious, nil, 0o600)))
+		for name, do := range map[string]func() error{"initdb": func() error { return b.Init(soon(t)) }, "clone": func() error { return b.Clone(soon(t), a.source(), nil) }} {
+			if err := do(); !errors.Is(err, ErrNotEmpty) {
+				t.Errorf("%s into what is not empty: %v", name, err)
+			}
+			must(t, b.Discard(soon(t)))
+		}
+		must(t, os.Remove(precious))
+		must(t, b.Init(soon(t)))
+		is(t, b, "pg_wal", wal)
+		must(t, b.Start(soon(t), StartOptions{Primary: true}))
+		b.up()
+		must(t, b.Stop(soon(t), false))
+		must(t, b.Discard(soon(t))) // another member has founded the cluster
+		if left, err := os.ReadDir(wal); err != nil || len(left) > 0 {
+			t.Errorf("left of what initdb made: %v, %v", left, err)
+		}
+		must(t, b.Clone(soon(t), a.source(), nil))
+		is(t, b, "pg_wal", wal)
+		runs(t, b)
+		must(t, b.Clone(soon(t), a.source(), nil)) // over data that are there
+		is(t, b, "pg_wal", wal)
+		runs(t, b)
+	})
 	t.Run("a group that may read", func(t *testing.T) {
 		must(t, a.Stop(soon(t), false))
 		must(t, filepath.WalkDir(a.o.DataDir, func(path string, d os.DirEntry, err error) error {

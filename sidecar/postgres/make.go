@@ -33,13 +33,16 @@ func (s *Server) Init(ctx context.Context) error {
 	if !bare {
 		return fmt.Errorf("initdb: %s: %w", s.o.DataDir, ErrNotEmpty)
 	}
+	if err := s.checkWALDir(); err != nil {
+		return fmt.Errorf("initdb: %w", err)
+	}
 	password := rand.Text()
 	if s.o.SuperuserPassword != nil {
 		if password, err = s.o.SuperuserPassword(); err != nil {
 			return fmt.Errorf("initdb: read the superuser's password: %w", err)
 		}
 	}
-	if err := s.mark(marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}); err != nil {
+	if err := s.mark(marker{Operation: "initdb", Phase: phaseMake, WAL: s.o.WAL.Dir, Since: time.Now()}); err != nil {
 		return err
 	}
 	if err := s.makeDir(s.linked(s.o.DataDir)); err != nil {
@@ -53,6 +56,12 @@ func (s *Server) Init(ctx context.Context) error {
 	args := []string{"-D", s.o.DataDir, "-U", s.o.SuperuserName,
 		"--auth=scram-sha-256", "--pwfile=" + secret}
 	args = append(args, s.o.WAL.Initdb...)
+	if dir := s.o.WAL.Dir; dir != "" {
+		if err := s.makeDir(dir); err != nil {
+			return err
+		}
+		args = append(args, "--waldir="+dir)
+	}
 	if s.o.WAL.SegmentMB != 0 {
 		args = append(args, fmt.Sprintf("--wal-segsize=%d", s.o.WAL.SegmentMB))
 	}
@@ -78,8 +87,8 @@ func (s *Server) Init(ctx context.Context) error {
 // Founded says that the cluster's record names the server that Init made.
 func (s *Server) Founded() error { return s.remove(s.state("founding")) }
 
-// founding reports whether Init made the server, and no record has named it yet.
-func (s *Server) founding() bool {
+// Founding reports whether Init made the server, and no record has named it yet.
+func (s *Server) Founding() bool {
 	_, err := s.files.Stat(s.state("founding"))
 	return err == nil
 }
@@ -194,7 +203,12 @@ func (s *Server) planClone(from Source, old bool) (m marker, target string, err 
 	if why := s.lostFound(l.WAL); l.WAL != "" && why != "" {
 		return m, "", fmt.Errorf("clone: pg_wal: %s", why)
 	}
-	m.WAL = l.WAL
+	if m.WAL = l.WAL; m.WAL == "" && s.o.WAL.Dir != "" {
+		if err := s.checkWALDir(); err != nil {
+			return m, "", fmt.Errorf("clone: %w", err)
+		}
+		m.WAL = s.o.WAL.Dir
+	}
 	return m, s.o.DataDir, nil
 }
 
@@ -219,6 +233,7 @@ func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target str
 		return err
 	}
 	args := []string{"-D", target, "-d", s.conninfo(from, "") + patientSender, "--no-password", "-X", "stream", "--checkpoint=fast", "--progress"}
+	args = append(args, s.o.WAL.BaseBackup...)
 	if m.WAL != "" {
 		args = append(args, "--waldir="+m.WAL)
 	}
@@ -371,61 +386,6 @@ func (s *Server) copied(m marker) error {
 	return s.unmark()
 }
 
-// wipe empties a directory, if it is there, and the tablespaces it names. The
-// directory itself may be a mount point and stays.
-func (s *Server) wipe(dir string) error {
-	if err := s.wipeTablespaces(dir); err != nil {
-		return err
-	}
-	entries, err := s.files.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("empty the data directory: %w", err)
-	}
-	for _, e := range entries {
-		if e.Name() == "lost+found" {
-			continue
-		}
-		if err := s.files.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("empty the data directory: %w", err)
-		}
-	}
-	return nil
-}
-
-func (s *Server) wipeAway(dir string) error {
-	if err := s.files.RemoveTree(dir); err != nil {
-		return fmt.Errorf("remove old data: %w", err)
-	}
-	return nil
-}
-
-// wipeTablespaces removes this version's directory in each tablespace.
-func (s *Server) wipeTablespaces(dir string) error {
-	links, err := s.files.ReadDir(filepath.Join(dir, "pg_tblspc"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("empty tablespaces: %w", err)
-	}
-	for _, l := range links {
-		pattern := filepath.Join(dir, "pg_tblspc", l.Name(), fmt.Sprintf("PG_%d_*", s.version))
-		found, err := s.files.Glob(pattern)
-		if err != nil {
-			return fmt.Errorf("empty tablespaces: %w", err)
-		}
-		for _, d := range found {
-			if err := s.files.RemoveAll(d); err != nil {
-				return fmt.Errorf("empty tablespaces: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
 // EndClone ends a clone that was left unfinished; any other marker stays.
 func (s *Server) EndClone(ctx context.Context) error {
 	m, err := s.marked()
@@ -443,8 +403,8 @@ func (s *Server) EndClone(ctx context.Context) error {
 // before it.
 func (s *Server) Discard(ctx context.Context) error {
 	m, err := s.marked()
-	if err == nil && m.Operation == "" && s.founding() {
-		m = marker{Operation: "initdb", Phase: phaseMake, Since: time.Now()}
+	if err == nil && m.Operation == "" && s.Founding() {
+		m = marker{Operation: "initdb", Phase: phaseMake, WAL: s.ownWALDir(), Since: time.Now()}
 		err = errors.Join(s.mark(m), s.Founded())
 	}
 	if err == nil && m.Operation == "" {

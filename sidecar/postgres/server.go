@@ -100,14 +100,19 @@ type Options struct {
 	Logger hclog.Logger
 }
 
-// WAL is how the server's log is kept.
+// WAL is how the server's log is kept, and how new data are made.
 type WAL struct {
+	// Dir is where pg_wal of new data is, absolute and ours alone; empty: in the data
+	// directory. Data that are there keep theirs.
+	Dir string
 	// SegmentMB is the size of a new server's segments, a power of two up
 	// to 1024; 0: PostgreSQL's own 16. A promotion writes and syncs a whole one,
 	// so smaller ones make it shorter.
 	SegmentMB int
 	// Initdb are further arguments of initdb, for a new server; nil: UTF8, with checksums.
 	Initdb []string
+	// BaseBackup are further arguments of pg_basebackup.
+	BaseBackup []string
 	// ArchiveCommand is PostgreSQL's; empty: archiving is as the user's files and
 	// parameters say.
 	ArchiveCommand string

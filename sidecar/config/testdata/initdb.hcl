@@ -4,6 +4,7 @@ member  = "n1"
 postgres {
   bin_dir   = "/usr/lib/postgresql/15/bin"
   data_dir  = "/var/lib/pgsidecar/n1"
+  wal_dir   = "/srv/wal/n1"
   advertise = "10.0.0.7:5432"
   superuser { password = env("REPLICATION_PASSWORD") }
   replication { password = env("REPLICATION_PASSWORD") }
@@ -21,5 +22,13 @@ bootstrap {
     icu_locale      = "de-DE"
     checksums       = false
     wal_segment_mb  = 16
+  }
+}
+
+clone {
+  basebackup {
+    max_rate   = "100M"
+    compress   = "zstd"
+    checkpoint = "spread"
   }
 }
