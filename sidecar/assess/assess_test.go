@@ -80,7 +80,12 @@ var no = map[string][]func(e *assess.Evidence){
 	"two-standbys": {func(e *assess.Evidence) {
 		e.Servers = but(servers(), func(s *[]assess.Server) { (*s)[2].Streams = false })
 	}},
-	"three-hosts": {func(e *assess.Evidence) { e.Servers = but(servers(), func(s *[]assess.Server) { (*s)[2].Host = "b" }) }},
+	"three-hosts": {
+		func(e *assess.Evidence) { e.Servers = but(servers(), func(s *[]assess.Server) { (*s)[2].Host = "b" }) },
+		func(e *assess.Evidence) {
+			e.Servers = but(servers(), func(s *[]assess.Server) { (*s)[2].Streams = false })
+		},
+	},
 	"archive": {
 		func(e *assess.Evidence) { e.Archive = assess.Known(assess.Archive{}) },
 		func(e *assess.Evidence) {

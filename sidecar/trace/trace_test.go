@@ -125,9 +125,19 @@ func TestFailoverIsOneTrace(t *testing.T) {
 	})
 	leading := func(s *sight) { s.record.Phase = ha.PhaseLeading }
 	voter.look(at(320), leading)
+	voter.look(at(350), func(s *sight) { s.server.Upstream, s.report.Streaming = "n1", true }) // still the old one
 	voter.look(at(400), func(s *sight) { s.server.Upstream, s.report.Streaming = "n2", true })
 	old.look(at(900), func(s *sight) { s.server.Process = ha.ProcessRunning; s.record.Phase = ha.PhaseLeading })
 	old.look(at(950), func(s *sight) { s.server.Upstream, s.report.Streaming = "n2", true })
+	leader := newSight("n2") // whose own account tells
+	leader.look(at(-1000), func(s *sight) { s.report.Streaming, s.server.Upstream = true, "n1" })
+	leader.look(at(25), func(s *sight) { elected(s); s.report.Voted, s.report.Term = true, 8 })
+	if len(leader.spans) > 0 {
+		t.Errorf("the leader saw %+v", leader.spans)
+	}
+	if i := slices.IndexFunc(voter.spans, func(s trace.Span) bool { return s.Name == "follow" }); i < 0 || !voter.spans[i].To.Equal(at(400)) {
+		t.Errorf("the voter saw %+v", voter.spans)
+	}
 	export(t, s.URL, "n3", voter.spans...)
 	export(t, s.URL, "n1", old.spans...)
 
@@ -230,7 +240,12 @@ func TestNeverInTheWay(t *testing.T) {
 		if e.Dropped() == 0 {
 			t.Error("none was dropped")
 		}
-		time.Sleep(time.Second)
+		before := e.Dropped()
+		time.Sleep(4 * time.Second)
+		if e.Dropped() == before {
+			t.Error("it waits for the collector for ever")
+		}
+		begin = time.Now()
 		cancel()
 		all.Wait()
 		if took := time.Since(begin); took > 6*time.Second {

@@ -54,7 +54,7 @@ func Evidence(ctx context.Context, s Sources) (assess.Evidence, error) {
 	e := assess.Evidence{Cluster: l.leader.Cluster, At: s.Now(), Servers: l.servers(around), Quorum: l.quorum(), Failover: l.failover(),
 		Archive: l.archive(), Backup: l.backup(), Continuity: l.continuity(ctx), Scraped: l.scraped(), Alerts: l.alerts(ctx),
 		Runbook: l.runbook(ctx), Proxies: l.proxies(around), Consul: l.consul(around), Objective: l.objective(ctx), Site: l.site(), Tracing: l.tracing()}
-	e.Drill, e.Restore = l.drill(ctx)
+	e.Drill, e.Restore = l.drill(ctx), l.proof()
 	return e, nil
 }
 
@@ -286,24 +286,38 @@ func (l *look) site() assess.Fact[assess.Site] {
 	return assess.Known(found)
 }
 
-// restoreScenario begins the names of drills that restore a backup.
-const restoreScenario = "restore"
-
-// drill is the last drill, and the last restore that was checked, as far as that was it.
-func (l *look) drill(ctx context.Context) (assess.Fact[assess.Drill], assess.Fact[assess.Proof]) {
-	noProof := assess.Unknown[assess.Proof]("no member keeps what the last restore showed")
+// drill is the last drill. Restores have accounts of their own.
+func (l *look) drill(ctx context.Context) assess.Fact[assess.Drill] {
 	var last drill.Last
 	err := l.ask(ctx, "/drill", &last)
 	var refused *client.Refused
 	switch {
 	case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
-		return assess.Known(assess.Drill{}), noProof
+		return assess.Known(assess.Drill{})
 	case err != nil:
-		return assess.Unknown[assess.Drill](err.Error()), noProof
-	case last.Scenario == restoreScenario:
-		return assess.Unknown[assess.Drill]("the last drill was a restore"), assess.Known(assess.Proof{At: last.At, Passed: last.Passed, What: "drill " + last.Scenario})
+		return assess.Unknown[assess.Drill](err.Error())
 	}
-	return assess.Known(assess.Drill{Scenario: last.Scenario, At: last.At, Passed: last.Passed, RTO: seconds(last.RTOMs / 1000), LostRows: last.RPORows}), noProof
+	return assess.Known(assess.Drill{Scenario: last.Scenario, At: last.At, Passed: last.Passed, RTO: seconds(last.RTOMs / 1000), LostRows: last.RPORows})
+}
+
+// proof is the last backup that was proved by a restore, or the try since that failed.
+func (l *look) proof() assess.Fact[assess.Proof] {
+	if why := l.notLeader(); why != "" {
+		return assess.Unknown[assess.Proof](why)
+	}
+	var last assess.Proof
+	for i := range l.leader.Backups {
+		b := &l.leader.Backups[i]
+		if b.Verified == nil {
+			continue
+		}
+		for _, v := range []*api.Verification{b.Verified.Good, b.Verified.Failed} {
+			if v != nil && v.Ended.After(last.At) {
+				last = assess.Proof{At: v.Ended, Passed: v.Error == "", What: "backup " + b.Name + " on " + v.By}
+			}
+		}
+	}
+	return assess.Known(last)
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -71,7 +71,8 @@ func (w *world) fill(apis map[string]string) {
 	leader := w.statuses["n1"]
 	leader.InEffect = &api.InEffect{K: 1, Names: []string{"n2", "n3"}}
 	leader.Archive = &api.Archive{Engine: "pgbackrest", Leads: true}
-	leader.Backups = []api.BackupStatus{{Name: "main", Engine: "pgbackrest", Good: &backup.Backup{Stop: now.Add(-time.Hour)}, Next: now.Add(time.Hour)}}
+	leader.Backups = []api.BackupStatus{{Name: "main", Engine: "pgbackrest", Good: &backup.Backup{Stop: now.Add(-time.Hour)}, Next: now.Add(time.Hour),
+		Verified: &api.Verified{Good: &api.Verification{Label: "b", By: "n2", Ended: now.Add(-24 * time.Hour)}}}}
 	leader.Site = &api.SiteStatus{Name: "dc2", Heard: 1, Epoch: 2, Lag: new(uint64)}
 	w.answers["/backup"] = []api.BackupList{{Name: "main", Continuity: &backup.Continuity{Windows: []backup.Window{{From: now.Add(-time.Hour), To: now}}}}}
 	w.answers["/availability"] = api.Availability{Objective: &availability.Objective{Availability: .9999, RTO: 1}, Budget: &availability.Budget{Left: 200}}
@@ -127,13 +128,19 @@ func (w *world) judge() assess.Report {
 	return assess.Judge(e)
 }
 
+// gap makes one in the archive, whose last window begins at position 5.
+func (w *world) gap(g backup.Gap) {
+	now := time.Now()
+	w.answers["/backup"] = []api.BackupList{{Name: "main", Continuity: &backup.Continuity{Gaps: []backup.Gap{g},
+		Windows: []backup.Window{{From: now.Add(-time.Hour), To: now, Start: 5}}}}}
+}
+
 func answer(r assess.Report, id string) assess.Line {
 	i := slices.IndexFunc(r.Lines, func(l assess.Line) bool { return l.ID == id })
 	return r.Lines[i]
 }
 
-// TestEverything: of a cluster that has everything each line is yes, but the restore, of
-// which nobody keeps an account.
+// TestEverything: of a cluster that has everything each line is yes.
 func TestEverything(t *testing.T) {
 	w := newWorld(t)
 	var asked atomic.Int32
@@ -145,12 +152,12 @@ func TestEverything(t *testing.T) {
 	w.answers["/config"] = map[string]string{"runbook": wiki.URL}
 	r := w.judge()
 	for _, l := range r.Lines {
-		if l.Answer != assess.Yes && l.ID != "restore" {
+		if l.Answer != assess.Yes {
 			t.Errorf("%+v", l)
 		}
 	}
-	if r.Level != 3 || answer(r, "restore").Answer != assess.NotKnown || asked.Load() != 1 {
-		t.Errorf("level %d, restore %+v, the runbook was asked %d times", r.Level, answer(r, "restore"), asked.Load())
+	if r.Level != assess.MaxLevel || asked.Load() != 1 {
+		t.Errorf("level %d, the runbook was asked %d times", r.Level, asked.Load())
 	}
 	if got := answer(r, "three-hosts").Evidence; got != "3 hosts: hostn1, hostn2, hostn3" {
 		t.Errorf("hosts by Consul's nodes: %q", got)
@@ -181,10 +188,14 @@ func TestUnseen(t *testing.T) {
 			delete(w.answers, "/drill")
 			w.statuses["n1"].Backups, w.statuses["n1"].Archive = nil, nil
 		}, map[string]assess.Answer{"drill": assess.No, "backup": assess.No, "archive": assess.No, "point-in-time": assess.No}},
-		"the engine does not answer": {func(w *world) { delete(w.answers, "/backup") }, map[string]assess.Answer{"point-in-time": assess.NotKnown, "archive": assess.Yes}},
-		"a runbook that is gone":     {func(w *world) { w.answers["/config"] = map[string]string{"runbook": w.prometheus + "/gone"} }, map[string]assess.Answer{"runbook": assess.Yes, "runbook-answers": assess.No}},
-		"a restore was drilled": {func(w *world) { w.answers["/drill"] = drill.Last{Scenario: "restore", At: time.Now(), Passed: true} },
-			map[string]assess.Answer{"restore": assess.Yes, "drill": assess.NotKnown}},
+		"the engine does not answer":               {func(w *world) { delete(w.answers, "/backup") }, map[string]assess.Answer{"point-in-time": assess.NotKnown, "archive": assess.Yes}},
+		"a runbook that is gone":                   {func(w *world) { w.answers["/config"] = map[string]string{"runbook": w.prometheus + "/gone"} }, map[string]assess.Answer{"runbook": assess.Yes, "runbook-answers": assess.No}},
+		"a gap behind the last window's beginning": {func(w *world) { w.gap(backup.Gap{Start: 10}) }, map[string]assess.Answer{"point-in-time": assess.No}},
+		"a gap before it":                          {func(w *world) { w.gap(backup.Gap{Start: 2}) }, map[string]assess.Answer{"point-in-time": assess.Yes}},
+		"no restore was proved":                    {func(w *world) { w.statuses["n1"].Backups[0].Verified = nil }, map[string]assess.Answer{"restore": assess.No, "drill": assess.Yes}},
+		"the last proof failed": {func(w *world) {
+			w.statuses["n1"].Backups[0].Verified.Failed = &api.Verification{By: "n3", Ended: time.Now(), Error: "no room"}
+		}, map[string]assess.Answer{"restore": assess.No}},
 		"settings that nobody can read": {func(w *world) { delete(w.answers, "/config") }, map[string]assess.Answer{"runbook": assess.NotKnown}},
 	} {
 		t.Run(name, func(t *testing.T) {
