@@ -28,6 +28,7 @@ consul {
 postgres {
   # bin_dir  = "/usr/lib/postgresql/15/bin"       # the data directory's version, or the newest
   data_dir = "/var/lib/pgsidecar/pg"
+  # wal_dir  = "/srv/wal/pg"              # pg_wal of new data; existing data keep theirs
   # user     = "postgres"
   listen   = "{{ GetPrivateIP }}:5432"  # a go-sockaddr template, or an address
   # advertise = listen                  # where members and clients find it
