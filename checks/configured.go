@@ -85,7 +85,7 @@ func (c *Conn) Configured(ctx context.Context) (Configured, error) {
 
 func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
 	batch := &pgx.Batch{}
-	for _, q := range []string{collations, wrongFiles, weakCommits, pendingSettings, senderRoles, durableSettings} {
+	for _, q := range []string{collations, wrongFiles, relaxedCommits, pendingSettings, senderRoles, durableSettings} {
 		batch.Queue(q)
 	}
 	answers := conn.SendBatch(ctx, batch)

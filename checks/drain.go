@@ -64,16 +64,18 @@ const lullTick = 2 * time.Millisecond
 // anyTransaction tells whether a client has one open.
 const anyTransaction = `select exists (select from pg_stat_activity where ` + ofClients + `)`
 
-// Lull returns when quiet reports so and then no client has a transaction open, or when
+// WaitQuietFor returns when quiet reports so and then no client has a transaction open, or when
 // the context ends: that is no error. It comes after Drain, for what nobody could hold
 // back in time.
-func (c *Conn) Lull(ctx context.Context, quiet func() bool) error { return lull(ctx, &c.work, quiet) }
+func (c *Conn) WaitQuietFor(ctx context.Context, quiet func() bool) error {
+	return lull(ctx, &c.work, quiet)
+}
 
-// Calm returns when no client has a transaction open, or when the context ends, which is
+// WaitQuiet returns when no client has a transaction open, or when the context ends, which is
 // no error. It may be called beside all else but Checkpoint. A checkpoint makes
 // transactions wait, and poolers open more connections meanwhile: a planned stop begins
 // better when that is over.
-func (c *Conn) Calm(ctx context.Context) error {
+func (c *Conn) WaitQuiet(ctx context.Context) error {
 	return lull(ctx, &c.slow, func() bool { return true })
 }
 

@@ -49,14 +49,14 @@ func TestDrainAndLull(t *testing.T) {
 	short, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	must(t, p.conn.Lull(short, func() bool { return true }))
+	must(t, p.conn.WaitQuietFor(short, func() bool { return true }))
 	if short.Err() == nil {
 		t.Fatalf("a lull after %v, with a transaction open", time.Since(begun))
 	}
 	lull := make(chan error, 1)
 	asked := make(chan struct{}, 1000)
 	go func() {
-		lull <- p.conn.Lull(ctx, func() bool { asked <- struct{}{}; return true })
+		lull <- p.conn.WaitQuietFor(ctx, func() bool { asked <- struct{}{}; return true })
 	}()
 	<-asked
 	do(t, late, "commit")
@@ -68,7 +68,7 @@ func TestDrainAndLull(t *testing.T) {
 	// Neither is there a lull while the caller sees none.
 	short, cancel = context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	must(t, p.conn.Lull(short, func() bool { return false }))
+	must(t, p.conn.WaitQuietFor(short, func() bool { return false }))
 	if short.Err() == nil {
 		t.Fatal("a lull that the caller did not see")
 	}

@@ -13,7 +13,7 @@ import (
 var handoverRules = [...]rule{
 	// Nobody would be better off.
 	{"handover-in-vain", func(v *view) bool {
-		return !v.handoverAsked() && (v.unready() != "" || v.successor(true).Report.Agentless)
+		return !v.handoverAsked() && (v.unready() != "" || v.chosenSuccessor(true).Report.Agentless)
 	}, nil, ends},
 	{"handover-not-stopped", func(v *view) bool {
 		return v.yields() && v.o.Busy.FailedKind == Stop && v.o.Busy.FailedAt > v.o.Intent.Since
@@ -99,7 +99,7 @@ const maxHandoverLag = 16 << 20
 
 // unready says why no switchover can begin.
 func (v *view) unready() string {
-	p := v.successor(true)
+	p := v.chosenSuccessor(true)
 	switch {
 	case p == nil:
 		return "no other member can lead now"

@@ -172,7 +172,7 @@ var unseenRules = [...]rule{
 // a server that runs, has not looked yet.
 func (v *view) startsTooLong() bool {
 	sv, policy := &v.o.Server, &v.o.Policy
-	return sv.StartedAt != 0 && policy.Automatic && !policy.Paused && v.after(max(sv.StartedAt, v.s.PhaseAt), startPatience*policy.FailureTimeout) && v.successor(false) != nil
+	return sv.StartedAt != 0 && policy.Automatic && !policy.Paused && v.after(max(sv.StartedAt, v.s.PhaseAt), startPatience*policy.FailureTimeout) && v.chosenSuccessor(false) != nil
 }
 
 // startPatience is how many failure time-outs a primary may take to start.
@@ -234,7 +234,7 @@ func (v *view) final() *Final {
 
 // passTarget is who gets the lock of a primary whose server is down, if somebody
 // can win the election.
-func (v *view) passTarget() *Peer { return v.successor(v.final() != nil) }
+func (v *view) passTarget() *Peer { return v.chosenSuccessor(v.final() != nil) }
 
 // handOver passes the lock on.
 func (t *turn) handOver() {
@@ -248,10 +248,10 @@ func (t *turn) handOver() {
 	t.passLock(t.passTarget(), why, t.final())
 }
 
-// successor is the member that gets the lock: the one asked for, else the best.
+// chosenSuccessor is the member that gets the lock: the one asked for, else the best.
 // Without a final position it must also have the votes in sight that it needs,
 // for a lock passed to one that cannot win only costs time.
-func (v *view) successor(final bool) *Peer {
+func (v *view) chosenSuccessor(final bool) *Peer {
 	if t := v.o.Intent.Target; t != "" && v.o.Intent.Switchover {
 		if p := v.peer(t); v.fresh(p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Session != "" && slices.Contains(v.rec.Members, t) {
 			return p
@@ -418,14 +418,14 @@ func (v *view) serverHangs() bool {
 		return false // it serves its clients, and refuses this program
 	}
 	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && v.o.Policy.Automatic && !v.o.Policy.Paused &&
-		v.after(sv.FailingSince, v.patience()) && v.successor(false) != nil
+		v.after(sv.FailingSince, v.patience()) && v.chosenSuccessor(false) != nil
 }
 
 // noWritesBlock names who could lead in the place of a machine that is at fault, where nobody
 // does by itself, as no standby surely holds each commit.
 func (v *view) noWritesBlock() Block {
 	b := Block{What: "the primary takes no writes", Missing: cmp.Or(v.o.Server.WriteProblem, "a write that succeeds")}
-	if p := v.successor(true); p != nil && v.o.Server.FaultyAt != 0 && v.successor(false) == nil {
+	if p := v.chosenSuccessor(true); p != nil && v.o.Server.FaultyAt != 0 && v.chosenSuccessor(false) == nil {
 		b.Override, b.Cost = "pgsidecar failover --to "+p.Member+" --accept-data-loss", "every commit that "+p.Member+" does not have"
 	}
 	return b
@@ -435,7 +435,7 @@ func (v *view) noWritesBlock() Block {
 // and another can take over.
 func (v *view) machineFault() bool {
 	sv, policy := &v.o.Server, &v.o.Policy
-	return sv.Writable == No && sv.FaultyAt != 0 && policy.Automatic && !policy.Paused && v.after(sv.FaultyAt, policy.FailureTimeout) && v.successor(false) != nil
+	return sv.Writable == No && sv.FaultyAt != 0 && policy.Automatic && !policy.Paused && v.after(sv.FaultyAt, policy.FailureTimeout) && v.chosenSuccessor(false) != nil
 }
 
 // covered reports whether the setting with which the server was started asks for

@@ -153,7 +153,7 @@ func (v *view) relayHeir() *Peer {
 	if v.o.Consul.Reachable == No {
 		return nil
 	}
-	heir := v.successor(true)
+	heir := v.chosenSuccessor(true)
 	if to := v.o.Intent.Target; v.o.Intent.Switchover && to != "" && heir != nil && heir.Member != to {
 		return nil
 	}

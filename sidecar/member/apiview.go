@@ -41,7 +41,7 @@ func (m *Member) newAPI() (*api.Server, error) {
 	return api.New(api.Options{
 		Member: m.config.Member, Cluster: m.config.Cluster, Version: m.version, Listen: m.config.API.Listen,
 		TLS:   api.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.ClientCAFile, RequireClient: t.RequireClient},
-		Token: m.token, Allow: m.config.API.Allow, View: m.view, Now: guard.Now, Control: control{m}, Drills: drills{m}, Backups: m.backups(), Peer: m.mesh, Recorder: m.recorder, Page: page,
+		Token: m.token, Allow: m.config.API.Allow, View: m.view, Now: guard.Now, Control: control{m}, Drills: faultInjector{m}, Backups: m.backups(), Peer: m.mesh, Recorder: m.recorder, Page: page,
 		Collectors: []prometheus.Collector{proxy.Collector{Agent: m.files.agent}}, Logger: m.log,
 	})
 }

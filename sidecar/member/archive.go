@@ -132,7 +132,7 @@ func (a *archive) note(w postgres.Waiting, head ha.LSN, term uint64) {
 
 // follow takes over what the leader says of its archive.
 func (a *archive) follow(ctx context.Context) {
-	leader := a.member.otherMembers().leader
+	leader := a.member.seePeers().leader
 	if leader == "" {
 		return
 	}

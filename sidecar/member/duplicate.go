@@ -13,11 +13,11 @@ import (
 // answer it is started: Consul, or the other, may be away.
 const uniqueTimeout = time.Second
 
-// unique refuses to run under a service name that another cluster uses, and beside
+// refuseDuplicateName refuses to run under a service name that another cluster uses, and beside
 // another process of the same name in the cluster: it would take its registration, and
 // with it its place as a voter. A server that runs
 // under our guard already has shown whose the name is.
-func (m *Member) unique(ctx context.Context) error {
+func (m *Member) refuseDuplicateName(ctx context.Context) error {
 	if m.guard.Status().Running {
 		return nil
 	}

@@ -17,18 +17,18 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/hooks"
 )
 
-// drills is a member's part in drills of a live cluster.
-type drills struct{ *Member }
+// faultInjector is a member's part in faultInjector of a live cluster.
+type faultInjector struct{ *Member }
 
-var _ api.Drills = drills{}
+var _ api.Drills = faultInjector{}
 
 // LastDrill reads it from Consul.
-func (d drills) LastDrill(ctx context.Context) (json.RawMessage, error) {
+func (d faultInjector) LastDrill(ctx context.Context) (json.RawMessage, error) {
 	return d.cluster.LastDrill(ctx)
 }
 
 // KeepDrill keeps it in Consul, if it is one.
-func (d drills) KeepDrill(ctx context.Context, last json.RawMessage) error {
+func (d faultInjector) KeepDrill(ctx context.Context, last json.RawMessage) error {
 	var l drill.Last
 	if err := json.Unmarshal(last, &l); err != nil || l.Scenario == "" || l.At.IsZero() {
 		return api.Refuse(http.StatusBadRequest, "the body is not the result of a drill")
@@ -42,7 +42,7 @@ func (d drills) KeepDrill(ctx context.Context, last json.RawMessage) error {
 
 // Inject does what is asked to this member, if its configuration allows it, and
 // it is the primary of a cluster that can stand it.
-func (d drills) Inject(ctx context.Context, f api.Fault) error {
+func (d faultInjector) Inject(ctx context.Context, f api.Fault) error {
 	snap := d.sidecar.Snapshot()
 	switch {
 	case !d.config.API.Drills:

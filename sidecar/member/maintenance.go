@@ -18,8 +18,8 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
-// others is what the local server needs of the other members.
-type others struct {
+// peersView is what the local server needs of the other members.
+type peersView struct {
 	members []string          // the others on record, or heard
 	has     map[string]ha.LSN // what each is known to have received
 	copies  []postgres.Source // who could be cloned: replicas that stream from the leader
@@ -29,9 +29,9 @@ type others struct {
 	ask     func(ctx context.Context, address string) (*api.Status, error)
 }
 
-// otherMembers reads the newest snapshot.
-func (m *Member) otherMembers() others {
-	o := others{has: map[string]ha.LSN{}, ask: m.statusOf}
+// seePeers reads the newest snapshot.
+func (m *Member) seePeers() peersView {
+	o := peersView{has: map[string]ha.LSN{}, ask: m.statusOf}
 	snap := m.sidecar.Snapshot()
 	if snap == nil {
 		return o
@@ -356,7 +356,7 @@ func (s *localServer) slotsHeld() (held []api.HeldSlot) {
 // keepLogical looks after the logical slots that standbys copy. What is left on a
 // standby from when it led is in the way of its copies: those that the leader has are
 // dropped. Others may be the last of their name, and serve if this server leads again.
-func (s *localServer) keepLogical(ctx context.Context, known others) (checks.LogicalSlots, error) {
+func (s *localServer) keepLogical(ctx context.Context, known peersView) (checks.LogicalSlots, error) {
 	now, err := s.sql.LogicalSlots(ctx)
 	if err != nil || len(now.Own) == 0 || known.leader == "" {
 		return now, err

@@ -207,7 +207,7 @@ func (m *Member) Run(asked context.Context) (err error) {
 		return fmt.Errorf("start the guard: %w", err)
 	}
 	defer m.guard.Close()
-	if err := m.unique(ctx); err != nil {
+	if err := m.refuseDuplicateName(ctx); err != nil {
 		return errors.Join(err, m.endGuard(ctx))
 	}
 	if m.server, err = newLocalServer(m.config, m.guard, m.log); err != nil {
@@ -264,7 +264,7 @@ func (m *Member) newParts() (err error) {
 	if m.traces, err = newTraces(m); err != nil {
 		return err
 	}
-	m.server.others, m.server.hooks = m.otherMembers, m.hooks
+	m.server.others, m.server.hooks = m.seePeers, m.hooks
 	m.other = &site{member: m, log: m.log.Named("site")}
 	if m.saving, err = newSaving(m); err == nil && m.saving.archive != nil {
 		m.server.copies.engine = m.saving.archive.engine

@@ -60,7 +60,7 @@ type localServer struct {
 	// the sidecar runs.
 	stuck func(why string)
 	// others tells what is known of the other members; set before the sidecar runs.
-	others func() others
+	others func() peersView
 	copies copies
 }
 
@@ -385,7 +385,7 @@ func (s *localServer) stop(ctx context.Context, a ha.Action) error {
 func (s *localServer) lull(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lullWait)
 	defer cancel()
-	return s.sql.Lull(ctx, func() bool { return len(s.files.LoggingIn()) == 0 })
+	return s.sql.WaitQuietFor(ctx, func() bool { return len(s.files.LoggingIn()) == 0 })
 }
 
 // fence promises the term on disk, shuts the gate, stops receiving, and returns the
@@ -474,7 +474,7 @@ func (s *localServer) checkpoint(ctx context.Context, planned bool) error {
 	}
 	calm, cancel := context.WithTimeout(ctx, calmWait)
 	defer cancel()
-	if err := s.sql.Calm(calm); err != nil {
+	if err := s.sql.WaitQuiet(calm); err != nil {
 		s.log.Debug("no calm moment was looked for", "error", err)
 	}
 	return nil

@@ -19,26 +19,26 @@ import (
 // that are missing are written of what was known before.
 const recallAfter = 3 * time.Second
 
-// knowledge is what the last topology was made of, on disk beside the first template's
+// topologyCache is what the last topology was made of, on disk beside the first template's
 // file. It outlives this process for two uses: a member that is away when the process
 // starts again stays in static configuration; and a file that is missing while Consul
 // is away, as after a start of the machine, is written all the same. Nobody is routed
 // by it.
-type knowledge struct {
+type topologyCache struct {
 	path  string // empty: there are no files
 	saved []byte
 }
 
-func newKnowledge(cfg *config.Config) knowledge {
+func newTopologyCache(cfg *config.Config) topologyCache {
 	if len(cfg.Templates) == 0 {
-		return knowledge{}
+		return topologyCache{}
 	}
 	first := cfg.Templates[0].Destination
-	return knowledge{path: filepath.Join(filepath.Dir(first), "."+filepath.Base(first)+".pgsidecar-known")}
+	return topologyCache{path: filepath.Join(filepath.Dir(first), "."+filepath.Base(first)+".pgsidecar-known")}
 }
 
-// known is the file's content.
-type known struct {
+// cachedTopology is the file's content.
+type cachedTopology struct {
 	Cluster string                   `json:"cluster"`
 	Service string                   `json:"service"`
 	Record  ha.Record                `json:"record"`
@@ -46,11 +46,11 @@ type known struct {
 }
 
 // load returns the stored topology; false if there is none of this cluster.
-func (k *knowledge) load(cfg *config.Config) (templates.Topology, bool, error) {
+func (k *topologyCache) load(cfg *config.Config) (templates.Topology, bool, error) {
 	if k.path == "" {
 		return templates.Topology{}, false, nil
 	}
-	var was known
+	var was cachedTopology
 	b, err := os.ReadFile(k.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return templates.Topology{}, false, nil
@@ -75,11 +75,11 @@ func (k *knowledge) load(cfg *config.Config) (templates.Topology, bool, error) {
 
 // save keeps what the newest topology was made of. It is not synced: what a crash of
 // the machine leaves of it is read as nothing.
-func (k *knowledge) save(record ha.Record, t templates.Topology) error {
+func (k *topologyCache) save(record ha.Record, t templates.Topology) error {
 	if k.path == "" {
 		return nil
 	}
-	now := known{Cluster: t.Cluster, Service: t.Service, Record: record}
+	now := cachedTopology{Cluster: t.Cluster, Service: t.Service, Record: record}
 	for _, m := range t.Members {
 		now.Members = append(now.Members, templates.Registration{Name: m.Name, Postgres: m.Address(), API: m.API(), Tags: m.Tags, Status: m.Status, Meta: m.Meta})
 	}
@@ -98,8 +98,8 @@ func (k *knowledge) save(record ha.Record, t templates.Topology) error {
 	return nil
 }
 
-// recall takes up what was known before this process, for members that are away now.
-func (f *Follower) recall() {
+// loadCache takes up what was known before this process, for members that are away now.
+func (f *Follower) loadCache() {
 	t, found, err := f.known.load(f.config)
 	if err != nil {
 		f.log.Warn("what was known of the cluster before is not used", "error", err)
@@ -117,8 +117,8 @@ func (f *Follower) rescueFiles() {
 	}
 }
 
-// remember keeps what is known for the next process.
-func (f *Follower) remember(record ha.Record) {
+// saveCache keeps what is known for the next process.
+func (f *Follower) saveCache(record ha.Record) {
 	problem := ""
 	if err := f.known.save(record, f.last); err != nil {
 		problem = err.Error()

@@ -97,7 +97,7 @@ func TestKnowledgeRefused(t *testing.T) {
 		{``, false, true},
 		{`{"cluster":"pg","service":"pg","record":{"term":3},"members":[{"Name":"n1","Postgres":"10.0.0.1:5432\n    server evil 6.6.6.6:1"}]}`, false, true},
 	} {
-		k := newKnowledge(cfg)
+		k := newTopologyCache(cfg)
 		if err := os.WriteFile(k.path, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -42,9 +42,9 @@ type Follower struct {
 	given   bool // last was handed on, and has not been released since
 	problem string
 
-	lags     lags
+	lags     lagPoller
 	wantLags bool // a template does
-	known    knowledge
+	known    topologyCache
 	recalled bool   // last is older than this process
 	unsaved  string // why known cannot be kept
 }
@@ -61,8 +61,8 @@ func NewFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	f := &Follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newKnowledge(cfg),
-		lags: lags{config: cfg, log: log.Named("proxy")}, wantLags: wantsLags(files)}
+	f := &Follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newTopologyCache(cfg),
+		lags: lagPoller{config: cfg, log: log.Named("proxy")}, wantLags: wantsLags(files)}
 	f.reader = client.NewReader(func() { f.Agent.Refresh() })
 	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
@@ -111,7 +111,7 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 	tick := time.NewTicker(time.Second) // a view also grows old
 	defer tick.Stop()
-	f.recall()
+	f.loadCache()
 	late := time.NewTimer(recallAfter)
 	defer late.Stop()
 	for {
@@ -177,7 +177,7 @@ func (f *Follower) see(v sessions.View, now ha.Instant) {
 	}
 	f.last, f.given, f.recalled = t, true, false
 	f.Agent.Update(t)
-	f.remember(v.Consul.Record)
+	f.saveCache(v.Consul.Record)
 	primary := ""
 	if t.Primary != nil {
 		primary = t.Primary.Name

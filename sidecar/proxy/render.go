@@ -202,7 +202,7 @@ func (c *consulOnce) topology(ctx context.Context, withLags bool) (templates.Top
 			}
 			var known map[string]uint64
 			if withLags {
-				l := lags{config: c.config}
+				l := lagPoller{config: c.config}
 				known, _ = l.ask(ctx, v) //nolint:errcheck // then they are not known, as for the proxy
 			}
 			return topology(c.config, v, templates.Topology{}, known)

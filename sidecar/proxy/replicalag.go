@@ -23,9 +23,9 @@ import (
 // template wants to know.
 const lagEvery = 5 * time.Second
 
-// lags are how far the replicas are behind. Consul does not know: what changes all the
+// lagPoller are how far the replicas are behind. Consul does not know: what changes all the
 // time is not written there. So a member's API is asked, the leader's first.
-type lags struct {
+type lagPoller struct {
 	config *config.Config
 	log    hclog.Logger
 
@@ -40,14 +40,14 @@ func wantsLags(files []templates.File) bool {
 }
 
 // get returns what was last answered; nil: nobody answers.
-func (l *lags) get() map[string]uint64 {
+func (l *lagPoller) get() map[string]uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.known
 }
 
 // run asks until the context ends, and calls changed after each answer that differs.
-func (l *lags) run(ctx context.Context, view func() sessions.View, changed func()) {
+func (l *lagPoller) run(ctx context.Context, view func() sessions.View, changed func()) {
 	again := time.NewTimer(lagEvery)
 	defer again.Stop()
 	for {
@@ -70,7 +70,7 @@ func (l *lags) run(ctx context.Context, view func() sessions.View, changed func(
 }
 
 // note keeps an answer, and reports whether it is another one.
-func (l *lags) note(known map[string]uint64, err error) bool {
+func (l *lagPoller) note(known map[string]uint64, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	problem := ""
@@ -87,7 +87,7 @@ func (l *lags) note(known map[string]uint64, err error) bool {
 }
 
 // ask asks the leader, and if it does not answer the others in turn.
-func (l *lags) ask(ctx context.Context, v sessions.View) (map[string]uint64, error) {
+func (l *lagPoller) ask(ctx context.Context, v sessions.View) (map[string]uint64, error) {
 	members := slices.Clone(v.Members)
 	slices.SortStableFunc(members, func(a, b sessions.Member) int {
 		switch leader := v.Consul.Record.Leader; {

@@ -1,8 +1,8 @@
 package checks
 
-// weakCommits finds settings of roles and databases (PostgreSQL documentation,
+// relaxedCommits finds settings of roles and databases (PostgreSQL documentation,
 // 20.1.3) by which commits are answered before a standby has flushed them.
-const weakCommits = `
+const relaxedCommits = `
 select setting || case when role.rolname is null then '' else ' of role ' || quote_ident(role.rolname) end
   || case when db.datname is null then '' else ' in database ' || quote_ident(db.datname) end
 from pg_db_role_setting s cross join unnest(s.setconfig) as setting
