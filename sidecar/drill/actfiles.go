@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,7 +39,8 @@ func (e *edit) back() error {
 	if e == nil {
 		return nil
 	}
-	if err := os.WriteFile(e.path, e.before, 0o600); err != nil {
+	err := os.WriteFile(e.path, e.before, 0o600)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // another act may have taken the directory away
 		return fmt.Errorf("put back %s: %w", e.path, err)
 	}
 	return nil
@@ -93,7 +95,7 @@ func (o *operator) wrongFile() Scenario {
 			if !named {
 				return nil
 			}
-			return shown(ctx, c, c.Primary, wrong.file, at.member)
+			return shown(ctx, c, wrong.file, at.member)
 		},
 		Undo: func(ctx context.Context, c Cast) error {
 			if at == nil {
@@ -103,7 +105,7 @@ func (o *operator) wrongFile() Scenario {
 				return err
 			}
 			// As status says; a server that does not run reads it when it starts.
-			_, err := c.Lab.Pgsidecar(ctx, c.Primary, "", "reload", at.member)
+			_, err := anywhere(ctx, c, "reload", at.member)
 			return accepted(err)
 		},
 	}
@@ -183,7 +185,7 @@ func (o *operator) moves() Scenario {
 			}
 			return c.Lab.Start(ctx, h.Name, lab.Sidecar)
 		},
-		Check: func(ctx context.Context, c Cast) error { return shown(ctx, c, c.Primary, address) },
+		Check: func(ctx context.Context, c Cast) error { return shown(ctx, c, address) },
 		Undo: func(ctx context.Context, c Cast) error {
 			if at == nil {
 				return nil
@@ -221,7 +223,7 @@ func (o *operator) renamed() Scenario {
 			return c.Lab.Start(ctx, h.Name, lab.Sidecar)
 		},
 		Check: func(ctx context.Context, c Cast) error {
-			return shown(ctx, c, c.Primary, c.Replicas[0]+"b  replica  streaming")
+			return shown(ctx, c, c.Replicas[0]+"b  replica  streaming")
 		},
 		Undo: func(ctx context.Context, c Cast) error {
 			if at == nil {

@@ -46,11 +46,22 @@ func types(ctx context.Context, c Cast, on string, args ...string) error {
 	return err
 }
 
-// shown waits until the status that pgsidecar shows on a member's host has all of the words.
-func shown(ctx context.Context, c Cast, on string, words ...string) error {
+// anywhere runs a command of pgsidecar on the first member's host where it is done: what
+// another act has broken may keep it from that on one of them.
+func anywhere(ctx context.Context, c Cast, args ...string) (said string, err error) {
+	for _, on := range append([]string{c.Primary}, c.Replicas...) {
+		if said, err = c.Lab.Pgsidecar(ctx, on, "yes", args...); err == nil {
+			return said, nil
+		}
+	}
+	return said, err
+}
+
+// shown waits until the status that pgsidecar shows has all of the words.
+func shown(ctx context.Context, c Cast, words ...string) error {
 	var last string
 	_, err := waitUntil(ctx, func() (int, error) {
-		said, err := c.Lab.Pgsidecar(ctx, on, "", "status")
+		said, err := anywhere(ctx, c, "status")
 		if last = said; err != nil {
 			return 0, nil // it is asked again
 		}
@@ -81,7 +92,8 @@ func (o *operator) setting() Scenario {
 			return types(ctx, c, o.member(c), "settings", "set", kv, "--yes")
 		},
 		Undo: func(ctx context.Context, c Cast) error {
-			return types(ctx, c, c.Primary, "settings", "set", key+"=", "--yes")
+			_, err := anywhere(ctx, c, "settings", "set", key+"=", "--yes")
+			return err
 		},
 	}
 }
@@ -131,7 +143,10 @@ func (o *operator) pause() Scenario {
 			}
 			return o.byHand(ctx, c, o.member(c))
 		},
-		Undo: func(ctx context.Context, c Cast) error { return types(ctx, c, c.Primary, "resume") },
+		Undo: func(ctx context.Context, c Cast) error {
+			_, err := anywhere(ctx, c, "resume")
+			return err
+		},
 	}
 }
 
@@ -145,7 +160,8 @@ func (o *operator) pauseMember() Scenario {
 			return o.byHand(ctx, c, c.Replicas[0])
 		},
 		Undo: func(ctx context.Context, c Cast) error {
-			return types(ctx, c, c.Primary, "resume", c.Replicas[0])
+			_, err := anywhere(ctx, c, "resume", c.Replicas[0])
+			return err
 		},
 	}
 }
@@ -253,7 +269,7 @@ func (o *operator) consulMaintenance() Scenario {
 			}
 			return client.Agent().EnableNodeMaintenance("work")
 		},
-		Check: func(ctx context.Context, c Cast) error { return shown(ctx, c, member, "maintenance mode") },
+		Check: func(ctx context.Context, c Cast) error { return shown(ctx, c, "maintenance mode") },
 		Undo: func(_ context.Context, c Cast) error {
 			client, err := c.Lab.ConsulClient(member)
 			if err != nil {

@@ -189,7 +189,7 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 		faulting, cancel := context.WithTimeout(ctx, c.Deadline)
 		err = p.scenario.Fault(faulting, cast)
 		cancel()
-		if refusal := (*lab.Refusal)(nil); i > 0 && (errors.Is(err, lab.ErrNotRunning) || errors.As(err, &refusal)) {
+		if i > 0 && (errors.Is(err, lab.ErrNotRunning) || c.Acts && ctx.Err() == nil) {
 			err = nil // the first one has taken it already, or stands in its way
 		}
 		if err != nil {
