@@ -41,6 +41,10 @@ type Client struct {
 	confirmAt  ha.Instant // keepConfirming last began then; zero: never, or what it did failed
 	mendAt     ha.Instant // keepRegistered likewise
 	homeNode   string     // the node of the first address, once known
+	// homes are the nodes that answered there, and when each did last; alternatedAt is when
+	// one did that had been left.
+	homes        map[string]ha.Instant
+	alternatedAt ha.Instant
 
 	// guarded by turn
 	wanted *Registration
@@ -69,8 +73,9 @@ type View struct {
 	away []Member
 
 	// Err is the newest error of the first of these that does not work now:
-	// record and lock, session, settings, service, registration, token; or that
-	// another cluster uses the service's name. It is written for an operator.
+	// record and lock, session, settings, service, the agent's address, registration,
+	// token; or that another cluster uses the service's name, or DNS does not find what is
+	// there. It is written for an operator.
 	Err error
 }
 
@@ -97,6 +102,7 @@ const (
 	areaSession
 	areaSettings
 	areaService
+	areaAgent // before what comes of it
 	areaRegistration
 	areaToken
 	areaOtherCluster

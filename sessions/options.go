@@ -118,6 +118,7 @@ func New(o Options) (*Client, error) {
 		renewNow:   make(chan struct{}, 1),
 		mendNow:    make(chan struct{}, 1),
 		toldAt:     make(map[string]ha.Instant),
+		homes:      make(map[string]ha.Instant),
 		turn:       make(chan struct{}, 1),
 	}
 	if _, err := c.token.current(); err != nil {

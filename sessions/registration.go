@@ -146,6 +146,7 @@ func (c *Client) keepRegistered(ctx context.Context) {
 		c.atHomeSince(mending)
 		err := errors.Join(rivals, mending)
 		c.fault(areaRegistration, errors.Join(err, contested))
+		c.fault(areaAgent, c.balanced())
 		if err != nil {
 			failures++
 			c.began(&c.mendAt, 0) // tried again at its own pace
@@ -338,7 +339,7 @@ func (c *Client) matches(info *api.AgentServiceChecksInfo, r Registration) bool 
 		want = append(want, c.checkID(check)+" "+check.Name)
 	}
 	c.mu.Lock()
-	c.homeNode = node
+	c.noteHome(node)
 	c.mu.Unlock()
 	slices.Sort(have)
 	slices.Sort(want)

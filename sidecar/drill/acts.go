@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -128,7 +129,15 @@ func (o *operator) switchover() Scenario {
 	return Scenario{
 		Name: "switchover", Why: "the primary is changed by pgsidecar switchover", Expect: Moves,
 		Fault: func(ctx context.Context, c Cast) error {
-			return types(ctx, c, o.member(c), append([]string{"switchover"}, one(o.draw, [][]string{nil, {"--to", c.Replicas[0]}, {"--force", "--drain", "1s"}})...)...)
+			args := one(o.draw, [][]string{nil, {"--to", c.Replicas[0]}, {"--force", "--drain", "1s"}})
+			if err := types(ctx, c, o.member(c), append([]string{"switchover"}, args...)...); err != nil {
+				return err
+			}
+			now, err := c.Lab.Record(ctx)
+			if err == nil && slices.Contains(args, "--to") && now.Leader != c.Replicas[0] {
+				err = fmt.Errorf("switchover --to %s went to %s", c.Replicas[0], now.Leader)
+			}
+			return err
 		},
 	}
 }
