@@ -20,7 +20,8 @@ type endpoint func(f facts, q url.Values) (bool, error)
 // healthEndpoints are the paths that answer 200 or 503, with the status as body.
 func healthEndpoints() map[string]endpoint {
 	primary := func(f facts, _ url.Values) (bool, error) { return f.primary(), nil }
-	no := func(facts, url.Values) (bool, error) { return false, nil }
+	standbyLeader := func(f facts, _ url.Values) (bool, error) { return f.standbyLeader(), nil }
+	leader := func(f facts, _ url.Values) (bool, error) { return f.primary() || f.standbyLeader(), nil }
 	replica := func(is func(standing) bool) endpoint {
 		return func(f facts, q url.Values) (bool, error) { return isReplica(f, q, is) }
 	}
@@ -31,12 +32,12 @@ func healthEndpoints() map[string]endpoint {
 	readOnly := func(is func(standing) bool) endpoint {
 		return func(f facts, q url.Values) (bool, error) {
 			ok, err := isReplica(f, q, is)
-			return ok || err == nil && f.primary() && f.hasTags(q), err
+			return ok || err == nil && (f.primary() || f.standbyLeader()) && f.hasTags(q), err
 		}
 	}
 	return map[string]endpoint{
-		"/": primary, "/primary": primary, "/read-write": primary, "/master": primary, "/leader": primary,
-		"/standby-leader": no, "/standby_leader": no, // no standby clusters yet
+		"/": primary, "/primary": primary, "/read-write": primary, "/master": primary, "/leader": leader,
+		"/standby-leader": standbyLeader, "/standby_leader": standbyLeader,
 		"/replica": replica(anySync), "/read-only": readOnly(anySync),
 		"/sync": replica(isSynced), "/synchronous": replica(isSynced),
 		"/read-only-sync": readOnly(isSynced), "/read-only-synchronous": readOnly(isSynced),
@@ -46,11 +47,11 @@ func healthEndpoints() map[string]endpoint {
 	}
 }
 
-// isReplica: the server answers reads as a replica, depends on commits in the
+// isReplica: the server answers reads as a replica and does not lead, depends on commits in the
 // way asked for, and satisfies lag, replication_state and tag_ in the query.
 // Without a lag the configured limit counts.
 func isReplica(f facts, q url.Values, is func(standing) bool) (bool, error) {
-	ok := f.replica() && !f.noLoadBalance() && is(f.standing()) && f.hasTags(q)
+	ok := f.replica() && !f.standbyLeader() && !f.noLoadBalance() && is(f.standing()) && f.hasTags(q)
 	most, limited, err := lagIn(q)
 	switch {
 	case err != nil:

@@ -241,7 +241,7 @@ func patroniMetrics(s *Server) []viewMetric {
 	gauge("postmaster_start_time", "Epoch seconds since Postgres started.", func(f facts) float64 { return epoch(f.PostgresStarted) })
 	flag("primary", "this node is the leader", facts.primary)
 	counter("xlog_location", "Current location of the Postgres transaction log, 0 if this node is not the leader.", when(ha.No, position))
-	flag("standby_leader", "this node is the standby_leader", func(facts) bool { return false })
+	flag("standby_leader", "this node is the standby_leader", facts.standbyLeader)
 	flag("replica", "this node is a replica", func(f facts) bool { return f.role() == "replica" })
 	flag("sync_standby", "this node is a sync standby", func(f facts) bool { return f.standing() == synced })
 	flag("quorum_standby", "this node is a quorum standby", func(f facts) bool { return f.standing() == quorum })

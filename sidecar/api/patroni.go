@@ -283,6 +283,9 @@ func (s *Server) patroniMember(f facts, name string) clusterMember {
 	}
 	if name == f.leader() {
 		m.Role = "leader"
+		if f.follows() {
+			m.Role = "standby_leader"
+		}
 		return m
 	}
 	if r.Streaming {

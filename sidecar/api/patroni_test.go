@@ -253,3 +253,49 @@ func TestSecondRestart(t *testing.T) {
 		t.Errorf("one now: %d %s", w.Code, w.Body)
 	}
 }
+
+// TestStandbyLeader: who leads a standby cluster is standby_leader, and neither primary nor
+// replica, as with Patroni; the others are replicas.
+func TestStandbyLeader(t *testing.T) {
+	other := following()
+	other.Observation.Consul.Record.Leader = "n2"
+	for _, c := range []struct {
+		name  string
+		view  *api.View
+		role  string
+		paths map[string]int
+	}{
+		{"the leader", following(), "standby_leader", map[string]int{"/leader": 200, "/standby-leader": 200, "/standby_leader": 200,
+			"/read-only": 200, "/primary": 503, "/replica": 503, "/async": 503, "/health": 200}},
+		{"another", other, "replica", map[string]int{"/leader": 503, "/standby-leader": 503, "/standby_leader": 503,
+			"/read-only": 200, "/primary": 503, "/replica": 200, "/async": 200, "/health": 200}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.view.Observation.Server.InRecovery, c.view.Report.Writable = ha.Yes, false
+			b := newBench(t, c.view, nil)
+			for path, want := range c.paths {
+				if got := b.ask(http.MethodGet, path).Code; got != want {
+					t.Errorf("%s: %d, want %d", path, got, want)
+				}
+			}
+			if role := object(t, b.ask(http.MethodGet, "/patroni"))["role"]; role != c.role {
+				t.Errorf("role %v, want %s", role, c.role)
+			}
+			metric := map[string]int{"standby_leader": 0, "replica": 0}
+			metric[c.role] = 1
+			text := b.ask(http.MethodGet, "/metrics").Body.String()
+			for name, want := range metric {
+				if !strings.Contains(text, fmt.Sprintf("patroni_%s{name=\"n1\",scope=\"pg\"} %d\n", name, want)) {
+					t.Errorf("patroni_%s is not %d", name, want)
+				}
+			}
+			leads := object(t, b.ask(http.MethodGet, "/cluster"))["members"].([]any)
+			for _, m := range leads {
+				m := m.(map[string]any)
+				if leader := m["name"] == c.view.Observation.Consul.Record.Leader; leader != (m["role"] == "standby_leader") {
+					t.Errorf("in /cluster %v is %v", m["name"], m["role"])
+				}
+			}
+		})
+	}
+}

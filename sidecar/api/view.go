@@ -173,6 +173,15 @@ func (f facts) replica() bool {
 	return f.alive() && f.answers() && f.Observation.Server.InRecovery == ha.Yes
 }
 
+// standbyLeader: this member leads a standby cluster, and its server follows the other
+// site's primary.
+func (f facts) standbyLeader() bool {
+	return f.replica() && f.leader() == f.self() && f.follows()
+}
+
+// follows: this cluster is a standby cluster.
+func (f facts) follows() bool { return f.Observation.Consul.Record.StandbyOf != "" }
+
 func (f facts) noLoadBalance() bool { return f.Tags["noloadbalance"] == "true" }
 
 // streaming: this member's server receives the log from another now.
@@ -304,6 +313,8 @@ func (f facts) role() string {
 		return "primary"
 	case !f.running() && v.WasPrimary && f.leader() == f.self():
 		return "primary" // nobody has taken its place
+	case f.standbyLeader():
+		return "standby_leader"
 	}
 	return "replica"
 }

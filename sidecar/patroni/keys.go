@@ -114,7 +114,7 @@ var rules = map[string]rule{
 	"bootstrap.dcs.failsafe_mode":            says(own + ", always"),
 	"bootstrap.dcs.check_timeline":           says(own + ", always"),
 	"bootstrap.dcs.member_slots_ttl":         says(own + ": a slot lasts as long as its member is in the cluster (pgsidecar remove), bounded by max_slot_wal_keep_size"),
-	"bootstrap.dcs.standby_cluster":          says(notYet + ": a cluster that follows another is still to come. Stay with Patroni for this one"),
+	"bootstrap.dcs.standby_cluster":          (*importer).standbyCluster,
 	"bootstrap.dcs.slots":                    (*importer).slots,
 	"bootstrap.dcs.ignore_slots":             says("not needed: slots that pgsidecar did not make are left alone"),
 	"bootstrap.dcs.pause":                    silently,
