@@ -167,7 +167,7 @@ func TestNewMember(t *testing.T) {
 		s.must(os.RemoveAll(h.DataDir()))
 		f, err := os.OpenFile(filepath.Join(h.Dir, "pg.hcl"), os.O_APPEND|os.O_WRONLY, 0)
 		s.must(err)
-		_, err = f.WriteString("\nclone { methods = [\"backup\"] }\n")
+		_, err = f.WriteString("\nclone { methods = [\"backup\", \"basebackup\"] }\n")
 		s.must(err)
 		s.must(f.Close())
 		before, began = s.sent(primary), time.Now()

@@ -55,6 +55,23 @@ func TestRestoreInPlace(t *testing.T) {
 	s.sql(conn, "select pg_sleep(0.01)", "drop table t", "create table after(n int)")
 	s.sql(conn, "select pg_create_restore_point('after')")
 
+	// What cannot be restored is refused before anything stops.
+	s.sql(conn, "set allow_in_place_tablespaces = on", "create tablespace elsewhere location ''")
+	for _, c := range []struct{ what, says string }{
+		{"--to-time=" + before.UTC().Format(time.RFC3339Nano), "has tablespaces"},
+		{"--to-time=2020-01-01 00:00:00Z", "what can be restored"},
+		{"--to-time=2120-01-01 00:00:00Z", "in the future"},
+		{"--to-lsn=F0/0", "what can be restored"},
+	} {
+		if code, _, stderr := s.run("restore", c.what, "--yes"); code != 1 || !strings.Contains(stderr, c.says) || strings.Count(strings.TrimSpace(stderr), "\n") > 0 {
+			t.Errorf("%s: %d, %s; want %q in one line", c.what, code, stderr, c.says)
+		}
+	}
+	if now := s.status(); now == nil || now.Term != st.Term || now.Restore != nil {
+		t.Errorf("after what was refused: %+v", now)
+	}
+	s.sql(conn, "drop tablespace elsewhere")
+
 	target := before.UTC().Format(time.RFC3339Nano)
 	plan := s.command("restore", "--plan", "--to-time", target)
 	for _, want := range []string{"backup    ", "timeline 1", st.Member + "; its data are kept"} {

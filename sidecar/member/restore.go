@@ -177,6 +177,10 @@ func (s saves) plan(ctx context.Context, r api.RestoreRequest, snap *sidecar.Sna
 	if err != nil {
 		return none, api.Refuse(http.StatusPreconditionFailed, "%v", err)
 	}
+	// Here, where nothing has stopped yet: it is this member that restores.
+	if err := s.member.server.files.RoomToRestore(p.Backup.Size); err != nil {
+		return none, api.Refuse(http.StatusPreconditionFailed, "%v", err)
+	}
 	return planned{RestorePlan: api.RestorePlan{Plan: p, Member: s.member.config.Member, Latest: p.Window.To}, target: target, newest: newestArchived(stored)}, nil
 }
 

@@ -68,7 +68,7 @@ func (s *Server) Restore(ctx context.Context, r Restoration) error {
 		return fmt.Errorf("restore: %s: %w", s.o.DataDir, ErrNotEmpty)
 	}
 	if old {
-		if err := s.roomToRestore(r.Size); err != nil {
+		if err := s.RoomToRestore(r.Size); err != nil {
 			return err
 		}
 		m.Fresh, m.Old = s.beside("restore"), s.beside("before-restore")
@@ -99,8 +99,9 @@ func (s *Server) Restore(ctx context.Context, r Restoration) error {
 	return s.swap(m)
 }
 
-// roomToRestore refuses to restore where the old data could not be kept.
-func (s *Server) roomToRestore(need int64) error {
+// RoomToRestore refuses a restore in place of that many bytes where the old data could not
+// be kept: ErrNoRoom.
+func (s *Server) RoomToRestore(need int64) error {
 	if !s.replaceable() {
 		return fmt.Errorf("%w: %s cannot be renamed, as it is a mount point, a symbolic link, or has tablespaces or a pg_wal elsewhere; "+
 			"restore into a new cluster by bootstrap { from_backup }", ErrNoRoom, s.o.DataDir)

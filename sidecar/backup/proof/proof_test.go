@@ -22,6 +22,7 @@ type copies struct {
 	s      *backuptest.Server
 	made   backup.Backup
 	damage func(dataDir string)
+	begun  int // restores
 }
 
 func (c *copies) base() string { return filepath.Join(c.s.Dir, "base") }
@@ -32,6 +33,7 @@ func (c *copies) List(context.Context) (backup.Repository, error) {
 }
 
 func (c *copies) Restore(ctx context.Context, r backup.Restore) error {
+	c.begun++
 	cp := program.Command{User: c.s.User, Args: []string{filepath.Join(c.s.Dir, "cp"), "-a", c.base(), r.DataDir},
 		Files: []*os.File{r.Lock}, Started: r.Started}
 	if _, err := cp.Run(ctx); err != nil {
@@ -120,7 +122,11 @@ func TestProof(t *testing.T) {
 			changed := o
 			c.change(&changed)
 			e.damage = c.damage
+			before := e.begun
 			_, err := Run(ctx, changed)
+			if e.begun != before && c.want == ErrSpace {
+				t.Error("it was restored where there is no room")
+			}
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v; want %v, %q", err, c.want, c.says)
 			}
