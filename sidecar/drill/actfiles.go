@@ -223,7 +223,7 @@ func (o *operator) renamed() Scenario {
 			return c.Lab.Start(ctx, h.Name, lab.Sidecar)
 		},
 		Check: func(ctx context.Context, c Cast) error {
-			return shown(ctx, c, c.Replicas[0]+"b  replica  streaming")
+			return shown(ctx, c, c.Replicas[0]+"b replica streaming")
 		},
 		Undo: func(ctx context.Context, c Cast) error {
 			if at == nil {

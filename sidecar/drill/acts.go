@@ -58,7 +58,8 @@ func anywhere(ctx context.Context, c Cast, args ...string) (said string, err err
 	return said, err
 }
 
-// shown waits until the status that pgsidecar shows has all of the words.
+// shown waits until the status that pgsidecar shows has all of the words, with one blank
+// between two columns.
 func shown(ctx context.Context, c Cast, words ...string) error {
 	var last string
 	_, err := waitUntil(ctx, func() (int, error) {
@@ -66,8 +67,9 @@ func shown(ctx context.Context, c Cast, words ...string) error {
 		if last = said; err != nil {
 			return 0, nil // it is asked again
 		}
+		columns := strings.Join(strings.Fields(said), " ")
 		for _, w := range words {
-			if !strings.Contains(said, w) {
+			if !strings.Contains(columns, w) {
 				return 0, nil
 			}
 		}
