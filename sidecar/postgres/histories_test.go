@@ -29,11 +29,16 @@ func TestFillHistories(t *testing.T) {
 	next(a, b, 1, 2)
 	c.follow(b)
 	c.caughtUp(b)
-	next(b, c, 2, 4) // nobody has used 3
+	next(b, c, 2, 40) // nobody has used those between
+	for _, tli := range []ha.TLI{3, 17, 39} {
+		if kind, err := c.historyOf(tli); err != nil || kind != historyHeld {
+			t.Errorf("timeline %d, which nobody has used: %v, %v", tli, kind, err)
+		}
+	}
 	for _, tli := range []ha.TLI{2, 3} {
 		must(t, os.Remove(c.data("pg_wal", historyName(tli))))
 	}
-	must(t, c.FillHistories(4))
+	must(t, c.FillHistories(40))
 	history, err := c.History(2)
 	must(t, err)
 	if len(history) != 1 || history[0].TLI != 1 {
@@ -44,6 +49,14 @@ func TestFillHistories(t *testing.T) {
 	}
 	must(t, away.Start(soon(t), StartOptions{}))
 	away.up()
+	forks, err := c.History(40)
+	must(t, err)
+	must(t, away.HoldStrangers(1, ha.Position{History: forks, TLI: 40, LSN: 1}))
+	for tli, want := range map[ha.TLI]historyKind{2: historyNone, 3: historyHeld, 39: historyHeld, 40: historyNone} {
+		if kind, err := away.historyOf(tli); err != nil || kind != want {
+			t.Errorf("timeline %d at the one that was away: %v, %v", tli, kind, err)
+		}
+	}
 	away.follow(c)
 	away.caughtUp(c)
 }

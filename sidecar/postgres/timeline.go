@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,18 +34,63 @@ func (s *Server) ReserveTimeline(at ha.Position, want ha.TLI) error {
 	if used, err := s.historyOf(want); err != nil || used != historyNone {
 		return errors.Join(fmt.Errorf("reserve timeline %d: %w", want, ErrTaken), err)
 	}
+	var free []string
 	for tli := at.TLI + 1; tli < want; tli++ {
-		if found, err := s.historyOf(tli); err != nil || found != historyNone {
-			if err != nil {
-				return err
-			}
-			continue
+		found, err := s.historyOf(tli)
+		if err != nil {
+			return err
 		}
-		if err := s.write(s.data("pg_wal", historyName(tli)), []byte(placeholder)); err != nil {
-			return fmt.Errorf("reserve timeline %d: %w", want, err)
+		if found == historyNone {
+			free = append(free, historyName(tli))
 		}
 	}
+	if err := s.holdNames(free); err != nil {
+		return fmt.Errorf("reserve timeline %d: %w", want, err)
+	}
 	return s.beginReign()
+}
+
+// holdNames makes placeholders in the log's directory. A change of sites needs nearly a
+// hundred while clients wait, so all are one file, made durable once: nobody writes into a
+// history file that is there, PostgreSQL and this program replace it.
+func (s *Server) holdNames(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	first := s.data("pg_wal", names[0])
+	if err := s.write(first, []byte(placeholder)); err != nil {
+		return err
+	}
+	for _, name := range names[1:] {
+		path := s.data("pg_wal", name)
+		if s.files.Link(first, path) == nil {
+			continue
+		}
+		if err := s.write(path, []byte(placeholder)); err != nil { // not all file systems have links
+			return err
+		}
+	}
+	return s.syncDir(filepath.Dir(first))
+}
+
+// HoldStrangers makes placeholders for the timelines between the server's own and that of a
+// primary at another site, but for those that that one came by: it has nothing to say of the
+// others, and a standby would fetch the history of each, one after the other, over a long way.
+func (s *Server) HoldStrangers(own ha.TLI, of ha.Position) error {
+	var strangers []string
+	for tli := max(own+1, 2); tli < of.TLI; tli++ {
+		if of.Passed(tli) {
+			continue
+		}
+		found, err := s.historyOf(tli)
+		if err != nil {
+			return err
+		}
+		if found == historyNone {
+			strangers = append(strangers, historyName(tli))
+		}
+	}
+	return s.holdNames(strangers)
 }
 
 // FillHistories writes what history files are missing of the timelines below a primary's

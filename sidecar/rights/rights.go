@@ -215,6 +215,11 @@ func (u User) Symlink(to, name string) error {
 	return u.Do(func() error { return os.Symlink(to, name) })
 }
 
+// Link is os.Link.
+func (u User) Link(from, name string) error {
+	return u.Do(func() error { return os.Link(from, name) })
+}
+
 // Chmod is os.Chmod.
 func (u User) Chmod(name string, mode fs.FileMode) error {
 	return u.Do(func() error { return os.Chmod(name, mode) })

@@ -59,6 +59,7 @@ func TestLinks(t *testing.T) {
 		},
 		"CreateTemp": func(_, other string) error { _, err := u.CreateTemp(other, "new"); return err },
 		"Replace":    func(_, other string) error { return u.Replace(filepath.Join(other, "kept"), nil) },
+		"Link":       func(_, other string) error { return u.Link(filepath.Join(other, "kept"), filepath.Join(other, "link")) },
 		"Symlink":    func(_, other string) error { return u.Symlink("/", filepath.Join(other, "link")) },
 		"Mkdir":      func(_, other string) error { return u.Mkdir(filepath.Join(other, "new"), 0o700) },
 		"MkdirTemp":  func(_, other string) error { _, err := u.MkdirTemp(other, "new"); return err },
