@@ -62,6 +62,9 @@ type Options struct {
 	// TLS is how the APIs are reached with Secure; nil: as Go does by itself.
 	TLS    *tls.Config
 	Secure bool
+	// Keep leaves connections open from one request to the next, until Close; else each
+	// request has one of its own.
+	Keep bool
 	// Dial reaches the APIs; nil: by the network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -76,15 +79,18 @@ type Client struct {
 	addresses []string // tried in turn
 }
 
-// New returns a client. Each request has a connection of its own.
+// New returns a client.
 func New(o Options) *Client {
 	c := &Client{o: o, scheme: "http", addresses: o.Addresses,
-		http: &http.Client{Transport: &http.Transport{TLSClientConfig: o.TLS, DialContext: o.Dial, DisableKeepAlives: true}}}
+		http: &http.Client{Transport: &http.Transport{TLSClientConfig: o.TLS, DialContext: o.Dial, DisableKeepAlives: !o.Keep}}}
 	if o.Secure {
 		c.scheme = "https"
 	}
 	return c
 }
+
+// Close ends the connections that were left open.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Authenticates reports whether a change would show who asks for it.
 func (c *Client) Authenticates() bool {

@@ -87,8 +87,12 @@ func (s *localServer) cloneNextFrom(member string) {
 
 // client asks other members' APIs; changes need the token.
 func (m *Member) client(token string) *client.Client {
+	return client.New(m.asks(token))
+}
+
+func (m *Member) asks(token string) client.Options {
 	t := m.config.API.TLS
-	return client.New(client.Options{TLS: client.TLS(t), Secure: t.CertFile != "", Token: token})
+	return client.Options{TLS: client.TLS(t), Secure: t.CertFile != "", Token: token}
 }
 
 // statusOf reads another member's status.
