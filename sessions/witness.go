@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -13,10 +14,11 @@ import (
 // Word is which of two sites may take writes, as a third Consul keeps it for them: one key
 // for the data that both have.
 type Word struct {
-	Half  int    `json:"half"`           // which of the two sites, as their timelines tell them apart
-	Free  bool   `json:"free,omitempty"` // it was given back
-	Epoch uint64 `json:"epoch"`
-	// Cluster and Member are for people: whose it is, and who renewed it last.
+	Half int    `json:"half"`           // which of the two sites, as their timelines tell them apart
+	Free bool   `json:"free,omitempty"` // it was given back
+	Term uint64 `json:"term,omitempty"` // of that site, in which it was renewed or given back last
+	// Epoch, Cluster and Member are for people: whose it is, and who renewed it last.
+	Epoch   uint64 `json:"epoch"`
 	Cluster string `json:"cluster"`
 	Member  string `json:"member"`
 }
@@ -50,11 +52,18 @@ func (c *Client) Witness(name, systemID string) (*Witness, error) {
 	return w, nil
 }
 
-// Read returns the word, and its index for Write; index zero: nobody ever had it.
-func (w *Witness) Read(ctx context.Context) (word Word, index uint64, err error) {
+// readWait is how long Read waits for a change.
+const readWait = 500 * time.Millisecond
+
+// Read returns the word, and its index for Write; index zero: nobody ever had it. With
+// after it waits, not for long, until the index is another one.
+func (w *Witness) Read(ctx context.Context, after uint64) (word Word, index uint64, err error) {
 	var pair *api.KVPair
 	err = w.ask(ctx, "read", func(ctx context.Context, consul *api.Client) error {
-		q := &api.QueryOptions{Datacenter: w.datacenter, RequireConsistent: true}
+		q := &api.QueryOptions{Datacenter: w.datacenter, RequireConsistent: true, WaitIndex: after}
+		if after > 0 {
+			q.WaitTime = readWait
+		}
 		pair, _, err = consul.KV().Get(w.key, q.WithContext(ctx))
 		return err
 	})

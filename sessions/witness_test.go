@@ -59,14 +59,14 @@ func TestWitness(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if word, index, err := w.Read(t.Context()); index != 0 || err != nil {
+		if word, index, err := w.Read(t.Context(), 0); index != 0 || err != nil {
 			t.Fatalf("%s: nobody has it: %+v %d %v", name, word, index, err)
 		}
 		mine := sessions.Word{Half: 1, Epoch: 3, Cluster: "pg", Member: "n1"}
 		if done, err := w.Write(t.Context(), mine, 0); !done || err != nil {
 			t.Fatalf("%s: %t %v", name, done, err)
 		}
-		word, index, err := w.Read(t.Context())
+		word, index, err := w.Read(t.Context(), 0)
 		if word != mine || index != 7 || err != nil {
 			t.Fatalf("%s: %+v %d %v", name, word, index, err)
 		}
@@ -90,7 +90,7 @@ func TestWitness(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := w.Read(t.Context()); err == nil {
+	if _, _, err := w.Read(t.Context(), 0); err == nil {
 		t.Error("a witness that is away has answered")
 	}
 }

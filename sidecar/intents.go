@@ -42,10 +42,11 @@ func (s *Sidecar) Switchover(target string, drain time.Duration) {
 
 // PromoteSite asks the leader of a standby cluster to let it take writes itself, once it
 // has all up to final; nil: the other site is gone. The answer is in the snapshots: a
-// record of a later term that follows nobody, or State.Refused.
-func (s *Sidecar) PromoteSite(final *ha.Position) {
+// record of a later term that follows nobody, or a State.Promotion of the time returned that
+// was refused, and then is not carried out later.
+func (s *Sidecar) PromoteSite(final *ha.Position) (asked ha.Instant) {
 	term := s.opts.Cluster.View().Consul.Record.Term
-	s.ask(func(i *intents) { i.intent.PromoteSite, i.intent.SiteFinal, i.siteIn = true, final, term })
+	return s.ask(func(i *intents) { i.intent.PromoteSite, i.intent.SiteFinal, i.siteIn = true, final, term })
 }
 
 // ReleaseSite asks the primary to stop, and its cluster to follow the other site's from
@@ -101,11 +102,13 @@ func (s *Sidecar) WithdrawRemoval() { s.intend(func(i *intents) { i.intent.Remov
 // WithdrawForce takes back what Force allowed.
 func (s *Sidecar) WithdrawForce() { s.intend(func(i *intents) { i.intent.Force = false }) }
 
-func (s *Sidecar) ask(change func(*intents)) {
+func (s *Sidecar) ask(change func(*intents)) (at ha.Instant) {
 	s.intend(func(i *intents) {
 		change(i)
-		i.intent.Since = s.opts.Now()
+		at = s.opts.Now()
+		i.intent.Since = at
 	})
+	return at
 }
 
 // intend changes what is requested, and has it decided on.

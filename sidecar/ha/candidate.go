@@ -9,6 +9,7 @@ import (
 // candidateRules are the leader's part between the ballot and the claim.
 var candidateRules = [...]rule{
 	{"candidate-out-of-recovery", (*view).serving, stopNow("its promotion belongs to an earlier term"), ends},
+	{"candidate-from-site", (*view).onlyFromSite, (*turn).leadFromSite, ends},
 	{"candidate-unfit", func(v *view) bool { return v.shutdown() || !v.present() }, func(t *turn) { t.try(unfitRules[:]) }, ends},
 	{"candidate-disarm", func(v *view) bool { return v.stopped() && v.armed() }, disarm("a candidate needs no lease before it has the votes"), ends},
 	{"candidate-start", (*view).stopped, (*turn).startStandby, ends},

@@ -58,7 +58,7 @@ func (v *view) handoverAsked() bool {
 func (v *view) yields() bool { return v.o.Intent.Switchover && !v.shutdown() }
 
 func (v *view) handoverUnready() bool {
-	return !v.o.Intent.Restart && !v.o.Intent.ReleaseSite && v.unready() != "" && !v.shutdown()
+	return !v.o.Intent.Restart && v.unready() != "" && !v.shutdown()
 }
 
 // handoverSince is when the handover was requested, or the agent was lost.
@@ -97,8 +97,11 @@ const checkpointPatience = 30 * time.Second
 // before the target takes writes, and clients wait for it.
 const maxHandoverLag = 16 << 20
 
-// unready says why no switchover can begin.
+// unready says why no switchover, or no change of sites, can begin.
 func (v *view) unready() string {
+	if v.o.Intent.ReleaseSite {
+		return v.siteUnready()
+	}
 	p := v.chosenSuccessor(true)
 	switch {
 	case p == nil:
@@ -115,4 +118,16 @@ func (v *view) unready() string {
 		}
 	}
 	return p.Member + " does not stream, or is more than 16 MiB behind"
+}
+
+// siteUnready says why the writes cannot be given to the other site: only one that streams is
+// sent what is left while the server shuts down.
+func (v *view) siteUnready() string {
+	for i := range v.o.Server.Walsenders {
+		w := &v.o.Server.Walsenders[i]
+		if ofOtherSite(w.Member) && w.Streaming && w.Flush+maxHandoverLag >= v.o.Server.Position.LSN {
+			return ""
+		}
+	}
+	return v.o.Policy.StandbyOf + " does not stream from this site yet, or is more than 16 MiB behind"
 }

@@ -43,6 +43,12 @@ type Source struct {
 // rather than a member.
 func IsSite(name string) bool { return strings.Contains(name, "@") }
 
+// SiteWalsender is what the walsender of a member of another site's cluster is called. No
+// member has such a name.
+func SiteWalsender(cluster, member string) string { return cluster + "/" + member }
+
+func ofOtherSite(walsender string) bool { return strings.Contains(walsender, "/") }
+
 // Announced is the service registration as last made.
 type Announced struct {
 	Known bool

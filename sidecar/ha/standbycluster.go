@@ -65,11 +65,11 @@ var standbyLeaderRules = [...]rule{
 	{"relay-fence", func(v *view) bool { return v.o.Server.Promise < v.rec.Term }, func(t *turn) {
 		t.do(Action{Kind: Fence, Term: t.rec.Term, Why: "this member leads the term"})
 	}, ends},
-	{"site-promote-refused", func(v *view) bool { return v.o.Intent.PromoteSite && v.promotionRefused() != "" }, func(t *turn) {
-		t.s.Refused = t.promotionRefused()
-	}, goesOn},
+	{"site-promote-refused", func(v *view) bool {
+		return v.o.Intent.PromoteSite && !v.promotionBegun() && (v.promotionOver() || v.promotionRefused() != "")
+	}, (*turn).refusePromotion, goesOn},
 	{"site-promote", func(v *view) bool {
-		return v.o.Intent.PromoteSite && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine() && (!v.needsWitness() || v.wordGiven())
+		return v.o.Intent.PromoteSite && !v.promotionOver() && v.promotionRefused() == "" && v.hasSiteFinal() && v.lockMine() && (v.o.Policy.Witness == "" || v.wordGiven())
 	}, (*turn).promoteSite, ends},
 	{"relay-register", nil, func(t *turn) { t.tag = "standby-leader" }, goesOn},
 	{"relay-admit", func(v *view) bool { return len(v.newFollowers()) > 0 && v.lockMine() }, func(t *turn) {
@@ -248,10 +248,26 @@ func (t *turn) leadStandby() {
 	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "it leads a standby cluster, which promotes nobody")
 }
 
+// onlyFromSite reports whether this candidate of a standby cluster has no data of its own to
+// stand with, or its rewound server comes up only with the other site's log: the leader has
+// both fetched there, and a candidate would wait for a leader.
+func (v *view) onlyFromSite() bool {
+	return v.follower() && !v.shutdown() && !v.standby() && (v.absent() || v.halfMade() || v.o.Server.Rewound == v.rec.StandbyOf)
+}
+
+func (t *turn) leadFromSite() {
+	if best := t.bestCandidate(); best != nil {
+		t.passLock(best, t.o.Self+" has no data to lead with", t.rec.Final)
+		return
+	}
+	t.leadStandby()
+}
+
 // promoteSite begins the term in which this site takes writes: an election of the members
 // that are heard, with nobody's acknowledged commits among them. Its timeline is beyond
 // those that the other site may come to while it has not heard of this.
 func (t *turn) promoteSite() {
+	t.s.Promotion = SitePromotion{Since: t.o.Intent.Since, Begun: true}
 	r := t.next(t.o.Self, "this site takes writes in the place of "+t.rec.StandbyOf)
 	r.StandbyOf, r.Released = "", nil
 	r.Origin, r.Fenced, r.Final, r.Claims = Origin{}, true, nil, nil
@@ -333,6 +349,25 @@ func (v *view) bothSitesBlock() Block {
 // it; empty: it may.
 func (v *view) promotionRefused() string { return cmp.Or(v.promotionBarred(), v.witnessRefuses()) }
 
+// promotionOver reports whether this request was refused already, and promotionBegun whether
+// it may have been carried out.
+func (v *view) promotionOver() bool {
+	p := &v.s.Promotion
+	return p.Refused != "" && p.Since == v.o.Intent.Since
+}
+
+func (v *view) promotionBegun() bool {
+	p := &v.s.Promotion
+	return p.Begun && p.Since == v.o.Intent.Since
+}
+
+func (t *turn) refusePromotion() {
+	if !t.promotionOver() {
+		t.s.Promotion = SitePromotion{Since: t.o.Intent.Since, Refused: t.promotionRefused()}
+	}
+	t.s.Refused = t.s.Promotion.Refused
+}
+
 // promotionBarred is that, but for what the witness says.
 func (v *view) promotionBarred() string {
 	switch {
@@ -396,7 +431,9 @@ func (v *view) superseded() bool {
 	if v.o.Policy.StandbyOf == "" || v.follower() || v.rec.Phase == PhaseBootstrap || !v.sourceServes() || src.SystemID != v.rec.SystemID {
 		return false
 	}
-	given := v.rec.Phase == PhaseElecting && IsSite(v.o.Server.Rewound) // it takes no writes with such data, and nobody else did
+	own := v.o.Server.Position.TLI
+	given := v.rec.Phase == PhaseElecting && // it takes no writes with such data, and nobody else did
+		(IsSite(v.o.Server.Rewound) || own > v.rec.Timeline && src.Position.Passed(own))
 	return given || src.Position.TLI > max(v.rec.Timeline, v.newestTimeline())
 }
 

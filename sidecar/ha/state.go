@@ -93,8 +93,19 @@ type State struct {
 	// WitnessAt is since when there is a witness. Wish is what it is to be told.
 	WitnessAt Instant
 	Wish      WitnessWish
+	// Promotion is what came of the newest request that this site take the writes.
+	Promotion SitePromotion
 	// Led is the newest position that a primary was heard to have.
 	Led Position
+}
+
+// SitePromotion is what came of a request that a site take the writes. One that was refused is
+// never carried out later, and one that may have been is not refused: the other site, which
+// gave them up, takes them back where it hears of a refusal.
+type SitePromotion struct {
+	Since   Instant // when it was asked (Intent.Since)
+	Begun   bool    // a transaction was sent that may have done it
+	Refused string  // why; empty: it was not
 }
 
 // Gone is a voter whose walsender is missing.

@@ -5,7 +5,10 @@ import (
 	"time"
 )
 
-// A witness is a third Consul that both sites name. It keeps which of them may take writes:
+// A witness is a third Consul that both sites name. It keeps which of them may take writes.
+// None takes them without its word, in a planned change neither: a person may ask the one
+// that gave them up to take them again while the other, which was asked to, is about to.
+// It keeps who may:
 // that one renews its word there, and the other is given the word only after it was not
 // renewed for longer than a primary may keep its clients then. So two sites that name one are
 // never both primary, unless people have told a site to stay open alone.
@@ -26,6 +29,7 @@ type WitnessWish struct {
 	// not renewed for WitnessPatience.
 	First, Patient bool
 	Half           TLI    // which of the two sites this one is
+	Term           uint64 // by whose leader: what one of a later term has said of this site stays
 	Epoch          uint64 // for people
 }
 
@@ -35,6 +39,10 @@ const (
 	witnessLease = 10 * time.Second
 	siteHeard    = 5 * time.Second
 )
+
+// givingTime is how long, in a planned change, the site that gave up the writes may take to
+// give back the word.
+const givingTime = 5 * time.Second
 
 // WitnessPatience is how long the word must not have been renewed, and the other site not
 // have been heard, until this one is given it: a primary's sidecar may start anew
@@ -95,14 +103,8 @@ func (t *turn) noteWitness() {
 	if t.rec.Leader != t.o.Self || !t.lockMine() || t.rec.Phase == PhaseBootstrap {
 		return
 	}
-	takes := !t.follower() || t.o.Intent.PromoteSite && t.promotionBarred() == ""
-	s.Wish = WitnessWish{Hold: takes, Free: !takes, First: t.serving(), Patient: t.tooSoon() == "", Half: t.ownHalf(), Epoch: t.rec.Epoch}
-}
-
-// needsWitness reports whether this site may take the writes only with the witness's word:
-// it was not given them by the other, which is heard.
-func (v *view) needsWitness() bool {
-	return v.o.Policy.Witness != "" && (v.o.Intent.SiteFinal == nil || !v.heardNow())
+	takes := !t.follower() || t.o.Intent.PromoteSite && t.promotionBarred() == "" && !t.promotionOver()
+	s.Wish = WitnessWish{Hold: takes, Free: !takes, First: t.serving(), Patient: t.tooSoon() == "", Half: t.ownHalf(), Term: t.rec.Term, Epoch: t.rec.Epoch}
 }
 
 // tooSoon says why this site may not be given a word yet that the other has and does not
@@ -120,7 +122,10 @@ func (v *view) tooSoon() string {
 // its word; empty: it has, or is still to answer.
 func (v *view) witnessRefuses() string {
 	w := &v.o.Source.Witness
-	if !v.needsWitness() || v.wordGiven() || w.AskedAt <= v.o.Intent.Since {
+	switch {
+	case v.o.Policy.Witness == "" || v.wordGiven() || w.AskedAt <= v.o.Intent.Since:
+		return ""
+	case v.o.Intent.SiteFinal != nil && !v.after(v.o.Intent.Since, givingTime): // who gave up the writes is just giving it back
 		return ""
 	}
 	return "the witness " + v.o.Policy.Witness + " does not let this site take the writes: " + w.Problem + v.tooSoon()

@@ -89,7 +89,7 @@ func (s *localServer) misled(ctx context.Context) string {
 func (s *localServer) conninfo(source postgres.Source) string {
 	self := s.config.Load().Member
 	if ha.IsSite(source.Member) {
-		self = s.config.Load().Cluster + "/" + self
+		self = ha.SiteWalsender(s.config.Load().Cluster, self)
 	}
 	return checks.ConnInfo(checks.Upstream{
 		Service: postgres.Service(source.Member), Host: source.Host, Port: source.Port, User: s.config.Load().Postgres.Replication.Name,

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,6 +55,8 @@ func (c control) SwitchSite(ctx context.Context, drain time.Duration) (string, e
 		return "", refuse412("this site follows %s, which takes the writes; ask for the change there", r.StandbyOf)
 	case r.Leader != o.Self:
 		return c.post(ctx, r.Leader, "/site/switch", map[string]any{"drain": durationText(drain)})
+	case o.Policy.Witness != "" && o.Source.Witness.Problem != "":
+		return "", refuse412("the witness %s does not answer (%s), and a change of sites needs its word; nothing was begun", o.Policy.Witness, o.Source.Witness.Problem)
 	case o.Consul.Reachable == ha.No:
 		return "", refuse412("Consul does not answer, and a change of sites needs it; nothing was begun")
 	}
@@ -61,6 +64,7 @@ func (c control) SwitchSite(ctx context.Context, drain time.Duration) (string, e
 	if err != nil {
 		return "", err
 	}
+	defer other.Close()
 	began := time.Now()
 	c.sidecar.ReleaseSite(drain)
 	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
@@ -79,7 +83,8 @@ func (c control) SwitchSite(ctx context.Context, drain time.Duration) (string, e
 	case now.StandbyOf == "" || now.Released == nil:
 		return "", refuse412("the primary was lost before it had stopped, and %s leads: nothing was changed", now.Leader)
 	}
-	text, err := c.askSite(ctx, other, api.SitePromotion{Final: now.Released})
+	c.log.Info("the writes are given up, and the other site is asked to take them", "site", now.StandbyOf, "position", now.Released, "after", time.Since(began))
+	text, err := other.ask(ctx, api.SitePromotion{Final: now.Released})
 	var refused *client.Refused
 	if errors.As(err, &refused) && refused.Status == http.StatusPreconditionFailed { // any other answer says nothing of what was begun
 		return "", errors.Join(refuse412("%s does not take the writes: %s", now.StandbyOf, refused.Text), c.takeBack(ctx, now))
@@ -101,46 +106,66 @@ func (c control) takeBack(ctx context.Context, r *ha.Record) error {
 	return err
 }
 
+// siteLeader is the member that leads the other site's cluster. Clients wait for its answer
+// over a way that is long, so the connection stays open from the first question on.
+type siteLeader struct {
+	*client.Client
+	address string // of its API, as this site reaches it
+}
+
 // siteLeader finds the leader of the other site's cluster, and asks it whether it could
-// take the writes. It returns its API.
-func (c control) siteLeader(ctx context.Context) (address string, err error) {
+// take the writes. Close ends the connections.
+func (c control) siteLeader(ctx context.Context) (*siteLeader, error) {
 	addresses := c.site().APIs
 	if len(addresses) == 0 {
 		addresses = c.other.addresses()
 	}
 	if len(addresses) == 0 {
-		return "", refuse412("the APIs of the other site's members are not known: set standby_of.apis to their addresses")
+		return nil, refuse412("the APIs of the other site's members are not known: set standby_of.apis to their addresses")
 	}
-	var st *api.Status
-	for _, a := range addresses {
-		if st, err = c.statusOf(ctx, a); err == nil {
-			break
-		}
-	}
+	token, err := c.token()
 	if err != nil {
-		return "", refuse412("no member of the other site answers: %v", err)
+		return nil, err
 	}
-	address, ok := client.MemberAPI(st, st.Leader)
-	if !ok {
-		return "", refuse412("the other site has no leader")
+	o := c.asks(token)
+	o.Keep = true
+	there := &siteLeader{Client: client.New(o)}
+	if err := there.find(ctx, addresses); err != nil {
+		there.Close()
+		return nil, err
 	}
-	if _, err := c.askSite(ctx, address, api.SitePromotion{Check: true}); err != nil {
-		return "", refuse412("the other site cannot take the writes: %v", err)
-	}
-	return address, nil
+	return there, nil
 }
 
-// askSite asks the other site's leader to take the writes, with this site's own token.
-func (c control) askSite(ctx context.Context, address string, body api.SitePromotion) (string, error) {
+func (l *siteLeader) find(ctx context.Context, addresses []string) error {
+	var failed error
+	for _, a := range addresses { // a leader that is not among them is asked by another member
+		st, err := l.StatusOf(ctx, a)
+		switch {
+		case err != nil:
+			failed = err
+		case st.Leader == "":
+			return refuse412("the other site has no leader")
+		case l.address == "" || st.Member == st.Leader:
+			l.address = a
+		}
+	}
+	if l.address == "" {
+		return refuse412("no member of the other site answers: %v", failed)
+	}
+	if _, err := l.ask(ctx, api.SitePromotion{Check: true}); err != nil {
+		return refuse412("the other site cannot take the writes: %v", err)
+	}
+	return nil
+}
+
+// ask asks it to take the writes, with this site's own token.
+func (l *siteLeader) ask(ctx context.Context, body api.SitePromotion) (string, error) {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return "", err
 	}
-	token, err := c.token()
-	if err != nil {
-		return "", err
-	}
-	answer, err := c.client(token).Ask(ctx, http.MethodPost, address, "/site/promote", text)
+	answer, err := l.Ask(ctx, http.MethodPost, l.address, "/site/promote", text)
 	return strings.TrimSpace(string(answer)), err
 }
 
@@ -154,21 +179,24 @@ func (c control) PromoteSite(ctx context.Context, req api.PromoteSite) (string, 
 	r := &o.Consul.Record
 	switch {
 	case r.StandbyOf == "":
-		return "", refuse412("this site takes the writes already")
+		return "", api.Refuse(http.StatusConflict, "this site takes the writes already") // who gave them up must not take them back
 	case r.Leader != o.Self:
 		return c.post(ctx, r.Leader, "/site/promote", api.SitePromotion(req))
 	}
 	if req.Check {
 		return "it can", c.mayPromote(snap)
 	}
-	c.sidecar.PromoteSite(req.Final)
+	asked := c.sidecar.PromoteSite(req.Final)
+	refused := func(s *sidecar.Snapshot) bool {
+		return s.State.Promotion.Since == asked && s.State.Promotion.Refused != ""
+	}
 	after, err := c.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
 		now := &s.Observation.Consul.Record
-		return now.StandbyOf == "" && now.Phase == ha.PhaseLeading && now.Term > r.Term || s.State.Refused != ""
+		return now.StandbyOf == "" && now.Phase == ha.PhaseLeading && now.Term > r.Term || refused(s)
 	})
-	if err == nil && after.State.Refused != "" && after.Observation.Consul.Record.StandbyOf != "" {
+	if err == nil && refused(after) {
 		c.sidecar.WithdrawSite()
-		return "", refuse412("%s", after.State.Refused)
+		return "", refuse412("%s", after.State.Promotion.Refused)
 	}
 	if err != nil {
 		c.sidecar.WithdrawSite()
@@ -189,6 +217,8 @@ func (c control) mayPromote(snap *sidecar.Snapshot) error {
 		return refuse412("it is not known how far behind %s is", o.Self)
 	case src.Position.LSN > sv.Position.LSN+maxSiteLag:
 		return refuse412("%s is %d bytes behind, and clients would wait for them; at most 16 MiB", o.Self, src.Position.LSN-sv.Position.LSN)
+	case o.Policy.Witness != "" && (src.Witness.AskedAt == 0 || src.Witness.Problem != ""):
+		return refuse412("the witness %s does not answer there: %s", o.Policy.Witness, cmp.Or(src.Witness.Problem, "it was not asked yet"))
 	case o.Policy.NoFailover:
 		return refuse412("%s has the tag nofailover", o.Self)
 	}

@@ -31,11 +31,12 @@ type witness struct {
 	askedAt ha.Instant
 	wanted  bool
 	held    bool
+	awaits  bool // the other site has it: the next question is answered when that changes
 }
 
 // wordKeeper is the key at the third Consul.
 type wordKeeper interface {
-	Read(ctx context.Context) (word sessions.Word, index uint64, err error)
+	Read(ctx context.Context, after uint64) (word sessions.Word, index uint64, err error)
 	Write(ctx context.Context, word sessions.Word, index uint64) (done bool, err error)
 }
 
@@ -44,7 +45,8 @@ type wordKeeper interface {
 func (s *site) keepWord(ctx context.Context, notify func()) {
 	var k witness
 	for {
-		if snap := s.member.sidecar.Snapshot(); snap != nil {
+		snap := s.member.sidecar.Snapshot()
+		if snap != nil {
 			before := s.Source().Witness
 			word := k.ask(ctx, s.member, snap, before)
 			s.set(func(src *ha.Source) { src.Witness = word })
@@ -52,10 +54,22 @@ func (s *site) keepWord(ctx context.Context, notify func()) {
 				notify()
 			}
 		}
-		if !waited(ctx, siteSoon) {
+		if !k.awaits { // else the next question waits
+			s.wishChanges(ctx, snap)
+		}
+		if ctx.Err() != nil {
 			return
 		}
 	}
+}
+
+// wishChanges waits until the witness is to be told something else, but not for long.
+func (s *site) wishChanges(ctx context.Context, before *sidecar.Snapshot) {
+	ctx, cancel := context.WithTimeout(ctx, siteSoon)
+	defer cancel()
+	_, _ = s.member.sidecar.Await(ctx, func(now *sidecar.Snapshot) bool { // nothing came, or ctx is done: it is looked at either way
+		return before != nil && now.State.Wish != before.State.Wish
+	})
 }
 
 // ask asks once, if it is time, and returns what is known then.
@@ -70,7 +84,10 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 		k.consul, k.problem = m.cluster.Witness(k.name, k.systemID) // consul is not used where there is a problem
 	}
 	now, pause := guard.Now(), wordEvery
-	if wish.Hold && !k.held {
+	switch {
+	case wish.Hold && k.awaits:
+		pause = 0
+	case wish.Hold && !k.held:
 		pause = wordSoon
 	}
 	if k.wanted == wish.Hold && k.askedAt != 0 && now.Sub(k.askedAt) < pause {
@@ -95,21 +112,28 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 // settle takes, renews or gives back the word, as is wished, and says why it was not got.
 // next is by whom.
 func (k *witness) settle(ctx context.Context, next sessions.Word, wish *ha.WitnessWish, patience time.Duration) (problem string) {
-	word, index, err := k.consul.Read(ctx)
+	after := uint64(0)
+	if wish.Hold && k.awaits {
+		after = k.index
+	}
+	k.awaits = false
+	word, index, err := k.consul.Read(ctx, after)
 	if err != nil {
 		return checks.Brief(err)
 	}
 	if now := guard.Now(); k.since == 0 || index != k.index {
 		k.index, k.since = index, now
 	}
-	mine := index != 0 && !word.Free && word.Half == int(wish.Half)
+	// Who was deposed, and does not know it, neither keeps nor gives back what his site has now.
+	mine := index != 0 && !word.Free && word.Half == int(wish.Half) && word.Term <= wish.Term
 	still := guard.Now().Sub(k.since)
 	free := index != 0 && word.Free || index == 0 && wish.First || wish.Patient && still >= patience
-	next.Half, next.Epoch = int(wish.Half), wish.Epoch
+	next.Half, next.Term, next.Epoch = int(wish.Half), wish.Term, wish.Epoch
 	switch {
 	case wish.Hold && !mine && !free && index == 0:
 		return "no site has had its word yet, and the other may be about to"
 	case wish.Hold && !mine && !free:
+		k.awaits = true
 		return "cluster " + word.Cluster + " has its word (epoch " + strconv.FormatUint(word.Epoch, 10) + "), and member " + word.Member +
 			" renewed it, or this member began to look, " + still.Round(time.Second).String() + " ago"
 	case wish.Free && mine:

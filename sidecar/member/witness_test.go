@@ -19,7 +19,7 @@ type aWord struct {
 	away  bool
 }
 
-func (a *aWord) Read(context.Context) (sessions.Word, uint64, error) {
+func (a *aWord) Read(context.Context, uint64) (sessions.Word, uint64, error) {
 	if a.away {
 		return sessions.Word{}, 0, errors.New("no answer")
 	}
@@ -41,6 +41,8 @@ func TestWord(t *testing.T) {
 	hold := ha.WitnessWish{Hold: true, Half: 1}
 	free := second
 	free.Free = true
+	later := second
+	later.Term = 5
 	for name, c := range map[string]struct {
 		at      aWord
 		wish    ha.WitnessWish
@@ -59,6 +61,10 @@ func TestWord(t *testing.T) {
 		"the other renewed it lately":                     {at: aWord{word: first, index: 3}, wish: ha.WitnessWish{Hold: true, Patient: true, Half: 1}, still: patience - 5*time.Second, problem: "cluster pg has its word"},
 		"it was given back":                               {at: aWord{word: free, index: 3}, wish: hold, held: true, after: true},
 		"this site does not take writes any more":         {at: aWord{word: second, index: 3}, wish: ha.WitnessWish{Free: true, Half: 1}},
+		"a later leader of this site has it":              {at: aWord{word: later, index: 3}, wish: hold, after: true, problem: "cluster pg2 has its word"},
+		"who was deposed gives back nothing":              {at: aWord{word: later, index: 3}, wish: ha.WitnessWish{Free: true, Half: 1}, after: true},
+		"an earlier leader of this site had it":           {at: aWord{word: later, index: 3}, wish: ha.WitnessWish{Hold: true, Half: 1, Term: 6}, held: true, after: true},
+		"an earlier leader's word is given back":          {at: aWord{word: later, index: 3}, wish: ha.WitnessWish{Free: true, Half: 1, Term: 6}},
 		"another member only looks":                       {at: aWord{word: second, index: 3}, wish: ha.WitnessWish{}, after: true},
 		"it is away":                                      {at: aWord{away: true}, wish: hold, problem: "no answer"},
 	} {

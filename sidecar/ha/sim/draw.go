@@ -10,6 +10,9 @@ func (w *World) drawFaults() {
 	}
 	r := &w.rnd
 	gap := [...]int64{400 * milli, 1200 * milli, 3 * second}[r.below(3)]
+	if w.opt.Sparse {
+		gap = 10 * second
+	}
 	total := 0
 	for _, x := range weights {
 		total += x

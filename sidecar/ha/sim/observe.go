@@ -158,6 +158,12 @@ func (w *World) lookSenders(m int) {
 			n++
 		}
 	}
+	if p := w.opt.pair; p != nil {
+		if flushed := p.flushed(w, m); flushed > 0 {
+			k.senders[n] = ha.Walsender{Member: ha.SiteWalsender("pg", siteName), Streaming: true, Flush: w.lsn(flushed)}
+			n++
+		}
+	}
 	k.facts.Walsenders = k.senders[:n]
 }
 

@@ -189,6 +189,10 @@ func (w *World) opStop(m int) {
 			return
 		}
 	}
+	if p := w.opt.pair; p != nil && p.sends(w, m) {
+		w.nextStage(m, 10*milli)
+		return
+	}
 	s.clean = !s.inRecovery
 	w.ended(m)
 	w.done(m, false)

@@ -3,6 +3,7 @@ package sim
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -55,7 +56,7 @@ const (
 	promoteThere  // somebody types site promote --accept-data-loss
 	releaseThere  // somebody types site switch
 	promoteFinal  // which asks the other site to take the writes
-	takeBackThere // or takes them back, as no answer came
+	takeBackThere // or takes them back, as the other has refused them
 	forgetThere   // the one who typed it gives up
 	cutWitness    // the witness cannot be heard at a site
 	healWitness
@@ -115,7 +116,7 @@ func (p *Pair) begin(o PairOptions) {
 		length = p.rnd.between(40*second, 120*second)
 	}
 	for side, w := range p.worlds {
-		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, pair: p})
+		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, Sparse: o.Seed%3 == 0, pair: p})
 	}
 	p.draw(length)
 }
@@ -153,8 +154,11 @@ func (p *Pair) draw(length int64) {
 		}
 		add(at, releaseThere, side)
 		add(at+r.between(second, 6*second), promoteFinal, side)
-		if r.chance(500) {
-			add(at+r.between(3*second, 12*second), takeBackThere, side)
+		for range r.below(12) {
+			add(at+r.between(second, 12*second), takeBackThere, side)
+		}
+		if r.chance(300) { // no answer came
+			add(at+r.between(3*second, 12*second), promoteThere, side)
 		}
 		add(at+15*second, forgetThere, side)
 		add(at+16*second, forgetThere, 1-side)
@@ -255,10 +259,31 @@ func (p *Pair) carryOut(o order) {
 			p.ask(1-o.side, there, ha.Intent{PromoteSite: true, SiteFinal: r.Released})
 		}
 	case takeBackThere:
-		if r.Released != nil && r.StandbyOf != "" {
+		if r.Released != nil && r.StandbyOf != "" && p.refused(1-o.side, r.Released) {
 			p.ask(o.side, leader, ha.Intent{PromoteSite: true, SiteFinal: r.Released})
 		}
 	}
+}
+
+// noteRefusal lets who asked a member to take the writes hear that it does not. p may be nil.
+func (p *Pair) noteRefusal(s *sidecar) {
+	x := &s.state.Promotion
+	if p == nil || x.Refused == "" || x.Since != s.intent.Since || !s.intent.PromoteSite {
+		return
+	}
+	s.refused = s.intent.SiteFinal
+	s.intent.PromoteSite, s.intent.SiteFinal = false, nil
+}
+
+// refused reports whether a site has answered that it does not take the writes given up.
+func (p *Pair) refused(side int, final *ha.Position) bool {
+	w := p.worlds[side]
+	for i := range w.n {
+		if f := w.members[i].sidecar.refused; f != nil && f.Compare(*final) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // ask is what somebody types at a site.
@@ -382,7 +407,7 @@ func (p *Pair) unsettled(since int64) string {
 	}
 	if takes < 0 { // a person sees it, and decides
 		if since > 20*second {
-			p.decide()
+			p.decide(int(since / (5 * second) % 2))
 		}
 		return "no site takes writes"
 	}
@@ -395,85 +420,17 @@ func (p *Pair) unsettled(since int64) string {
 	return ""
 }
 
-// decide is a person who lets the first site take the writes whose leader has data.
-func (p *Pair) decide() {
-	for side := range p.worlds {
+// decide is a person who lets a site take the writes whose leader has data: the one, or else
+// the other.
+func (p *Pair) decide(first int) {
+	for _, side := range [...]int{first, 1 - first} {
 		leader, r := p.leads(side)
 		if r.Phase != ha.PhaseLeading || leader == nil || !leader.sidecar.alive || leader.server.run != up {
 			continue
 		}
-		if !leader.sidecar.intent.PromoteSite {
+		if in := &leader.sidecar.intent; !in.PromoteSite && leader.read(p.worlds[side].now).Sub(in.Since) > 2*time.Second {
 			p.ask(side, leader, ha.Intent{PromoteSite: true})
 		}
 		return
-	}
-}
-
-// mirror brings the copy of the other site's primary up to date.
-func (w *World) mirror() {
-	p := w.opt.pair
-	o, s := p.other(w), &w.members[w.n].server
-	from := o.primaryHeard()
-	if from < 0 || p.cut {
-		if s.run == up {
-			w.dropStreams(w.n)
-			s.run, s.epoch = stopped, w.life()
-		}
-		return
-	}
-	v := &o.members[from].server
-	n := len(s.log)
-	if s.run != up || w.site.life != v.epoch || v.flushed < n || timelineOf(v.log[v.flushed-1]) != w.site.timeline {
-		w.dropStreams(w.n)
-		s.log = s.log[:0]
-		s.data, s.systemID, s.run, s.epoch, s.pausedUntil = ha.DataPresent, v.systemID, up, w.life(), 0
-		w.site.life, w.site.address, w.site.timeline = v.epoch, from, timelineOf(v.log[v.flushed-1])
-		w.learn(o)
-	}
-	s.onTLI, s.term = v.onTLI, v.term
-	if s.log = append(s.log, v.log[len(s.log):v.flushed]...); len(s.log) == n {
-		return
-	}
-	s.flushed = len(s.log)
-	for j := range w.n {
-		if s.senders[j].active {
-			w.pump(w.n, j)
-		}
-	}
-}
-
-// primaryHeard is who answers as a primary at this site: of two, the one on the later
-// timeline; -1: nobody.
-func (w *World) primaryHeard() int {
-	best, newest := -1, ha.TLI(0)
-	for i := range w.n {
-		s := &w.members[i].server
-		if !w.accepts(i) || s.flushed == 0 {
-			continue
-		}
-		if t := timelineOf(s.log[s.flushed-1]); t > newest {
-			best, newest = i, t
-		}
-	}
-	return best
-}
-
-// learn takes over how the other site's timelines began: one number, one history.
-func (w *World) learn(o *World) {
-	for t := range o.check.timelines {
-		theirs := &o.check.timelines[t]
-		if theirs.owner < 0 || int(theirs.owner) >= o.n {
-			continue // nobody's, or learnt from here
-		}
-		for t >= len(w.check.timelines) {
-			w.check.timelines = append(w.check.timelines, timeline{owner: -1})
-		}
-		x := &w.check.timelines[t]
-		if x.owner >= 0 && int(x.owner) < w.n {
-			w.fail("timeline", -1, "timeline %d is of both sites", t)
-			return
-		}
-		*x = *theirs
-		x.owner = int8(w.n)
 	}
 }

@@ -18,8 +18,9 @@ type sidecar struct {
 	tags        ha.Policy
 	intent      ha.Intent
 
-	source         ha.Source  // as the other site's primary last answered
-	wordAt         ha.Instant // since when the witness's word is that of wordIndex
+	refused        *ha.Position // as which the writes were given up that it refused to take; nil: none
+	source         ha.Source    // as the other site's primary last answered
+	wordAt         ha.Instant   // since when the witness's word is that of wordIndex
 	wordIndex      uint64
 	consul         ha.Consul
 	watchSince     ha.Instant
@@ -59,7 +60,7 @@ type look struct {
 	faulty  ha.Instant // the first of the write probes in a row that failed
 	life    uint32     // of the server process
 	facts   ha.Server
-	senders [MaxMembers]ha.Walsender
+	senders [MaxMembers + 1]ha.Walsender
 }
 
 // forget drops what was seen of a server process that is no more.
@@ -154,6 +155,7 @@ func (w *World) step(m int) {
 	w.mutate(&o)
 	state, actions := w.core.Decide(s.state, o)
 	s.state = state
+	w.opt.pair.noteRefusal(s)
 	w.res.Decisions++
 	if w.opt.Story {
 		w.tellBlocks(m)

@@ -114,7 +114,7 @@ func (w *World) askSite(m int) {
 	if w.opt.pair != nil && w.opt.pair.standbysHeard(w) {
 		src.HeardAt = now
 	}
-	if w.site.gone || s.pausedUntil > w.now || s.run != up {
+	if p := w.opt.pair; w.site.gone || s.pausedUntil > w.now || s.run != up || p != nil && p.stops(w) {
 		src.Problem = "it does not answer"
 		return
 	}

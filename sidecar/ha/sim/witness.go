@@ -7,6 +7,7 @@ type witness struct {
 	named  bool
 	away   [2]bool // from a site
 	holder int     // the side whose word it keeps, or nobody
+	term   uint64  // of that side, in which it was renewed or given back last
 	index  uint64
 }
 
@@ -40,7 +41,8 @@ func (p *Pair) askWitness(w *World, m int) {
 	if p.broken == PairHasty {
 		patience = 0
 	}
-	wish, mine := &s.state.Wish, k.holder == side
+	wish := &s.state.Wish
+	mine := k.holder == side && k.term <= wish.Term
 	switch {
 	case wish.Hold && (mine || k.holder == nobody && (k.index > 0 || wish.First) || (wish.Patient || patience == 0) && now.Sub(s.wordAt) >= patience):
 		k.holder, x.HeldAt, x.Problem = side, now, ""
@@ -53,6 +55,7 @@ func (p *Pair) askWitness(w *World, m int) {
 		return
 	}
 	k.index++
+	k.term = wish.Term
 	s.wordIndex, s.wordAt = k.index, now
 }
 

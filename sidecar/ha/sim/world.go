@@ -40,6 +40,9 @@ type Options struct {
 	// Calm has no faults and no odd delays at all.
 	Calm bool
 
+	// Sparse has few faults, so that what people ask for in two sites is often done.
+	Sparse bool
+
 	fixed *shape // a script draws nothing
 }
 
