@@ -23,6 +23,7 @@ import (
 type sites struct {
 	*testing.T
 	west, east *operated
+	way        far // between them
 	rows       int // written one by one so far
 }
 
@@ -33,7 +34,7 @@ func TestSites(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
-	w := &sites{T: t, west: newOperated(t), rows: 1}
+	w := &sites{T: t, west: newOperated(t), rows: 1, way: far{t: t, by: map[string]string{}}}
 	st := w.west.whole(t)
 	w.west.must(t, st.Leader, "create table rows (n bigint primary key)")
 	w.east = newOperatedLab(t, lab.Options{Other: w.west.Plan()})
@@ -43,6 +44,7 @@ func TestSites(t *testing.T) {
 	t.Run("failover at the site that is followed", func(t *testing.T) { w.failover(t, w.west) })
 	t.Run("failover at the site that follows", func(t *testing.T) { w.failover(t, w.east) })
 	w.name(w.west, w.east)
+	w.name(w.east, w.west)
 	if t.Failed() {
 		return
 	}
@@ -121,10 +123,10 @@ func (w *sites) name(o, other *operated) {
 	o.here(w.T)
 	var addresses, apis []string
 	for _, m := range other.Plan().Members() {
-		addresses, apis = append(addresses, m.PostgresAddress()), append(apis, m.APIAddress())
+		addresses, apis = append(addresses, w.way.of(m.PostgresAddress())), append(apis, w.way.of(m.APIAddress()))
 	}
 	o.good(w.T, fmt.Sprintf(`settings set standby_of.addresses=["%s"] standby_of.apis=["%s"] --yes`, strings.Join(addresses, `","`), strings.Join(apis, `","`)))
-	o.until(w.T, "the other site to be known", func() bool { st := o.status(); return st.Site != nil && !st.Site.Follows })
+	o.until(w.T, "the other site to be known", func() bool { return o.status().Site != nil })
 }
 
 // write writes rows wherever writes are taken, from the number on, until it is told to
@@ -173,7 +175,14 @@ func (w *sites) change(t *testing.T, from, to *operated, rows int) {
 	from.until(t, "rows", func() bool {
 		return from.asked(t, from.status().Leader, fmt.Sprintf("select (count(*) > 20)::text from rows where n >= %d", rows)) == "true"
 	})
-	t.Log(strings.TrimSpace(from.good(t, "site switch")))
+	from.until(t, "the other site to be let take the writes", func() bool {
+		code, said, why := command(t, "site", "switch")
+		if code != 0 && !strings.Contains(why, "does not stream") { // it may just have begun to
+			t.Fatal(said, why)
+		}
+		t.Log(strings.TrimSpace(said + why))
+		return code == 0
+	})
 	began := time.Now()
 	w.follows(from)
 	t.Logf("the old site follows after %v", time.Since(began).Round(time.Millisecond))
