@@ -120,12 +120,17 @@ func (s *Server) StartOn(dataDir string, parameters ...string) {
 	for _, p := range all {
 		options = append(options, "-c", p)
 	}
-	log := filepath.Join(s.Dir, filepath.Base(dataDir)+".log")
+	log := s.log(dataDir)
 	if _, err := s.Try("pg_ctl", "-D", dataDir, "-l", log, "-w", "-t", "60", "-o", program.Quote(options...), "start"); err != nil {
 		said, _ := os.ReadFile(log)
 		s.Fatalf("%v\n%s", err, said)
 	}
 	s.DataDir = dataDir
+}
+
+// log is the file of what the server says.
+func (s *Server) log(dataDir string) string {
+	return filepath.Join(s.Dir, filepath.Base(dataDir)+".log")
 }
 
 // Stop ends the server at once, if it runs.
@@ -154,7 +159,9 @@ func (s *Server) Eventually(statement, want string) {
 			return
 		}
 	}
-	s.Fatalf("%s: still %q, want %q", statement, got, want)
+	said, _ := os.ReadFile(s.log(s.DataDir)) // what there is
+	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+	s.Fatalf("%s: still %q, want %q; archiver: %s\n%s", statement, got, want, s.SQL("select a::text from pg_stat_archiver a"), strings.Join(lines[max(0, len(lines)-30):], "\n"))
 }
 
 // Archive lets the server begin a new segment of log, and waits until the one

@@ -149,12 +149,23 @@ func (k *killing) at(line, victim string) {
 	<-ended
 }
 
-// TestKilledBackup kills at ten moments of a backup. What is half made is not listed, each
-// backup that is can be restored, and the next run goes on.
-func TestKilledBackup(t *testing.T) {
+// TestKilled kills backups, restores and an expiry at many moments of each.
+func TestKilled(t *testing.T) {
 	w := newWorld(t)
 	must(t, 0, w.engine.Prepare(within(t)))
 	w.SQL("create table big as select n, repeat(md5(n::text), 8) from generate_series(1, 50000) n")
+	list := killedBackups(t, w)
+	data := w.DataDir
+	w.Stop()
+	eachRestores(t, w, list.Backups)
+	killedExpiry(t, w, list)
+	w.DataDir = data
+	killedRestores(t, w, list.Backups[len(list.Backups)-1].Label)
+}
+
+// killedBackups kills at ten moments of a backup. What is half made is not listed, and the
+// next run is good.
+func killedBackups(t *testing.T, w *world) backup.Repository {
 	k := newKilling(w)
 	k.log = filepath.Join(w.config.Dir, "log", "main-backup.log")
 	for _, c := range []struct{ name, line, victim string }{
@@ -185,21 +196,28 @@ func TestKilledBackup(t *testing.T) {
 	if b, found := list.Find(next.Label); !found || !b.Good() || list.Running {
 		t.Errorf("the next backup: %+v of %+v", b, list)
 	}
-	rows := w.SQL("select count(*) from big")
-	w.Archive()
-	w.Stop()
-	for _, b := range list.Backups {
+	return list
+}
+
+// eachRestores restores each backup that is listed.
+func eachRestores(t *testing.T, w *world, backups []backup.Backup) {
+	for _, b := range backups {
 		dir := w.Folder("restored-" + b.Label)
 		must(t, 0, w.engine.Restore(within(t), backup.Restore{DataDir: dir, Label: b.Label, Target: backup.Target{Kind: backup.Immediate}, Scratch: true}))
 		w.StartOn(dir)
 		w.Eventually("select pg_is_in_recovery()", "f")
-		if got := w.SQL("select count(*) from big"); got != rows {
-			t.Errorf("%s has %s rows, want %s", b.Label, got, rows)
+		if got := w.SQL("select count(*) from big"); got != "50000" {
+			t.Errorf("%s has %s rows, want 50000", b.Label, got)
 		}
 		w.Run("pg_ctl", "-D", dir, "-w", "stop")
 		w.Run("pg_checksums", "--check", "-D", dir)
 	}
-	t.Logf("%d backups are listed, and each was restored", len(list.Backups))
+	t.Logf("%d backups are listed, and each was restored", len(backups))
+}
+
+// killedExpiry: the next expiry removes what one that was killed has left.
+func killedExpiry(t *testing.T, w *world, list backup.Repository) {
+	k := newKilling(w)
 	k.log, k.child.Expire = filepath.Join(w.config.Dir, "log", "main-expire.log"), true
 	k.child.Config.Retention.Full = 1
 	k.at("expire full backup|remove expired backup", engine)
@@ -210,18 +228,12 @@ func TestKilledBackup(t *testing.T) {
 	}
 }
 
-// TestKilledRestore kills at seven moments of a restore. Without pg_control, which comes
+// killedRestores kills at seven moments of a restore. Without pg_control, which comes
 // last, PostgreSQL does not start on what is half made, and the next restore is whole.
-func TestKilledRestore(t *testing.T) {
-	w := newWorld(t)
-	must(t, 0, w.engine.Prepare(within(t)))
-	w.SQL("create table big as select n, repeat(md5(n::text), 8) from generate_series(1, 50000) n")
-	b := w.backup(backup.Full)
-	w.Archive()
-	w.Stop()
+func killedRestores(t *testing.T, w *world, label string) {
 	k := newKilling(w)
 	k.log = filepath.Join(w.config.Dir, "log", "main-restore.log")
-	k.child.Label, k.child.Into = b.Label, filepath.Join(w.Dir, "restored")
+	k.child.Label, k.child.Into = label, filepath.Join(w.Dir, "restored")
 	k.child.Lock = filepath.Join(w.Dir, "restore.lock")
 	for _, c := range []struct {
 		name, line, victim string
@@ -255,7 +267,7 @@ func TestKilledRestore(t *testing.T) {
 	}
 	k.TB = t
 	dir := w.Folder("next")
-	must(t, 0, w.engine.Restore(within(t), backup.Restore{DataDir: dir, Label: b.Label}))
+	must(t, 0, w.engine.Restore(within(t), backup.Restore{DataDir: dir, Label: label}))
 	must(t, 0, errors.Join(os.Rename(w.DataDir, w.DataDir+".old"), os.Rename(dir, w.DataDir))) // as a restore in place
 	w.StartOn(w.DataDir)
 	w.Eventually("select pg_is_in_recovery()", "f")
