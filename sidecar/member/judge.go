@@ -53,7 +53,7 @@ func Tried(cfg *config.Config) string {
 	if where == "" {
 		where = "the directories on PATH"
 	}
-	return fmt.Sprintf("tried: %d parameters, with the PostgreSQL in %s; the files that it names\n"+
+	return fmt.Sprintf("tried: the parameters (%d), with the PostgreSQL in %s; the files that it names\n"+
 		"not tried: whether Consul answers, ports are free, and memory suffices; lines of ident, and of hba where the data directory has no server yet", len(cfg.Postgres.Parameters), where)
 }
 

@@ -12,7 +12,7 @@ import (
 func archiveWords(a *api.Archive) string {
 	switch {
 	case a.Files > 0:
-		words := fmt.Sprintf("%d files (%s) wait to be archived, the oldest for %s", a.Files, bytesWords(uint64(a.Bytes)), seconds(a.Oldest))
+		words := fmt.Sprintf("files that wait to be archived: %d (%s), the oldest for %s", a.Files, bytesWords(uint64(a.Bytes)), seconds(a.Oldest))
 		if a.FullIn != nil {
 			words += "; the disk will be full in " + seconds(*a.FullIn)
 		}

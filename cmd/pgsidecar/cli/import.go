@@ -80,7 +80,7 @@ func (a *Process) imported(r *patroni.Result, out string) error {
 	if _, err := config.Load(path, process.Environment()); err != nil {
 		return errors.Join(reportFaults(a, err))
 	}
-	fmt.Fprintf(a.Stdout, "wrote %s and %d files of secrets; it is valid\n", path, len(r.Secrets))
+	fmt.Fprintf(a.Stdout, "wrote %s, and its secrets into files (%d); it is valid\n", path, len(r.Secrets))
 	return nil
 }
 
