@@ -16,7 +16,7 @@ var memberRules = [...]rule{
 	{"handed-over", func(v *view) bool { return v.shutdown() && v.handingOver() }, nil, ends},
 	{"member-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"consul-put-back", func(v *view) bool {
-		return v.recordLost() && v.after(max(v.s.PhaseAt, v.s.PutBackAt), v.o.Policy.FailureTimeout)
+		return v.recordLost() && v.after(max(v.s.PhaseAt, v.s.PutBackAt, v.s.LaterAt), v.o.Policy.FailureTimeout)
 	}, blocked(func(v *view) Block {
 		return Block{What: "no leader is elected", Missing: "the record of term " + itoa(v.seen.Term) + ", which members have seen, and Consul has lost: was it restored from a snapshot? " +
 			cmp.Or(v.seen.Leader, "its leader") + " writes it again when it is back", Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",

@@ -214,3 +214,34 @@ func TestMaxLag(t *testing.T) {
 		}
 	}
 }
+
+// TestRecordReadLate: that a member has seen a newer record than the one read from Consul
+// a moment ago is no loss yet; for longer it is one, and is said.
+func TestRecordReadLate(t *testing.T) {
+	o := following()
+	o.Consul.Record.Changes = 5
+	s, _ := ha.Decide(ha.State{}, o)
+	later := func(by time.Duration) {
+		o.Now = o.Now.Add(by)
+		o.Consul.SeenAt, o.Server.SeenAt = o.Now, o.Now
+		for i := range o.Peers {
+			o.Peers[i].ReceivedAt, o.Peers[i].EchoSentAt = o.Now, o.Now
+		}
+		s, _ = ha.Decide(s, o)
+	}
+	for range 20 {
+		later(time.Second)
+	}
+	seen := o.Consul.Record
+	o.Peers[0].Report.Record = ha.RecordSeen{Term: seen.Term, Leader: seen.Leader, Phase: seen.Phase, Index: seen.Index + 1, Changes: seen.Changes + 1}
+	for range 5 {
+		later(10 * time.Millisecond)
+		if len(s.Blocks) != 0 {
+			t.Fatalf("at once: %v", s.Blocks)
+		}
+	}
+	later(o.Policy.FailureTimeout + time.Second)
+	if later(time.Second); len(s.Blocks) != 1 || !strings.Contains(s.Blocks[0].Missing, "Consul has lost") {
+		t.Errorf("for long: %v", s.Blocks)
+	}
+}
