@@ -16,6 +16,7 @@ import (
 // SiteServer is what a server of another cluster says of itself.
 type SiteServer struct {
 	SystemID string
+	Major    int // version of PostgreSQL; 0: not said
 	Standby  bool
 	Position ha.Position // how far it has flushed its log
 }
@@ -44,7 +45,9 @@ func (s *SiteConn) Ask(ctx context.Context) (SiteServer, error) {
 		return SiteServer{}, fmt.Errorf("ask what it is: %w", err)
 	}
 	s.at = at
-	return SiteServer{SystemID: systemID, Standby: s.conn.ParameterStatus("in_hot_standby") != "off", Position: at}, nil
+	major, _, _ := strings.Cut(s.conn.ParameterStatus("server_version"), ".")
+	n, _ := strconv.Atoi(major) // a version without a point is of no release
+	return SiteServer{SystemID: systemID, Major: n, Standby: s.conn.ParameterStatus("in_hot_standby") != "off", Position: at}, nil
 }
 
 // EnsureSlot makes a physical slot that keeps log from now on, if there is none of the

@@ -171,40 +171,54 @@ func (s *site) find(ctx context.Context, of *settings.Site) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answers := make(chan siteAnswer, len(s.known))
+	found := make(chan siteAnswer, len(s.known))
 	for _, address := range s.known {
-		go func() { answers <- s.dial(ctx, address) }() // ends with ctx
+		go func() { found <- s.dial(ctx, address) }() // ends with ctx
 	}
-	var best siteAnswer
-	var problems []string
-	standbys := 0
+	var answers []siteAnswer
 	for range s.known {
-		a := <-answers
-		switch {
-		case a.err != nil:
-			problems = append(problems, a.address+": "+checks.Brief(a.err))
-		case a.said.Standby:
-			standbys++
-			a.close(ctx)
-		case best.conn == nil || a.said.Position.TLI > best.said.Position.TLI:
-			best.close(ctx)
-			best = a
-		default:
+		answers = append(answers, <-found)
+	}
+	best, heard, problem := primaryOf(answers, s.member.server.files.Major())
+	for i := range answers {
+		if a := &answers[i]; best == nil || a.address != best.address {
 			a.close(ctx)
 		}
 	}
-	if standbys > 0 {
+	if heard {
 		s.set(func(src *ha.Source) { src.HeardAt = guard.Now() })
-		problems = append(problems, fmt.Sprintf("%d of its servers answer as standbys", standbys))
 	}
-	if best.conn == nil {
-		slices.Sort(problems)
-		why := strings.Join(problems, "; ")
-		s.set(func(src *ha.Source) { src.Problem = cmp.Or(why, "no server of it is known") })
+	if best == nil {
+		s.set(func(src *ha.Source) { src.Problem = cmp.Or(problem, "no server of it is known") })
 		return
 	}
 	s.primary = best.conn
 	s.heard(best.said, best.address)
+}
+
+// primaryOf says which answer is the primary's, whether any standby answered, and why no primary
+// was found. major is this member's version of PostgreSQL.
+func primaryOf(answers []siteAnswer, major int) (best *siteAnswer, heard bool, problem string) {
+	var problems []string
+	standbys := 0
+	for i := range answers {
+		a := &answers[i]
+		switch {
+		case a.err != nil:
+			problems = append(problems, a.address+": "+checks.Brief(a.err))
+		case a.said.Major != 0 && a.said.Major != major:
+			problems = append(problems, fmt.Sprintf("%s runs PostgreSQL %d, and this member %d: a site can follow only one of its own major version", a.address, a.said.Major, major))
+		case a.said.Standby:
+			standbys++
+		case best == nil || a.said.Position.TLI > best.said.Position.TLI:
+			best = a
+		}
+	}
+	slices.Sort(problems)
+	if standbys > 0 {
+		problems = append(problems, fmt.Sprintf("%d of its servers answer as standbys, and none as a primary", standbys))
+	}
+	return best, standbys > 0, strings.Join(problems, "; ")
 }
 
 // servers finds the addresses of the other site's servers. Where Consul does not answer
@@ -213,7 +227,7 @@ func (s *site) servers(ctx context.Context, of *settings.Site) error {
 	if of.Service == "" {
 		s.known = of.Addresses
 		s.setAPIs(of.APIs)
-		return nil
+		return s.notOwn()
 	}
 	found, err := s.member.cluster.Site(ctx, of.Service, of.Datacenter)
 	if err != nil {
@@ -237,6 +251,15 @@ func (s *site) servers(ctx context.Context, of *settings.Site) error {
 		apis = of.APIs
 	}
 	s.setAPIs(apis)
+	return s.notOwn()
+}
+
+// notOwn refuses a site whose servers are this cluster's own.
+func (s *site) notOwn() error {
+	if own := s.member.config.Postgres.Advertise; slices.Contains(s.known, own) {
+		s.known = nil
+		return fmt.Errorf("standby_of names this cluster itself: %s is this member's own server", own)
+	}
 	return nil
 }
 

@@ -196,6 +196,9 @@ type Settings struct {
 	recovery map[string]string
 }
 
+// Major is the major version of the server's programs.
+func (s *Server) Major() int { return s.version }
+
 // New checks the options and finds the programs. It starts nothing, and makes
 // nothing but the state directory's name.
 func New(o Options) (*Server, error) {
