@@ -21,7 +21,7 @@ FAULTS    ?=
 # Where make bench-beside measures: this machine, or a root of make matrix.
 BENCHROOT ?= sid
 # How many clusters make bench-scale puts on one Consul, one number after the other.
-SCALE     ?= 10 100 1000 1x10 1x50
+SCALE     ?= 10 1x10 1x50 100 1000
 FUZZTIME  ?= 20s
 # How long make chaos injects faults, and where it writes chaos.md, chaos.json
 # and, after a failure, all logs. CHAOSSEED=n repeats a run.

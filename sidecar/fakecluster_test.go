@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
@@ -44,13 +45,14 @@ func (c fakeCluster) View() sidecar.ClusterView {
 		v.Members = append(v.Members, sidecar.Instance{Member: name})
 	}
 	v.Named = c.named
-	slices.SortFunc(v.Members, func(a, b sidecar.Instance) int { return int(a.Member[1]) - int(b.Member[1]) })
+	slices.SortFunc(v.Members, func(a, b sidecar.Instance) int { return strings.Compare(a.Member, b.Member) })
 	return v
 }
 
 func (c fakeCluster) Commit(_ context.Context, ch ha.Change) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	c.w.asked++
 	w := c.w
 	free := w.lock.Session == "" || ch.Lock == ha.LockTake && w.lock.Index == ch.Prior.Index
 	if ch.Record.Index != w.record.Index || ch.Lock == ha.LockTake && !free ||
@@ -85,6 +87,7 @@ func (c fakeCluster) SetHolding(holding, vouched bool) {
 func (c fakeCluster) Register(ctx context.Context, r sidecar.Registration) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	c.w.asked++
 	c.told = c.w.set
 	if slow := c.slow; slow != nil {
 		c.w.mu.Unlock()
@@ -128,6 +131,7 @@ func (m *member) member() *member { return m }
 func (c fakeCluster) Evict(_ context.Context, members []string) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	c.w.asked++
 	for _, name := range members {
 		if m := c.w.members[name]; m.tag == "primary" {
 			m.tag = ""
@@ -198,6 +202,6 @@ func (p fakePeers) Peers() []ha.Peer {
 		}
 		all = append(all, peer)
 	}
-	slices.SortFunc(all, func(a, b ha.Peer) int { return int(a.Member[1]) - int(b.Member[1]) })
+	slices.SortFunc(all, func(a, b ha.Peer) int { return strings.Compare(a.Member, b.Member) })
 	return all
 }

@@ -1,22 +1,18 @@
 package sidecar_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +37,9 @@ const (
 	// hundred clusters and with more. In life each has that of its host, which tells the
 	// catalog of nothing else: what is registered at one agent is told one by one.
 	fewAgents, manyAgents = 10, 20
+	// perProcess is how many members one process has: each has some eight connections, and
+	// a process may have no more than its limit of open files.
+	perProcess = 1500
 )
 
 // BenchmarkScale puts clusters on one Consul server, as many as SCALE says ("10 100
@@ -69,26 +68,26 @@ func BenchmarkScale(b *testing.B) {
 			b.Fatalf("SCALE has %q, which is neither a number of clusters nor one x their members", size)
 		}
 		b.Run(size, func(b *testing.B) {
-			if row := measureScale(b, n, m); !b.Failed() {
-				rows = append(rows, row)
+			rows = append(rows, measureScale(b, n, m))
+			if path := os.Getenv("SCALEREPORT"); path != "" {
+				if err := os.WriteFile(path, []byte(scaleReport(rows)), 0o644); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
-	}
-	if path := os.Getenv("SCALEREPORT"); path != "" && len(rows) == len(sizes) {
-		if err := os.WriteFile(path, []byte(scaleReport(rows)), 0o644); err != nil {
-			b.Fatal(err)
-		}
 	}
 }
 
 // fleet is many clusters on one Consul.
 type fleet struct {
-	b      *testing.B
-	server *labtest.Consul
-	agents []*labtest.Consul
-	worlds []*world
-	each   int // members of a cluster
-	asked  asked
+	b         testing.TB
+	server    *labtest.Consul
+	agents    []*labtest.Consul
+	addresses []string // the agents'
+	worlds    []*world // those of this process
+	each      int      // members of a cluster
+	asked     asked
+	others    []*scaleProcess // that have the other clusters
 }
 
 // asked counts requests to Consul, without blocking queries, by operation.
@@ -114,14 +113,18 @@ func measureScale(b *testing.B, n, members int) scaleFigures {
 	f := newFleet(b, n)
 	f.each = members
 	defer f.stop()
-	f.found(n)
+	here := min(n, max(perProcess/members, 1))
+	f.found(0, here)
+	for from := here; from < n; from += here {
+		f.foundElsewhere(from, min(from+here, n))
+	}
 	proxy := f.follow(n)
 	proxy.await(1, n)
 
 	f.quiet()
 	row := scaleFigures{Clusters: n, Members: members, Agents: len(f.agents)}
 	f.steady(&row, proxy.cmd.Process.Pid)
-	row.Faults = min(n, scaleFaults)
+	row.Faults = min(here, scaleFaults)
 	row.LastTag, row.LastRecord = f.failOver(row.Faults, proxy)
 	row.Phases = f.phases(row.Faults)
 	row.report(b)
@@ -142,21 +145,55 @@ func newFleet(b *testing.B, n int) *fleet {
 		agents = manyAgents
 	}
 	for i := range agents {
-		f.agents = append(f.agents, start("agent"+strconv.Itoa(i), f.server.Serf))
+		a := start("agent"+strconv.Itoa(i), f.server.Serf)
+		f.agents, f.addresses = append(f.agents, a), append(f.addresses, a.Address)
 	}
 	return f
 }
 
-// found makes the clusters, some at a time.
-func (f *fleet) found(n int) {
-	f.worlds = make([]*world, n)
+// foundElsewhere has a process of its own make the clusters from one number to another,
+// and returns when they are there.
+func (f *fleet) foundElsewhere(from, to int) {
+	p := f.start("TestScaleMembers", "SCALEMEMBERS="+strings.Join(append([]string{strconv.Itoa(from), strconv.Itoa(to), strconv.Itoa(f.each)}, f.addresses...), " "))
+	f.others = append(f.others, p)
+	for line := range p.lines {
+		if line == "ready" {
+			return
+		}
+	}
+	f.b.Fatalf("the process with the clusters from %d on has ended", from)
+}
+
+// TestScaleMembers is a process that BenchmarkScale starts, for some of the clusters.
+func TestScaleMembers(t *testing.T) {
+	words := strings.Fields(os.Getenv("SCALEMEMBERS"))
+	if len(words) < 4 {
+		t.Skip("it is a part of BenchmarkScale")
+	}
+	var number [3]int
+	for i := range number {
+		n, err := strconv.Atoi(words[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		number[i] = n
+	}
+	f := &fleet{b: t, each: number[2], addresses: words[3:], asked: asked{times: map[string]int{}}}
+	f.found(number[0], number[1])
+	fmt.Println("ready")
+	<-t.Context().Done() // it is killed
+}
+
+// found makes the clusters from one number to another, some at a time.
+func (f *fleet) found(from, to int) {
+	f.worlds = make([]*world, to-from)
 	var group errgroup.Group
 	group.SetLimit(40)
 	ctx, cancel := context.WithTimeout(f.b.Context(), scaleLimit)
 	defer cancel()
-	for i := range n {
+	for i := from; i < to; i++ {
 		w := newWorld(f.b)
-		f.worlds[i] = w
+		f.worlds[i-from] = w
 		group.Go(func() error {
 			for k := range f.each {
 				if err := f.join(w, i, k); err != nil {
@@ -188,7 +225,7 @@ func scaleName(i int) string { return fmt.Sprintf("c%04d", i) }
 func (f *fleet) join(w *world, i, k int) error {
 	name := fmt.Sprintf("n%d", k+1)
 	client, err := sessions.New(sessions.Options{
-		Addresses: []string{f.agents[(f.each*i+k)%len(f.agents)].Address}, Cluster: scaleName(i), Member: name, Now: w.now, Requested: f.asked.add,
+		Addresses: []string{f.addresses[(f.each*i+k)%len(f.addresses)]}, Cluster: scaleName(i), Member: name, Now: w.now, Requested: f.asked.add,
 	})
 	if err != nil {
 		return err
@@ -261,6 +298,9 @@ func (f *fleet) raft() uint64 {
 func (f *fleet) steady(row *scaleFigures, proxy int) {
 	spent := func() (all [4]time.Duration) {
 		all[0], all[1], all[2] = cpuOf(f.b, f.server.Cmd.Process.Pid), cpuOf(f.b, os.Getpid()), cpuOf(f.b, proxy)
+		for _, p := range f.others {
+			all[1] += cpuOf(f.b, p.cmd.Process.Pid)
+		}
 		for _, a := range f.agents {
 			all[3] += cpuOf(f.b, a.Cmd.Process.Pid)
 		}
@@ -282,6 +322,9 @@ func (f *fleet) steady(row *scaleFigures, proxy int) {
 		row.Asked[operation] = float64(times-asked[operation]) / took.Minutes() / members
 	}
 	row.ServerMB, row.ProxyMB, row.OwnMB = residentOf(f.b, f.server.Cmd.Process.Pid), residentOf(f.b, proxy), residentOf(f.b, os.Getpid())
+	for _, p := range f.others {
+		row.OwnMB += residentOf(f.b, p.cmd.Process.Pid)
+	}
 	row.Goroutines = float64(runtime.NumGoroutine()) / members
 	row.Connections = float64(connectionsOf(f.b, os.Getpid())) / members
 }
@@ -377,143 +420,4 @@ func (c consulCluster) Register(ctx context.Context, r sidecar.Registration) err
 
 func (c consulCluster) Leave(ctx context.Context) error {
 	return errors.Join(c.Deregister(ctx), c.ReleaseSession(ctx))
-}
-
-// scaleProxy is the process that follows all clusters, and what it has seen: of each
-// cluster and term, when the catalog and the record led to the new primary.
-type scaleProxy struct {
-	b    *testing.B
-	cmd  *exec.Cmd
-	mu   sync.Mutex
-	seen map[[2]string]map[string]time.Time // what and term; by cluster
-	news chan struct{}                      // room for one: something was seen
-}
-
-// follow starts it: this program once more.
-func (f *fleet) follow(n int) *scaleProxy {
-	p := &scaleProxy{b: f.b, seen: map[[2]string]map[string]time.Time{}, news: make(chan struct{}, 1)}
-	p.cmd = exec.Command(os.Args[0], "-test.run", "^TestScaleProxy$")
-	p.cmd.Env = append(os.Environ(), "SCALEPROXY="+f.agents[0].Address+" "+strconv.Itoa(n))
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := p.cmd.StdoutPipe()
-	if err == nil {
-		err = p.cmd.Start()
-	}
-	if err != nil {
-		f.b.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { defer close(ended); p.read(out) }()
-	f.b.Cleanup(func() {
-		p.cmd.Process.Kill() //nolint:errcheck // it has ended
-		<-ended
-		p.cmd.Wait() //nolint:errcheck // it was killed
-	})
-	return p
-}
-
-// read takes what the process prints: what, cluster, term, and when, in nanoseconds.
-func (p *scaleProxy) read(out io.Reader) {
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		word := strings.Fields(lines.Text())
-		if len(word) != 4 || word[0] != "tag" && word[0] != "record" {
-			continue
-		}
-		at, err := strconv.ParseInt(word[3], 10, 64)
-		if err != nil {
-			continue
-		}
-		p.mu.Lock()
-		key := [2]string{word[0], word[2]}
-		if p.seen[key] == nil {
-			p.seen[key] = map[string]time.Time{}
-		}
-		p.seen[key][word[1]] = time.Unix(0, at)
-		p.mu.Unlock()
-		select {
-		case p.news <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// await waits until tags and records of a term were seen of so many clusters, and
-// returns when the last tag was.
-func (p *scaleProxy) await(term, n int) time.Time {
-	p.b.Helper()
-	limit := time.NewTimer(scaleLimit)
-	defer limit.Stop()
-	for {
-		tags, last := p.last("tag", term)
-		records, _ := p.last("record", term)
-		if tags >= n && records >= n {
-			return last
-		}
-		select {
-		case <-p.news:
-		case <-limit.C:
-			p.b.Fatalf("of %d clusters %d tags and %d records of term %d were seen", n, tags, records, term)
-		}
-	}
-}
-
-func (p *scaleProxy) lastRecord(term, _ int) time.Time {
-	_, last := p.last("record", term)
-	return last
-}
-
-func (p *scaleProxy) last(what string, term int) (n int, last time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := p.seen[[2]string{what, strconv.Itoa(term)}]
-	for _, at := range all {
-		if at.After(last) {
-			last = at
-		}
-	}
-	return len(all), last
-}
-
-// TestScaleProxy is the process that BenchmarkScale starts to follow all clusters.
-func TestScaleProxy(t *testing.T) {
-	address, number, is := strings.Cut(os.Getenv("SCALEPROXY"), " ")
-	if !is {
-		t.Skip("it is a part of BenchmarkScale")
-	}
-	n, err := strconv.Atoi(number)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var print sync.Mutex
-	say := func(what, cluster string, term any) {
-		print.Lock()
-		defer print.Unlock()
-		fmt.Println(what, cluster, term, time.Now().UnixNano())
-	}
-	var all sync.WaitGroup
-	for i := range n {
-		client, err := sessions.New(sessions.Options{Addresses: []string{address}, Cluster: scaleName(i), Member: "proxy"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var mu sync.Mutex
-		tag, record := "", uint64(0)
-		all.Go(func() {
-			client.Follow(t.Context(), func() { //nolint:errcheck // it ends with the process
-				mu.Lock()
-				defer mu.Unlock()
-				v := client.View()
-				if term := v.Primary().Meta["term"]; term != "" && term != tag {
-					tag = term
-					say("tag", scaleName(i), term)
-				}
-				if r := v.Consul.Record; r.Phase == ha.PhaseLeading && r.Term != record {
-					record = r.Term
-					say("record", scaleName(i), record)
-				}
-			})
-		})
-	}
-	all.Wait()
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // cpuOf is what a process has used of the processor, in ticks of 10 ms.
-func cpuOf(b *testing.B, pid int) time.Duration {
+func cpuOf(b testing.TB, pid int) time.Duration {
 	b.Helper()
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
@@ -33,7 +33,7 @@ func cpuOf(b *testing.B, pid int) time.Duration {
 }
 
 // residentOf is the memory of a process, in MB.
-func residentOf(b *testing.B, pid int) float64 {
+func residentOf(b testing.TB, pid int) float64 {
 	b.Helper()
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "statm"))
 	if err != nil {
@@ -47,7 +47,7 @@ func residentOf(b *testing.B, pid int) float64 {
 }
 
 // connectionsOf is how many sockets a process has open.
-func connectionsOf(b *testing.B, pid int) (n int) {
+func connectionsOf(b testing.TB, pid int) (n int) {
 	b.Helper()
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
 	files, err := os.ReadDir(dir)

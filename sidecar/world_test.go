@@ -3,6 +3,7 @@ package sidecar_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type world struct {
 	broken  bool // the record cannot be read
 	index   uint64
 	history []failover.Record
+	asked   int        // changes of record and registrations, and evictions
 	unnamed bool       // the catalog does not take up who is registered
 	finals  []ha.Final // of all changes of the record
 	members map[string]*member
@@ -295,7 +297,7 @@ func (s fakeServer) Read(context.Context) (ha.SQL, error) {
 	v.Receiving = ha.Known(up != nil && up.running && !s.primary && s.upstreamAt == up.address)
 	if s.primary {
 		s.position.LSN++
-		for _, name := range []string{"n1", "n2", "n3"} {
+		for _, name := range slices.Sorted(maps.Keys(s.w.members)) {
 			m := s.w.members[name]
 			if m != nil && m.running && !m.primary && m.upstream == s.name {
 				m.position = s.position
