@@ -38,6 +38,7 @@ const (
 	PairNoEpochs              // a site that takes the writes begins the next timeline alone
 	PairHasty                 // the witness gives its word although the other site may still renew it
 	PairOpen                  // a primary keeps its clients without the witness's word
+	PairWordless              // who is given the writes takes them without the witness's word
 	PairMutations
 )
 

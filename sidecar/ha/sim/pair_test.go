@@ -63,8 +63,11 @@ func TestPairMutations(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	p := sim.NewPair()
 	for broken := sim.PairWhole + 1; broken < sim.PairMutations; broken++ {
-		found := 0
-		for i := range 3000 {
+		found, first := 0, 0
+		if broken == sim.PairWordless {
+			first = 700 // a person must do both at the wrong moment: seed 765 is the first
+		}
+		for i := first; i < first+3000; i++ {
 			r := p.Run(sim.PairOptions{Seed: uint64(i + 1), Members: [2]int{2 + i%2, 1}, Broken: broken, Witness: broken >= sim.PairHasty})
 			if r.Violation != "" {
 				t.Logf("mutation %d: seed %d: %s", broken, i+1, r.Violation)

@@ -37,6 +37,10 @@ func (p *Pair) askWitness(w *World, m int) {
 	if s.wordIndex != k.index || s.wordAt == 0 {
 		s.wordIndex, s.wordAt = k.index, now
 	}
+	if p.broken == PairWordless && s.intent.SiteFinal != nil {
+		x.HeldAt = now
+		return
+	}
 	patience := ha.WitnessPatience(w.policies[s.policy].Lease)
 	if p.broken == PairHasty {
 		patience = 0
