@@ -25,8 +25,8 @@ import (
 // member by member, and what is put back if that was a mistake.
 const (
 	landed = "262c3245cda2eae92e0fcf5d9a4ee81d1bdc3985"
-	// Beside a Consul before 1.14, with which that one does not work: the first that does.
-	landedForOld = "058f963"
+	// Beside a Consul before 1.14, with which that one does not work: the first landed that does.
+	landedForOld = "9a9e712994c87242f7cc3ce4c858cd37bb376192"
 )
 
 // TestRollingUpgrade replaces, under writes, one member after the other of a cluster of
