@@ -57,9 +57,11 @@ const (
 var graph = map[string]arrows{
 	"cmd/pgsidecar": {ours: []string{"cmd/pgsidecar/cli"}, tests: []string{pgx, "sidecar/api", "sidecar/backup", "sidecar/ha", "sidecar/lab"}},
 	// A command knows what does the work, and no adapter.
-	"cmd/pgsidecar/cli": {ours: []string{"sidecar", "sidecar/api", "sidecar/assess", "sidecar/assess/gather", "sidecar/availability", "sidecar/backup", "sidecar/client", "sidecar/config", "sidecar/drill", "sidecar/failover", "sidecar/ha", "sidecar/install",
+	"cmd/pgsidecar/cli": {ours: []string{"cmd/pgsidecar/cli/screen", "sidecar", "sidecar/api", "sidecar/assess", "sidecar/assess/gather", "sidecar/availability", "sidecar/backup", "sidecar/client", "sidecar/config", "sidecar/drill", "sidecar/failover", "sidecar/ha", "sidecar/install",
 		"sidecar/lab", "sidecar/lab/programs", "sidecar/member", "sidecar/patroni", "sidecar/process", "sidecar/proxy", "sidecar/settings", "nomad"},
 		vendors: []string{cobra, pflag, isatty, yaml}, tests: []string{hcl, cty, testscript}},
+	// Text of values; it asks nobody.
+	"cmd/pgsidecar/cli/screen": {ours: []string{"sidecar/api", "sidecar/drill", "sidecar/failover", "sidecar/ha", "sidecar/proxy"}},
 	// These two put everything together.
 	"sidecar/member":       {ours: []string{"*"}, vendors: []string{prometheus}},
 	"sidecar/proxy":        {ours: []string{"*"}, vendors: []string{prometheus}, tests: []string{dns}},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/availability"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
@@ -156,7 +157,7 @@ func writeAvailability(to io.Writer, r *availabilityReport) error {
 		if o.Planned && o.Kind == availability.Restart {
 			kind = "planned restart"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", o.From.Local().Format(timeWithZone), length(availability.Seconds(o.Took().Seconds())), kind, o.Term, o.Leader, o.Cause)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", o.From.Local().Format(screen.TimeWithZone), length(availability.Seconds(o.Took().Seconds())), kind, o.Term, o.Leader, o.Cause)
 	}
 	return t.Flush()
 }

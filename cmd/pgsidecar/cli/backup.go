@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/backup"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
@@ -172,7 +172,7 @@ func followBackup(ctx context.Context, a *Process, c *client.Client, before api.
 			return fmt.Errorf("the backup failed on %s: %s", b.Failed.By, b.Failed.Error)
 		case b.Good != nil && (before.Good == nil || b.Good.Label != before.Good.Label):
 			_, err := fmt.Fprintf(a.Stdout, "%s is done: %s, %s of data, %s stored, in %s\n", b.Good.Label, b.Good.Kind,
-				bytesWords(uint64(b.Good.Size)), bytesWords(uint64(b.Good.Stored)), b.Good.Stop.Sub(b.Good.Start).Round(time.Second))
+				screen.BytesWords(uint64(b.Good.Size)), screen.BytesWords(uint64(b.Good.Stored)), b.Good.Stop.Sub(b.Good.Start).Round(time.Second))
 			return err
 		}
 	}
@@ -200,7 +200,7 @@ can be restored.`,
 			}
 			var b strings.Builder
 			for _, l := range lists {
-				writeBackups(&b, l)
+				screen.WriteBackups(&b, l)
 			}
 			_, err = fmt.Fprint(a.Stdout, b.String())
 			return err
@@ -208,70 +208,4 @@ can be restored.`,
 	flags.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as the member answers it")
 	return cmd
-}
-
-// writeBackups writes one repository for people.
-func writeBackups(b *strings.Builder, l api.BackupList) {
-	fmt.Fprintf(b, "backup %s (%s)", l.Name, l.Engine)
-	if l.Repository.Free > 0 {
-		fmt.Fprintf(b, ", %s free", bytesWords(uint64(l.Repository.Free)))
-	}
-	b.WriteByte('\n')
-	if l.Problem != "" {
-		fmt.Fprintf(b, "  %s\n", l.Problem)
-		return
-	}
-	if len(l.Repository.Backups) == 0 {
-		b.WriteString("  no backup yet; pgsidecar backup run makes one\n")
-	}
-	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	if len(l.Repository.Backups) > 0 {
-		fmt.Fprintln(w, "  LABEL\tKIND\tFINISHED\tSIZE\tSTORED\tTIMELINE\tSTATE")
-	}
-	for _, k := range l.Repository.Backups {
-		state := "good"
-		switch {
-		case k.Damaged:
-			state = "damaged pages"
-		case l.Continuity != nil && slices.Contains(l.Continuity.Unusable, k.Label):
-			state = "lacks log"
-		case l.Continuity != nil && slices.Contains(l.Continuity.Aside, k.Label):
-			state = "of a past that was left"
-		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%d\t%s\n", k.Label, k.Kind, k.Stop.UTC().Format(time.RFC3339), bytesWords(uint64(k.Size)),
-			bytesWords(uint64(k.Stored)), k.Timeline, state)
-	}
-	w.Flush()
-	if l.Continuity == nil {
-		return
-	}
-	for _, v := range l.Continuity.Windows {
-		to := "the end of the log"
-		if !v.To.IsZero() {
-			to = v.To.UTC().Format(time.RFC3339) + ", the end of the archived log"
-		}
-		fmt.Fprintf(b, "  can be restored: every moment from %s to %s\n", v.From.UTC().Format(time.RFC3339), to)
-	}
-	for _, g := range l.Continuity.Gaps {
-		fmt.Fprintf(b, "  gap: %s\n", g)
-	}
-}
-
-// backupWords says in one line how a block's backups fare.
-func backupWords(s *api.BackupStatus) string {
-	words := "no backup yet"
-	if g := s.Good; g != nil {
-		words = fmt.Sprintf("%s, %s ago, %s; %s of log since", g.Label, ageWords(time.Duration(s.Age*float64(time.Second))), bytesWords(uint64(g.Size)), bytesWords(uint64(s.LogBytes)))
-	}
-	if r := s.Running; r != nil {
-		words += fmt.Sprintf("; a backup (%s) is being made", r.Kind)
-		if r.Done > 0 {
-			words += fmt.Sprintf(", %.0f %%", 100*r.Done)
-		}
-	}
-	words += verifiedWords(s.Verified)
-	if !s.Next.IsZero() {
-		words += "; next " + s.Next.UTC().Format(time.RFC3339)
-	}
-	return words
 }

@@ -8,14 +8,12 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
-	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
@@ -47,7 +45,7 @@ the last drill showed.`,
 			if !format.forPeople() {
 				return format.write(a.Stdout, st.History)
 			}
-			if err := writeHistory(a.Stdout, st.History); err != nil {
+			if err := screen.WriteHistory(a.Stdout, st.History); err != nil {
 				return err
 			}
 			if last := lastDrill(cmd.Context(), c); last != "" {
@@ -84,33 +82,10 @@ func showChanges(ctx context.Context, c *client.Client, st *api.Status, format o
 		return err
 	}
 	for _, change := range all {
-		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(timeWithZone), cmp.Or(change.By, "pgsidecar itself"), change.Member)
+		fmt.Fprintf(to, "%s · %s · stored by %s\n", change.At.Local().Format(screen.TimeWithZone), cmp.Or(change.By, "pgsidecar itself"), change.Member)
 		for line := range strings.Lines(change.Diff + "\n") {
 			fmt.Fprint(to, "  "+line)
 		}
 	}
 	return nil
-}
-
-func writeHistory(to io.Writer, terms []failover.Record) error {
-	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WHEN\tTERM\tTIMELINE\tLEADER\tELECTED\tFENCED\tPROMOTED\tWRITABLE\tANNOUNCED\tROUTED\tREASON")
-	for i := range terms {
-		t := &terms[i]
-		var phases []string
-		for _, p := range t.Phases() {
-			phases = append(phases, since(t.Detected, p.At))
-		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", t.Announced.Local().Format(timeWithZone), t.Term, t.Timeline, t.Leader,
-			strings.Join(phases, "\t"), t.Reason)
-	}
-	return w.Flush()
-}
-
-// since writes how long after the first moment the second was.
-func since(from, to time.Time) string {
-	if from.IsZero() || to.IsZero() {
-		return "-"
-	}
-	return "+" + to.Sub(from).Round(time.Millisecond).String()
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
@@ -209,7 +210,7 @@ func (v *labView) drawMembers(b *strings.Builder) {
 				timeline = fmt.Sprint(m.Position.TLI)
 			}
 			if h.Name != leader {
-				lag = lagWords(v.cluster, m)
+				lag = screen.LagWords(v.cluster, m)
 			}
 		}
 		sign := " "

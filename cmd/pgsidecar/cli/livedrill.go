@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
@@ -175,7 +176,7 @@ func survives(st *api.Status) (drill.Initial, error) {
 		case !m.Streaming:
 			fault("%s does not stream", m.Member)
 		case m.Lag == nil || *m.Lag > maxDrillLag:
-			fault("%s is behind: %s", m.Member, lagWords(st, m))
+			fault("%s is behind: %s", m.Member, screen.LagWords(st, m))
 		case m.Blocked != "":
 			fault("%s is blocked: %s", m.Member, m.Blocked)
 		default:

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -108,12 +109,12 @@ func TestLiveDrillRefuses(t *testing.T) {
 func TestLastDrillWords(t *testing.T) {
 	at := time.Date(2026, 1, 31, 4, 0, 0, 0, time.UTC)
 	l := drill.Last{Scenario: "host-lost", At: at, Passed: true, RTOMs: 412.4}
-	if got := lastDrillWords(l, at.Add(3*time.Hour)); !strings.Contains(got, "host-lost") || !strings.Contains(got, "3 h ago") ||
+	if got := screen.LastDrill(l, at.Add(3*time.Hour)); !strings.Contains(got, "host-lost") || !strings.Contains(got, "3 h ago") ||
 		!strings.Contains(got, "RTO 412 ms, RPO 0 rows, passed") {
 		t.Errorf("%q", got)
 	}
 	l.Passed, l.Failures, l.RPORows = false, []string{"2 acknowledged rows are lost; the objective is 0"}, 2
-	if got := lastDrillWords(l, at.AddDate(0, 4, 0)); !strings.Contains(got, "120 days ago") || !strings.Contains(got, "FAILED: 2 acknowledged rows") {
+	if got := screen.LastDrill(l, at.AddDate(0, 4, 0)); !strings.Contains(got, "120 days ago") || !strings.Contains(got, "FAILED: 2 acknowledged rows") {
 		t.Errorf("%q", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
 )
@@ -93,7 +94,7 @@ func cloneWords(st *api.Status) (words string, done bool) {
 	streams := slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == st.Member && m.Streaming })
 	switch {
 	case st.Progress != nil:
-		return progressWords(st.Progress), false
+		return screen.ProgressWords(st.Progress), false
 	case st.Reinit && len(st.Blocks) > 0:
 		b := st.Blocks[0]
 		words = b.What + "; waiting for: " + b.Missing

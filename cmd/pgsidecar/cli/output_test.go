@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/proxy"
 )
@@ -113,8 +114,8 @@ n2     primary      writable          -        10.0.0.2:5432
 
 // TestTree: a cascade is shown, and nobody is left out, whatever members say.
 func TestTree(t *testing.T) {
-	var words func(all []*branch) string
-	words = func(all []*branch) string {
+	var words func(all []*screen.Branch) string
+	words = func(all []*screen.Branch) string {
 		var parts []string
 		for _, b := range all {
 			part := b.Member
@@ -141,7 +142,7 @@ func TestTree(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			st := &api.Status{Leader: c.leader, Members: []api.MemberStatus{{Member: "n1"}, {Member: "n2"}, {Member: "n3"}, {Member: "n4"}}}
-			if got := words(tree(st, c.upstream)); got != c.want {
+			if got := words(screen.Tree(st, c.upstream)); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
 			}
 		})

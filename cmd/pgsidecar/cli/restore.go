@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/backup"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
@@ -137,8 +138,8 @@ func (f *restoreFlags) restore(ctx context.Context, a *Process, c *client.Client
 // writePlan says what a restore would do.
 func writePlan(w io.Writer, p api.RestorePlan) {
 	fmt.Fprintf(w, "target    %s\nbackup    %s: %s, finished %s, %s\nlog       %s in at most %d segments, timeline %d\nmember    %s; its data are kept until the restored server takes writes\n",
-		p.Reach, p.Backup.Label, p.Backup.Kind, p.Backup.Stop.UTC().Format(time.RFC3339), bytesWords(uint64(p.Backup.Size)),
-		bytesWords(uint64(p.LogBytes)), p.Segments, p.Window.Timeline, p.Member)
+		p.Reach, p.Backup.Label, p.Backup.Kind, p.Backup.Stop.UTC().Format(time.RFC3339), screen.BytesWords(uint64(p.Backup.Size)),
+		screen.BytesWords(uint64(p.LogBytes)), p.Segments, p.Window.Timeline, p.Member)
 	took := "unknown: no backup was verified yet"
 	if p.Duration > 0 {
 		took = "about " + p.Duration.String()

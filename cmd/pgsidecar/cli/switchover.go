@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -93,7 +94,7 @@ A transaction that does not end in half a second stops it; --force ends those.`,
 			switch {
 			case !ok:
 				return fmt.Errorf("no member leads, so none can hand over; see pgsidecar status")
-			case unheard(st, st.Leader):
+			case screen.Unheard(st, st.Leader):
 				return fmt.Errorf("the leader, %s, is unreachable and cannot hand over. The other members elect a new one where that is safe; "+
 					"pgsidecar status shows what they are waiting for, and the override", st.Leader)
 			case f.to == st.Leader:
@@ -149,7 +150,7 @@ deposes a primary that works. A failover that is not done in a minute is given u
 			if err != nil {
 				return err
 			}
-			if unheard(st, to) {
+			if screen.Unheard(st, to) {
 				return fmt.Errorf("%s is unreachable and cannot lead; pgsidecar status shows who is reachable", to)
 			}
 			candidate, ok := client.MemberAPI(st, to)

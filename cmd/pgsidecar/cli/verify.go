@@ -3,12 +3,11 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli/screen"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
 )
@@ -91,7 +90,7 @@ func followVerification(ctx context.Context, a *Process, c *client.Client, befor
 			if now.Error != "" {
 				return fmt.Errorf("the backup is not proved (on %s): %s", now.By, now.Error)
 			}
-			writeVerification(a.Stdout, now)
+			screen.WriteVerification(a.Stdout, now)
 			return nil
 		}
 		if v := b.Verified; v != nil && v.Running != nil && v.Running.Done > 0 {
@@ -100,46 +99,5 @@ func followVerification(ctx context.Context, a *Process, c *client.Client, befor
 				fmt.Fprintln(a.Stderr, words)
 			}
 		}
-	}
-}
-
-// writeVerification writes the report for people.
-func writeVerification(w io.Writer, v *api.Verification) {
-	checksums := "off: the cluster has none"
-	if v.Checksums {
-		checksums = "those of all pages are right"
-	}
-	lost := "not known: the mark is older than this version"
-	if v.RPO >= 0 {
-		lost = seconds(v.RPO) + ": so old was the newest mark of the primary that came out"
-	}
-	fmt.Fprintf(w, "backup     %s is good, as %s has restored\nRTO        %s until it took writes: %s of data restored in %s, then %s of log\nRPO        %s\n"+
-		"amcheck    %d tables with their indexes are sound\nchecksums  %s\n",
-		v.Label, v.By, seconds(v.RTO), bytesWords(uint64(v.Bytes)), seconds(v.Restore), bytesWords(uint64(v.LogBytes)), lost, v.Tables, checksums)
-}
-
-// verifiedWords says in a few words how the proofs fare; empty: there is nothing to say.
-func verifiedWords(v *api.Verified) string {
-	if v == nil {
-		return ""
-	}
-	words := "; not proved by a restore yet"
-	if g := v.Good; g != nil {
-		words = fmt.Sprintf("; proved by a restore %s ago (RTO %s", ageWords(time.Duration(v.Age*float64(time.Second))), seconds(g.RTO))
-		if g.RPO >= 0 {
-			words += ", RPO " + seconds(g.RPO)
-		}
-		words += ")"
-	}
-	if r := v.Running; r != nil {
-		words += "; " + r.Member + " restores it to look at it"
-	}
-	return words
-}
-
-// writeVerifyTrouble writes why a backup is not proved.
-func writeVerifyTrouble(b *strings.Builder, s *api.BackupStatus) {
-	if v := s.Verified; v != nil && v.Failed != nil {
-		fmt.Fprintf(b, "\nBackup %s is not proved (restored on %s, %s): %s\n", s.Name, v.Failed.By, v.Failed.Ended.Format(time.RFC3339), v.Failed.Error)
 	}
 }

@@ -1,4 +1,4 @@
-package cli
+package screen
 
 import (
 	"fmt"
@@ -12,9 +12,9 @@ import (
 func archiveWords(a *api.Archive) string {
 	switch {
 	case a.Files > 0:
-		words := fmt.Sprintf("files that wait to be archived: %d (%s), the oldest for %s", a.Files, bytesWords(uint64(a.Bytes)), seconds(a.Oldest))
+		words := fmt.Sprintf("files that wait to be archived: %d (%s), the oldest for %s", a.Files, BytesWords(uint64(a.Bytes)), Seconds(a.Oldest))
 		if a.FullIn != nil {
-			words += "; the disk will be full in " + seconds(*a.FullIn)
+			words += "; the disk will be full in " + Seconds(*a.FullIn)
 		}
 		return words
 	case a.Position == 0 && a.Leads:

@@ -1,4 +1,4 @@
-package cli
+package screen
 
 import (
 	"fmt"
@@ -47,17 +47,17 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		if m.Member == st.Member {
 			problem = st.ConfigProblem // newer
 		}
-		if problem != "" && !unheard(st, m.Member) {
+		if problem != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct the file, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
 		}
 	}
 	for _, m := range st.Members {
-		if m.Misled != "" && !unheard(st, m.Member) {
+		if m.Misled != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: clients and the other members do not get to the server of %s: %s. Set postgres.advertise in its pg.hcl to an address of its server, and restart the sidecar\n", m.Member, m.Misled)
 		}
 	}
 	for _, m := range st.Members {
-		if m.Hidden != "" && !unheard(st, m.Member) {
+		if m.Hidden != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: Consul's DNS does not show %s: %s\n", m.Member, m.Hidden)
 		}
 	}
@@ -82,7 +82,7 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		if m.Lease <= 0 {
 			continue
 		}
-		value := seconds(m.Lease)
+		value := Seconds(m.Lease)
 		leases = append(leases, m.Member+" "+value)
 		if !slices.Contains(values, value) {
 			values = append(values, value)

@@ -1,4 +1,4 @@
-package cli
+package screen
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ func writeHeld(b *strings.Builder, st *api.Status) {
 			if !slot.Active {
 				idle = "is not read from and "
 			}
-			fmt.Fprintf(b, "\n%s: %s, %skeeps %s of log on this member's disk; %s\n", st.Member, whose, idle, bytesWords(uint64(slot.Bytes)), drop)
+			fmt.Fprintf(b, "\n%s: %s, %skeeps %s of log on this member's disk; %s\n", st.Member, whose, idle, BytesWords(uint64(slot.Bytes)), drop)
 		}
 	}
 }
