@@ -121,13 +121,13 @@ func (s *Server) renderHBA(set Settings, hidden bool) (string, error) {
 }
 
 // renderIdent maps the operating system users that the sidecar runs as.
-func (s *Server) renderIdent(set Settings) (string, error) {
+func (s *Server) renderIdent(ctx context.Context, set Settings) (string, error) {
 	super := quoteName(s.o.SuperuserName)
 	ours := "# Written by pgsidecar: changes are lost.\npgsidecar " + quoteName(s.o.User) + " " + super + "\n"
 	if s.switchID {
 		ours += "pgsidecar root " + super + "\n"
 	}
-	user, err := s.usersLines("pg_ident.conf", set.Ident)
+	user, err := s.mapLines(ctx, set)
 	return ours + user, err
 }
 
@@ -159,11 +159,15 @@ func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) err
 	if err := s.MakeState(); err != nil {
 		return err
 	}
+	key := s.rulesKey(set)
+	s.mu.Lock()
+	s.rules.tried = key // also where they cannot be read: Refresh tries each state once
+	s.mu.Unlock()
 	hba, err := s.renderHBA(set, hidden)
 	if err != nil {
 		return err
 	}
-	ident, err := s.renderIdent(set)
+	ident, err := s.renderIdent(ctx, set)
 	if err != nil {
 		return err
 	}

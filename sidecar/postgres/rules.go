@@ -1,6 +1,10 @@
 package postgres
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 )
@@ -9,7 +13,70 @@ import (
 type rules struct {
 	refused string // as they are; empty: none were refused
 	why     string // in PostgreSQL's words
-	ident   string // what it says of pg_ident.conf, whose bad lines it skips
+	ident   string // what it said of the lines of pg_ident.conf that it does not take (mapLines)
+	tried   string // the lines of both files that were last written for the server (rulesKey)
+}
+
+// rulesKey tells one state of the user's lines of pg_hba.conf and pg_ident.conf, or of what
+// keeps them from being read, from another.
+func (s *Server) rulesKey(set Settings) string {
+	hba, noHBA := s.usersLines("pg_hba.conf", set.HBA)
+	ident, noIdent := s.usersLines("pg_ident.conf", set.Ident)
+	return fmt.Sprintf("%v\n%v\n%s\n%s", noHBA, noIdent, hba, ident)
+}
+
+// provenMaps is the file of the user's lines of pg_ident.conf that PostgreSQL last took.
+const provenMaps = "pg_ident.proven"
+
+// mapLines returns the user's lines of pg_ident.conf, or those that PostgreSQL last took
+// where it refuses one of these: with one bad line it takes none of the file (PostgreSQL
+// documentation, 21.2; measured: a server that starts with it maps nobody), so that the
+// sidecar could not log in any more. Lines that it has not taken yet are tried first.
+func (s *Server) mapLines(ctx context.Context, set Settings) (string, error) {
+	lines, err := s.usersLines("pg_ident.conf", set.Ident)
+	if err != nil {
+		return "", err
+	}
+	proven, err := s.files.ReadFile(s.state(provenMaps))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the lines of pg_ident.conf that PostgreSQL took: %w", err)
+	}
+	if lines == string(proven) || onlyComments(lines) {
+		s.noteMaps("")
+		return lines, nil
+	}
+	refused, err := s.tryAccess(ctx, accessLines{ident: strings.Split(lines, "\n")})
+	switch {
+	case errors.Is(err, errUntried): // the next start tries them
+		return string(proven), nil
+	case err != nil:
+		return "", err
+	case len(refused) > 0:
+		s.noteMaps("pg_ident.conf: " + strings.Join(refused, "; "))
+		return string(proven), nil
+	}
+	s.noteMaps("")
+	return lines, s.write(s.state(provenMaps), []byte(lines))
+}
+
+func (s *Server) noteMaps(why string) {
+	s.mu.Lock()
+	was := s.rules.ident
+	s.rules.ident = why
+	s.mu.Unlock()
+	if why != "" && why != was {
+		s.log.Error("PostgreSQL rejects the lines of pg_ident.conf, and keeps the last ones that it accepted", "reason", why)
+	}
+}
+
+// onlyComments tells whether a file has nothing that PostgreSQL reads.
+func onlyComments(text string) bool {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			return false
+		}
+	}
+	return true
 }
 
 // provenRules is the file of the user's lines that PostgreSQL last took. Nothing but a
@@ -42,17 +109,8 @@ func (s *Server) readable(lines string) string {
 // it was last given (package checks's WrongLines). Lines that it refuses are taken out
 // of the file that the next start reads.
 func (s *Server) JudgeRules(wrong []string) error {
-	set, ident := s.current(), []string{}
-	wrong = slices.Clone(wrong)
-	wrong = slices.DeleteFunc(wrong, func(w string) bool {
-		if strings.HasPrefix(w, "ident: ") {
-			ident = append(ident, w)
-		}
-		return !strings.HasPrefix(w, "hba: ")
-	})
-	s.mu.Lock()
-	s.rules.ident = strings.Join(ident, "; ")
-	s.mu.Unlock()
+	set := s.current()
+	wrong = slices.DeleteFunc(slices.Clone(wrong), func(w string) bool { return !strings.HasPrefix(w, "hba: ") })
 	lines, err := s.usersLines("pg_hba.conf", set.HBA)
 	if err != nil {
 		return err

@@ -249,14 +249,14 @@ func (s *Server) ConfigProblem() string {
 	return strings.Join(said, "; ")
 }
 
-// Refresh takes up the user's own file if it has changed since it was last tried. It
-// reloads a running server then.
+// Refresh takes up the user's own files, those of access rules too, if they have changed
+// since they were last tried. It reloads a running server then.
 func (s *Server) Refresh(ctx context.Context) error {
 	now, err := s.readUserConf()
 	s.mu.Lock()
-	same, hidden, set := now.key(err) == s.tried, s.hidden, s.settings
+	same, tried, hidden, set := now.key(err) == s.tried, s.rules.tried, s.hidden, s.settings
 	s.mu.Unlock()
-	if same {
+	if same && s.rulesKey(set) == tried {
 		return nil
 	}
 	return s.reload(ctx, set, hidden)
