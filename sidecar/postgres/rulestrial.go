@@ -17,7 +17,7 @@ import (
 var (
 	saidOfLine  = regexp.MustCompile(`^CONTEXT:\s+line (\d+) of configuration file "[^"]*/(pg_hba|pg_ident)\.conf"`)
 	saidAtEnd   = regexp.MustCompile(`^(missing entry) in file "[^"]*/pg_ident\.conf" (at end of line) (\d+)$`) // until version 15
-	saidPattern = regexp.MustCompile(`^invalid regular expression "(.*)": `) // until version 15 without a CONTEXT
+	saidPattern = regexp.MustCompile(`^invalid regular expression "(.*)": `)                                    // until version 15 without a CONTEXT
 	saidWords   = regexp.MustCompile(`^LOG:\s+(.*)$`)
 	saidRefused = regexp.MustCompile(`(?m)^FATAL:\s+could not load .*pg_hba\.conf`)
 )
