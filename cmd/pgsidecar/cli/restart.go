@@ -185,7 +185,12 @@ func (f *restartFlags) restart(ctx context.Context, r rollout, st *api.Status, c
 		if len(chosen) > 1 {
 			fmt.Fprintf(r.to, "%s: restarting (%d of %d)\n", m.Member, i+1, len(chosen))
 		}
-		if err := r.Change(ctx, r.to, m.API, "/restart", body); err != nil {
+		err := r.Change(ctx, r.to, m.API, "/restart", body)
+		if err != nil && f.pending && len(chosen) > 1 && !r.waitsForRestart(ctx, m.API) {
+			fmt.Fprintf(r.to, "  no restart is pending there any more; it is left as it is\n")
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", m.Member, err)
 		}
 		if len(chosen) > 1 {
@@ -195,6 +200,17 @@ func (f *restartFlags) restart(ctx context.Context, r rollout, st *api.Status, c
 		}
 	}
 	return nil
+}
+
+// waitsForRestart tells whether a member's server waits for a restart; yes, where the member
+// does not say.
+func (r rollout) waitsForRestart(ctx context.Context, address string) bool {
+	st, err := r.StatusOf(ctx, address)
+	if err != nil {
+		return true
+	}
+	i := slices.IndexFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == st.Member })
+	return i < 0 || st.Members[i].Restart
 }
 
 // lowersLimit is a parameter of which the primary is to have less, and a standby needs
