@@ -70,15 +70,7 @@ func (s *sidecar) forget() {
 
 // reset is a new host with nothing on it.
 func (b *member) reset(i int, drift int64) {
-	b.i, b.name = i, names[i]
-	b.clock = clock{drift: drift}
-	b.hostUp, b.hostPaused, b.slowUntil = true, 0, 0
-	b.gone, b.config = false, misconfigured{}
-	b.agentLost, b.agentLostAt = 0, 0
-	b.guard = guard{}
-	b.op = operation{}
-	b.late, b.lateIn = ha.Action{}, 0
-	b.supervised = 0
+	*b = member{i: i, name: names[i], clock: clock{drift: drift}, hostUp: true, server: b.server, sidecar: b.sidecar}
 	b.server.reset()
 	b.sidecar.reset()
 	b.sidecar.tags = ha.Policy{} // a restart leaves them, as they stand in a file
