@@ -51,7 +51,7 @@ func TestTwoOfThreeDie(t *testing.T) {
 	}()
 	o.until(t, "word of what would help", func() bool {
 		_, shown, _ = command(t, "status")
-		return strings.Contains(shown, "BLOCKED since") && strings.Contains(shown, "override:    "+override)
+		return strings.Contains(shown, "BLOCKED for") && strings.Contains(shown, "override:    "+override)
 	})
 	if code, _, stderr := command(t, "failover", "--to", left); code != cli.ExitFailed || !strings.Contains(stderr, "waiting for: ") {
 		t.Errorf("without the loss accepted: exit status %d, %s", code, stderr)

@@ -91,7 +91,7 @@ func writeTrouble(b *strings.Builder, st *api.Status) {
 		fmt.Fprintf(b, "\nThe switchover cannot begin: %s\n", st.Refused)
 	}
 	for _, block := range st.Blocks {
-		fmt.Fprintf(b, "\nBLOCKED since %s: %s\n  waiting for: %s\n", Seconds(block.Age), block.What, block.Missing)
+		fmt.Fprintf(b, "\nBLOCKED for %s: %s\n  waiting for: %s\n", Seconds(block.Age), block.What, block.Missing)
 		if block.Override != "" {
 			fmt.Fprintf(b, "  override:    %s\n  risk:        %s\n", block.Override, cmp.Or(block.Cost, "nothing"))
 		}
