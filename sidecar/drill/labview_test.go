@@ -90,9 +90,24 @@ func (s *screen) press(key, want string) (after time.Duration) {
 	return time.Since(start)
 }
 
+// wait waits until something is shown.
 func (s *screen) wait(since int, want string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !strings.Contains(s.text(since), want); {
+	s.waitFor(since, want, func(shown string) bool { return strings.Contains(shown, want) })
+}
+
+// whole waits until the screen as it is now shows so many replicas that pass.
+func (s *screen) whole(replicas int) {
+	s.t.Helper()
+	s.waitFor(len(s.text(0)), fmt.Sprintf("%d replicas", replicas), func(shown string) bool {
+		frames := strings.Split(shown, "\x1b[H")
+		return len(frames) > 2 && strings.Count(frames[len(frames)-2], "replica passing") == replicas // the last may be half
+	})
+}
+
+func (s *screen) waitFor(since int, want string, is func(shown string) bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(3 * time.Minute); !is(s.text(since)); {
 		select {
 		case err := <-s.ended:
 			s.ended <- err
@@ -191,6 +206,7 @@ func TestLiveView(t *testing.T) {
 		s.wait(0, "the first backup is made")
 		s.press("d", "deleted the writer's table")
 		t.Logf("restored after %s", s.press("r", "takes writes after"))
+		s.whole(2)
 		s.press("k", "is the primary now") // which the writer says, who has its table again
 	}
 	after := labIn(t, folder)
