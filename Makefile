@@ -106,7 +106,7 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 ##@ Prove it
 
 .PHONY: test
-test: programs build format vet ## run every test, on real programs where it matters (half an hour)
+test: programs build format vet ## run every test, on real programs where it matters (25 minutes)
 	@failed=0; export GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)"; set -x; \
 	$(GOTEST) -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
 	for package in $(filter $(CLUSTERS),$(shell go list ./...)); do $(GOTEST) $(TESTFLAGS) $$package || failed=1; done; \

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/backup"
+	"github.com/pgsidecar/pgsidecar/sidecar/backup/backuptest"
 	"github.com/pgsidecar/pgsidecar/sidecar/backup/program"
 )
 
@@ -34,22 +35,9 @@ type child struct {
 	Into   string
 }
 
-func TestMain(m *testing.M) {
-	if text := os.Getenv(childEnv); text != "" {
-		if err := runChild(text); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { backuptest.Main(m, childEnv, runChild) }
 
-func runChild(text string) error {
-	var c child
-	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		return err
-	}
+func runChild(c child) error {
 	u, err := program.Lookup(c.User)
 	if err != nil {
 		return err

@@ -28,19 +28,9 @@ type inChild struct {
 	Made                      backup.Backup
 }
 
-func TestMain(m *testing.M) {
-	if text := os.Getenv(childEnv); text != "" {
-		fmt.Println(child(text))
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { backuptest.Main(m, childEnv, verify) }
 
-func child(text string) error {
-	var c inChild
-	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		return err
-	}
+func verify(c inChild) error {
 	u, err := program.Lookup(c.User)
 	if err != nil {
 		return err
