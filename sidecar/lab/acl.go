@@ -114,7 +114,7 @@ func (l *Lab) makeACLs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("let everybody read Consul's catalog: %w", err)
 	}
-	return untilDone(ctx, func() error { return l.GrantToken(ctx) })
+	return l.GrantToken(ctx)
 }
 
 // untilDone does something in Consul again and again until it succeeds, or was
@@ -138,9 +138,16 @@ const (
 	readerAccessor = "70677369-6465-6361-7200-726561646572"
 )
 
+// aclPatience is how long a Consul that comes back may refuse changes of its ACLs: it
+// begins in legacy mode (measured with 1.8.7, after a restart).
+const aclPatience = 30 * time.Second
+
 // GrantToken makes the members' token in Consul. One that is there stays.
 func (l *Lab) GrantToken(ctx context.Context) error {
-	if err := l.makeToken(ctx, memberAccessor, memberToken, "member"); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, aclPatience)
+	defer cancel()
+	err := untilDone(ctx, func() error { return l.makeToken(ctx, memberAccessor, memberToken, "member") })
+	if err != nil {
 		return fmt.Errorf("make the members' token: %w", err)
 	}
 	return nil
@@ -172,7 +179,16 @@ func (l *Lab) RevokeToken(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := client.ACL().TokenDelete(memberAccessor, new(api.WriteOptions).WithContext(ctx)); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, aclPatience)
+	defer cancel()
+	err = untilDone(ctx, func() error {
+		_, err := client.ACL().TokenDelete(memberAccessor, new(api.WriteOptions).WithContext(ctx))
+		if err != nil && strings.Contains(err.Error(), "not found") {
+			return nil // by an attempt whose answer was lost
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("revoke the members' token: %w", err)
 	}
 	return nil

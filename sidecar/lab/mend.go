@@ -82,7 +82,7 @@ func (l *Lab) Mend(ctx context.Context) error {
 		errs = append(errs, l.StartHost(ctx, h.Name))
 	}
 	if l.plan.Breakable {
-		errs = append(errs, untilDone(ctx, func() error { return l.GrantToken(ctx) }))
+		errs = append(errs, l.GrantToken(ctx))
 	}
 	return errors.Join(errs...)
 }
