@@ -57,7 +57,7 @@ func TestNomadTemplate(t *testing.T) {
 		}
 	}
 	run("job", "run", "-detach", job)
-	t.Cleanup(func() { run("job", "stop", "-purge", "lb") }) // before its agent ends
+	t.Cleanup(func() { run("job", "stop", "-purge", "-detach", "lb") }) // before its agent ends
 	l.reachesWithin(90*time.Second, "n1")
 	l.servers["n4"] = nameServer(t, "n4")
 	join("n4")
