@@ -35,9 +35,9 @@ func TestAssess(t *testing.T) {
 	s.assessAll()
 }
 
-// assessed holds what assess says of a lab against what is true of it: lines that are to
-// be yes, and lines that are to be no. Another answer is asked for again: what it rests on
-// is on its way.
+// assessed compares what assess says of a lab with what is true of it: yes and no name the
+// lines that must say so. A wrong answer is asked for again, as its evidence may be on its
+// way.
 func (s *assessing) assessed(when, yes, no string, flags ...string) {
 	s.t.Helper()
 	want := map[string]string{}

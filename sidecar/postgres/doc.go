@@ -19,6 +19,7 @@
 //	control.conf     whom the server follows and who follows it
 //	pg_hba.proven    the user's lines of pg_hba.conf that PostgreSQL last took
 //	pg_hba.conf      our lines, then the user's; or our lines alone (S9)
+//	pg_ident.proven  the user's lines of pg_ident.conf that PostgreSQL last took
 //	pg_ident.conf    who may be the local superuser, then the user's
 //	passfile         the replication password, mode 0600
 //	upstream         the gate: see below
@@ -68,8 +69,9 @@
 // decisions change is in control.conf (controlfile.go), which nobody else writes, and
 // what must be so for the server's whole life is on the command line, which comes
 // before every file. Refused lines of pg_hba.conf are taken out of the file that the
-// next start reads (rules.go). postgresql.auto.conf, which PostgreSQL reads last, is
-// only touched to take out of it what would undo that.
+// next start reads, and those of pg_ident.conf never get into it (rules.go).
+// postgresql.auto.conf, which PostgreSQL reads last, is only touched to take out of it
+// what would undo that.
 //
 // # Who ran the server
 //

@@ -277,3 +277,25 @@ func TestCancelledWaits(t *testing.T) {
 		t.Errorf("a log that begins anew: %d, %v", n, err)
 	}
 }
+
+// TestRefusedMaps: lines of pg_ident.conf that PostgreSQL refused are not tried again, which
+// would cost time in a failover; those that could not be tried are left out, and said.
+func TestRefusedMaps(t *testing.T) {
+	m := newPrimary(t, "n1")
+	whole := m.o.BinDir
+	for _, c := range []struct{ line, bin, says string }{
+		{"m1 app", whole, "missing entry"},
+		{"", t.TempDir(), "missing entry"}, // nothing there that could try them
+		{"m2 app app", t.TempDir(), "not tried"},
+	} {
+		if c.line != "" {
+			m.append("pg_ident.conf", c.line+"\n")
+		}
+		m.o.BinDir = c.bin
+		lines, err := m.mapLines(soon(t), m.current())
+		m.o.BinDir = whole
+		if said := m.ConfigProblem(); err != nil || strings.Contains(lines, "app") || !strings.Contains(said, c.says) {
+			t.Errorf("%q: %v, it says %q, want %q; the server gets\n%s", c.line, err, said, c.says, lines)
+		}
+	}
+}

@@ -14,6 +14,7 @@ type rules struct {
 	refused string // as they are; empty: none were refused
 	why     string // in PostgreSQL's words
 	ident   string // what it said of the lines of pg_ident.conf that it does not take (mapLines)
+	maps    string // those lines of pg_ident.conf: they are not tried again in a failover
 	tried   string // the lines of both files that were last written for the server (rulesKey)
 }
 
@@ -42,30 +43,40 @@ func (s *Server) mapLines(ctx context.Context, set Settings) (string, error) {
 		return "", fmt.Errorf("read the lines of pg_ident.conf that PostgreSQL took: %w", err)
 	}
 	if lines == string(proven) || onlyComments(lines) {
-		s.noteMaps("")
+		s.noteMaps("", "")
 		return lines, nil
+	}
+	s.mu.Lock()
+	known := lines == s.rules.maps
+	s.mu.Unlock()
+	if known {
+		return string(proven), nil
 	}
 	refused, err := s.tryAccess(ctx, accessLines{ident: strings.Split(lines, "\n")})
 	switch {
-	case errors.Is(err, errUntried): // the next start tries them
+	case err == errUntried: // no data yet: the next start tries them
+		return string(proven), nil
+	case errors.Is(err, errUntried): // nor does anybody know that PostgreSQL would take them
+		s.noteMaps("pg_ident.conf: "+err.Error(), "")
 		return string(proven), nil
 	case err != nil:
 		return "", err
 	case len(refused) > 0:
-		s.noteMaps("pg_ident.conf: " + strings.Join(refused, "; "))
+		s.noteMaps("pg_ident.conf: "+strings.Join(refused, "; "), lines)
 		return string(proven), nil
 	}
-	s.noteMaps("")
+	s.noteMaps("", "")
 	return lines, s.write(s.state(provenMaps), []byte(lines))
 }
 
-func (s *Server) noteMaps(why string) {
+// noteMaps keeps why lines of pg_ident.conf are left out, and those that PostgreSQL refused.
+func (s *Server) noteMaps(why, refused string) {
 	s.mu.Lock()
 	was := s.rules.ident
-	s.rules.ident = why
+	s.rules.ident, s.rules.maps = why, refused
 	s.mu.Unlock()
 	if why != "" && why != was {
-		s.log.Error("PostgreSQL rejects the lines of pg_ident.conf, and keeps the last ones that it accepted", "reason", why)
+		s.log.Error("lines of pg_ident.conf are left out; the last ones that PostgreSQL accepted are used", "reason", why)
 	}
 }
 

@@ -67,7 +67,7 @@ func TestRunEnds(t *testing.T) {
 	defer ticker.Stop()
 	for end := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; <-ticker.C {
 		if stat, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat"); strings.Contains(string(stat), ") Z ") {
-			return // dead; whoever adopted it has not noticed
+			return // dead; its new parent has not waited for it yet
 		}
 		if time.Now().After(end) {
 			t.Fatal("what the program had started lives on")

@@ -52,7 +52,7 @@ func hold(t *testing.T, path, says string) {
 // dead reports whether a process has ended.
 func dead(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || strings.Contains(string(stat), ") Z ") // whoever adopted it has not noticed
+	return err != nil || strings.Contains(string(stat), ") Z ") // its new parent has not waited for it yet
 }
 
 // TestKilled kills what verifies a backup in each of its steps. What is left is ended and
