@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"path/filepath"
 	"regexp"
@@ -97,7 +96,15 @@ const hiddenLine = "# Clients are kept out until what waited for replicas is saf
 
 // renderHBA writes who may connect: the sidecar, replication and pg_rewind; and
 // the user's clients unless they are kept out (S9).
-func (s *Server) renderHBA(set Settings, hidden bool) (string, error) {
+func (s *Server) renderHBA(ctx context.Context, set Settings, hidden bool) (string, error) {
+	if hidden {
+		return s.ourRules(true), nil
+	}
+	user, err := s.acceptedRules(ctx, hbaFile, set.HBA)
+	return s.ourRules(false) + usersHead + user, err
+}
+
+func (s *Server) ourRules(hidden bool) string {
 	super, repl := quoteName(s.o.SuperuserName), quoteName(s.o.ReplicationName)
 	head := "# Written by pgsidecar: changes are lost.\n"
 	if hidden {
@@ -113,11 +120,7 @@ func (s *Server) renderHBA(set Settings, hidden bool) (string, error) {
 	if s.o.TLS.Require { // no line of the user's lets them in without TLS
 		ours += "hostnossl all " + repl + " all reject\nhostnossl replication " + repl + " all reject\n"
 	}
-	if hidden {
-		return ours, nil
-	}
-	user, err := s.usersLines("pg_hba.conf", set.HBA)
-	return ours + s.readable(user), err
+	return ours
 }
 
 // renderIdent maps the operating system users that the sidecar runs as.
@@ -127,23 +130,8 @@ func (s *Server) renderIdent(ctx context.Context, set Settings) (string, error) 
 	if s.switchID {
 		ours += "pgsidecar root " + super + "\n"
 	}
-	user, err := s.mapLines(ctx, set)
-	return ours + user, err
-}
-
-// usersLines returns the configured lines, or else those of the data directory.
-func (s *Server) usersLines(name string, lines []string) (string, error) {
-	if lines != nil {
-		return "# From the configuration of pgsidecar.\n" + strings.Join(lines, "\n") + "\n", nil
-	}
-	content, err := s.files.ReadFile(s.data(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read the data directory's %s: %w", name, err)
-	}
-	return "# From " + s.data(name) + ".\n" + anchored(s.o.DataDir, string(content)), nil
+	user, err := s.acceptedRules(ctx, identFile, set.Ident)
+	return ours + usersHead + user, err
 }
 
 // quoteName writes a name as pg_hba.conf has it.
@@ -163,7 +151,7 @@ func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) err
 	s.mu.Lock()
 	s.rules.tried = key // also where they cannot be read: Refresh tries each state once
 	s.mu.Unlock()
-	hba, err := s.renderHBA(set, hidden)
+	hba, err := s.renderHBA(ctx, set, hidden)
 	if err != nil {
 		return err
 	}

@@ -68,8 +68,9 @@
 // is refused the copy stays and ConfigProblem says which line of which file it is. What
 // decisions change is in control.conf (controlfile.go), which nobody else writes, and
 // what must be so for the server's whole life is on the command line, which comes
-// before every file. Refused lines of pg_hba.conf are taken out of the file that the
-// next start reads, and those of pg_ident.conf never get into it (rules.go).
+// before every file. The server reads a copy of the lines of pg_hba.conf and pg_ident.conf
+// too, with what they include, and new ones only after PostgreSQL has read them in a
+// folder of its own: with one refused line the last ones that it took stay (rules.go).
 // postgresql.auto.conf, which PostgreSQL reads last, is only touched to take out of it
 // what would undo that.
 //

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -201,7 +203,7 @@ func TestOptions(t *testing.T) {
 
 // TestTLSRequired: between members only TLS, and the server's certificate is ours.
 func TestTLSRequired(t *testing.T) {
-	s := &Server{o: Options{Listen: "127.0.0.1:5432", DataDir: t.TempDir(), StateDir: t.TempDir(), SuperuserName: "postgres", ReplicationName: "replicator",
+	s := &Server{log: hclog.NewNullLogger(), o: Options{Listen: "127.0.0.1:5432", DataDir: t.TempDir(), StateDir: t.TempDir(), SuperuserName: "postgres", ReplicationName: "replicator",
 		TLS: TLS{CertFile: "/c", KeyFile: "/k", CAFile: "/ca", Require: true}}}
 	conf := s.render(Settings{}, "/user.conf")
 	for _, want := range []string{"ssl = 'on'", "ssl_cert_file = '/c'", "ssl_key_file = '/k'", "ssl_ca_file = '/ca'"} {
@@ -209,7 +211,7 @@ func TestTLSRequired(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, conf)
 		}
 	}
-	hba, err := s.renderHBA(Settings{HBA: []string{"host all all 0.0.0.0/0 scram-sha-256"}}, false)
+	hba, err := s.renderHBA(t.Context(), Settings{HBA: []string{"host all all 0.0.0.0/0 scram-sha-256"}}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -182,38 +181,4 @@ func (s *Server) ownWALDir() string {
 		return to
 	}
 	return ""
-}
-
-// Files that lines of pg_hba.conf and pg_ident.conf name: in a list of databases or users
-// by an @, and from PostgreSQL 16 on by include directives. They are relative to the file
-// that names them, which ours is a copy of.
-var (
-	atFile      = regexp.MustCompile(`(^|[\s,])@("[^"]+"|[^\s,"]+)`)
-	includeRule = regexp.MustCompile(`^(\s*include(?:_if_exists|_dir)?\s+)("[^"]+"|\S+)`)
-)
-
-// anchored makes such names of a file in dir absolute.
-func anchored(dir, content string) string {
-	abs := func(name string) string {
-		name = strings.Trim(name, `"`)
-		if !filepath.IsAbs(name) {
-			name = filepath.Join(dir, name)
-		}
-		return `"` + name + `"`
-	}
-	var b strings.Builder
-	for line := range strings.Lines(content) {
-		if strings.HasPrefix(strings.TrimSpace(line), "#") {
-			b.WriteString(line)
-			continue
-		}
-		if m := includeRule.FindStringSubmatch(line); m != nil {
-			line = m[1] + abs(m[2]) + line[len(m[0]):]
-		}
-		b.WriteString(atFile.ReplaceAllStringFunc(line, func(found string) string {
-			m := atFile.FindStringSubmatch(found)
-			return m[1] + "@" + abs(m[2])
-		}))
-	}
-	return b.String()
 }

@@ -189,21 +189,3 @@ func tablespaces(t *testing.T, a *member) {
 	}()
 	<-done
 }
-
-// TestAnchored: files that the rules name are those beside the user's file.
-func TestAnchored(t *testing.T) {
-	for line, want := range map[string]string{
-		"host @dbs.txt all 10.0.0.0/8 md5\n":         "host @\"/d/dbs.txt\" all 10.0.0.0/8 md5\n",
-		"host a,@\"my dbs\" @/etc/u all trust\n":     "host a,@\"/d/my dbs\" @\"/etc/u\" all trust\n",
-		"include hba/more.conf\n":                    "include \"/d/hba/more.conf\"\n",
-		"include_dir \"hba.d\"\n":                    "include_dir \"/d/hba.d\"\n",
-		"# @not a file\n":                            "# @not a file\n",
-		"local all user@host peer\n":                 "local all user@host peer\n",
-		"include_if_exists /etc/more # and why\n":    "include_if_exists \"/etc/more\" # and why\n",
-		"host all all example.org scram-sha-256\n\n": "host all all example.org scram-sha-256\n\n",
-	} {
-		if got := anchored("/d", line); got != want {
-			t.Errorf("%q: %q", line, got)
-		}
-	}
-}

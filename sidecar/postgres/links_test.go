@@ -28,7 +28,9 @@ func TestPlantedLinks(t *testing.T) {
 		link string
 		of   func(s *Server) error
 	}{
-		"read pg_hba.conf":         {"data/pg_hba.conf", func(s *Server) error { return said(s.renderHBA(Settings{}, false)) }},
+		"read pg_hba.conf": {"data/pg_hba.conf", func(s *Server) error {
+			return errors.Join(said(s.renderHBA(t.Context(), Settings{}, false)), errWritten)
+		}},
 		"read postgresql.conf":     {"data/postgresql.conf", func(s *Server) error { c, err := s.readUserConf(); return said(c.text, err) }},
 		"read auto.conf":           {"data/postgresql.auto.conf", func(s *Server) error { return s.cleanAuto(Instructions{}) }},
 		"read the promise":         {"state/promise", func(s *Server) error { _, err := s.promised(); return err }},

@@ -9,74 +9,162 @@ import (
 	"strings"
 )
 
-// rules are the user's lines of pg_hba.conf that PostgreSQL does not take.
+// ruleFile is one of the two files of access rules.
+type ruleFile struct {
+	name   string // as the data directory has it, and the state directory
+	proven string // keeps the user's lines that PostgreSQL last took
+	of     string // "hba" or "ident", as the configuration names its lines
+}
+
+// With one line that it does not take PostgreSQL does not start by a pg_hba.conf, and by a
+// pg_ident.conf it maps nobody (PostgreSQL documentation, 21.2; measured), so that the
+// sidecar could not log in any more.
+var (
+	hbaFile   = ruleFile{"pg_hba.conf", "pg_hba.proven", "hba"}
+	identFile = ruleFile{"pg_ident.conf", "pg_ident.proven", "ident"}
+)
+
+// rules are what is known of the user's lines of both files.
 type rules struct {
-	refused string // as they are; empty: none were refused
-	why     string // in PostgreSQL's words
-	ident   string // what it said of the lines of pg_ident.conf that it does not take (mapLines)
-	maps    string // those lines of pg_ident.conf: they are not tried again in a failover
-	tried   string // the lines of both files that were last written for the server (rulesKey)
+	hba, ident judged
+	tried      string // the lines that were last written for the server (rulesKey)
 }
 
-// rulesKey tells one state of the user's lines of pg_hba.conf and pg_ident.conf, or of what
-// keeps them from being read, from another.
+// judged is what PostgreSQL said of one state of the user's lines: that is not asked again,
+// which would cost time in a failover.
+type judged struct {
+	key    string // which state (userConf.key)
+	why    string // why it is left out, for people; empty: PostgreSQL takes it
+	before string // the lines before the first one that it refused
+}
+
+// of are those of a file.
+func (r *rules) of(f ruleFile) *judged {
+	if f == hbaFile {
+		return &r.hba
+	}
+	return &r.ident
+}
+
+// rulesKey tells one state of the user's lines of both files, or of what keeps them from
+// being read, from another.
 func (s *Server) rulesKey(set Settings) string {
-	hba, noHBA := s.usersLines("pg_hba.conf", set.HBA)
-	ident, noIdent := s.usersLines("pg_ident.conf", set.Ident)
-	return fmt.Sprintf("%v\n%v\n%s\n%s", noHBA, noIdent, hba, ident)
+	hba, noHBA := s.readRules(hbaFile, set.HBA)
+	ident, noIdent := s.readRules(identFile, set.Ident)
+	return hba.key(noHBA) + "\n" + ident.key(noIdent)
 }
 
-// provenMaps is the file of the user's lines of pg_ident.conf that PostgreSQL last took.
-const provenMaps = "pg_ident.proven"
-
-// mapLines returns the user's lines of pg_ident.conf, or those that PostgreSQL last took
-// where it refuses one of these: with one bad line it takes none of the file (PostgreSQL
-// documentation, 21.2; measured: a server that starts with it maps nobody), so that the
-// sidecar could not log in any more. Lines that it has not taken yet are tried first.
-func (s *Server) mapLines(ctx context.Context, set Settings) (string, error) {
-	lines, err := s.usersLines("pg_ident.conf", set.Ident)
-	if err != nil {
-		return "", err
+// acceptedRules returns the user's lines of a file, or where PostgreSQL refuses one of
+// them those that it last took. If it never took any, those before the refused one: for
+// whom they say nothing the refused line, or a later one, may have been meant, and nobody
+// gets in by a line that another was to come before.
+func (s *Server) acceptedRules(ctx context.Context, f ruleFile, configured []string) (string, error) {
+	now, err := s.readRules(f, configured)
+	proven, found, wrong := s.provenRules(f)
+	if wrong != nil {
+		return "", wrong
 	}
-	proven, err := s.files.ReadFile(s.state(provenMaps))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read the lines of pg_ident.conf that PostgreSQL took: %w", err)
+	if err == nil && (found && now.text == proven || onlyComments(now.text)) {
+		s.noteRules(f, judged{key: now.key(nil)})
+		return now.text, nil
 	}
-	if lines == string(proven) || onlyComments(lines) {
-		s.noteMaps("", "")
-		return lines, nil
+	j := s.judgedRules(f)
+	if key := now.key(err); j.key != key {
+		if j, err = s.tryRules(ctx, f, now, err); err != nil {
+			return "", err
+		}
+		s.noteRules(f, j)
 	}
-	s.mu.Lock()
-	known := lines == s.rules.maps
-	s.mu.Unlock()
-	if known {
-		return string(proven), nil
-	}
-	refused, err := s.tryAccess(ctx, accessLines{ident: strings.Split(lines, "\n")})
 	switch {
-	case err == errUntried: // no data yet: the next start tries them
-		return string(proven), nil
-	case errors.Is(err, errUntried): // nor does anybody know that PostgreSQL would take them
-		s.noteMaps("pg_ident.conf: "+err.Error(), "")
-		return string(proven), nil
-	case err != nil:
-		return "", err
-	case len(refused) > 0:
-		s.noteMaps("pg_ident.conf: "+strings.Join(refused, "; "), lines)
-		return string(proven), nil
+	case j.why == "":
+		return now.text, nil
+	case found:
+		return proven, nil
 	}
-	s.noteMaps("", "")
-	return lines, s.write(s.state(provenMaps), []byte(lines))
+	return j.before, nil
 }
 
-// noteMaps keeps why lines of pg_ident.conf are left out, and those that PostgreSQL refused.
-func (s *Server) noteMaps(why, refused string) {
+// tryRules has PostgreSQL judge the lines of a file, or what kept one from being read.
+func (s *Server) tryRules(ctx context.Context, f ruleFile, now userConf, unread error) (judged, error) {
+	j := judged{key: now.key(unread)}
+	if unread != nil {
+		j.why, j.before = strings.ReplaceAll(unread.Error(), ErrSetting.Error()+": ", ""), now.text
+		return j, nil
+	}
+	try := accessLines{hba: strings.Split(now.text, "\n")}
+	if f == identFile {
+		try = accessLines{ident: strings.Split(now.text, "\n")}
+	}
+	refused, err := s.tryAccess(ctx, try)
+	switch {
+	case errors.Is(err, errUntried): // nor does anybody know that PostgreSQL would take them
+		j.why = f.name + ": " + err.Error()
+		if err == errUntried { // there are no data yet: the next start tries them
+			j = judged{}
+		}
+	case err != nil:
+		return j, err
+	case len(refused) > 0:
+		said := make([]string, len(refused))
+		for i, r := range refused {
+			said[i] = now.place(r)
+		}
+		j.why, j.before = strings.Join(said, "; "), now.before(refused)
+	case f == identFile: // of these the running server has nothing to say
+		return j, s.write(s.state(f.proven), []byte(now.text))
+	}
+	return j, nil
+}
+
+// place says where a refused line is, and what PostgreSQL said of it.
+func (c *userConf) place(r refusal) string {
+	if r.line < 1 || r.line > len(c.origin) {
+		return fmt.Sprintf("pg_%s.conf: %s", r.of, r.words)
+	}
+	at := c.origin[r.line-1]
+	if at.file == "" {
+		return fmt.Sprintf("%s %q: %s", r.of, strings.TrimSpace(r.text), r.words)
+	}
+	return fmt.Sprintf("%s line %d: %s", at.file, at.line, r.words)
+}
+
+// before are the lines before the first refused one; none if one of those is not known.
+func (c *userConf) before(refused []refusal) string {
+	first := slices.MinFunc(refused, func(a, b refusal) int { return a.line - b.line }).line
+	if first < 1 || first > len(c.origin) {
+		return ""
+	}
+	return strings.Join(strings.SplitAfter(c.text, "\n")[:first-1], "")
+}
+
+// provenRules are the user's lines that PostgreSQL last took, if it ever took any.
+func (s *Server) provenRules(f ruleFile) (lines string, found bool, err error) {
+	content, err := s.files.ReadFile(s.state(f.proven))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("read the lines of %s that PostgreSQL took: %w", f.name, err)
+	}
+	return string(content), true, nil
+}
+
+func (s *Server) judgedRules(f ruleFile) judged {
 	s.mu.Lock()
-	was := s.rules.ident
-	s.rules.ident, s.rules.maps = why, refused
+	defer s.mu.Unlock()
+	return *s.rules.of(f)
+}
+
+func (s *Server) noteRules(f ruleFile, j judged) {
+	s.mu.Lock()
+	was := *s.rules.of(f)
+	*s.rules.of(f) = j
 	s.mu.Unlock()
-	if why != "" && why != was {
-		s.log.Error("lines of pg_ident.conf are left out; the last ones that PostgreSQL accepted are used", "reason", why)
+	switch {
+	case j.why != "" && j.why != was.why:
+		s.log.Error("PostgreSQL does not take the lines of "+f.name+"; the last ones that it accepted are used", "reason", j.why)
+	case j.why == "" && was.why != "":
+		s.log.Info("PostgreSQL accepts the lines of " + f.name + " again")
 	}
 }
 
@@ -90,84 +178,68 @@ func onlyComments(text string) bool {
 	return true
 }
 
-// provenRules is the file of the user's lines that PostgreSQL last took. Nothing but a
-// running server can tell: it keeps what it had read before when it is to read lines
-// that it does not take, but a start with them fails.
-const provenRules = "pg_hba.proven"
-
-// readable returns the user's lines of pg_hba.conf, or those that PostgreSQL last took
-// in the place of the ones that it refused; none, if it never took any: a server that
-// only members reach can still vote and be looked at.
-func (s *Server) readable(lines string) string {
-	s.mu.Lock()
-	refused := s.rules.refused
-	if refused != "" && lines != refused { // somebody has changed them
-		s.rules.refused, s.rules.why = "", ""
-		refused = ""
-	}
-	s.mu.Unlock()
-	if refused == "" {
-		return lines
-	}
-	proven, err := s.files.ReadFile(s.state(provenRules))
-	if err != nil {
-		return "# PostgreSQL refuses the lines of " + s.data("pg_hba.conf") + ".\n"
-	}
-	return string(proven)
-}
-
 // JudgeRules takes over what the running server says of the lines of pg_hba.conf that
-// it was last given (package checks's WrongLines). Lines that it refuses are taken out
-// of the file that the next start reads.
+// it was last given (package checks's WrongLines), which it has read where the trial did
+// not. Lines that it refuses are taken out of the file that the next start reads.
 func (s *Server) JudgeRules(wrong []string) error {
-	set := s.current()
 	wrong = slices.DeleteFunc(slices.Clone(wrong), func(w string) bool { return !strings.HasPrefix(w, "hba: ") })
-	lines, err := s.usersLines("pg_hba.conf", set.HBA)
-	if err != nil {
-		return err
-	}
-	content, err := s.files.ReadFile(s.state("pg_hba.conf"))
-	if err != nil || !strings.HasSuffix(string(content), lines) || s.isHidden() {
-		return nil // other lines were given to it: these are not judged
+	now, given, err := s.givenRules()
+	if err != nil || !given || s.isHidden() {
+		return err // other lines were given to it: these are not judged
 	}
 	if len(wrong) > 0 {
-		return s.refuse(lines, strings.Join(wrong, "; "))
+		return s.refuse(now, strings.Join(wrong, "; "))
 	}
-	if was, err := s.files.ReadFile(s.state(provenRules)); err == nil && string(was) == lines {
-		return nil
+	if was, found, err := s.provenRules(hbaFile); err != nil || found && was == now.text {
+		return err
 	}
-	return s.write(s.state(provenRules), []byte(lines))
+	return s.write(s.state(hbaFile.proven), []byte(now.text))
 }
 
-// refuse notes that PostgreSQL does not take the user's lines, and writes the file as
-// the next start is to read it.
-func (s *Server) refuse(lines, why string) error {
-	s.mu.Lock()
-	s.rules.refused, s.rules.why = lines, "pg_hba.conf: "+strings.TrimPrefix(why, "hba: ")
-	set, hidden := s.settings, s.hidden
-	s.mu.Unlock()
-	s.log.Error("PostgreSQL rejected the lines of pg_hba.conf and keeps the last ones that it accepted", "reason", why)
-	hba, err := s.renderHBA(set, hidden)
+// givenRules returns the user's lines of pg_hba.conf, if they are those that the server
+// has or will start with.
+func (s *Server) givenRules() (now userConf, given bool, err error) {
+	now, err = s.readRules(hbaFile, s.current().HBA)
+	if err != nil {
+		return now, false, nil // ConfigProblem says it
+	}
+	content, err := s.files.ReadFile(s.state(hbaFile.name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return now, false, nil
+	}
+	if err != nil {
+		return now, false, fmt.Errorf("read the server's own pg_hba.conf: %w", err)
+	}
+	return now, strings.HasSuffix(string(content), usersHead+now.text), nil
+}
+
+// refuse notes that the server does not take the user's lines of pg_hba.conf, which the
+// trial took, and writes the file as the next start is to read it.
+func (s *Server) refuse(now userConf, why string) error {
+	s.noteRules(hbaFile, judged{key: now.key(nil), why: "pg_hba.conf: " + strings.TrimPrefix(why, "hba: ")})
+	lines, found, err := s.provenRules(hbaFile)
 	if err != nil {
 		return err
 	}
-	return s.write(s.state("pg_hba.conf"), []byte(hba))
+	if found && lines == now.text { // it took them once
+		if err := s.remove(s.state(hbaFile.proven)); err != nil {
+			return err
+		}
+		lines = ""
+	}
+	return s.write(s.state(hbaFile.name), []byte(s.ourRules(false)+usersHead+lines))
 }
 
-// judgeByLog finds, before a start, that the last one failed by the same lines: a
-// server that was stopped when they were edited.
+// judgeByLog finds, before a start, that the last one failed by the same lines, although
+// the trial took them.
 func (s *Server) judgeByLog() error {
 	words := s.LastWords()
-	if !strings.Contains(words, "could not load") || !strings.Contains(words, "pg_hba.conf") {
+	if !strings.Contains(words, "could not load") || !strings.Contains(words, hbaFile.name) {
 		return nil
 	}
-	lines, err := s.usersLines("pg_hba.conf", s.current().HBA)
-	if err != nil {
+	now, given, err := s.givenRules()
+	if err != nil || !given || onlyComments(now.text) {
 		return err
 	}
-	content, err := s.files.ReadFile(s.state("pg_hba.conf"))
-	if err != nil || lines == "" || !strings.HasSuffix(string(content), lines) {
-		return nil
-	}
-	return s.refuse(lines, "the server did not start: "+words)
+	return s.refuse(now, "the server did not start: "+words)
 }

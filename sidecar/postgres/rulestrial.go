@@ -29,28 +29,52 @@ var errUntried = errors.New("the lines were not tried")
 // accessLines are lines of pg_hba.conf and of pg_ident.conf.
 type accessLines struct{ hba, ident []string }
 
+// refusal is a line that PostgreSQL refuses.
+type refusal struct {
+	of    string // hba or ident
+	line  int    // zero: it does not say which
+	text  string
+	words string // what it says
+}
+
 // TryRules has PostgreSQL read the settings' lines of pg_hba.conf and pg_ident.conf. What it
 // refuses is ErrSetting. Where no server was made yet nothing is tried.
 func (s *Server) TryRules(ctx context.Context, set Settings) error {
 	if set.HBA == nil && set.Ident == nil {
 		return nil
 	}
-	refused, err := s.tryAccess(ctx, accessLines{set.HBA, set.Ident})
+	lines := map[string]userConf{}
+	for f, configured := range map[ruleFile][]string{hbaFile: set.HBA, identFile: set.Ident} {
+		if configured == nil {
+			configured = []string{}
+		}
+		c, err := s.readRules(f, configured)
+		if err != nil {
+			return err
+		}
+		lines[f.of] = c
+	}
+	refused, err := s.tryAccess(ctx, accessLines{strings.Split(lines["hba"].text, "\n"), strings.Split(lines["ident"].text, "\n")})
 	switch {
 	case errors.Is(err, errUntried):
 		return nil
 	case err != nil:
 		return err
-	case len(refused) > 0:
-		return fmt.Errorf("%w: %s", ErrSetting, strings.Join(refused, "; "))
+	case len(refused) == 0:
+		return nil
 	}
-	return nil
+	said := make([]string, len(refused))
+	for i, r := range refused {
+		c := lines[r.of]
+		said[i] = c.place(r)
+	}
+	return fmt.Errorf("%w: %s", ErrSetting, strings.Join(said, "; "))
 }
 
 // tryAccess has PostgreSQL read the lines as a start would, in a folder of its own: it ends
 // right after, as that folder has no log. It returns those that PostgreSQL refused, with
 // what it said of each. The error is errUntried, or that of the trial itself.
-func (s *Server) tryAccess(ctx context.Context, try accessLines) (refused []string, err error) {
+func (s *Server) tryAccess(ctx context.Context, try accessLines) (refused []refusal, err error) {
 	control, err := s.files.ReadFile(s.data("global", "pg_control"))
 	if _, made := s.files.Stat(s.o.StateDir); errors.Is(err, fs.ErrNotExist) || made != nil {
 		return nil, errUntried
@@ -80,6 +104,9 @@ func (s *Server) tryAccess(ctx context.Context, try accessLines) (refused []stri
 		return nil, fmt.Errorf("try the lines of hba and ident: %w", context.Cause(ctx))
 	}
 	refused = refusedLines(said.String(), try)
+	if saidRefused.MatchString(said.String()) && !slices.ContainsFunc(refused, func(r refusal) bool { return r.of == hbaFile.of }) {
+		refused = append(refused, refusal{of: hbaFile.of, words: "PostgreSQL does not say why it refuses the lines"})
+	}
 	switch {
 	case saidRefused.MatchString(said.String()) || strings.Contains(said.String(), "required WAL directory"):
 		return refused, nil
@@ -89,18 +116,16 @@ func (s *Server) tryAccess(ctx context.Context, try accessLines) (refused []stri
 }
 
 // refusedLines are the lines that PostgreSQL refused, with what it said of each.
-func refusedLines(said string, try accessLines) []string {
-	var all []string
+func refusedLines(said string, try accessLines) []refusal {
+	var all []refusal
 	words := ""
-	refuse := func(file, line string) {
-		text := fmt.Sprintf("%s %q: %s", file, strings.TrimSpace(line), words)
-		if !slices.Contains(all, text) {
-			all = append(all, text)
+	refuse := func(of string, lines []string, n int) {
+		r := refusal{of: of, words: words}
+		if n >= 1 && n <= len(lines) {
+			r.line, r.text = n, lines[n-1]
 		}
-	}
-	refuseAt := func(file string, lines []string, number string) {
-		if n, err := strconv.Atoi(number); err == nil && n >= 1 && n <= len(lines) {
-			refuse(file, lines[n-1])
+		if !slices.Contains(all, r) {
+			all = append(all, r)
 		}
 	}
 	for line := range strings.Lines(said) {
@@ -108,37 +133,35 @@ func refusedLines(said string, try accessLines) []string {
 			words = m[1]
 			if m := saidAtEnd.FindStringSubmatch(words); m != nil {
 				words = m[1] + " " + m[2]
-				refuseAt("ident", try.ident, m[3])
+				n, _ := strconv.Atoi(m[3]) // digits
+				refuse(identFile.of, try.ident, n)
 			}
 			if m := saidPattern.FindStringSubmatch(words); m != nil {
-				file, found := try.having("/" + m[1])
-				refuse(file, found)
+				refuse(try.having("/" + m[1]))
 			}
 		}
 		m := saidOfLine.FindStringSubmatch(line)
 		if m == nil || strings.Contains(words, "record cannot match because") {
 			continue
 		}
+		n, _ := strconv.Atoi(m[1]) // digits
 		if m[2] == "pg_ident" {
-			refuseAt("ident", try.ident, m[1])
+			refuse(identFile.of, try.ident, n)
 		} else {
-			refuseAt("hba", try.hba, m[1])
+			refuse(hbaFile.of, try.hba, n)
 		}
 	}
 	return all
 }
 
 // having finds the first line with a text.
-func (try accessLines) having(text string) (file, line string) {
-	for _, l := range try.ident {
-		if strings.Contains(l, text) {
-			return "ident", l
-		}
+func (try accessLines) having(text string) (of string, lines []string, n int) {
+	has := func(line string) bool { return strings.Contains(line, text) }
+	if i := slices.IndexFunc(try.ident, has); i >= 0 {
+		return identFile.of, try.ident, i + 1
 	}
-	for _, l := range try.hba {
-		if strings.Contains(l, text) {
-			return "hba", l
-		}
+	if i := slices.IndexFunc(try.hba, has); i >= 0 {
+		return hbaFile.of, try.hba, i + 1
 	}
-	return "ident", text
+	return identFile.of, nil, 0
 }

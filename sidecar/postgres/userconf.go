@@ -15,13 +15,26 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
-// userConf is the data directory's postgresql.conf with all that it includes, as one
-// text, and where each of its lines came from.
+// userConf is one of the data directory's files (postgresql.conf, pg_hba.conf,
+// pg_ident.conf) with all that it includes, as one text, and where each of its lines came
+// from. Where reading it failed, it is what comes before that.
 type userConf struct {
-	files  rights.User
+	files rights.User
+	syntax
+	dir    string // relative to it is what lines of the configuration name
 	text   string
 	origin []origin // of line 1 and on
 }
+
+// syntax is how files of a kind name others.
+type syntax struct {
+	include *regexp.Regexp // a line that includes: the directive, and the name; nil: none does
+	unquote func(name string) string
+	// expand puts what a line names of other files in its place; nil: it names none.
+	expand func(c *userConf, name, line string) (string, error)
+}
+
+var confSyntax = syntax{include: includeLine, unquote: settingValue}
 
 // origin is a line of one of the user's files.
 type origin struct {
@@ -39,8 +52,13 @@ var includeLine = regexp.MustCompile(`(?i)^\s*(include|include_if_exists|include
 
 // readUserConf reads the user's own file. One that is not there is empty.
 func (s *Server) readUserConf() (userConf, error) {
-	c := userConf{files: s.files}
-	name := s.data("postgresql.conf")
+	return s.readUsers("postgresql.conf", confSyntax)
+}
+
+// readUsers reads a file of the data directory.
+func (s *Server) readUsers(name string, syntax syntax) (userConf, error) {
+	c := userConf{files: s.files, syntax: syntax}
+	name = s.data(name)
 	if _, err := s.files.Stat(name); errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -57,32 +75,53 @@ func (c *userConf) add(name string, depth int) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSetting, err)
 	}
+	return c.addText(name, string(content), depth)
+}
+
+// addText appends what a file has.
+func (c *userConf) addText(name, content string, depth int) error {
 	n := 0
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(content) {
 		n++
-		m := includeLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
-		if m == nil {
-			c.text += strings.TrimRight(line, "\r\n") + "\n"
-			c.origin = append(c.origin, origin{name, n})
-			continue
+		line = strings.TrimRight(line, "\r\n")
+		var err error
+		if m := c.includes(line); m != nil {
+			err = c.readIncluded(strings.ToLower(m[1]), c.named(name, c.unquote(m[2])), depth)
+		} else {
+			if c.expand != nil {
+				line, err = c.expand(c, name, line)
+			}
+			if err == nil {
+				c.text += line + "\n"
+				c.origin = append(c.origin, origin{name, n})
+			}
 		}
-		if err := c.include(strings.ToLower(m[1]), included(name, m[2]), depth); err != nil {
+		if err != nil {
 			return fmt.Errorf("%s line %d: %w", name, n, err)
 		}
 	}
 	return nil
 }
 
-// included is the path that a directive names, relative to the file that has it.
-func included(in, value string) string {
-	value = settingValue(value)
-	if filepath.IsAbs(value) {
+func (c *userConf) includes(line string) []string {
+	if c.include == nil {
+		return nil
+	}
+	return c.include.FindStringSubmatch(line)
+}
+
+// named is the path that a file names, relative to itself.
+func (c *userConf) named(in, value string) string {
+	switch {
+	case filepath.IsAbs(value):
 		return value
+	case in == "":
+		return filepath.Join(c.dir, value)
 	}
 	return filepath.Join(filepath.Dir(in), value)
 }
 
-func (c *userConf) include(directive, path string, depth int) error {
+func (c *userConf) readIncluded(directive, path string, depth int) error {
 	switch directive {
 	case "include_if_exists":
 		if _, err := c.files.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -245,7 +284,7 @@ func (s *Server) noteProblem(why, key string) {
 func (s *Server) ConfigProblem() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	said := slices.DeleteFunc([]string{s.problem, s.rules.why, s.rules.ident}, func(s string) bool { return s == "" })
+	said := slices.DeleteFunc([]string{s.problem, s.rules.hba.why, s.rules.ident.why}, func(s string) bool { return s == "" })
 	return strings.Join(said, "; ")
 }
 
