@@ -2,6 +2,7 @@ package ha
 
 import (
 	"cmp"
+	"slices"
 	"time"
 )
 
@@ -107,7 +108,7 @@ func (v *view) unready() string {
 	case p == nil:
 		return "no other member can lead now"
 	case v.o.Intent.Target != "" && p.Member != v.o.Intent.Target:
-		return v.o.Intent.Target + " cannot lead now"
+		return v.cannotLead(v.o.Intent.Target)
 	case p.candidate().late:
 		return p.Member + " has more than 16 MiB to replay, and writes would wait for that; pgsidecar status shows its lag"
 	}
@@ -118,6 +119,34 @@ func (v *view) unready() string {
 		}
 	}
 	return p.Member + " does not stream, or is more than 16 MiB behind"
+}
+
+// cannotLead says why a member cannot.
+func (v *view) cannotLead(member string) string {
+	p := v.peer(member)
+	if !v.fresh(p) || p.Link != LinkUp {
+		return member + " cannot lead now: it is not heard"
+	}
+	r, why := &p.Report, ""
+	switch {
+	case !slices.Contains(v.rec.Members, member):
+		why = "it is not on the cluster's record yet; it joins when its server streams"
+	case r.Strayed != "":
+		why = "it has log that is none of this cluster's"
+	case r.Blocked != "" && !r.Eligible:
+		why = r.Blocked
+	case r.Role == RoleStopped:
+		why = "its server does not run"
+	case r.Session == "":
+		why = "it has no session in Consul"
+	case slices.Contains(r.Tags, Tag{Name: "nofailover", Value: "true"}):
+		why = "it has the tag nofailover"
+	case !r.Eligible:
+		why = "its data are made anew, or owe log, or it is about to end"
+	default:
+		why = "pgsidecar status shows its state"
+	}
+	return member + " cannot lead now: " + why
 }
 
 // siteUnready says why the writes cannot be given to the other site: only one that streams is

@@ -1,6 +1,7 @@
 package ha_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -192,6 +193,37 @@ func TestDrain(t *testing.T) {
 		a, s := asked(o, ha.Stop)
 		if a == nil || a.Yield != yields || a.Drain != drain || s.Refused != "" {
 			t.Errorf("drain %s: %+v", drain, a)
+		}
+	}
+}
+
+// TestCannotLead: a switchover that is refused says why its target cannot lead.
+func TestCannotLead(t *testing.T) {
+	for says, change := range map[string]func(o *ha.Observation, p *ha.Peer){
+		"it is not heard":      func(_ *ha.Observation, p *ha.Peer) { p.Link = ha.LinkSilent },
+		"the cluster's record": func(o *ha.Observation, _ *ha.Peer) { o.Consul.Record.Members = []string{"n1", "n3"} },
+		"the end of process 123": func(_ *ha.Observation, p *ha.Peer) {
+			p.Report.Blocked, p.Report.Eligible = "it waits: the end of process 123", false
+		},
+		"its server does not run": func(_ *ha.Observation, p *ha.Peer) { p.Report.Role, p.Report.Eligible = ha.RoleStopped, false },
+		"no session in Consul":    func(_ *ha.Observation, p *ha.Peer) { p.Report.Session = "" },
+		"none of this cluster's":  func(_ *ha.Observation, p *ha.Peer) { p.Report.Strayed, p.Report.Eligible = "promoted by hand", false },
+		"has the tag nofailover": func(_ *ha.Observation, p *ha.Peer) {
+			p.Report.Tags, p.Report.Eligible = []ha.Tag{{Name: "nofailover", Value: "true"}}, false
+		},
+		"its data are made anew":       func(_ *ha.Observation, p *ha.Peer) { p.Report.Eligible = false },
+		"has more than 16 MiB to repl": func(_ *ha.Observation, p *ha.Peer) { p.Report.Replay, p.Report.Position.LSN = 1, 32<<20 },
+	} {
+		o := leading()
+		o.Intent = ha.Intent{Switchover: true, Target: "n2", Since: now.Add(-5 * time.Second)}
+		for i := range o.Peers {
+			if p := &o.Peers[i]; p.Member == "n2" {
+				change(&o, p)
+			}
+		}
+		stop, s := asked(o, ha.Stop)
+		if stop != nil || !strings.Contains(s.Refused, says) || !strings.HasPrefix(s.Refused, "n2 ") {
+			t.Errorf("want %q: stop %v, refused %q", says, stop, s.Refused)
 		}
 	}
 }

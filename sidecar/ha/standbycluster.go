@@ -162,7 +162,7 @@ func (v *view) relayHeir() *Peer {
 
 func (v *view) noHeir() string {
 	if v.o.Intent.Target != "" {
-		return v.o.Intent.Target + " cannot lead now"
+		return v.cannotLead(v.o.Intent.Target)
 	}
 	return "no other member can lead now"
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,9 +28,9 @@ type handoverBody struct {
 
 // switchoverFlags say how, and when, the lead is handed over.
 type switchoverFlags struct {
-	to, at        string
-	forget, force bool
-	drain, within time.Duration
+	to, at               string
+	forget, force, check bool
+	drain, within        time.Duration
 }
 
 // body is the request to the leader.
@@ -40,6 +41,8 @@ func (f *switchoverFlags) body() (handoverBody, error) {
 		return b, usage("--cancel stands alone: it forgets the planned switchover")
 	case f.drain != 0 && !f.force:
 		return b, usage("--drain says when transactions are ended: expected --force too")
+	case f.check && f.at != "":
+		return b, usage("--check says what a switchover would meet now: expected no --at")
 	case f.within != 0 && f.at == "":
 		return b, usage("--within is for a planned switchover: expected --at too")
 	case f.force:
@@ -66,9 +69,9 @@ func newSwitchoverCommand(a *Process) *cobra.Command {
 		Use:   "switchover",
 		Short: "Hand the lead over, without losing anything",
 		Long: `Hand the lead over, without losing anything. If it cannot begin, or the new primary
-dies in the middle, another member takes over or the old primary continues: clients
-wait no longer than failover.handover_timeout. After a minute it is given up.
-A transaction that does not end in half a second stops it; --force ends those.`,
+dies in the middle, another takes over or the old one continues: clients wait at most
+failover.handover_timeout. A transaction that stays open for half a second stops it;
+--force ends those. After a minute it is given up.`,
 		Example: `  pgsidecar switchover --to n2
   pgsidecar switchover --force --drain 5s
   pgsidecar switchover --to n2 --at 2026-01-31T04:00:00Z --within 30m
@@ -102,6 +105,13 @@ A transaction that does not end in half a second stops it; --force ends those.`,
 			case f.to != "" && !slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == f.to }):
 				return client.UnknownMember(st, f.to)
 			}
+			met := screen.Meets(st, screen.Handover{To: f.to})
+			if f.check {
+				return checked(a, &met)
+			}
+			if f.at == "" {
+				fmt.Fprint(a.Stderr, notes(&met))
+			}
 			body.Leader = st.Leader
 			err = c.Change(cmd.Context(), a.Stdout, leader, "/switchover", body)
 			if err != nil && strings.Contains(err.Error(), "open transactions") {
@@ -112,6 +122,7 @@ A transaction that does not end in half a second stops it; --force ends those.`,
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&f.to, "to", "", "the `member` that takes over (default: the best)")
+	cmd.Flags().BoolVar(&f.check, "check", false, "only say what it would meet")
 	cmd.Flags().StringVar(&f.at, "at", "", "`when`, such as 2026-01-31T04:00:00Z (default: now)")
 	cmd.Flags().BoolVar(&f.forget, "cancel", false, "forget the planned switchover")
 	cmd.Flags().BoolVar(&f.force, "force", false, "end transactions that are open, with their sessions")
@@ -121,11 +132,32 @@ A transaction that does not end in half a second stops it; --force ends those.`,
 	return cmd
 }
 
+// checked says what a handover would meet, and fails if it cannot be done.
+func checked(a *Process, met *screen.Meeting) error {
+	switch {
+	case len(met.Stops) > 0:
+		fmt.Fprint(a.Stdout, met.Words())
+		return errors.New("nothing was done")
+	case len(met.Notes) == 0:
+		fmt.Fprintln(a.Stdout, "It can be done: nothing is in its way.")
+	default:
+		fmt.Fprint(a.Stdout, met.Words()+"It can be done.\n")
+	}
+	return nil
+}
+
+// notes are what comes with a handover. What stops one is said by the member that does it, from
+// what it knows by then.
+func notes(met *screen.Meeting) string {
+	said := screen.Meeting{Notes: met.Notes}
+	return said.Words()
+}
+
 // newFailoverCommand returns `failover`.
 func newFailoverCommand(a *Process) *cobra.Command {
 	flags := clientFlags{app: a}
 	var to string
-	var lose, yes bool
+	var lose, yes, check bool
 	cmd := &cobra.Command{
 		Use:   "failover --to MEMBER",
 		Short: "Make a member lead where no leader is left to hand over",
@@ -150,6 +182,13 @@ deposes a primary that works. A failover that is not done in a minute is given u
 			if err != nil {
 				return err
 			}
+			met := screen.Meets(st, screen.Handover{To: to, Failover: true, Lose: lose})
+			switch known := slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == to }); {
+			case check && known:
+				return checked(a, &met)
+			case known:
+				fmt.Fprint(a.Stderr, notes(&met))
+			}
 			if screen.Unheard(st, to) {
 				return fmt.Errorf("%s is unreachable and cannot lead; pgsidecar status shows who is reachable", to)
 			}
@@ -173,6 +212,7 @@ deposes a primary that works. A failover that is not done in a minute is given u
 	flags.add(cmd)
 	cmd.Flags().StringVar(&to, "to", "", "the `member` that takes over")
 	cmd.Flags().BoolVar(&lose, "accept-data-loss", false, "go on without enough votes: acknowledged commits may be lost")
+	cmd.Flags().BoolVar(&check, "check", false, "only say what it would meet")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	completeMembers(&flags, cmd, "to")
 	return cmd

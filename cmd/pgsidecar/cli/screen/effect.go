@@ -43,11 +43,7 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		}
 	}
 	for _, m := range st.Members {
-		problem := m.ConfigProblem
-		if m.Member == st.Member {
-			problem = st.ConfigProblem // newer
-		}
-		if problem != "" && !Unheard(st, m.Member) {
+		if problem := configProblem(st, &m); problem != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct the file, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
 		}
 	}
