@@ -43,7 +43,7 @@ help: ## print this list
 ##@ Try it
 
 .PHONY: up
-up: ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind (UP=--backup: delete a table and restore it)
+up: ## run a cluster on this machine with a live status; Ctrl-C stops it and leaves nothing behind (UP=--backup: delete a table and restore it; UP=--sites: two sites)
 	@$(MAKE) --no-print-directory -j 2 programs-up build
 	@exec bin/pgsidecar lab up $(UP)
 

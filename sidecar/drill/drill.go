@@ -107,14 +107,18 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 	if err := r.mend(ctx); err != nil {
 		return err
 	}
-	for _, m := range r.Lab.Plan().Members() {
+	for _, m := range r.members() {
 		// Nobody starts it again, so it is of no use to wait.
-		if _, err := r.Lab.PID(m.Name, lab.Sidecar); err != nil {
+		if _, err := r.Lab.SiteOf(m.Name).PID(m.Name, lab.Sidecar); err != nil {
 			return fmt.Errorf("the cluster is not whole: %w", err)
 		}
 	}
 	r.Progress("waiting until the cluster is whole")
 	if err := r.Lab.WaitReady(ctx); err != nil {
+		return err
+	}
+	var err error
+	if r.Lab, err = r.Lab.Leading(ctx); err != nil {
 		return err
 	}
 	conn, err := r.primary(ctx)
@@ -149,8 +153,8 @@ func (r *rehearsal) mend(ctx context.Context) error {
 // is not in recovery.
 func (r *rehearsal) primary(ctx context.Context) (*pgx.Conn, error) {
 	var errs []error
-	for _, m := range r.Lab.Plan().Members() {
-		config, err := r.Lab.ConnConfig(lab.SuperuserRole, m.Name)
+	for _, m := range r.members() {
+		config, err := r.Lab.SiteOf(m.Name).ConnConfig(lab.SuperuserRole, m.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -169,12 +173,20 @@ func (r *rehearsal) primary(ctx context.Context) (*pgx.Conn, error) {
 	return nil, fmt.Errorf("find the primary's server: %w", errors.Join(append(errs, errors.New("none is out of recovery"))...))
 }
 
+// members are those of all sites.
+func (r *rehearsal) members() (all []lab.Host) {
+	for _, site := range r.Lab.Sites() {
+		all = append(all, site.Plan().Members()...)
+	}
+	return all
+}
+
 // makeWriters lays out the measuring.
 func (r *rehearsal) makeWriters() error {
 	plan := r.Lab.Plan()
 	frontier := new(Frontier)
 	name := func(address string) string {
-		for _, m := range plan.Members() {
+		for _, m := range r.members() {
 			if m.PostgresAddress() == address {
 				return m.Name
 			}
@@ -209,8 +221,8 @@ func (r *rehearsal) makeWriters() error {
 	for _, route := range replicas {
 		r.readers = append(r.readers, &Reader{Route: route, Run: r.run, Frontier: frontier})
 	}
-	for _, m := range plan.Members() {
-		route, err := Direct(r.Lab, m.Name)
+	for _, m := range r.members() {
+		route, err := Direct(r.Lab.SiteOf(m.Name), m.Name)
 		if err != nil {
 			return err
 		}

@@ -21,10 +21,13 @@ type Heartbeat struct {
 
 // NewHeartbeat makes the drill's table, begins to write, and returns when the
 // first writes are acknowledged: then it is known who is primary. The cluster must
-// be whole.
+// be whole. Of two sites, the writer is a client at neither, which knows the members of both.
 func NewHeartbeat(ctx context.Context, l *lab.Lab) (*Heartbeat, error) {
 	r := &rehearsal{primaries: new(Primaries), run: rand.Int64(), Options: Options{Lab: l, Routes: []string{"haproxy"}, Workers: 1,
 		Deadline: time.Minute, Progress: func(string) {}}}
+	if l.Other() != nil {
+		r.Routes = []string{fromWitness}
+	}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -115,7 +118,7 @@ func (h *Heartbeat) DNS() string {
 func (r *rehearsal) names(addresses []string) []string {
 	var all []string
 	for _, a := range addresses {
-		for _, m := range r.Lab.Plan().Members() {
+		for _, m := range r.members() {
 			if m.PostgresAddress() == a {
 				a = m.Name + " (" + a + ")"
 			}

@@ -233,3 +233,48 @@ func TestLiveView(t *testing.T) {
 		t.Errorf("the terminal is not as before: %+v, %v", settings, err)
 	}
 }
+
+// TestSitesView: `lab up --sites` makes two sites; keys switch the site, and cut them off
+// from each other; after q nothing of either is left.
+func TestSitesView(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes two clusters")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	program, before := binary(t), lookAround(t)
+	folder := labFolder(t, program)
+	start := time.Now()
+	s := onScreen(t, exec.Command(program, "lab", "up", "--sites", "--dir", folder))
+	s.wait(0, "press k to kill")
+	t.Logf("both sites were whole after %.1f s", time.Since(start).Seconds())
+	first, second := labIn(t, folder), labIn(t, filepath.Join(folder, "dc2"))
+	out, err := exec.Command(program, "lab", "status", "--dir", folder).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "takes the writes (epoch 0)") || !strings.Contains(string(out), "follows pg@dc1 (epoch 0)") {
+		t.Errorf("lab status: %v\n%s", err, out)
+	}
+	s.press("w", "switched from dc1 to dc2")
+	s.wait(0, "follows pg@dc2 (epoch 1)")
+	s.press("x", "cut the sites off from each other")
+	s.wait(0, "no switch now: the other site is not heard")
+	since := len(s.text(0))
+	s.press("h", "healed")
+	s.waitFor(since, "both sites to hear each other", func(shown string) bool {
+		frames := strings.Split(shown, "\x1b[H")
+		return len(frames) > 2 && strings.Contains(frames[len(frames)-2], "follows pg@dc2") && !strings.Contains(frames[len(frames)-2], "no switch now")
+	})
+	if _, err := s.master.Write([]byte("q")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("after q: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it did not end")
+	}
+	nothingLeft(t, before, first)
+	nothingLeft(t, before, second)
+}

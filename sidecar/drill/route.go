@@ -31,8 +31,9 @@ type Route struct {
 }
 
 // Routes returns the ways to the primary that a lab offers: HAProxy; Consul's
-// DNS; a list of all members of which the driver takes the writable one; and
-// PgBouncer, if the lab runs it.
+// DNS; a list of all members of which the driver takes the writable one; PgBouncer,
+// if the lab runs it; and of two sites, those of a client at each that knows the
+// members of both, and of one at neither.
 func Routes(l *lab.Lab) ([]Route, error) {
 	base, err := l.ConnConfig(lab.ApplicationRole, l.Plan().Members()[0].Name)
 	if err != nil {
@@ -51,7 +52,11 @@ func Routes(l *lab.Lab) ([]Route, error) {
 		pool.ConnectTimeout = poolPatience
 		routes = append(routes, Route{Name: "pgbouncer", Patience: poolPatience, Connect: to(pool, app.Address, app.Ports.Pool)})
 	}
-	return routes, nil
+	if l.Other() == nil {
+		return routes, nil
+	}
+	across, err := siteRoutes(l, base)
+	return append(routes, across...), err
 }
 
 // poolPatience is how long an application waits behind a pool, whose point is that

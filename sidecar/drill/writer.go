@@ -319,6 +319,8 @@ func kind(err error) string {
 		return pg.Code + " " + pg.Message
 	case errors.Is(err, errNoAddress):
 		return errNoAddress.Error()
+	case errors.Is(err, errNoWriter):
+		return errNoWriter.Error()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -18,7 +18,7 @@ import (
 
 // writeConsulConfig writes the agent's configuration: as in production, but
 // with the raft multiplier that Consul advises there (1), and without what one
-// machine does not need (WAN gossip, gRPC, the update check).
+// machine does not need (gRPC, the update check, and with one site WAN gossip).
 func (l *Lab) writeConsulConfig(h Host) error {
 	client := h.Address
 	if l.plan.Isolated {
@@ -33,7 +33,7 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	c := map[string]any{
 		"node_name":            h.Name,
 		"node_id":              l.plan.nodeID(h),
-		"datacenter":           "dc1",
+		"datacenter":           l.plan.Datacenter(h),
 		"data_dir":             filepath.Join(h.Dir, "consul"),
 		"bind_addr":            h.Address,
 		"client_addr":          client,
@@ -43,9 +43,16 @@ func (l *Lab) writeConsulConfig(h Host) error {
 		"ports":                ports,
 	}
 	servers := l.plan.Servers()
-	if h.Kind == KindConsul {
+	if h.Kind == KindWitness {
+		servers = []Host{h}
+	}
+	if h.Kind == KindConsul || h.Kind == KindWitness {
 		c["server"] = true
 		c["bootstrap_expect"] = len(servers)
+		if site := l.plan.Site; site != nil {
+			ports["serf_wan"] = wanPort
+			c["retry_join_wan"], c["retry_interval_wan"] = site.Servers, "1s"
+		}
 	}
 	var join []string
 	for _, s := range servers {
@@ -133,6 +140,7 @@ func (l *Lab) waitConsul(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	here := len(l.plan.Hosts) - len(l.plan.of(KindWitness))
 	var index uint64
 	for {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: 30 * time.Second}).WithContext(ctx)
@@ -146,7 +154,7 @@ func (l *Lab) waitConsul(ctx context.Context) error {
 			index = 0
 			continue
 		}
-		if len(nodes) == len(l.plan.Hosts) {
+		if len(nodes) == here {
 			return nil
 		}
 		index = meta.LastIndex

@@ -21,6 +21,11 @@
 // has loop devices and mkfs.ext4 that file system is an image (Plan.Hangable), which
 // can also hang: a frozen one takes no write, and who waits for it cannot be killed.
 //
+// Of two sites (Options.Sites, isolated) each is a Lab with a network and a Consul
+// datacenter of its own; the second's cluster follows the first's. What is between them
+// (makeWAN) is slow and loses a little, and beside it is the host of a third Consul, the
+// witness. A site can be switched, lost, or cut off from the other.
+//
 // Another program may run the members (Agent), to be measured on the same hosts.
 //
 // # Nothing left behind

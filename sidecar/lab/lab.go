@@ -41,7 +41,11 @@ type Options struct {
 	Isolated      bool   // a network namespace for each host; needs root
 	PgBouncer     bool   // run PgBouncer too
 	Backup        bool   // make backups, by pgBackRest, to a folder of the lab
-	Other         *Plan  // the lab of the other site, whose cluster this one follows, with its secrets; nil: there is none
+	// Sites is the number of sites, 1 or 2: the second has a Consul of its own, and at most
+	// two members, whose cluster follows the first's; 30 ms are between them; and a third
+	// Consul is their witness. Isolated. 0: 1.
+	Sites int
+	Other *Plan // the lab of the other site, whose cluster this one follows, with its secrets; nil: there is none
 	// Breakable gives the members disks that can be filled, an archive that can
 	// be blocked, and Consul ACLs whose token can be revoked; needs root.
 	Breakable bool
@@ -70,6 +74,7 @@ type Lab struct {
 	plan     *Plan
 	detached bool
 	agent    Agent // nil: pgsidecar runs the members
+	other    *Lab  // the other site; nil: there is one site
 	log      hclog.Logger
 	reap     sync.WaitGroup // one goroutine for each process started here
 
@@ -88,6 +93,10 @@ func New(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("%w: no folder", ErrOption)
 	case servers != 1 && servers != 3:
 		return nil, fmt.Errorf("%w: %d Consul servers; 1 or 3", ErrOption, servers)
+	case o.Sites < 0 || o.Sites > 2:
+		return nil, fmt.Errorf("%w: %d sites; 1 or 2", ErrOption, o.Sites)
+	case o.Sites == 2 && (!o.Isolated || o.Breakable || o.Backup || o.Agent != nil || o.Other != nil):
+		return nil, fmt.Errorf("%w: two sites need network namespaces (--isolated), and go with neither --breakable nor --backup", ErrOption)
 	case members < 1 || members > 9:
 		return nil, fmt.Errorf("%w: %d members; 1 to 9", ErrOption, members)
 	case p.Mode != "quorum" && p.Mode != "async":
@@ -114,15 +123,19 @@ func New(o Options) (*Lab, error) {
 	if p.ID, err = newID(); err != nil {
 		return nil, err
 	}
-	p.addHosts(servers, members)
+	p.addHosts(servers, members, nil)
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	l := &Lab{plan: p, detached: o.Detached, agent: o.Agent, log: o.Log, relays: map[string]*relay{}}
+	if o.Sites == 2 {
+		return l, l.addSite()
+	}
 	if err := p.givePorts(); err != nil {
 		return nil, err
 	}
 	p.follow(o.Other)
-	if o.Log == nil {
-		o.Log = hclog.NewNullLogger()
-	}
-	return &Lab{plan: p, detached: o.Detached, agent: o.Agent, log: o.Log, relays: map[string]*relay{}}, nil
+	return l, nil
 }
 
 // findPrograms fills in the programs' paths; PostgreSQL never runs as root.
@@ -185,7 +198,8 @@ func Open(dir string, log hclog.Logger) (*Lab, error) {
 	if log == nil {
 		log = hclog.NewNullLogger()
 	}
-	return &Lab{plan: p, log: log, relays: map[string]*relay{}}, nil
+	l := &Lab{plan: p, log: log, relays: map[string]*relay{}}
+	return l, l.openSite()
 }
 
 // Plan returns the lab's layout. It must not be changed.
@@ -196,43 +210,38 @@ func (l *Lab) Plan() *Plan { return l.plan }
 // folder is removed first. It returns ErrInUse. When it fails, what it made is
 // there still: the caller calls Down (or looks at the logs first).
 func (l *Lab) Up(ctx context.Context, progress func(string)) error {
-	if err := l.claim(ctx); err != nil {
-		return err
+	for _, site := range l.Sites() {
+		if err := site.claim(ctx); err != nil {
+			return err
+		}
 	}
 	if l.plan.Isolated {
 		progress("making the network")
-		if err := l.makeNetwork(ctx); err != nil {
+		if err := l.makeNetworks(ctx, progress); err != nil {
 			return err
 		}
 	}
-	progress("starting Consul")
-	for _, h := range l.plan.Hosts {
-		if err := l.startConsul(h); err != nil {
-			return err
+	for _, step := range []struct {
+		what string
+		do   func(*Lab) error
+	}{
+		{"starting Consul", func(site *Lab) error { return site.startAgents() }},
+		{"", func(site *Lab) error { return site.waitConsul(ctx) }},
+		{"starting HAProxy", func(site *Lab) error { return site.startApp(ctx) }},
+		{l.startingMembers(), func(site *Lab) error { return site.startMembers(ctx) }},
+	} {
+		if step.what != "" {
+			progress(step.what)
+		}
+		for _, site := range l.Sites() {
+			if err := step.do(site); err != nil {
+				return err
+			}
 		}
 	}
-	if err := l.waitConsul(ctx); err != nil {
-		return err
-	}
-	if l.plan.Breakable {
-		if err := l.makeACLs(ctx); err != nil {
-			return err
-		}
-	}
-	progress("starting HAProxy")
-	for _, program := range l.appRuns() {
-		if err := l.Start(ctx, l.plan.App().Name, program); err != nil {
-			return err
-		}
-	}
-	if !l.hasMembers() {
-		return nil
-	}
-	progress("starting the members")
-	for _, h := range l.plan.Members() {
-		if err := l.Start(ctx, h.Name, Sidecar); err != nil {
-			return err
-		}
+	if l.other != nil && l.hasMembers() {
+		progress("telling each site of the other")
+		return l.nameOther(ctx)
 	}
 	return nil
 }
@@ -368,13 +377,18 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := os.RemoveAll(l.plan.Dir); err != nil {
 		return fmt.Errorf("remove the lab's folder: %w", err)
 	}
-	l.reap.Wait()
+	for _, site := range l.Sites() {
+		site.reap.Wait()
+	}
 	return nil
 }
 
 // clean unmakes what the journal names, and empties the folder; the journal
 // goes last.
 func (l *Lab) clean(ctx context.Context) error {
+	if err := l.cleanOther(ctx); err != nil {
+		return err
+	}
 	l.closeRelays()
 	entries, err := readJournal(l.plan.Dir)
 	if err != nil {

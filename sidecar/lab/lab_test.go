@@ -253,6 +253,8 @@ func TestRefusals(t *testing.T) {
 		"too many":        {Dir: "x", Members: 100},
 		"negative":        {Dir: "x", Members: -1},
 		"unknown mode":    {Dir: "x", Mode: "sometimes"},
+		"three sites":     {Dir: "x", Sites: 3, Isolated: true},
+		"two on loopback": {Dir: "x", Sites: 2},
 		"missing program": {Dir: "x", Binary: "/nonexistent/pgsidecar"},
 	} {
 		if _, err := lab.New(o); !errors.Is(err, lab.ErrOption) && !errors.Is(err, programs.ErrMissing) {

@@ -145,8 +145,14 @@ failover {
 {{- with .Plan.Other}}
 
 standby_of {
+{{- if .Service}}
+  service    = {{q .Service}}
+  datacenter = {{q .Datacenter}}
+  witness    = {{q .Witness}}
+{{- else}}
   addresses = [{{range $i, $a := .Addresses}}{{if $i}}, {{end}}{{q $a}}{{end}}]
   apis      = [{{range $i, $a := .APIs}}{{if $i}}, {{end}}{{q $a}}{{end}}]
+{{- end}}
 }
 {{- end}}
 {{- if .Plan.Backup}}
@@ -168,7 +174,7 @@ backup "main" {
 // hba lets the application in by password, from anywhere in the lab.
 func (p *Plan) hba() string {
 	if p.Isolated {
-		return "host all all 10.213.0.0/24 scram-sha-256"
+		return "host all all 10.213.0.0/16 scram-sha-256"
 	}
 	return "host all all 127.0.0.1/32 scram-sha-256"
 }

@@ -71,6 +71,14 @@ func runs(e entry) bool {
 // Mend undoes all that can be broken in a lab, whatever was: links, stopped
 // processes, full or hung disks, archive, token; and starts what does not run.
 func (l *Lab) Mend(ctx context.Context) error {
+	var errs []error
+	for _, site := range l.Sites() {
+		errs = append(errs, site.mend(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Lab) mend(ctx context.Context) error {
 	entries, err := readJournal(l.plan.Dir)
 	thawDisks(entries)
 	errs := []error{err, l.HealAll(ctx)}

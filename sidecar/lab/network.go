@@ -30,6 +30,9 @@ const deadMAC = "02:00:00:00:de:ad"
 // them. No interface is ever outside of these namespaces.
 func (l *Lab) makeNetwork(ctx context.Context) error {
 	names := []string{l.plan.Bridge}
+	if l.ownsWAN() {
+		names = append(names, l.plan.Site.WAN)
+	}
 	for _, h := range l.plan.Hosts {
 		names = append(names, h.Namespace)
 	}
@@ -43,6 +46,9 @@ func (l *Lab) makeNetwork(ctx context.Context) error {
 	}
 	bridge := []string{"link add br0 type bridge", "link set br0 up", "link set lo up"}
 	for _, h := range l.plan.Hosts {
+		if h.Kind == KindWitness {
+			continue
+		}
 		bridge = append(bridge,
 			fmt.Sprintf("link add %s type veth peer name eth0 netns %s", h.Name, h.Namespace),
 			fmt.Sprintf("link set %s master br0 up", h.Name))
@@ -50,10 +56,15 @@ func (l *Lab) makeNetwork(ctx context.Context) error {
 	if err := ipBatch(ctx, l.plan.Bridge, bridge); err != nil {
 		return err
 	}
+	if l.ownsWAN() {
+		if err := l.makeWAN(ctx); err != nil {
+			return err
+		}
+	}
 	for _, h := range l.plan.Hosts {
 		err := ipBatch(ctx, h.Namespace, []string{
 			"link set lo up",
-			fmt.Sprintf("address add %s/24 dev eth0", h.Address),
+			fmt.Sprintf("address add %s/16 dev eth0", h.Address),
 			"link set eth0 up",
 		})
 		if err != nil {
@@ -81,7 +92,7 @@ func (l *Lab) LinkUp(ctx context.Context, host string) error {
 		if err != nil || !here {
 			return false, err
 		}
-		return running(l.plan.Bridge, h.Name)
+		return running(l.bridge(h), h.Name)
 	})
 	if err != nil {
 		return fmt.Errorf("wait for the link of %s: %w", host, err)
@@ -110,8 +121,19 @@ func (l *Lab) setLink(ctx context.Context, host, state string) error {
 	if err != nil {
 		return err
 	}
-	return ip(ctx, "-n", l.plan.Bridge, "link", "set", h.Name, state)
+	return ip(ctx, "-n", l.bridge(h), "link", "set", h.Name, state)
 }
+
+// bridge is the namespace of the bridge that a host's link leads to.
+func (l *Lab) bridge(h Host) string {
+	if h.Kind == KindWitness {
+		return l.plan.Site.WAN
+	}
+	return l.plan.Bridge
+}
+
+// ownsWAN reports whether the lab has what is between two sites.
+func (l *Lab) ownsWAN() bool { return l.plan.Site != nil && l.plan.Site.Number == 1 }
 
 // Way is one direction between two hosts.
 type Way struct{ From, To string }
@@ -135,7 +157,7 @@ func (l *Lab) HealAll(ctx context.Context) error {
 	if !l.plan.Isolated {
 		return nil
 	}
-	var errs []error
+	errs := []error{l.healWAN(ctx)}
 	for _, h := range l.plan.Hosts {
 		errs = append(errs, ip(ctx, "-n", h.Namespace, "neigh", "flush", "dev", "eth0", "nud", "permanent"), l.LinkUp(ctx, h.Name))
 		errs = append(errs, l.clearTraffic(ctx, h))
@@ -180,20 +202,7 @@ func (l *Lab) Lose(ctx context.Context, host string, share float64) error {
 	if err := l.clearTraffic(ctx, h); err != nil {
 		return err
 	}
-	// A classic BPF program that decides by itself (direct-action): a random
-	// number below the limit means TC_ACT_SHOT (2), else TC_ACT_OK (0). The
-	// load is the kernel's SKF_AD_OFF + SKF_AD_RANDOM. It needs no netem.
-	limit := uint32(share * 0xffffffff)
-	program := fmt.Sprintf("4,32 0 0 4294963256,53 1 0 %d,6 0 0 2,6 0 0 0", limit)
-	if err := l.tc(ctx, h, "qdisc", "add", "dev", "eth0", "clsact"); err != nil {
-		return err
-	}
-	for _, direction := range []string{"ingress", "egress"} {
-		if err := l.tc(ctx, h, "filter", "add", "dev", "eth0", direction, "bpf", "da", "bytecode", program); err != nil {
-			return err
-		}
-	}
-	return nil
+	return loseFrames(ctx, h.Namespace, "eth0", share, "ingress", "egress")
 }
 
 // CutPort loses what is sent to a member's PostgreSQL port and what it answers, as a
@@ -245,7 +254,7 @@ func (l *Lab) Delay(ctx context.Context, host string, delay time.Duration) error
 	if err == nil || !strings.Contains(err.Error(), "qdisc kind is unknown") {
 		return err
 	}
-	r, err := l.startRelay(ctx, h, delay)
+	r, err := startRelay(ctx, l.bridge(h), h.Name, delay)
 	if err != nil {
 		return err
 	}
@@ -267,9 +276,9 @@ func (l *Lab) clearTraffic(ctx context.Context, h Host) error {
 	if r != nil {
 		r.close()
 	}
-	inner, _ := relayLinks(h)
-	_ = ip(ctx, "-n", l.plan.Bridge, "link", "delete", inner)
-	return ip(ctx, "-n", l.plan.Bridge, "link", "set", h.Name, "master", "br0")
+	inner, _ := relayLinks(h.Name)
+	_ = ip(ctx, "-n", l.bridge(h), "link", "delete", inner)
+	return ip(ctx, "-n", l.bridge(h), "link", "set", h.Name, "master", "br0")
 }
 
 func (l *Lab) tc(ctx context.Context, h Host, args ...string) error {

@@ -20,9 +20,10 @@ type Kind string
 
 // The kinds of hosts.
 const (
-	KindConsul Kind = "consul" // a Consul server
-	KindMember Kind = "member" // a member of the cluster
-	KindApp    Kind = "app"    // where the application, HAProxy and PgBouncer run
+	KindConsul  Kind = "consul"  // a Consul server
+	KindMember  Kind = "member"  // a member of the cluster
+	KindApp     Kind = "app"     // where the application, HAProxy and PgBouncer run
+	KindWitness Kind = "witness" // a third Consul, beside two sites
 )
 
 // Plan is the layout of one lab: decided before anything is started, kept in
@@ -48,7 +49,7 @@ type Plan struct {
 	PostgresBin string `json:"postgres_bin,omitempty"`
 	User        string `json:"user,omitempty"` // PostgreSQL's system user; empty: the user who runs the lab
 
-	Other *OtherSite `json:"other,omitempty"` // nil: none
+	Sited
 
 	Mode     string `json:"mode"`     // durability: quorum or async
 	Standbys int    `json:"standbys"` // how many standbys hold each commit
@@ -56,11 +57,15 @@ type Plan struct {
 	Hosts []Host `json:"hosts"`
 }
 
-// OtherSite is the lab whose cluster this one follows.
+// OtherSite is the lab whose cluster this one follows, and how it is found: by Consul, or
+// by its addresses.
 type OtherSite struct {
-	Dir       string   `json:"dir"`
-	Addresses []string `json:"addresses"` // of its servers
-	APIs      []string `json:"apis"`      // of its members
+	Dir        string   `json:"dir"`
+	Service    string   `json:"service,omitempty"`
+	Datacenter string   `json:"datacenter,omitempty"`
+	Witness    string   `json:"witness,omitempty"`
+	Addresses  []string `json:"addresses,omitempty"` // of its servers
+	APIs       []string `json:"apis,omitempty"`      // of its members
 }
 
 // follow makes the plan one of a cluster that follows the other lab's.
@@ -151,23 +156,28 @@ func (p *Plan) of(kind Kind) []Host {
 }
 
 // addHosts lays out the hosts: names, folders and, isolated, addresses and the
-// usual ports.
-func (p *Plan) addHosts(servers, members int) {
+// usual ports. A second site's numbers go on where those of the first end; nil: there
+// is no first.
+func (p *Plan) addHosts(servers, members int, first *Plan) {
+	network, afterServers, afterMembers, app := 0, 0, 0, "app"
+	if first != nil {
+		network, afterServers, afterMembers, app = 1, len(first.Servers()), len(first.Members()), "app2"
+	}
 	add := func(name string, kind Kind) {
 		h := Host{Name: name, Kind: kind, Address: "127.0.0.1", Dir: filepath.Join(p.Dir, name)}
 		if p.Isolated {
-			h.Address = fmt.Sprintf("10.213.0.%d", 10+len(p.Hosts))
+			h.Address = fmt.Sprintf("10.213.%d.%d", network, 10+len(p.Hosts))
 			h.Namespace = "pgl" + p.ID + "-" + name
 		}
 		p.Hosts = append(p.Hosts, h)
 	}
 	for i := range servers {
-		add("c"+strconv.Itoa(i+1), KindConsul)
+		add("c"+strconv.Itoa(afterServers+i+1), KindConsul)
 	}
 	for i := range members {
-		add("n"+strconv.Itoa(i+1), KindMember)
+		add("n"+strconv.Itoa(afterMembers+i+1), KindMember)
 	}
-	add("app", KindApp)
+	add(app, KindApp)
 	if p.Isolated {
 		p.Bridge = "pgl" + p.ID + "-bridge"
 	}

@@ -25,8 +25,18 @@ import (
 // What Consul, the record and a primary's list of streams say of a member that was
 // lost a moment ago is what they knew of it before: only what it does now counts.
 //
+// Of two sites the one that takes the writes is to be like this, and the other to follow it.
+//
 // It gives up when a sidecar ends.
 func (l *Lab) WaitReady(ctx context.Context) error {
+	if l.other != nil {
+		return l.waitSites(ctx)
+	}
+	return l.waitWhole(ctx)
+}
+
+// waitWhole waits for the cluster of one site that takes writes.
+func (l *Lab) waitWhole(ctx context.Context) error {
 	ctx, stop := l.whileSidecarsRun(ctx)
 	defer stop()
 	if l.agent != nil {
@@ -293,6 +303,9 @@ type Status struct {
 	Dir   string       `json:"dir"`
 	ID    string       `json:"id"`
 	Hosts []HostStatus `json:"hosts"`
+	// Site is the datacenter of one of two, and Other the second one, as the first tells it.
+	Site  string  `json:"site,omitempty"`
+	Other *Status `json:"other,omitempty"`
 }
 
 // HostStatus is what runs on a host.
@@ -310,6 +323,16 @@ type HostStatus struct {
 // out.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
 	s := Status{Dir: l.plan.Dir, ID: l.plan.ID}
+	if l.other != nil {
+		s.Site = l.Name()
+	}
+	if l.other != nil && l.ownsWAN() {
+		other, err := l.other.Status(ctx)
+		if err != nil {
+			return Status{}, err
+		}
+		s.Other = &other
+	}
 	for _, h := range l.plan.Hosts {
 		hs := HostStatus{Host: h, PIDs: map[Program]int{}}
 		for _, program := range []Program{Consul, Sidecar, Guard, Postgres, HAProxy, Proxy, PgBouncer} {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relay stands between a host's link and the bridge and passes frames on later:
+// relay stands between a link (a host's, or a site's) and the bridge and passes frames on later:
 // for kernels without sch_netem. It lives in this process; when that is killed,
 // the link is cut until HealAll joins it to the bridge again.
 //
@@ -46,24 +46,24 @@ func (l *Lab) closeRelays() {
 	}
 }
 
-// startRelay takes the host's link off the bridge, puts a pair of links between
-// them, and begins to pass frames on. Only what the host sends is delayed.
-func (l *Lab) startRelay(ctx context.Context, h Host, delay time.Duration) (*relay, error) {
-	inner, outer := relayLinks(h)
-	err := ipBatch(ctx, l.plan.Bridge, []string{
+// startRelay takes a link off the bridge, puts a pair of links between them, and begins to
+// pass frames on. Only what comes from the link is delayed.
+func startRelay(ctx context.Context, bridge, link string, delay time.Duration) (*relay, error) {
+	inner, outer := relayLinks(link)
+	err := ipBatch(ctx, bridge, []string{
 		fmt.Sprintf("link add %s type veth peer name %s", inner, outer),
 		fmt.Sprintf("link set %s up", inner),
 		fmt.Sprintf("link set %s master br0 up", outer),
-		fmt.Sprintf("link set %s nomaster", h.Name),
-		fmt.Sprintf("link set %s promisc on", h.Name),
+		fmt.Sprintf("link set %s nomaster", link),
+		fmt.Sprintf("link set %s promisc on", link),
 		fmt.Sprintf("link set %s promisc on", inner),
 	})
 	if err != nil {
 		return nil, err
 	}
 	r := &relay{sockets: [2]int{-1, -1}}
-	err = within(l.plan.Bridge, func() error {
-		for i, name := range []string{h.Name, inner} {
+	err = within(bridge, func() error {
+		for i, name := range []string{link, inner} {
 			if r.sockets[i], err = packetSocket(name); err != nil {
 				return err
 			}
@@ -80,7 +80,7 @@ func (l *Lab) startRelay(ctx context.Context, h Host, delay time.Duration) (*rel
 }
 
 // relayLinks names the pair: the end that the relay holds, and the bridge's.
-func relayLinks(h Host) (inner, outer string) { return h.Name + "-relay", h.Name + "-bridge" }
+func relayLinks(link string) (inner, outer string) { return link + "-relay", link + "-bridge" }
 
 // packetSocket returns a socket that reads and writes whole frames of an
 // interface, each with the header (virtio_net_hdr, 10 bytes) by which checksums

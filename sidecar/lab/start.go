@@ -58,3 +58,49 @@ func (l *Lab) StartHost(ctx context.Context, host string) error {
 	}
 	return nil
 }
+
+// startAgents starts Consul on every host.
+func (l *Lab) startAgents() error {
+	for _, h := range l.plan.Hosts {
+		if err := l.startConsul(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startApp starts what runs on the application's host, in a Consul whose ACLs are made.
+func (l *Lab) startApp(ctx context.Context) error {
+	if l.plan.Breakable {
+		if err := l.makeACLs(ctx); err != nil {
+			return err
+		}
+	}
+	for _, program := range l.appRuns() {
+		if err := l.Start(ctx, l.plan.App().Name, program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startingMembers is what startMembers is announced with; empty: there is nothing to start.
+func (l *Lab) startingMembers() string {
+	if !l.hasMembers() {
+		return ""
+	}
+	return "starting the members"
+}
+
+// startMembers starts the members, if the lab runs any.
+func (l *Lab) startMembers(ctx context.Context) error {
+	if !l.hasMembers() {
+		return nil
+	}
+	for _, h := range l.plan.Members() {
+		if err := l.Start(ctx, h.Name, Sidecar); err != nil {
+			return err
+		}
+	}
+	return nil
+}

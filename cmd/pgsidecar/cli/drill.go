@@ -231,7 +231,7 @@ func drillLab(ctx context.Context, a *Process, o drillOptions, must []drill.Scen
 	}
 	made := o.lab
 	made.Dir, made.Binary = o.dir, exe
-	if l, err = lab.New(made); err != nil {
+	if l, err = newLab(made); err != nil {
 		return nil, nil, labFault(err)
 	}
 	for _, s := range must {

@@ -54,6 +54,7 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 	f.BoolVar(&o.PgBouncer, "pgbouncer", false, "run PgBouncer too")
 	f.BoolVar(&o.Backup, "backup", false, "archive the log and make backups, by pgBackRest, to a folder of the lab")
 	f.BoolVar(&o.Breakable, "breakable", false, "members with disks that can be filled (in memory) and an archive, Consul with ACLs: some drills ask for it (needs root)")
+	f.IntVar(&o.Sites, "sites", 1, "`number` of sites, 1 or 2 (--sites alone: 2): the second has a Consul of its own and two members that follow the first's, 30 ms away, and a third Consul is the witness; means --isolated (needs root)")
 	f.StringVar(&o.Mode, "mode", "quorum", "durability `mode`: quorum or async")
 }
 
@@ -75,7 +76,9 @@ func newLabUpCommand(a *Process) *cobra.Command {
 		Long: `Start Consul, the members and HAProxy on this machine, show what they do while a
 writer writes, break them at the press of a key, and remove all of it at q or
 Ctrl-C. With --backup one key deletes the writer's table, and another restores the
-cluster to just before. With --detach the lab stays until "lab down".`,
+cluster to just before. With --sites 2 a second cluster at another site follows the
+first, and keys switch the site, cut the sites off from each other, and lose one.
+With --detach the lab stays until "lab down".`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			exe, err := os.Executable()
@@ -106,7 +109,7 @@ func untilHangup(ctx context.Context) (context.Context, context.CancelFunc) {
 func labUp(ctx context.Context, a *Process, o lab.Options) (err error) {
 	ctx, stop := untilHangup(ctx)
 	defer stop()
-	l, err := lab.New(o)
+	l, err := newLab(o)
 	if err != nil {
 		return labFault(err)
 	}
@@ -164,11 +167,26 @@ func takeDown(ctx context.Context, l *lab.Lab) error {
 	return l.Down(ctx)
 }
 
+// newLab lays a lab out as the flags say.
+func newLab(o lab.Options) (*lab.Lab, error) {
+	o.Isolated = o.Isolated || o.Sites == 2
+	return lab.New(o)
+}
+
 // describe says where everything is.
 func describe(w io.Writer, l *lab.Lab) error {
-	p := l.Plan()
-	app := p.App()
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, site := range l.Sites() {
+		if l.Other() != nil {
+			fmt.Fprintf(t, "site\t%s\n", site.Name())
+		}
+		describeSite(t, site.Plan())
+	}
+	return t.Flush()
+}
+
+func describeSite(t io.Writer, p *lab.Plan) {
+	app := p.App()
 	fmt.Fprintf(t, "folder\t%s\n", p.Dir)
 	fmt.Fprintf(t, "primary, by HAProxy\t%s\n", app.PrimaryAddress())
 	fmt.Fprintf(t, "replicas, by HAProxy\t%s\n", app.ReplicasAddress())
@@ -189,7 +207,6 @@ func describe(w io.Writer, l *lab.Lab) error {
 	if p.Isolated {
 		fmt.Fprintf(t, "to get in\tip netns exec %s bash\n", app.Namespace)
 	}
-	return t.Flush()
 }
 
 func newLabDownCommand(a *Process) *cobra.Command {
@@ -232,7 +249,7 @@ func newLabStatusCommand(a *Process) *cobra.Command {
 			if err := describe(a.Stdout, l); err != nil {
 				return err
 			}
-			_, err = io.WriteString(a.Stdout, "\n"+labTable(s))
+			_, err = io.WriteString(a.Stdout, "\n"+labTable(s)+labSites(cmd.Context(), l))
 			return err
 		},
 	}
@@ -260,6 +277,9 @@ func labTable(s lab.Status) string {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", h.Name, role, cmp.Or(h.Health, "-"), strings.Join(runs, " "))
 	}
 	_ = t.Flush() // a strings.Builder takes everything
+	if s.Other != nil {
+		return fmt.Sprintf("site %s\n%s\nsite %s\n%s", s.Site, b.String(), s.Other.Site, labTable(*s.Other))
+	}
 	return b.String()
 }
 

@@ -33,11 +33,12 @@ type labView struct {
 	beat    *drill.Heartbeat
 	started time.Time
 	hosts   lab.Status
-	cluster *api.Status // as the last member said that answered; nil: none has
-	rates   []int       // acknowledged writes, one a second, the newest last
-	pauses  time.Time   // those that ended until here are known
-	primary string
-	events  []string
+	// clusters are the sites', each as the last member said that answered; nil: none has.
+	clusters []*api.Status
+	rates    []int     // acknowledged writes, one a second, the newest last
+	pauses   time.Time // those that ended until here are known
+	primary  string
+	events   []string
 	// accident is what the keys d and r work on; nil: nothing is deleted.
 	accident atomic.Pointer[accident]
 }
@@ -51,9 +52,9 @@ const (
 
 // sight is what a look at the lab has shown.
 type sight struct {
-	hosts   lab.Status
-	cluster *api.Status
-	err     error
+	hosts    lab.Status
+	clusters []*api.Status
+	err      error
 }
 
 // watchLab shows the lab once a second, and does what the keys say, until the
@@ -93,7 +94,7 @@ func (v *labView) show(ctx context.Context, keys <-chan string, sights <-chan si
 			if s.err != nil {
 				return s.err
 			}
-			v.hosts, v.cluster = s.hosts, s.cluster
+			v.hosts, v.clusters = s.hosts, s.clusters
 		case what := <-done:
 			v.say(what)
 		case key, ok := <-keys:
@@ -154,12 +155,18 @@ func (v *labView) draw() {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\x1b[1mpgsidecar lab\x1b[0m · cluster %s · %s · up %s\n\n", p.Cluster, p.Dir, time.Since(v.started).Truncate(time.Second))
 	v.drawMembers(&b)
-	fmt.Fprintf(&b, "\n  DNS      primary.%s.service.consul: %s\n", p.Cluster, v.beat.DNS())
+	way := "through HAProxy (" + p.App().PrimaryAddress() + ")"
+	if v.lab.Other() == nil {
+		fmt.Fprintf(&b, "\n  DNS      primary.%s.service.consul: %s\n", p.Cluster, v.beat.DNS())
+	} else {
+		way = "from a third place, by the addresses of all members"
+		b.WriteString("\n" + sitesWords(v.lab, v.clusters))
+	}
 	last := 0
 	if len(v.rates) > 0 {
 		last = v.rates[len(v.rates)-1]
 	}
-	fmt.Fprintf(&b, "  writes   %d/s through HAProxy (%s), taken by %s\n", last, p.App().PrimaryAddress(), cmp.Or(v.primary, "nobody"))
+	fmt.Fprintf(&b, "  writes   %d/s %s, taken by %s\n", last, way, cmp.Or(v.primary, "nobody"))
 	fmt.Fprintf(&b, "           %s\n", sparkline(v.rates))
 	fmt.Fprintf(&b, "  by hand  superuser's password in %s\n           Consul's pages at http://%s/ui\n\n", p.PasswordFile(lab.SuperuserRole), p.App().HTTPAddress())
 	for _, e := range v.events {
@@ -177,6 +184,9 @@ func (v *labView) keys() string {
 	if v.lab.Plan().Isolated {
 		line += key("c") + " cut off "
 	}
+	if v.lab.Other() != nil {
+		line += "\n\n " + siteKeys()
+	}
 	line += "\n\n " + key("s") + " switch over "
 	if v.lab.Plan().Backup {
 		line += key("d") + " delete a table " + key("r") + " restore it "
@@ -187,17 +197,33 @@ func (v *labView) keys() string {
 func key(k string) string { return "\x1b[7m " + k + " \x1b[0m" }
 
 func (v *labView) drawMembers(b *strings.Builder) {
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "  MEMBER\tROLE\tIN CONSUL\tTIMELINE\tLAG\tRUNS")
+	all := []*lab.Status{&v.hosts}
+	if v.hosts.Other != nil {
+		all = append(all, v.hosts.Other)
+	}
+	for i, hosts := range all {
+		var cluster *api.Status
+		if i < len(v.clusters) {
+			cluster = v.clusters[i]
+		}
+		drawSite(t, hosts, cluster)
+	}
+	_ = t.Flush() // a strings.Builder takes everything
+}
+
+// drawSite draws the members of one site, as one of them said.
+func drawSite(t io.Writer, hosts *lab.Status, cluster *api.Status) {
 	known := map[string]api.MemberStatus{}
 	leader := ""
-	if v.cluster != nil {
-		leader = v.cluster.Leader
-		for _, m := range v.cluster.Members {
+	if cluster != nil {
+		leader = cluster.Leader
+		for _, m := range cluster.Members {
 			known[m.Member] = m
 		}
 	}
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "  MEMBER\tROLE\tIN CONSUL\tTIMELINE\tLAG\tRUNS")
-	for _, h := range v.hosts.Hosts {
+	for _, h := range hosts.Hosts {
 		if h.Kind != lab.KindMember {
 			continue
 		}
@@ -210,7 +236,7 @@ func (v *labView) drawMembers(b *strings.Builder) {
 				timeline = fmt.Sprint(m.Position.TLI)
 			}
 			if h.Name != leader {
-				lag = screen.LagWords(v.cluster, m)
+				lag = screen.LagWords(cluster, m)
 			}
 		}
 		sign := " "
@@ -219,7 +245,6 @@ func (v *labView) drawMembers(b *strings.Builder) {
 		}
 		fmt.Fprintf(t, "%s %s\t%s\t%s\t%s\t%s\t%s\n", sign, h.Name, role, cmp.Or(strings.Join(h.Tags, ","), "-")+" "+h.Health, timeline, lag, runsWords(h))
 	}
-	_ = t.Flush() // a strings.Builder takes everything
 }
 
 // runsWords names a member's programs that run.
@@ -262,7 +287,9 @@ func lookAtLab(ctx context.Context, l *lab.Lab, to chan<- sight) {
 	for {
 		var s sight
 		s.hosts, s.err = l.Status(ctx)
-		s.cluster = askLab(ctx, l)
+		for _, site := range l.Sites() {
+			s.clusters = append(s.clusters, askLab(ctx, site))
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -304,7 +331,8 @@ func askLab(ctx context.Context, l *lab.Lab) *api.Status {
 
 // press begins what a key says, to the primary. What came of it goes to done.
 func (v *labView) press(ctx context.Context, key string, done chan<- string) {
-	l, primary := v.lab, v.beat.Primary()
+	primary := v.beat.Primary()
+	l := v.lab.SiteOf(primary)
 	var what string
 	var do func() error
 	said := func(f func(context.Context) (string, error)) func() error {
@@ -333,12 +361,14 @@ func (v *labView) press(ctx context.Context, key string, done chan<- string) {
 		v.say("restoring the cluster to before the table was deleted")
 		do = said(v.restore)
 	case "h":
-		what, do = "healed: links are up, what was down is started", func() error { return healLab(ctx, l) }
+		what, do = "healed: links are up, what was down is started", func() error { return healLab(ctx, v.lab) }
 	case "", "\r", "\n":
 		return
 	default:
-		v.say(fmt.Sprintf("%q is no key", key))
-		return
+		if what, do = v.siteKey(ctx, key, l); do == nil {
+			v.say(fmt.Sprintf("%q is no key", key))
+			return
+		}
 	}
 	go func() {
 		if err := do(); err != nil {
@@ -355,6 +385,14 @@ func (v *labView) press(ctx context.Context, key string, done chan<- string) {
 // that do not run.
 func healLab(ctx context.Context, l *lab.Lab) error {
 	var errs []error
+	for _, site := range l.Sites() {
+		errs = append(errs, healSite(ctx, site))
+	}
+	return errors.Join(errs...)
+}
+
+func healSite(ctx context.Context, l *lab.Lab) error {
+	var errs []error
 	if l.Plan().Isolated {
 		errs = append(errs, l.HealAll(ctx))
 	}
@@ -365,6 +403,9 @@ func healLab(ctx context.Context, l *lab.Lab) error {
 		if _, err := l.PID(m.Name, lab.Sidecar); errors.Is(err, lab.ErrNotRunning) {
 			errs = append(errs, l.Start(ctx, m.Name, lab.Sidecar))
 		}
+	}
+	if l.Other() != nil { // of a site that was lost nothing runs
+		errs = append(errs, l.StartSite(ctx))
 	}
 	return errors.Join(errs...)
 }

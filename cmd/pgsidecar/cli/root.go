@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
@@ -35,7 +36,7 @@ type Process struct {
 // Run executes one command line and prints its error, if it has one.
 func (a *Process) Run(ctx context.Context, args []string) int {
 	root := newRootCommand(a)
-	root.SetArgs(twoDashes(args))
+	root.SetArgs(twoSites(twoDashes(args)))
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
@@ -71,6 +72,28 @@ func twoDashes(args []string) []string {
 		}
 	}
 	return out
+}
+
+// twoSites has --sites without a number mean two: there is no other number of sites to ask
+// for, and a flag whose value may be left out takes none from the next word.
+func twoSites(args []string) []string {
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if arg != "--sites" {
+			continue
+		}
+		if i+1 == len(args) || !isNumber(args[i+1]) {
+			args[i] = "--sites=2"
+		}
+	}
+	return args
+}
+
+func isNumber(word string) bool {
+	_, err := strconv.Atoi(word)
+	return err == nil
 }
 
 // exitStatus ends a command that has said on stderr what there is to say.
