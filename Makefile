@@ -131,6 +131,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (ten minutes)
 	@mkdir -p $(DRILLSDIR)
 	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
+	bin/pgsidecar drill site-switch site-lost site-cut-off witness-lost --sites 2 --html $(DRILLSDIR)/sites.html --json $(DRILLSDIR)/sites.json --junit $(DRILLSDIR)/sites.xml --logs $(DRILLSDIR)/logs
 
 .PHONY: chaos
 chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows (ACTS=operator: what operators do); as root, isolated

@@ -76,9 +76,15 @@ func (w *Witness) Read(ctx context.Context, after uint64) (word Word, index uint
 	return word, pair.ModifyIndex, nil
 }
 
-// Write replaces the word that has the index, and reports whether it had it still.
+// Write replaces the word that has the index, and reports whether it had it still. The new
+// one has another index, also where it says the same.
 func (w *Witness) Write(ctx context.Context, word Word, index uint64) (done bool, err error) {
-	raw, err := json.Marshal(word)
+	// Consul takes the same value for no change and leaves the index as it is: the other site
+	// would see a word that nobody renews.
+	raw, err := json.Marshal(struct {
+		Word
+		Replaces uint64 `json:"replaces"` // the index
+	}{word, index})
 	if err != nil {
 		return false, fmt.Errorf("write the word: %w", err)
 	}

@@ -1,6 +1,7 @@
 package sessions_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 )
 
 // oneKey is a Consul that has one key.
@@ -30,7 +32,7 @@ func (k *oneKey) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		cas := r.URL.Query().Get("cas")
 		done := err == nil && cas == strconv.FormatUint(k.index, 10)
-		if done {
+		if done && !bytes.Equal(k.value, body) { // Consul changes nothing for the same value
 			k.value, k.index = body, k.index+7
 		}
 		json.NewEncoder(w).Encode(done) //nolint:errcheck // the client would see it
@@ -92,5 +94,41 @@ func TestWitness(t *testing.T) {
 	}
 	if _, _, err := w.Read(t.Context(), 0); err == nil {
 		t.Error("a witness that is away has answered")
+	}
+}
+
+// TestWitnessIsRenewed: who reads the word sees that it was renewed, also where it says the
+// same: for Consul that is no change, and leaves the index as it was.
+func TestWitnessIsRenewed(t *testing.T) {
+	key := &oneKey{}
+	server := httptest.NewServer(key)
+	defer server.Close()
+	addresses := map[string]string{"in memory": strings.TrimPrefix(server.URL, "http://")}
+	if !testing.Short() {
+		addresses["Consul"] = labtest.StartConsul(t, labtest.ConsulOptions{}).Address
+	}
+	for name, address := range addresses {
+		c, err := sessions.New(sessions.Options{Addresses: []string{address}, Cluster: "pg", Member: "n1", Datacenter: "dc1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.Witness("http://"+address, "6789")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mine, last := sessions.Word{Half: 1, Term: 2, Epoch: 3, Cluster: "pg", Member: "n1"}, uint64(0)
+		for range 3 {
+			if done, err := w.Write(t.Context(), mine, last); !done || err != nil {
+				t.Fatalf("%s: %t %v", name, done, err)
+			}
+			word, index, err := w.Read(t.Context(), 0)
+			if err != nil || word != mine {
+				t.Fatalf("%s: %+v %v", name, word, err)
+			}
+			if index == last {
+				t.Errorf("%s: a word that was renewed has the index %d still", name, index)
+			}
+			last = index
+		}
 	}
 }

@@ -162,3 +162,37 @@ func show(t testing.TB, r *drill.Report) {
 	}
 	t.Log(text.String())
 }
+
+// TestSiteDrills plays the drills of two sites, once each: nothing is lost but what site
+// promote had announced, no site takes writes beside the other, and both become whole.
+func TestSiteDrills(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes two clusters, for three minutes")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	l := cluster(t, lab.Options{Isolated: true, Sites: 2})
+	for name, moves := range map[string]bool{"site-switch": true, "site-lost": true, "site-cut-off": false, "witness-lost": false} {
+		t.Run(name, func(t *testing.T) {
+			s, err := drill.Find(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := drill.Run(t.Context(), s, drill.Options{Lab: l, Workers: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			show(t, r)
+			for _, f := range append(r.Failures, describedBySchema(t, drill.NewResults("test", []*drill.Report{r}))...) {
+				t.Error(f)
+			}
+			if r.Sites == nil || (r.Sites.After != r.Sites.Before) != moves {
+				t.Errorf("the sites are %+v", r.Sites)
+			}
+			if (r.Sites.Announced != nil) != (name == "site-lost") || (r.Sites.Refused != "") == moves {
+				t.Errorf("announced %+v, refused %q", r.Sites.Announced, r.Sites.Refused)
+			}
+		})
+	}
+}

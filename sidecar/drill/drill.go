@@ -54,6 +54,7 @@ type rehearsal struct {
 	dns       *DNSPoller
 	primaries *Primaries
 	returned  time.Time // the old primary streamed again; zero: not seen
+	log       *ackLog   // of a drill of two sites; nil: there is none
 }
 
 // Run does one drill and returns what it measured. A report that has failures
@@ -126,6 +127,9 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 		return err
 	}
 	defer closeNow(conn)
+	if r.scenario.Sites {
+		r.log = new(ackLog)
+	}
 	password, err := os.ReadFile(r.Lab.Plan().PasswordFile(lab.ApplicationRole))
 	if err != nil {
 		return fmt.Errorf("read a password: %w", err)
@@ -195,16 +199,14 @@ func (r *rehearsal) makeWriters() error {
 	}
 	add := func(route Route) *Writer {
 		return &Writer{Route: route, Run: r.run, First: 100 * (len(r.routes) + len(r.direct)), Workers: cmp.Or(r.Workers, 4),
-			Member: name, Primaries: r.primaries, Frontier: frontier, Traced: true}
+			Member: name, Primaries: r.primaries, Frontier: frontier, Traced: true, log: r.log}
 	}
 	routes, err := Routes(r.Lab)
 	if err != nil {
 		return err
 	}
 	if len(r.Routes) == 0 {
-		for _, route := range routes {
-			r.Routes = append(r.Routes, route.Name)
-		}
+		r.Routes = r.usual(routes)
 	}
 	for _, wanted := range r.Routes {
 		i := slices.IndexFunc(routes, func(route Route) bool { return route.Name == wanted })
@@ -218,6 +220,9 @@ func (r *rehearsal) makeWriters() error {
 	if err != nil {
 		return err
 	}
+	if r.scenario.Sites {
+		replicas = nil // they are of one site
+	}
 	for _, route := range replicas {
 		r.readers = append(r.readers, &Reader{Route: route, Run: r.run, Frontier: frontier})
 	}
@@ -230,16 +235,39 @@ func (r *rehearsal) makeWriters() error {
 		w.Direct, w.Workers, w.Interval = true, 1, 10*time.Millisecond
 		r.direct = append(r.direct, w)
 	}
-	dial, err := r.Lab.Dialer(plan.App().Name)
+	asked := r.Lab
+	if r.scenario.Sites && r.scenario.Expect == Moves {
+		asked = r.Lab.Other() // whose Consul is to name the next primary
+	}
+	app := asked.Plan().App()
+	dial, err := asked.Dialer(app.Name)
 	if err != nil {
 		return err
 	}
-	r.dns = &DNSPoller{Dial: dial, Server: plan.App().DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul.", Interval: r.DNSEvery}
+	r.dns = &DNSPoller{Dial: dial, Server: app.DNSAddress(), Name: "primary." + plan.Cluster + ".service.consul.", Interval: r.DNSEvery}
 	if r.PauseOnly {
 		r.direct, r.readers = nil, nil
 		r.dns.Interval = cmp.Or(r.DNSEvery, 100*time.Millisecond)
 	}
 	return nil
+}
+
+// usual are the ways that are measured if none is named: of two sites, where the drill is
+// of them, those of the clients at each, first at the one that the fault leaves whole.
+func (r *rehearsal) usual(routes []Route) (usual []string) {
+	if !r.scenario.Sites {
+		for _, route := range routes {
+			if !strings.HasPrefix(route.Name, fromPlace) {
+				usual = append(usual, route.Name)
+			}
+		}
+		return usual
+	}
+	usual = []string{fromSite(r.Lab), fromSite(r.Lab.Other())}
+	if r.scenario.Expect == Moves {
+		slices.Reverse(usual)
+	}
+	return usual
 }
 
 // play is the drill: measure, break, wait, mend, wait.
@@ -325,6 +353,9 @@ func (r *rehearsal) warmUp(ctx context.Context) error {
 	reigns := r.primaries.Reigns()
 	last := reigns[len(reigns)-1]
 	r.cast = Cast{Lab: r.Lab, Primary: last.Member}
+	if err := r.beginSites(); err != nil {
+		return err
+	}
 	plan := r.Lab.Plan()
 	for _, m := range plan.Members() {
 		if m.Name != last.Member {
@@ -350,7 +381,7 @@ func (r *rehearsal) waitRecovered(ctx context.Context, before []int) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
 	defer cancel()
 	for i, w := range r.routes {
-		if r.scenario.NoDNS && w.Route.Name == "dns" {
+		if r.scenario.NoDNS && w.Route.Name == "dns" || w.Route.Name == r.unheard() {
 			continue
 		}
 		if r.scenario.Expect == Moves {
@@ -389,6 +420,10 @@ func (r *rehearsal) waitWhole(ctx context.Context) error {
 func (r *rehearsal) waitReturned(ctx context.Context) {
 	reigns := r.primaries.Reigns()
 	old, now := r.cast.Primary, reigns[len(reigns)-1].Member
+	if r.scenario.Sites {
+		r.waitSiteReturned(ctx, now)
+		return
+	}
 	if now == old {
 		return
 	}

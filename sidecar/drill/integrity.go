@@ -119,7 +119,7 @@ func (r *rehearsal) inspect(ctx context.Context, conn *pgx.Conn) ([]MemberReport
 	}
 	var all []MemberReport
 	var primaryRows int64
-	for _, h := range r.Lab.Plan().Members() {
+	for _, h := range r.members() {
 		m, err := r.inspectMember(ctx, h.Name, written)
 		if err != nil {
 			return nil, err
@@ -159,7 +159,7 @@ func workEnded(ctx context.Context, conn *pgx.Conn) error {
 }
 
 func (r *rehearsal) inspectMember(ctx context.Context, name, written string) (MemberReport, error) {
-	config, err := r.Lab.ConnConfig(lab.SuperuserRole, name)
+	config, err := r.Lab.SiteOf(name).ConnConfig(lab.SuperuserRole, name)
 	if err != nil {
 		return MemberReport{}, err
 	}

@@ -124,7 +124,7 @@ func TestPossible(t *testing.T) {
 		return all
 	}
 	loopback := &lab.Plan{Mode: "quorum", Standbys: 1, Hosts: append(hosts(lab.KindConsul, 1), hosts(lab.KindMember, 3)...)}
-	whole := &lab.Plan{Mode: "quorum", Standbys: 1, Isolated: true, Breakable: true, Hangable: true, Hosts: append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 3)...)}
+	whole := &lab.Plan{Mode: "quorum", Standbys: 1, Isolated: true, Breakable: true, Hangable: true, Sited: lab.Sited{Site: new(lab.Site)}, Hosts: append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 3)...)}
 	small := *whole
 	small.Hosts = append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 2)...)
 	seen := map[string]bool{}
@@ -133,7 +133,7 @@ func TestPossible(t *testing.T) {
 			t.Errorf("scenario %q: twice, or without a part", s.Name)
 		}
 		seen[s.Name] = true
-		needs := s.Isolated || s.Breakable || s.Servers > 1
+		needs := s.Isolated || s.Breakable || s.Servers > 1 || s.Sites
 		if err := s.Possible(loopback); (err != nil) != needs {
 			t.Errorf("%s on loopback: %v", s.Name, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/failover"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
 // close reads the rows back, inspects the members, and fills in the report.
@@ -29,6 +30,9 @@ func (r *rehearsal) close(ctx context.Context) error {
 	if p.Rows, err = Verify(ctx, conn, slices.Concat(r.routes, r.direct)...); err != nil {
 		return err
 	}
+	if err := r.closeSites(p.Rows); err != nil {
+		return err
+	}
 	if !r.PauseOnly {
 		r.Progress("inspecting the members' data")
 		if p.Members, err = r.inspect(ctx, conn); err != nil {
@@ -41,9 +45,12 @@ func (r *rehearsal) close(ctx context.Context) error {
 	r.reportRoutes()
 	p.Reigns, p.Overlaps = r.primaries.Reigns(), r.primaries.Overlaps()
 	last := p.Reigns[len(p.Reigns)-1]
+	if p.Sites != nil {
+		p.Sites.After = r.Lab.SiteOf(last.Member).Name()
+	}
 	p.Primary, p.Moved = last.Member, last.Timeline != p.Initial.Timeline || last.Member != p.Initial.Primary
 	r.reportDNS(last)
-	if p.Account, err = r.account(ctx); err != nil {
+	if p.Account, err = r.account(ctx, r.Lab.SiteOf(last.Member)); err != nil {
 		return err
 	}
 	p.Stopped = p.stopped()
@@ -69,7 +76,9 @@ func (r *rehearsal) reportRoutes() {
 		}
 		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, QuietMs: ms(quiet.Length()),
 			Acked: w.Acked(), Errors: w.Errors(), Curve: w.Curve(p.Fault.Add(-quietTime), end)})
-		p.RTOMs = max(p.RTOMs, ms(pause.Length()))
+		if w.Route.Name != r.unheard() {
+			p.RTOMs = max(p.RTOMs, ms(pause.Length()))
+		}
 	}
 	for _, reader := range r.readers {
 		p.Reads = append(p.Reads, reader.Report(p.Fault))
@@ -96,7 +105,7 @@ func (r *rehearsal) dnsNamed(reign Reign) time.Time {
 	if r.dns == nil {
 		return time.Time{} // nobody asks DNS in a drill of a live cluster
 	}
-	h, err := r.Lab.Plan().Host(reign.Member)
+	h, err := r.Lab.SiteOf(reign.Member).Plan().Host(reign.Member)
 	if err != nil {
 		return time.Time{}
 	}
@@ -150,11 +159,11 @@ func (r *rehearsal) phases(last Reign) []Phase {
 	return all
 }
 
-// account reads the newest account of a term from Consul. There is none if no
+// account reads the newest account of a term from a site's Consul. There is none if no
 // term has begun since the fault.
-func (r *rehearsal) account(ctx context.Context) (*failover.Record, error) {
-	plan := r.Lab.Plan()
-	client, err := r.Lab.ConsulClient(plan.App().Name)
+func (r *rehearsal) account(ctx context.Context, site *lab.Lab) (*failover.Record, error) {
+	plan := site.Plan()
+	client, err := site.ConsulClient(plan.App().Name)
 	if err != nil {
 		return nil, err
 	}

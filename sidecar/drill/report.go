@@ -64,6 +64,9 @@ type Report struct {
 	// or did not come back.
 	Returned *Return `json:"returned,omitempty"`
 
+	// Sites is of a drill of two sites alone; nil: it was of one.
+	Sites *SitesReport `json:"sites,omitempty"`
+
 	// Overlaps names second primaries, in words; there should be none.
 	Overlaps []string `json:"overlaps,omitempty"`
 	// Failures is what was not as demanded, in words; none: the drill passed.
@@ -145,8 +148,11 @@ func (r *Report) judge(o Objective, catalog bool) {
 	if o.RTO > 0 && r.RTOMs > ms(o.RTO) {
 		fail("writes paused for %.0f ms; the objective is %v", r.RTOMs, o.RTO)
 	}
-	if r.Rows.Lost > o.RPO {
+	if r.Rows.Lost > max(o.RPO, r.Sites.allowed()) {
 		fail("%d acknowledged rows are lost; the objective is %d", r.Rows.Lost, o.RPO)
+	}
+	if r.Sites != nil {
+		r.Sites.judge(fail)
 	}
 	if r.Rows.Twice > 0 || r.Rows.Strange > 0 {
 		fail("%d rows are there twice, %d were never sent", r.Rows.Twice, r.Rows.Strange)

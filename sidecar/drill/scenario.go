@@ -31,6 +31,7 @@ type Scenario struct {
 	// so it needs a lab made for that.
 	Breakable bool
 	Hangs     bool // it lets a disk hang, so it needs a lab that can (lab.Plan.Hangable)
+	Sites     bool // it is of two sites
 	Servers   int  // of Consul that it needs at least; 0: any number
 	// Away says that a member is away while writes are to go on: the others must
 	// be enough for a commit.
@@ -39,6 +40,9 @@ type Scenario struct {
 	// NoDNS says that Consul's DNS may not answer while the fault lasts, so that
 	// way is not waited for before the fault is undone. Its pause counts.
 	NoDNS bool
+	// Unheard names the way of those whom the fault keeps from any primary: it is not waited
+	// for before the fault is undone, and its pause does not count; nil: there is none.
+	Unheard func(c Cast) string
 	// Catalog says that Consul's catalog is put back too, with the tag of an earlier
 	// primary: DNS may name two until the leader has taken it away (takenBack).
 	Catalog bool
@@ -70,6 +74,8 @@ func (s Scenario) Possible(p *lab.Plan) error {
 		return lab.ErrNotBreakable
 	case s.Hangs && !p.Hangable:
 		return lab.ErrNotHangable
+	case s.Sites && p.Site == nil:
+		return lab.ErrOneSite
 	case s.Servers > len(p.Servers()):
 		return ErrServers
 	case s.Away && p.Mode == string(ha.ModeQuorum) && len(p.Members()) < p.Standbys+2:
@@ -83,6 +89,9 @@ type Cast struct {
 	Lab      *lab.Lab
 	Primary  string
 	Replicas []string
+	// Sites takes what the faults of two sites say; the site that takes the writes when the
+	// fault is injected is Lab.
+	Sites *SitesReport
 }
 
 // ErrNoScenario is returned for a name that no scenario has.
@@ -100,7 +109,7 @@ func Find(name string) (Scenario, error) {
 
 // Scenarios returns all scenarios, from the smallest fault to the largest.
 func Scenarios() []Scenario {
-	return slices.Concat(plannedScenarios(), processScenarios(), byHandScenarios(), hostScenarios(), linkScenarios(), diskScenarios(), consulScenarios(), keyScenarios())
+	return slices.Concat(plannedScenarios(), processScenarios(), byHandScenarios(), hostScenarios(), linkScenarios(), diskScenarios(), consulScenarios(), keyScenarios(), siteScenarios())
 }
 
 func plannedScenarios() []Scenario {

@@ -13,9 +13,12 @@ import (
 
 // fromSite and fromWitness name the ways of clients that know the members of both sites:
 // one at a site, and one where the witness is.
-func fromSite(site *lab.Lab) string { return "from " + site.Name() }
+func fromSite(site *lab.Lab) string { return fromPlace + site.Name() }
 
-const fromWitness = "from " + lab.WitnessDatacenter
+const (
+	fromPlace   = "clients-"
+	fromWitness = fromPlace + lab.WitnessDatacenter
+)
 
 // sitePatience is how long a client of two sites waits for a server: an answer from the
 // other site takes some times the way there and back.

@@ -34,6 +34,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if r.Rows.Sent > 0 {
 		line("rows", "%d acknowledged, %d lost (%d bytes); %d of unknown outcome are there", r.Rows.Acked, r.Rows.Lost, r.Rows.LostBytes, r.Rows.Unknown)
 	}
+	r.writeSites(line)
 	dns := fmt.Sprintf("asked %d times, %d unanswered, %d answers with two primaries", r.DNS.Asked, r.DNS.Failed, r.DNS.Doubles)
 	if r.Moved {
 		dns += fmt.Sprintf("; named %s %s", r.Primary, r.DNS.LateWords())

@@ -66,6 +66,8 @@ type Verdict struct {
 	Twice   int64    `json:"twice"`
 	Strange int64    `json:"strange"`
 	Samples []string `json:"samples,omitempty"` // some of the bad ones, in words
+
+	spans map[int][]span // of the lost ones, by worker
 }
 
 // Verify reads back all rows of the writers' run from the primary and compares
@@ -171,5 +173,9 @@ func (c *checker) end() {
 
 func (c *checker) lost(s span) {
 	c.verdict.Lost += s.last - s.first + 1
+	if c.verdict.spans == nil {
+		c.verdict.spans = map[int][]span{}
+	}
+	c.verdict.spans[c.worker] = append(c.verdict.spans[c.worker], s)
 	c.verdict.sample("rows %d to %d of worker %d were acknowledged and are lost", s.first, s.last, c.worker)
 }

@@ -36,6 +36,8 @@ type Writer struct {
 	Direct   bool
 	Interval time.Duration // between two writes of a worker; 0: none
 
+	log *ackLog // is told of every acknowledgement; nil: none is kept
+
 	mu sync.Mutex // guards outcomes
 	outcomes
 
@@ -194,6 +196,9 @@ func (w *Writer) note(worker int, seq int64, a Ack) {
 	}
 	if w.Frontier != nil {
 		w.Frontier.advance(frontierRow{worker: worker, seq: seq, acked: a.Acked})
+	}
+	if w.log != nil {
+		w.log.add(worker, seq, a)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

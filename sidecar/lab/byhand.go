@@ -159,3 +159,27 @@ func (l *Lab) DataID(host string) (int, error) {
 	}
 	return int(info.Sys().(*syscall.Stat_t).Ino), nil
 }
+
+// Kept returns how much a member's sidecar has kept aside of log that a rewind or a clone
+// was about to overwrite, in bytes.
+func (l *Lab) Kept(host string) (bytes int64, err error) {
+	h, err := l.plan.Host(host)
+	if err != nil {
+		return 0, err
+	}
+	segments, err := filepath.Glob(filepath.Join(h.stateDir(), "diverged", "*", "*"))
+	if err != nil {
+		return 0, fmt.Errorf("look what %s has kept aside: %w", host, err)
+	}
+	for _, path := range segments {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile, as too much was kept
+		}
+		if err != nil {
+			return 0, fmt.Errorf("look what %s has kept aside: %w", host, err)
+		}
+		bytes += info.Size()
+	}
+	return bytes, nil
+}

@@ -14,16 +14,16 @@ func (l *Lab) Break(what string) error {
 	if err != nil {
 		return err
 	}
-	return l.record(entry{What: broken, Name: what, PID: os.Getpid(), Started: started})
+	return l.Sites()[0].record(entry{What: broken, Name: what, PID: os.Getpid(), Started: started})
 }
 
 // Mended notes that what was broken is whole again.
-func (l *Lab) Mended() error { return l.record(entry{What: mended}) }
+func (l *Lab) Mended() error { return l.Sites()[0].record(entry{What: mended}) }
 
 // Broken returns what a process that is gone has broken and not mended; empty:
 // nothing.
 func (l *Lab) Broken() (string, error) {
-	entries, err := readJournal(l.plan.Dir)
+	entries, err := readJournal(l.Sites()[0].plan.Dir)
 	if err != nil {
 		return "", err
 	}

@@ -48,8 +48,8 @@ func newDrillCommand(a *Process) *cobra.Command {
 		Long: `Inject a fault into a lab, measure what an application sees of it, and report.
 The lab that runs in --dir is used; if none does, one is made and removed again.
 Without a scenario all that the lab can play are done; with --all the lab is made so
-that it can play every one (as root; ten minutes). A table at the end has one
-line for each. The exit status is 1 if a drill failed or an objective was missed.`,
+that it can play every one of one site (as root; ten minutes); those of two need
+--sites 2. A table at the end has one line for each. The exit status is 1 if a drill failed or an objective was missed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case o.list:
@@ -65,7 +65,7 @@ line for each. The exit status is 1 if a drill failed or an objective was missed
 	dirFlag(a, cmd, &o.dir)
 	labFlags(cmd, &o.lab)
 	f := cmd.Flags()
-	f.StringSliceVar(&o.routes, "route", nil, "measure this `way` to the primary: haproxy, dns, multi-host, pgbouncer (default all that the lab has)")
+	f.StringSliceVar(&o.routes, "route", nil, "measure this `way` to the primary: haproxy, dns, multi-host, pgbouncer, and with two sites clients-dc1, clients-dc2, clients-dc3: clients there that know the members of both (default all that the lab has)")
 	f.BoolVar(&o.pauseOnly, "pause-only", false, "measure the pause alone: ask DNS rarely, and write to no member directly; on two cores the full measuring takes one")
 	f.DurationVar(&o.dnsEvery, "dns-every", 0, "ask DNS for the primary at this `interval` (default 2ms, with --pause-only 100ms)")
 	f.IntVar(&o.workers, "workers", 4, "`number` of connections that write through each route")
@@ -76,7 +76,7 @@ line for each. The exit status is 1 if a drill failed or an objective was missed
 	f.StringVar(&o.files.junit, "junit", "", "write the results to this `file`, as JUnit's XML, for CI")
 	f.StringVar(&o.files.html, "html", "", "write the results to this `file`, as one page with pictures")
 	f.StringVar(&o.files.logs, "logs", "", "after a drill that failed, copy the logs of all programs to this `folder`")
-	f.BoolVar(&o.all, "all", false, "do every scenario, in a lab with --isolated --breakable --pgbouncer --consul-servers 3 (needs root)")
+	f.BoolVar(&o.all, "all", false, "do every scenario of one site, in a lab with --isolated --breakable --pgbouncer --consul-servers 3 (needs root)")
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
 	o.format.only(cmd)
 	f.Lookup("output").Usage = "`format` of the list: table, json or yaml"
@@ -96,6 +96,8 @@ func listScenarios(a *Process, format output) error {
 	for _, s := range drill.Scenarios() {
 		l := listed{Name: s.Name, Why: s.Why}
 		switch {
+		case s.Sites:
+			l.Needs = "--sites 2"
 		case s.Isolated:
 			l.Needs = "--isolated"
 		case s.Hangs:
@@ -167,8 +169,8 @@ func drillAll(ctx context.Context, a *Process, o drillOptions, names []string) (
 	if len(names) == 0 {
 		scenarios = slices.DeleteFunc(scenarios, func(s drill.Scenario) bool {
 			why := s.Possible(l.Plan())
-			// With --all only what this machine lacks is left out.
-			if why == nil || o.all && !errors.Is(why, lab.ErrNotHangable) {
+			// With --all only what this machine lacks is left out, and what is of two sites.
+			if why == nil || o.all && !errors.Is(why, lab.ErrNotHangable) && !errors.Is(why, lab.ErrOneSite) {
 				return false
 			}
 			fmt.Fprintf(a.Stderr, "left out: %s: %v\n", s.Name, why)
