@@ -188,8 +188,8 @@ func (w *World) endInside(s *server, from int) {
 	if u.flushed > n && n > 0 && timelineOf(u.log[n]) != timelineOf(s.log[n-1]) {
 		return // the upstream's own timeline begins here: of this one there is no more to be sent
 	}
-	if w.beyond.scale > 0 && (u.run != up || u.flushed > n) && w.extra.chance(500) {
-		s.odd.part = uint8(1 + w.extra.below(1<<w.beyond.scale-1))
+	if w.beyond.midRecord && (u.run != up || u.flushed > n) && w.extra.chance(500) {
+		s.odd.part = uint8(1 + w.extra.below(1<<midScale-1))
 	}
 }
 
@@ -207,6 +207,7 @@ func (w *World) fallBehind(f *fault) {
 		s := &w.members[i].server
 		if names[i] != w.consul.record.Leader && s.data == ha.DataPresent && s.run == up && s.inRecovery {
 			s.odd.replay = replay{need: int64(40+int(f.how)%100) * second, from: s.flushed / 2}
+			w.beyond.replays = max(w.beyond.replays, s.odd.replay.need)
 		}
 	}
 }
@@ -225,6 +226,17 @@ func (w *World) replayed(s *server) int {
 	return s.flushed
 }
 
+// replayedTo is how far that is, to the byte: a server that replays for a minute is seen to
+// come further, however few records the simulated ones are.
+func (w *World) replayedTo(s *server) ha.LSN {
+	r := &s.odd.replay
+	from, to := w.lsn(max(min(r.from, s.flushed), 1)), w.lsn(max(w.replayed(s), 1))
+	if done := w.now - r.began; r.need != 0 && r.began != 0 && done < r.need {
+		to = from + ha.LSN(int64(w.lsn(max(s.flushed, 1))-from)*(done/milli)/(r.need/milli))
+	}
+	return to
+}
+
 // replayAgain: a server that is started replays from its last restartpoint.
 func (w *World) replayAgain(m int) {
 	s := &w.members[m].server
@@ -237,10 +249,10 @@ func (w *World) replayAgain(m int) {
 // knows the end of its log only when it has read it.
 func (w *World) lookReplay(m int, f *ha.Server) {
 	s := &w.members[m].server
-	if s.odd.replay.need == 0 && w.beyond.scale == 0 {
+	if s.odd.replay.need == 0 && !w.beyond.midRecord {
 		return
 	}
-	f.Replayed = w.lsn(max(w.replayed(s), 1))
+	f.Replayed = w.replayedTo(s)
 	f.Settled = f.Settled && !w.reads(m)
 	f.ReadAll = !s.receiver.active && s.upstream < 0 && w.replayed(s) == s.flushed
 }

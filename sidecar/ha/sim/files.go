@@ -36,7 +36,7 @@ func (w *World) opFiles(m int) {
 			w.done(m, true)
 			return
 		}
-		if from = int(b.op.copies); !w.source(m, from) {
+		if from = int(b.op.copies); !w.source(m, from) || w.members[from].server.epoch != b.op.served && !w.beyond.cloneBackup {
 			w.done(m, true)
 			return
 		}
@@ -45,7 +45,7 @@ func (w *World) opFiles(m int) {
 		w.restored(m, from)
 	case ha.Rewind:
 		u := &w.members[from].server
-		if !w.source(m, from) || u.inRecovery && !w.follows() || u.systemID != s.systemID {
+		if !w.source(m, from) || u.epoch != b.op.served || u.inRecovery && !w.follows() || u.systemID != s.systemID {
 			w.done(m, true)
 			return
 		}
@@ -78,13 +78,20 @@ func (w *World) opFilesBegin(m int) {
 		b.op.running = s.epoch
 	}
 	w.tell(m, "%s: marker written", a.Kind)
+	b.op.served = 0
+	if from >= 0 {
+		b.op.served = w.members[from].server.epoch
+	}
 	s.half = true
 	if w.opt.Mutation != MutateS10 {
 		s.data = ha.DataHalfMade
 	}
 	s.fenced = false
 	if a.Kind != ha.Rewind {
-		w.chooseCopied(m, from)
+		if a.Kind == ha.Clone {
+			w.chooseCopied(m, from)
+			b.op.served = w.members[b.op.copies].server.epoch
+		}
 		w.wipe(s)
 		long *= 3
 	}

@@ -12,6 +12,7 @@ type operation struct {
 	running uint32 // epoch of the server process when it began
 	issued  bool   // in the server's own hands: it continues without the sidecar
 	copies  int8   // Clone: the member whose data are copied
+	served  uint32 // Clone, Rewind: its server's process, by whose end the copy ends
 }
 
 // busy is what the sidecar of that epoch has under way.

@@ -93,6 +93,13 @@ func (k faultKind) outside() Outside { return 1 << (k - baseKinds - 1) }
 
 func (w *World) has(o Outside) bool { return w.opt.Outside&o != 0 }
 
+// How long records are, as 1<<scale bytes: where they may end inside, and where it is seen
+// how far a standby has replayed.
+const (
+	midScale    = 4
+	replayScale = 8
+)
+
 // wholeRun are the faults that are there from the beginning to the end.
 const wholeRun = OtherLease | OtherTimeout | OtherVersion | ClockStops | WildClocks | MidRecord
 
@@ -102,6 +109,8 @@ type beyond struct {
 	hands   []hand
 	scale   uint8 // a record is 1<<scale bytes long
 
+	midRecord bool // what a standby has received may end inside a record
+
 	past     []snapshot // of Consul
 	putBack  bool       // Consul has been put back, or emptied
 	noRecord bool       // and its record says nothing of who holds what
@@ -109,6 +118,7 @@ type beyond struct {
 
 	cloneReplica, clockStops, wildClocks bool
 	cloneBackup                          bool   // copies are restored from a backup, and then lack log
+	replays                              int64  // the longest that a server has had to replay
 	version                              uint64 // by member: whose program is the newer one; zero: all have the same
 	text                                 []byte // the state key, where programs of two versions write it
 	unknown                              bool   // a field that only the newer program knows was written
@@ -273,7 +283,7 @@ func (w *World) outside(f *fault, m int) {
 			w.members[i].drift = w.extra.between(-500_000, 500_001)
 		}
 	case MidRecord:
-		w.beyond.scale = 4
+		w.beyond.midRecord, w.beyond.scale = true, max(w.beyond.scale, midScale)
 	case SlowReplay:
 		w.fallBehind(f)
 	case AcceptLoss:

@@ -30,13 +30,9 @@ func (w *World) endsWithin() int64 {
 	return writableWithin + settledWithin
 }
 
-func (w *World) longestReplay() int64 {
-	long := int64(0)
-	for i := range w.n {
-		long = max(long, w.members[i].server.odd.replay.need)
-	}
-	return long
-}
+// longestReplay is how long a server of this run may have had to replay; one that has done
+// it, or was promoted, has taken the time.
+func (w *World) longestReplay() int64 { return w.beyond.replays }
 
 // rescue looks, after faults from outside, whether the cluster is whole, and
 // types a command if it does not mend itself.
@@ -112,7 +108,8 @@ func (w *World) nothingLeft() bool {
 const moveAway = "mv away the data directory of "
 
 // typeNamed types the command that was typed least often of those that status
-// names; nobody accepts a loss only to have one more standby.
+// names; nobody accepts a loss only to have one more standby, but that what others have and the
+// primary lacks is none.
 func (w *World) typeNamed(why string) {
 	best, reason, times := "", "", 0
 	for m := range w.n {
@@ -123,7 +120,7 @@ func (w *World) typeNamed(why string) {
 		}
 		for i := range s.state.Blocks {
 			text := s.state.Blocks[i].Override
-			if !s.alive || text == "" || w.res.Recovered != 0 && strings.Contains(text, "--accept-data-loss") && w.served() {
+			if !s.alive || text == "" || w.res.Recovered != 0 && strings.Contains(text, "--accept-data-loss") && w.served() && !strings.Contains(text, " "+w.consul.record.Leader+" ") {
 				continue
 			}
 			n := w.typedTimes(text)

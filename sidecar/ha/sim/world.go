@@ -187,6 +187,9 @@ func (w *World) reset(o Options) {
 	w.odd = random{w.rnd.next()}
 	w.extra = random{o.Seed*0x9e3779b97f4a7c15 ^ 0x6f757473696465}
 	w.beyond.reset()
+	if w.has(SlowReplay) {
+		w.beyond.scale = replayScale
+	}
 	w.site, w.given = site{}, w.given[:0]
 	w.res = Result{Seed: o.Seed, Members: o.Members}
 	w.check.reset()
