@@ -248,9 +248,12 @@ var strayedRules = [...]rule{
 	// A primary that is not heard yet may know of a later term.
 	{"strayed-early", func(v *view) bool { return v.leaderPeer() == nil && !v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout) }, nil, ends},
 	{"strayed-alone", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
-		return Block{What: "this member neither votes nor leads", Missing: "a primary to be cloned from; " + v.strayed(),
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
-			Cost:     "every commit since this member's log left the cluster's; all other members are cloned anew"}
+		b := Block{What: "this member neither votes nor leads", Missing: "a primary to be cloned from; " + v.strayed()}
+		if v.seen.Phase == PhaseLeading || v.vacant() { // else another is about to lead
+			b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
+			b.Cost = "every commit since this member's log left the cluster's; all other members are cloned anew"
+		}
+		return b
 	}), ends},
 	// Its copy is no vote. A primary that can do without it soon does; one that has nobody
 	// else would wait for ever, and has all that was acknowledged itself.

@@ -18,6 +18,7 @@ func (t *turn) decide(s State, o Observation, without string) (State, []Action) 
 	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil, t.s.VouchedUntil = 0, nil, make([]string, 0, 12), "", 0, 0
 	t.noteRecord()
 	t.seen = t.o.newestSeen(t.s.Last)
+	t.noteForced()
 	t.s.Hears = t.hears()
 	t.remember()
 	t.try(situationRules[:])
@@ -295,6 +296,21 @@ func (t *turn) noteEmpty() {
 	if !t.hearsAny() {
 		s.HeardSince = 0
 		return
+// noteForced notes when this member has led as a person had decided, and does not any more.
+func (t *turn) noteForced() {
+	f, o := &t.s.Forced, &t.o
+	if !o.Intent.Force {
+		*f = Forced{}
+		return
+	}
+	if f.Since != o.Intent.Since || f.Since == 0 {
+		*f = Forced{Since: o.Intent.Since, After: t.seen.Term}
+	}
+	f.Spent = f.Spent || f.Led && t.seen.Leader != o.Self
+	f.Led = f.Led || t.seen.Leader == o.Self && t.seen.Term > f.After
+	o.Intent.Force = !f.Spent
+}
+
 	}
 	s.HeardSince = cmp.Or(s.HeardSince, t.o.Now)
 }
@@ -429,6 +445,7 @@ func MakeReport(s State, o Observation) Report {
 		Strayed:  v.Strayed, Copy: v.Copy, Lease: o.Policy.Lease,
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: o.newestSeen(s.Last), ServerID: v.SystemID, Pending: v.PendingRestart,
+	o.Intent.Force = o.Intent.Force && !s.Forced.Spent
 	}
 	r.Paused, r.Software, r.SyncPriority = v.Paused, v.Software, o.Policy.SyncPriority
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed

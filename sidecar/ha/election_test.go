@@ -332,3 +332,36 @@ func TestUnrecordedHeir(t *testing.T) {
 		t.Errorf("a lease until %d without anybody's word", s.LeaseUntil)
 	}
 }
+
+// TestForceOnce: a person's decision is good for one term. Of two members that were both to
+// lead, and that replay for a minute, each would else end the other's election.
+func TestForceOnce(t *testing.T) {
+	o := lonely()
+	o.Intent.Force, o.Intent.Since = true, now
+	s, actions := ha.Decide(ha.State{}, o)
+	if got := committed(actions); got != "ballot" {
+		t.Fatalf("it asks for %s", got)
+	}
+	r := &o.Consul.Record
+	elect := func(term uint64, leader string) {
+		r.Term, r.Leader, r.Phase, r.Index = term, leader, ha.PhaseElecting, r.Index+1
+		o.Server.Promise, o.Server.Fenced, o.Server.Settled, o.Server.Upstream = term, true, true, ""
+		o.Now = o.Now.Add(time.Minute)
+		s, actions = ha.Decide(s, o)
+	}
+	elect(4, "n2")
+	if s.Forced.Spent {
+		t.Error("it has not led yet")
+	}
+	elect(5, "n3")
+	if got := committed(actions); got != "nothing" || !s.Forced.Spent {
+		t.Errorf("another's turn: it asks for %s", got)
+	}
+	if r := ha.MakeReport(s, func() ha.Observation { o := o; o.Server.Strayed = "by hand"; return o }()); r.Eligible {
+		t.Error("it says that it may lead, be its log none of the cluster's")
+	}
+	o.Intent.Since = o.Now // and again
+	if s, actions = ha.Decide(s, o); committed(actions) != "ballot" {
+		t.Errorf("a new decision: it asks for %s", committed(actions))
+	}
+}

@@ -96,6 +96,8 @@ type State struct {
 	// Promotion is what came of the newest request that this site take the writes.
 	Promotion SitePromotion
 	// Led is the newest position that a primary was heard to have.
+	// Forced is what came of the newest decision that this member is to lead whatever is missing.
+	Forced Forced
 	Led Position
 }
 
@@ -111,5 +113,15 @@ type SitePromotion struct {
 // Gone is a voter whose walsender is missing.
 type Gone struct {
 	Member string
+// Forced is what came of a person's decision that a member is to lead (Intent.Force). It is
+// good for one term: of two members that were both to lead, each would else end the other's
+// election, and nobody's would be over.
+type Forced struct {
+	Since Instant // when it was made (Intent.Since)
+	After uint64  // the newest term that was known then
+	Led   bool    // this member has been given a later one
+	Spent bool    // and it is another's turn since
+}
+
 	Since  Instant
 }

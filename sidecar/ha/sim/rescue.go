@@ -208,6 +208,9 @@ func (w *World) forceLapses(m int) {
 	if s.intent.Force && (!s.intent.Since.Within(60e9, w.members[m].read(w.now)) || r.Leader == names[m] && r.Phase == ha.PhaseLeading && v.run == up && !v.inRecovery && !v.hidden) {
 		s.intent.Force = false
 	}
+	if s.state.Forced.Spent {
+		s.intent.Force = false
+	}
 	for i := range w.n {
 		if b := &w.members[i]; b.sidecar.intent.Force || b.op.id != 0 && b.op.action.Kind == ha.Unhide {
 			return // it shows what an operator has decided to show
