@@ -227,7 +227,10 @@ var followRules = [...]rule{
 			Override: "pgsidecar reinit " + v.o.Self, Cost: "this member's data directory is cloned anew"}
 	}), ends},
 	{"replica", func(v *view) bool { return v.o.Server.Receiving == Yes }, func(t *turn) { t.tag = "replica" }, ends},
-	{"diverged", (*view).divergedFromLeader, (*turn).rejoin, ends},
+	// What it follows with may end inside a record, which holds nothing (joinRules).
+	{"diverged", func(v *view) bool { return v.divergedFromLeader() && v.rested(Fence) }, func(t *turn) {
+		t.do(Action{Kind: Fence, Term: t.seen.Term, Why: "find out whether the server has what " + t.seen.Leader + " does not"})
+	}, ends},
 }
 
 // upstream is whom this standby streams from: the leader, or the replica that
