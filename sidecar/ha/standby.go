@@ -298,7 +298,7 @@ var joinRules = [...]rule{
 	// term has claimed the timeline, also where a person promoted it.)
 	{"join-strayed", func(v *view) bool {
 		p := v.peer(v.seen.Leader)
-		return !p.Report.leads() && v.strays(p)
+		return !p.Report.leads() && v.strays(p) || v.leadsElsewhere(p)
 	}, nil, ends},
 	// Its log may end inside a record, before which the leader's timeline begins.
 	{"join-follow", func(v *view) bool { return v.peer(v.seen.Leader).Report.Position.Contains(v.o.Server.whole()) }, (*turn).follow, ends},

@@ -123,7 +123,7 @@ func TestJoinPartial(t *testing.T) {
 	o = diverged()
 	o.Server.Position, o.Server.Replayed, o.Server.ReadAll = at(2, 99), 90, true
 	promoted := o.Peers[0].Report
-	o.Peers[0].Report.Position = at(2, 99)
+	o.Peers[0].Report.Position, o.Peers[0].Report.Role, o.Peers[0].Report.Serving = at(2, 99), ha.RoleCandidate, false
 	if known, actions = ha.Decide(ha.State{}, o); len(actions) == 0 || actions[0].Kind != ha.Follow {
 		t.Fatalf("beside a candidate: asked for %+v", actions)
 	}

@@ -102,10 +102,18 @@ func (v *view) serving() bool {
 // leaderPeer is the newest term's leader if it is heard as one that can be followed.
 func (v *view) leaderPeer() *Peer {
 	p := v.peer(v.seen.Leader)
-	if v.seen.Phase != PhaseLeading || p == nil || !v.fresh(p) || !p.Report.leads() || p.Report.Term != v.seen.Term {
+	if v.seen.Phase != PhaseLeading || p == nil || !v.fresh(p) || !p.Report.leads() || p.Report.Term != v.seen.Term || v.leadsElsewhere(p) {
 		return nil
 	}
 	return p
+}
+
+// leadsElsewhere reports whether the newest term's leader is a primary on an earlier timeline
+// than its term has claimed: a person, or a recovery target, has promoted it, and the number
+// may be that of another's log.
+func (v *view) leadsElsewhere(p *Peer) bool {
+	at := &p.Report.Position
+	return p.Report.Serving && v.rec.Term == v.seen.Term && at.Known() && at.TLI < v.rec.Timeline && !v.follower()
 }
 
 // others are the members on record but this one.
