@@ -362,7 +362,7 @@ var founderRules = [...]rule{
 		func(t *turn) { t.do(Action{Kind: Init, Term: t.rec.Term, Why: "found the cluster"}) }, ends},
 	{"founder-start", func(v *view) bool { return v.present() && v.stopped() }, (*turn).startPrimary, ends},
 	// Others that hear it as their primary would wait for it for ever.
-	{"founder-hangs", (*view).founderHangs, stopNow("the server has stopped answering, and other members have the data"), ends},
+	{"founder-hangs", (*view).founderHangs, stopNow("the server does not answer, or takes no writes, and other members have the data"), ends},
 	{"founder-forced", (*view).mayRefound, (*turn).refound, ends},
 	{"founder-recovers", func(v *view) bool { return v.running() && v.o.Server.InRecovery != No && v.o.Server.Instructed != "" }, blocked(func(v *view) Block {
 		return Block{What: "the cluster is not founded yet", Missing: "the end of what PostgreSQL was told by recovery.signal: " + v.o.Server.Instructed}
@@ -372,10 +372,15 @@ var founderRules = [...]rule{
 }
 
 // founderHangs reports whether the server of a cluster whose record is made anew does not
-// answer any more, while another member could lead.
+// answer any more, or takes no writes by the fault of its machine, while another member
+// could lead.
 func (v *view) founderHangs() bool {
 	sv := &v.o.Server
-	return v.serving() && sv.SeenAt != 0 && sv.FailingSince != 0 && !v.paused() && v.after(sv.FailingSince, v.o.Policy.FailureTimeout) && v.bestHeard() != ""
+	since := sv.FailingSince
+	if since == 0 && sv.Writable == No {
+		since = sv.FaultyAt
+	}
+	return v.serving() && sv.SeenAt != 0 && since != 0 && !v.paused() && v.after(since, v.o.Policy.FailureTimeout) && v.bestHeard() != ""
 }
 
 // founded records the first term. Clients are let in only when the record is
