@@ -333,6 +333,11 @@ var serveRules = [...]rule{
 		t.block(Block{What: "the primary does not serve", Missing: "confirmation of its lease, by Consul or by the members"})
 		t.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
 	}, ends},
+	// So it is while the server is being stopped, too.
+	{"durability-relaxed", func(v *view) bool { return v.o.Server.Relaxed != "" && v.o.Policy.Mode == ModeQuorum }, blocked(func(v *view) Block {
+		return Block{What: "commits are acknowledged before a standby has them", Missing: "settings that wait: " + v.o.Server.Relaxed,
+			Cost: "a failover, or a crash, may lose acknowledged commits"}
+	}), goesOn},
 	{"stop-hangs", func(v *view) bool { return v.o.hangs() }, blocked(func(v *view) Block {
 		return Block{What: "the primary does not stop", Missing: "the end of its processes: the disk of its data directory may hang. Another member may lead meanwhile"}
 	}), ends},
@@ -355,10 +360,6 @@ var serveRules = [...]rule{
 	{"machine-fault", (*view).machineFault, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "it takes no writes, and another member can: " + t.o.Server.WriteProblem})
 	}, ends},
-	{"durability-relaxed", func(v *view) bool { return v.o.Server.Relaxed != "" && v.o.Policy.Mode == ModeQuorum }, blocked(func(v *view) Block {
-		return Block{What: "commits are acknowledged before a standby has them", Missing: "settings that wait: " + v.o.Server.Relaxed,
-			Cost: "a failover, or a crash, may lose acknowledged commits"}
-	}), goesOn},
 	{"port-unreached", (*view).unreached, blocked((*view).unreachedBlock), goesOn},
 	{"claim-record", (*view).claimToRecord, (*turn).recordClaim, goesOn},
 	{"lease-record", (*view).leaseToRecord, (*turn).recordLease, goesOn},
