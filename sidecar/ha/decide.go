@@ -189,6 +189,7 @@ func (s RecordSeen) order(than RecordSeen) int {
 // itself: the leader restates it, and nobody else changes the record unless a person asks.
 func (t *turn) noteRecord() {
 	last, c := &t.s.Last, &t.o.Consul
+		t.noteDismissed()
 	switch {
 	case c.Newer || c.SeenAt == 0:
 	case t.rec.Exists() && !t.rec.before(last):
@@ -200,6 +201,19 @@ func (t *turn) noteRecord() {
 		index := cmp.Or(t.rec.Index, c.BrokenIndex)
 		t.rec = *last
 		t.rec.Index = index
+// noteDismissed notes who is on the record no more, by a person's decision.
+func (t *turn) noteDismissed() {
+	s := &t.s
+	if slices.Equal(s.Last.Members, t.rec.Members) {
+		return
+	}
+	off := s.Dismissed
+	if s.Last.Term == t.rec.Term { // a record that is made anew has those that are heard
+		off = union(off, s.Last.Members)
+	}
+	s.Dismissed = slices.DeleteFunc(slices.Clone(off), func(m string) bool { return slices.Contains(t.rec.Members, m) })
+}
+
 	}
 }
 

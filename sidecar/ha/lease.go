@@ -45,16 +45,15 @@ func (v *view) confirmedAt() Instant {
 	return v.kthEcho(dur.Voters, need)
 }
 
-// electors are the others that may stand in an election: those on record and, while
-// it is not known what the record is, no matter who else is heard, as a transaction of this
+// electors are the others that may stand in an election: those on record; whoever else
+// this process has heard, as a person may make it lead whatever the record says; and, while
+// it is not known what the record is, no matter who else there is, as a transaction of this
 // member's own may have admitted it.
 func (v *view) electors() []string {
-	all := v.others()
-	if !v.inDoubt() {
-		return all
-	}
+	all, doubt := v.others(), v.inDoubt()
 	for i := range v.o.Peers {
-		if m := v.o.Peers[i].Member; !slices.Contains(all, m) {
+		p := &v.o.Peers[i]
+		if m := p.Member; !slices.Contains(all, m) && (doubt || p.ReceivedAt != 0 && v.related(p) && !slices.Contains(v.s.Dismissed, m)) {
 			all = append(all, m)
 		}
 	}

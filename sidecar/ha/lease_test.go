@@ -55,7 +55,8 @@ func TestLeaseInTheRecord(t *testing.T) {
 
 // TestLeaseInDoubt: a leader that is alone on record, and does not know whether a
 // transaction of its own has admitted others, needs their word for its lease (S5): they
-// may elect another (found by the simulation, seed 50104157 of five members).
+// may elect another (found by the simulation, seed 50104157 of five members). So may those
+// that it has heard, if a person says so, unless they were taken off the record.
 func TestLeaseInDoubt(t *testing.T) {
 	for name, c := range map[string]struct {
 		but func(o *ha.Observation)
@@ -65,6 +66,8 @@ func TestLeaseInDoubt(t *testing.T) {
 		"the outcome is not known":   {func(o *ha.Observation) { o.Busy.Doubt = o.Consul.Record.Index }, false},
 		"it is under way":            {func(o *ha.Observation) { o.Busy.Commit = true }, false},
 		"the record has moved since": {func(o *ha.Observation) { o.Busy.Doubt = o.Consul.Record.Index - 1 }, true},
+		"another is heard":           {func(o *ha.Observation) { o.Peers[0].ReceivedAt = now }, false},
+		"another cluster's is heard": {func(o *ha.Observation) { o.Peers[0].ReceivedAt, o.Peers[0].Report.ServerID = now, "2" }, true},
 		"it is not known, and all confirm": {func(o *ha.Observation) {
 			o.Busy.Doubt = o.Consul.Record.Index
 			for i := range o.Peers {
@@ -76,7 +79,7 @@ func TestLeaseInDoubt(t *testing.T) {
 		o.Policy.Mode, o.Consul.Record.Durability = ha.ModeAsync, ha.Durability{Mode: ha.ModeAsync}
 		o.Consul.Record.Members, o.Consul.HeldAt, o.Consul.HeldTerm = []string{"n1"}, 0, 0
 		for i := range o.Peers {
-			o.Peers[i].EchoSentAt = 0
+			o.Peers[i].EchoSentAt, o.Peers[i].ReceivedAt = 0, 0
 		}
 		c.but(&o)
 		if _, s := asked(o, ha.Lease); (s.LeaseUntil != 0) != c.has {

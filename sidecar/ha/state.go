@@ -52,6 +52,9 @@ type State struct {
 	// Last is the newest record that this process has read. Where Consul has an earlier
 	// one, or none, it was put back or has lost it.
 	Last Record
+	// Dismissed are the members that this process has seen taken off the record, and not put
+	// on it again since.
+	Dismissed []string
 	// FirstTerm is that of the first record that this process has read.
 	FirstTerm uint64
 	// PutBackAt is since when Consul's record is older than Last. Zero: it is not.
@@ -93,11 +96,11 @@ type State struct {
 	// WitnessAt is since when there is a witness. Wish is what it is to be told.
 	WitnessAt Instant
 	Wish      WitnessWish
+	// Forced is what came of the newest decision that this member is to lead whatever is missing.
+	Forced Forced
 	// Promotion is what came of the newest request that this site take the writes.
 	Promotion SitePromotion
 	// Led is the newest position that a primary was heard to have.
-	// Forced is what came of the newest decision that this member is to lead whatever is missing.
-	Forced Forced
 	Led Position
 }
 
@@ -110,9 +113,6 @@ type SitePromotion struct {
 	Refused string  // why; empty: it was not
 }
 
-// Gone is a voter whose walsender is missing.
-type Gone struct {
-	Member string
 // Forced is what came of a person's decision that a member is to lead (Intent.Force). It is
 // good for one term: of two members that were both to lead, each would else end the other's
 // election, and nobody's would be over.
@@ -123,5 +123,8 @@ type Forced struct {
 	Spent bool    // and it is another's turn since
 }
 
+// Gone is a voter whose walsender is missing.
+type Gone struct {
+	Member string
 	Since  Instant
 }
