@@ -18,8 +18,11 @@ type Witness struct {
 	AskedAt Instant // when it last answered, or did not; zero: it was not asked
 	// HeldAt is when the newest request was sent by which this site took or kept the word;
 	// zero: never.
-	HeldAt  Instant
-	Problem string // for people: why this site has not got it
+	HeldAt Instant
+	// OthersAt is when the newest request was sent by whose answer the other site had the
+	// word; zero: by the newest answer it had not.
+	OthersAt Instant
+	Problem  string // for people: why this site has not got it
 }
 
 // WitnessWish is what a member's witness is to be told.
@@ -69,11 +72,27 @@ func (v *view) heardNow() bool {
 	return at != 0 && !v.after(at, siteHeard)
 }
 
+// wordElsewhere reports whether the witness has said that the other site has its word: what
+// answers there as a standby may be about to be promoted.
+func (v *view) wordElsewhere() bool {
+	w := &v.o.Source.Witness
+	return w.OthersAt > w.HeldAt
+}
+
+// takenThere reports whether a primary of the other site was heard since this one, which takes
+// no writes yet, was to take them. (Where the other gave them up, it was heard before.)
+func (v *view) takenThere() bool {
+	return !v.serving() && v.sourceServes() && v.o.Source.SeenAt > v.s.PhaseAt && v.o.Source.SystemID == v.rec.SystemID
+}
+
 // unwitnessed reports whether the other site may take the writes in the place of this one,
 // as neither it nor the witness is heard.
 func (v *view) unwitnessed() bool {
 	p := &v.o.Policy
-	if p.Witness == "" || !p.ClosedAlone || p.StandbyOf == "" || v.follower() || v.rec.Phase == PhaseBootstrap || v.forced() || v.witnessHeld() || v.heardNow() {
+	if p.Witness == "" || !p.ClosedAlone || p.StandbyOf == "" || v.follower() || v.rec.Phase == PhaseBootstrap || v.forced() {
+		return false
+	}
+	if !v.takenThere() && (v.witnessHeld() || v.heardNow() && !v.wordElsewhere()) {
 		return false
 	}
 	return !v.serving() || v.after(v.s.WitnessAt, witnessLease)
@@ -81,12 +100,15 @@ func (v *view) unwitnessed() bool {
 
 // unwitnessedRules keep such a site closed.
 var unwitnessedRules = [...]rule{
-	{"unwitnessed-stop", func(v *view) bool { return v.running() && !v.standby() }, stopNow("neither the other site nor the witness is heard: the other may take the writes"), ends},
+	{"unwitnessed-stop", func(v *view) bool { return v.running() && !v.standby() }, stopNow("the other site may take the writes: the witness says so, or neither of them is heard"), ends},
 	{"unwitnessed-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unwitnessed-closed", nil, blocked(func(v *view) Block {
-		return Block{What: "this site takes no writes", Missing: "the word of the witness " + v.o.Policy.Witness + " (" + cmp.Or(v.o.Source.Witness.Problem, "it has not answered yet") +
-			"), or an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
+		b := Block{What: "this site takes no writes", Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
+		if b.Missing = "the end of the primary of " + v.o.Policy.StandbyOf + " at " + v.o.Source.Address + ", which takes them"; !v.takenThere() {
+			b.Missing = "the word of the witness " + v.o.Policy.Witness + " (" + cmp.Or(v.o.Source.Witness.Problem, "it has not answered yet") +
+				"), or an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place"
+		}
+		return b
 	}), ends},
 }
 

@@ -31,7 +31,8 @@ type witness struct {
 	askedAt ha.Instant
 	wanted  bool
 	held    bool
-	awaits  bool // the other site has it: the next question is answered when that changes
+	awaits  bool // another has it: the next question is answered when that changes
+	others  bool // it is the other site
 }
 
 // wordKeeper is the key at the third Consul.
@@ -93,7 +94,7 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 	if k.wanted == wish.Hold && k.askedAt != 0 && now.Sub(k.askedAt) < pause {
 		return before
 	}
-	k.askedAt, k.wanted, k.held = now, wish.Hold, false
+	k.askedAt, k.wanted, k.held, k.others, before.OthersAt = now, wish.Hold, false, false, 0
 	if k.problem != nil {
 		before.Problem = k.problem.Error()
 	} else {
@@ -101,6 +102,9 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 	}
 	if !wish.Hold {
 		before.HeldAt = 0
+	}
+	if k.others {
+		before.OthersAt = now
 	}
 	if k.held {
 		before.HeldAt = now // when the first request was sent
@@ -133,7 +137,7 @@ func (k *witness) settle(ctx context.Context, next sessions.Word, wish *ha.Witne
 	case wish.Hold && !mine && !free && index == 0:
 		return "no site has had its word yet, and the other may be about to"
 	case wish.Hold && !mine && !free:
-		k.awaits = true
+		k.awaits, k.others = true, !word.Free && word.Half != int(wish.Half)
 		return "cluster " + word.Cluster + " has its word (epoch " + strconv.FormatUint(word.Epoch, 10) + "), and member " + word.Member +
 			" renewed it, or this member began to look, " + still.Round(time.Second).String() + " ago"
 	case wish.Free && mine:

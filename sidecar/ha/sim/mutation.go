@@ -76,6 +76,12 @@ func (w *World) mutate(o *ha.Observation) {
 		r := &o.Consul.Record
 		if r.Leader == o.Self && r.Phase == ha.PhaseElecting && r.Durability.K > 0 && r.Durability.K <= len(r.Durability.Voters) {
 			w.peersCopy(o)
+	if p := w.opt.pair; p != nil && p.broken == PairStandbys {
+		o.Source.Witness.OthersAt = 0
+		if r := &o.Consul.Record; r.StandbyOf == "" && r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
+			o.Source.SystemID = "" // nor whether a primary is heard there
+		}
+	}
 			w.extraVote(o)
 		}
 	case MutateS3Ahead:

@@ -39,6 +39,7 @@ const (
 	PairHasty                 // the witness gives its word although the other site may still renew it
 	PairOpen                  // a primary keeps its clients without the witness's word
 	PairWordless              // who is given the writes takes them without the witness's word
+	PairStandbys              // a site opens where the other's standbys answer, whatever the witness says
 	PairMutations
 )
 

@@ -26,7 +26,7 @@ func (p *Pair) askWitness(w *World, m int) {
 	b, k := &w.members[m], &p.witness
 	s, now := &b.sidecar, b.read(w.now)
 	x := &s.source.Witness
-	x.AskedAt = now
+	x.AskedAt, x.OthersAt = now, 0
 	if k.away[side] || p.broken == PairOpen && s.state.Wish.Hold {
 		x.Problem = "it does not answer"
 		if p.broken == PairOpen && s.consul.Record.StandbyOf == "" {
@@ -52,6 +52,9 @@ func (p *Pair) askWitness(w *World, m int) {
 		k.holder, x.HeldAt, x.Problem = side, now, ""
 	case wish.Hold:
 		x.Problem = "the other site has it"
+		if k.holder == 1-side {
+			x.OthersAt = now
+		}
 		return
 	case wish.Free && mine:
 		k.holder, x.HeldAt = nobody, 0
