@@ -175,13 +175,10 @@ func (s RecordSeen) newer(than RecordSeen) bool {
 
 // order compares two records by what they say themselves. No term goes back to an earlier
 // phase, while a leader that took an earlier record for the newest may have changed it as
-// often as the newest was.
+// often as the newest was. One whose changes were not counted is from before they were, as
+// nobody takes the count away.
 func (s RecordSeen) order(than RecordSeen) int {
-	changes := 0
-	if s.Changes > 0 && than.Changes > 0 {
-		changes = cmp.Compare(s.Changes, than.Changes)
-	}
-	return cmp.Or(cmp.Compare(s.Term, than.Term), cmp.Compare(s.Phase.order(), than.Phase.order()), changes)
+	return cmp.Or(cmp.Compare(s.Term, than.Term), cmp.Compare(s.Phase.order(), than.Phase.order()), cmp.Compare(s.Changes, than.Changes))
 }
 
 // noteRecord keeps the newest record that this process has read. Where Consul has an
@@ -230,7 +227,7 @@ func (r *Record) before(last *Record) bool {
 	if phase := r.Phase.order() - last.Phase.order(); phase != 0 && r.Leader == last.Leader {
 		return phase < 0
 	}
-	if r.Changes > 0 && last.Changes > 0 && r.Leader == last.Leader {
+	if max(r.Changes, last.Changes) > 0 && r.Leader == last.Leader {
 		return r.Changes < last.Changes
 	}
 	return r.Index < last.Index && r.Leader == last.Leader && !r.same(last)
