@@ -31,6 +31,10 @@ var unfitRules = [...]rule{
 // itself, gathers votes, and claims a timeline when it has them (S2, S3).
 var electionRules = [...]rule{
 	{"elect-unready", func(v *view) bool { return !v.standby() }, nil, ends},
+	// Those that have promised more cannot vote in this term, and may have what was acknowledged.
+	{"elect-beyond-promised", func(v *view) bool { return v.forced() && v.promisedLater() }, func(t *turn) {
+		t.ballot("members have promised term " + itoa(t.newestPromise()) + ", whose record Consul has lost")
+	}, ends},
 	{"elect-fence", func(v *view) bool { return v.o.Server.Promise < v.rec.Term }, fenceToElect("this member stands in the election of the term"), ends},
 	{"elect-catch-up", (*view).catchingUp, nil, ends},
 	{"elect-vote", func(v *view) bool { return !v.o.Server.Fenced || v.o.Server.halfFenced() }, fenceToElect("its own vote"), ends},
