@@ -293,6 +293,13 @@ func (v *view) hearsFew() bool {
 	return 2*agree < living
 }
 
+// foundLeading reports whether this process, whose server is down, found itself the primary on
+// record when it began, and has not given the others the time to say that Consul was put back.
+func (v *view) foundLeading() bool {
+	began := v.o.Now < v.s.BegunAt.Add(reportTime) && v.stopped() && v.foundElected() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
+	return began && !v.putBack && !v.forced() && v.hearsFew() && !v.after(v.s.BegunAt, reportTime)
+}
+
 func (v *view) unheardBlock() Block {
 	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later term has begun: pgsidecar was started amid the term, and Consul may have been put back meanwhile",
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}

@@ -186,10 +186,10 @@ func (s RecordSeen) order(than RecordSeen) int {
 // itself: the leader restates it, and nobody else changes the record unless a person asks.
 func (t *turn) noteRecord() {
 	last, c := &t.s.Last, &t.o.Consul
-		t.noteDismissed()
 	switch {
 	case c.Newer || c.SeenAt == 0:
 	case t.rec.Exists() && !t.rec.before(last):
+		t.noteDismissed()
 		*last, t.s.PutBackAt = t.rec, 0
 		t.s.FirstTerm = cmp.Or(t.s.FirstTerm, t.rec.Term)
 	case last.Term != 0:
@@ -198,6 +198,9 @@ func (t *turn) noteRecord() {
 		index := cmp.Or(t.rec.Index, c.BrokenIndex)
 		t.rec = *last
 		t.rec.Index = index
+	}
+}
+
 // noteDismissed notes who is on the record no more, by a person's decision.
 func (t *turn) noteDismissed() {
 	s := &t.s
@@ -209,9 +212,6 @@ func (t *turn) noteDismissed() {
 		off = union(off, s.Last.Members)
 	}
 	s.Dismissed = slices.DeleteFunc(slices.Clone(off), func(m string) bool { return slices.Contains(t.rec.Members, m) })
-}
-
-	}
 }
 
 // before reports whether this program has read a newer record than r in the same or a
@@ -296,17 +296,6 @@ func (t *turn) remember() {
 	t.noteEmpty()
 }
 
-// noteEmpty dates since when there is no record, and since when anybody is heard meanwhile.
-func (t *turn) noteEmpty() {
-	s := &t.s
-	if t.rec.Exists() || t.o.Consul.SeenAt == 0 {
-		s.EmptySince, s.HeardSince = 0, 0
-		return
-	}
-	s.EmptySince = cmp.Or(s.EmptySince, t.o.Now)
-	if !t.hearsAny() {
-		s.HeardSince = 0
-		return
 // noteForced notes when this member has led as a person had decided, and does not any more.
 func (t *turn) noteForced() {
 	f, o := &t.s.Forced, &t.o
@@ -322,6 +311,17 @@ func (t *turn) noteForced() {
 	o.Intent.Force = !f.Spent
 }
 
+// noteEmpty dates since when there is no record, and since when anybody is heard meanwhile.
+func (t *turn) noteEmpty() {
+	s := &t.s
+	if t.rec.Exists() || t.o.Consul.SeenAt == 0 {
+		s.EmptySince, s.HeardSince = 0, 0
+		return
+	}
+	s.EmptySince = cmp.Or(s.EmptySince, t.o.Now)
+	if !t.hearsAny() {
+		s.HeardSince = 0
+		return
 	}
 	s.HeardSince = cmp.Or(s.HeardSince, t.o.Now)
 }
@@ -445,6 +445,7 @@ func (v *view) role() Role {
 // MakeReport writes what this member tells the others. Seq, Echo and the
 // addresses are the shell's to fill.
 func MakeReport(s State, o Observation) Report {
+	o.Intent.Force = o.Intent.Force && !s.Forced.Spent
 	v := &o.Server
 	r := Report{
 		Member: o.Self, Term: v.Promise, Role: s.Role, Leader: v.Upstream, Position: v.Position, Hears: s.Hears,
@@ -456,8 +457,8 @@ func MakeReport(s State, o Observation) Report {
 		Strayed:  v.Strayed, Copy: v.Copy, Lease: o.Policy.Lease,
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: o.newestSeen(s.Last), ServerID: v.SystemID, Pending: v.PendingRestart,
-	o.Intent.Force = o.Intent.Force && !s.Forced.Spent
 	}
+	r.First = s.FirstTerm
 	r.Paused, r.Software, r.SyncPriority = v.Paused, v.Software, o.Policy.SyncPriority
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed
 	r.Hidden, r.ConfigProblem, r.Misled = o.Consul.HiddenBy, v.ConfigProblem, v.Misled

@@ -194,17 +194,11 @@ func (v *view) preVotes() (missing string) {
 	if v.stale() && v.mayElectAnew() {
 		return ""
 	}
-	if f := v.rec.Final; f != nil && v.o.Server.Position.Contains(f.Position) {
-		return ""
-	}
-	if v.rec.Origin.Leader == v.o.Self && v.rec.Phase == PhaseElecting {
-		return ""
+	if v.oneDecides() {
+		return v.perhapsDecided()
 	}
 	if dur.Mode == ModeAsync || v.follower() {
 		return v.preVotesAsync()
-	}
-	if p := v.peer(v.rec.Origin.Leader); v.rec.Phase == PhaseElecting && p != nil && v.fresh(p) && !p.Report.Serving && p.Report.Role == RoleReplica {
-		return "" // its vote will stand for all
 	}
 	if dur.K == 0 {
 		return "the last primary (" + v.standsForAll() + "): no standby held each commit, so only it surely has them all"
@@ -219,6 +213,51 @@ func (v *view) preVotes() (missing string) {
 	}
 	if need := dur.VotesNeeded(); agree < need {
 		return itoa(uint64(need)) + " of the voters that have lost the primary and can be reached; not so:" + silent
+	}
+	return ""
+}
+
+// oneDecides reports whether the log of one member has all that was acknowledged, be it this
+// one's own, so that its word is enough to elect.
+func (v *view) oneDecides() bool {
+	f, origin := v.rec.Final, v.rec.Origin.Leader
+	if f != nil && v.o.Server.Position.Contains(f.Position) || v.rec.Phase == PhaseElecting && origin == v.o.Self {
+		return true
+	}
+	p := v.peer(origin)
+	return v.rec.Phase == PhaseElecting && v.rec.Durability.Mode == ModeQuorum && !v.follower() && p != nil && v.fresh(p) && !p.Report.Serving && p.Report.Role == RoleReplica
+}
+
+// perhapsDecided says whose word is missing that an election which is under way by Consul's
+// record was not decided: Consul may have been put back to it, and who was elected have led
+// since. Who has begun to read the record amid the election knows no more of it. A primary that
+// has passed the lock to the only other member saw that itself.
+func (v *view) perhapsDecided() string {
+	others := v.others()
+	if v.rec.Phase != PhaseElecting || v.follower() || len(others) == 1 && v.rec.Origin.Leader == v.o.Self && v.s.FirstTerm <= v.rec.Origin.Term {
+		return ""
+	}
+	agree, living, beyond, silent := 0, 0, "", ""
+	for _, m := range others {
+		p := v.peer(m)
+		switch {
+		case p != nil && v.fresh(p) && p.Report.Strayed == "" && p.Report.ServerID == v.rec.SystemID && p.Report.Position.TLI > v.rec.Timeline:
+			beyond = m
+		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && (p.Report.First == 0 || p.Report.First < v.rec.Term):
+			agree++
+		case m == v.rec.Origin.Leader || p != nil && p.Link == LinkRefused && p.PostgresRefused == Yes:
+			continue // it may well be gone
+		default:
+			silent += " " + m
+		}
+		living++
+	}
+	switch {
+	case beyond != "":
+		return "the record of the term that began the timeline of " + beyond + ", which is later than any in Consul's record: was Consul restored from a snapshot?"
+	case 2*agree < living:
+		return "word that nobody has won the election of term " + itoa(v.rec.Term) + ", from at least half of the other members, and from such as were there when it began: " +
+			"Consul may have been restored from a snapshot. Not yet from:" + silent
 	}
 	return ""
 }

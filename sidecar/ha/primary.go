@@ -9,6 +9,7 @@ import (
 // leaderRules are what the leader of the newest term does, phase by phase.
 var leaderRules = [...]rule{
 	{"leader-exit", func(v *view) bool { return v.shutdown() && v.stopped() && !v.lockMine() }, (*turn).stopAndExit, ends},
+	{"found-leading", (*view).foundLeading, func(t *turn) { t.keepTag = true }, ends},
 	{"restate-forced", func(v *view) bool { return v.putBack && v.forced() && !v.confirmedSince() },
 		func(t *turn) { t.ballot("Consul has lost the record, and nobody can say that it is the newest") }, ends},
 	{"restate-asks", func(v *view) bool {
@@ -23,6 +24,9 @@ var leaderRules = [...]rule{
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 	}), goesOn},
 	{"restate", func(v *view) bool { return v.putBack && v.confirmedSince() }, (*turn).restate, goesOn},
+	// Nothing is claimed by an election that may be over.
+	{"electing-lost", func(v *view) bool { return v.putBack && v.rec.Phase == PhaseElecting && !v.follower() && !v.shutdown() },
+		func(t *turn) { t.keepTag = true }, ends},
 	{"lock-held-by-other", func(v *view) bool { return !v.putBack && !v.lockMine() && v.lockTaken() }, blocked(func(v *view) Block {
 		return Block{What: "the leader lock is not held", Missing: v.o.Consul.Lock.Holder + " to lose it, as the record names " + v.o.Self + "; it is being taken back"}
 	}), goesOn},
@@ -329,15 +333,15 @@ func (t *turn) resume() {
 
 // serveRules are what a running primary does in its own term.
 var serveRules = [...]rule{
-	{"lease-ends", func(v *view) bool { return !v.inTime }, func(t *turn) {
-		t.block(Block{What: "the primary does not serve", Missing: "confirmation of its lease, by Consul or by the members"})
-		t.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
-	}, ends},
 	// So it is while the server is being stopped, too.
 	{"durability-relaxed", func(v *view) bool { return v.o.Server.Relaxed != "" && v.o.Policy.Mode == ModeQuorum }, blocked(func(v *view) Block {
 		return Block{What: "commits are acknowledged before a standby has them", Missing: "settings that wait: " + v.o.Server.Relaxed,
 			Cost: "a failover, or a crash, may lose acknowledged commits"}
 	}), goesOn},
+	{"lease-ends", func(v *view) bool { return !v.inTime }, func(t *turn) {
+		t.block(Block{What: "the primary does not serve", Missing: "confirmation of its lease, by Consul or by the members"})
+		t.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
+	}, ends},
 	{"stop-hangs", func(v *view) bool { return v.o.hangs() }, blocked(func(v *view) Block {
 		return Block{What: "the primary does not stop", Missing: "the end of its processes: the disk of its data directory may hang. Another member may lead meanwhile"}
 	}), ends},

@@ -59,6 +59,10 @@ type Report struct {
 	SyncPriority int    `json:"sync_priority,omitempty"`
 	Session      string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
 
+	// First is the term of the first record that its process has read: of what came before it
+	// knows nothing, as of a term that had begun by then. Zero: none yet, or not known.
+	First uint64 `json:"first_term,omitempty"`
+
 	// The newest record this member knows, so that the others learn of a
 	// ballot before Consul tells them.
 	Record RecordSeen `json:"record"`

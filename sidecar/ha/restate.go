@@ -9,10 +9,26 @@ import "slices"
 // where voters elect, as many as an election fails without have confirmed this term since the
 // loss was seen.
 func (v *view) confirmedSince() bool {
+	if v.rec.Phase == PhaseElecting && !v.follower() {
+		return v.halfSince(v.s.PutBackAt)
+	}
 	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
 		return v.confirmedAt() >= v.s.PutBackAt
 	}
 	return v.leaseUntil() > v.o.Now
+}
+
+// halfSince reports whether half of the others have said since then that they know of no later
+// term than this one: in an election one member's log may decide, so that it does not fail
+// without any one in particular.
+func (v *view) halfSince(since Instant) bool {
+	agree, others := 0, v.others()
+	for _, m := range others {
+		if p := v.peer(m); p != nil && v.fresh(p) && p.EchoSentAt >= since && p.Report.Record.Term == v.rec.Term && p.Report.Term <= v.rec.Term {
+			agree++
+		}
+	}
+	return 2*agree >= len(others)
 }
 
 // restate writes the record of this leader's term again, which Consul has lost, as after
@@ -26,7 +42,14 @@ func (t *turn) restate() {
 	if t.lockMine() {
 		lock = LockKeep
 	}
-	t.commit(Change{What: "restate", Record: t.rec, Lock: lock, Session: c.Session, Prior: c.Lock}, "Consul has lost the record of this term")
+	r := t.rec
+	if r.Phase == PhaseElecting && !t.follower() {
+		// Of whoever was elected since nobody may know, so that its term and its timeline are
+		// no other's.
+		r.Term, r.Timeline = r.Term+unseenTerms, t.ofSite(max(r.Timeline, t.newestTimeline())+unseenTerms)
+		r.Claims = r.claims(Claim{TLI: r.Timeline, Term: r.Term, Parent: r.Timeline, Low: 1, High: 1})
+	}
+	t.commit(Change{What: "restate", Record: r, Lock: lock, Session: c.Session, Prior: c.Lock}, "Consul has lost the record of this term")
 }
 
 // votersLost reports whether Consul was put back to an earlier record of this leader's own

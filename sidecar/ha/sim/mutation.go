@@ -35,11 +35,14 @@ const (
 	MutateOwed                 // a copy of a replica votes before it has what its member acknowledged
 	MutatePutBack              // whatever Consul says is the newest record
 	MutateFound                // a cluster is founded beside the data of another
+	MutateDecided              // an election is under way if Consul's record says so
+	MutateAmid                 // who was started amid an election knows that it was not decided
+	MutateBeyond               // the record of an election that is written again has the term that it had
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -52,7 +55,9 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"histories are not compared", "nobody refuses a pre-vote", "a restarted primary shows everything at once", "no marker stands while files are half-made",
 	"a program drops the fields of the record that it does not know", "logs from before a person chose another are compared by their numbers",
 	"a server that was run by hand as a primary counts like any other", "nor is it looked at which timelines were claimed",
-	"a copy votes before it has what its member acknowledged", "whatever Consul says is the newest record", "a cluster is founded beside the data of another"}
+	"a copy votes before it has what its member acknowledged", "whatever Consul says is the newest record", "a cluster is founded beside the data of another",
+	"an election is under way if Consul's record says so", "who was started amid an election knows that it was not decided",
+	"the record of an election that is written again has the term that it had"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -71,17 +76,17 @@ func (w *World) mutate(o *ha.Observation) {
 	if p := w.opt.pair; p != nil && p.broken == PairDeaf && o.Consul.Record.StandbyOf == "" {
 		o.Source.SeenAt = 0
 	}
-	switch w.opt.Mutation {
-	case MutateS3:
-		r := &o.Consul.Record
-		if r.Leader == o.Self && r.Phase == ha.PhaseElecting && r.Durability.K > 0 && r.Durability.K <= len(r.Durability.Voters) {
-			w.peersCopy(o)
 	if p := w.opt.pair; p != nil && p.broken == PairStandbys {
 		o.Source.Witness.OthersAt = 0
 		if r := &o.Consul.Record; r.StandbyOf == "" && r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
 			o.Source.SystemID = "" // nor whether a primary is heard there
 		}
 	}
+	switch w.opt.Mutation {
+	case MutateS3:
+		r := &o.Consul.Record
+		if r.Leader == o.Self && r.Phase == ha.PhaseElecting && r.Durability.K > 0 && r.Durability.K <= len(r.Durability.Voters) {
+			w.peersCopy(o)
 			w.extraVote(o)
 		}
 	case MutateS3Ahead:
@@ -134,6 +139,8 @@ func (w *World) mutate(o *ha.Observation) {
 				p.ServerID, p.Record = "", ha.RecordSeen{}
 			}
 		}
+	case MutateDecided, MutateAmid:
+		w.underWay(o)
 	case MutateBase:
 		w.peersCopy(o)
 		o.Consul.Record.Base = 0
@@ -145,6 +152,22 @@ func (w *World) mutate(o *ha.Observation) {
 		for i := range o.Peers {
 			o.Peers[i].Report.Hears = false
 			o.Peers[i].Report.Serving = false
+		}
+	}
+}
+
+// underWay lets all others say that an election was not decided, or those that cannot know.
+func (w *World) underWay(o *ha.Observation) {
+	r := &o.Consul.Record
+	if r.Phase != ha.PhaseElecting || r.Leader == o.Self {
+		return
+	}
+	w.peersCopy(o)
+	for i := range o.Peers {
+		p := &o.Peers[i]
+		p.Report.First = 0
+		if w.opt.Mutation == MutateDecided && p.Link != ha.LinkUp {
+			p.Link, p.PostgresRefused = ha.LinkRefused, ha.Yes
 		}
 	}
 }
@@ -172,6 +195,9 @@ func (w *World) distort(m int, a *ha.Action) {
 		set := a.Sync
 		*a = ha.Action{Kind: ha.Commit, Change: ha.Change{What: "narrow", Record: s.consul.Record, Lock: ha.LockKeep, Session: s.consul.Session}}
 		r.Durability.K, r.Durability.Voters = min(r.Durability.K, set.K), set.Names
+	case w.opt.Mutation == MutateBeyond && a.Kind == ha.Commit && a.Change.What == "restate" && r.Phase == ha.PhaseElecting:
+		last := &s.state.Last
+		r.Term, r.Timeline, r.Claims = last.Term, last.Timeline, last.Claims
 	case w.opt.Mutation == MutateS4Promotion && a.Kind == ha.Commit && a.Change.What == "claim" && r.Durability.Has(names[m]):
 		r.Durability.Voters = without(r.Durability.Voters, names[m])
 		r.Durability.K = min(r.Durability.K, len(r.Durability.Voters))

@@ -38,7 +38,7 @@ func NewScript(c Cluster) *Script {
 // Verbs are what Do knows, with what follows them.
 func Verbs() []string {
 	return []string{"run DURATION", "status MEMBER...", "record", "crash MEMBER [server|sidecar]", "boot MEMBER", "lose-host MEMBER", "lose-data MEMBER",
-		"pause MEMBER DURATION [server|sidecar]", "cut MEMBER [MEMBER|consul|members]", "heal", "full MEMBER", "hang MEMBER", "consul away|back|empty|restore|delete-keys|delete-lock|damage",
+		"pause MEMBER DURATION [server|sidecar]", "cut MEMBER [MEMBER|consul|members]", "heal", "full MEMBER", "hang MEMBER", "consul away|back|empty|restore|restore-voters|delete-keys|delete-lock|damage",
 		"switchover MEMBER [MEMBER]", "shutdown MEMBER", "reinit MEMBER", "promote-by-hand MEMBER", "start-by-hand MEMBER", "type COMMAND"}
 }
 
@@ -147,6 +147,8 @@ func (s *Script) consul(what string) error {
 		w.strikeConsul(&fault{}, 0, EmptyConsul)
 	case "restore":
 		w.restore(&fault{}, RestoreTerm)
+	case "restore-voters":
+		w.restore(&fault{}, RestoreVoters)
 	case "delete-keys":
 		w.strikeConsul(&fault{}, 0, DeleteKeys)
 	case "delete-lock":
@@ -154,7 +156,7 @@ func (s *Script) consul(what string) error {
 	case "damage":
 		w.strikeConsul(&fault{}, 0, DamageState)
 	default:
-		return fmt.Errorf("consul %s: away, back, empty, restore, delete-keys, delete-lock or damage", what)
+		return fmt.Errorf("consul %s: away, back, empty, restore, restore-voters, delete-keys, delete-lock or damage", what)
 	}
 	return nil
 }

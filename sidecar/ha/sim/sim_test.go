@@ -229,12 +229,14 @@ var caughtBy = [...]string{
 	sim.MutateS4: "S4", sim.MutateS4CatchUp: "S4", sim.MutateS4Widen: "S4", sim.MutateS4Narrow: "S4", sim.MutateS4Promotion: "S4", sim.MutateS4Votes: "S4",
 	sim.MutateS5: "two writers", sim.MutateS5Sent: "two writers", sim.MutateS6: "two writers", sim.MutateS7: "recovery",
 	sim.MutateS8: "S8", sim.MutateS9: "S9", sim.MutateS10: "S10", sim.MutateKeep: "unknown field", sim.MutateBase: "timeline",
-	sim.MutateStrayed: "lost", sim.MutateClaims: "lost", sim.MutateOwed: "lost", sim.MutatePutBack: "S1", sim.MutateFound: "lost",
+	sim.MutateStrayed: "lost", sim.MutateClaims: "lost", sim.MutateOwed: "lost", sim.MutatePutBack: "S1", sim.MutateFound: "lost", sim.MutateDecided: "lost", sim.MutateAmid: "lost",
+	sim.MutateBeyond: "timeline",
 }
 
 // struckBy is the fault from outside without which a mutation changes nothing.
 var struckBy = [...]sim.Outside{sim.MutateKeep: sim.OtherVersion, sim.MutateBase: sim.StartByHand | sim.LoseHost | sim.AcceptLoss,
-	sim.MutateStrayed: sim.StartByHand, sim.MutateClaims: sim.RecoveryGoal, sim.MutateOwed: sim.CloneReplica, sim.MutatePutBack: sim.RestoreTerm, sim.MutateFound: sim.LoseDisk | sim.DeleteKeys}
+	sim.MutateStrayed: sim.StartByHand, sim.MutateClaims: sim.RecoveryGoal, sim.MutateOwed: sim.CloneReplica, sim.MutatePutBack: sim.RestoreTerm, sim.MutateFound: sim.LoseDisk | sim.DeleteKeys,
+	sim.MutateDecided: sim.RestoreVoters, sim.MutateAmid: sim.RestoreVoters, sim.MutateBeyond: sim.EmptyConsul | sim.DeleteState}
 
 // beside is what makes a mutation tell.
 func beside(m sim.Mutation) sim.Outside {
