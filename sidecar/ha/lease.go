@@ -45,8 +45,8 @@ func (v *view) confirmedAt() Instant {
 	return v.kthEcho(dur.Voters, need)
 }
 
-// electors are the others that may stand in an election: those on record; whoever else
-// this process has heard, as a person may make it lead whatever the record says; and, while
+// electors are the others that may stand in an election: those on record; all
+// that this process has heard, as a person may make it lead whatever the record says; and, while
 // it is not known what the record is, no matter who else there is, as a transaction of this
 // member's own may have admitted it.
 func (v *view) electors() []string {

@@ -44,7 +44,7 @@ func (t *turn) restate() {
 	}
 	r := t.rec
 	if r.Phase == PhaseElecting && !t.follower() {
-		// Of whoever was elected since nobody may know, so that its term and its timeline are
+		// Nobody may know who was elected since, so that its term and its timeline are to be
 		// no other's.
 		r.Term, r.Timeline = r.Term+unseenTerms, t.ofSite(max(r.Timeline, t.newestTimeline())+unseenTerms)
 		r.Claims = r.claims(Claim{TLI: r.Timeline, Term: r.Term, Parent: r.Timeline, Low: 1, High: 1})

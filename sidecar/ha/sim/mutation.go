@@ -73,15 +73,7 @@ func Mutations() []Mutation {
 
 // mutate corrupts what the core is about to see.
 func (w *World) mutate(o *ha.Observation) {
-	if p := w.opt.pair; p != nil && p.broken == PairDeaf && o.Consul.Record.StandbyOf == "" {
-		o.Source.SeenAt = 0
-	}
-	if p := w.opt.pair; p != nil && p.broken == PairStandbys {
-		o.Source.Witness.OthersAt = 0
-		if r := &o.Consul.Record; r.StandbyOf == "" && r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
-			o.Source.SystemID = "" // nor whether a primary is heard there
-		}
-	}
+	w.opt.pair.mutate(o)
 	switch w.opt.Mutation {
 	case MutateS3:
 		r := &o.Consul.Record
@@ -168,6 +160,20 @@ func (w *World) underWay(o *ha.Observation) {
 		p.Report.First = 0
 		if w.opt.Mutation == MutateDecided && p.Link != ha.LinkUp {
 			p.Link, p.PostgresRefused = ha.LinkRefused, ha.Yes
+		}
+	}
+}
+
+// mutate corrupts what a core of two sites sees. p may be nil.
+func (p *Pair) mutate(o *ha.Observation) {
+	r := &o.Consul.Record
+	switch {
+	case p == nil || r.StandbyOf != "":
+	case p.broken == PairDeaf:
+		o.Source.SeenAt = 0
+	case p.broken == PairStandbys:
+		if o.Source.Witness.OthersAt = 0; r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
+			o.Source.SystemID = "" // nor whether a primary is heard there
 		}
 	}
 }
