@@ -57,6 +57,53 @@ func TestAdopts(t *testing.T) {
 	}
 }
 
+// TestTakesOver: a server that something else started on the data runs on beside a member
+// that was not told to take it over, and while that cannot go on with the data: those of a
+// standby found no cluster. As soon as it can, the server is shut down and its data lead.
+func TestTakesOver(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	dir, port := filepath.Dir(r.data()), fmt.Sprint(freePort(t))
+	r.asPostgres("", "initdb", "-D", r.data(), "-U", "postgres", "--auth=trust")
+	r.asPostgres("create table kept as select 42 as n;\n", "postgres", "--single", "-D", r.data(), "postgres")
+	signal := filepath.Join(r.data(), "standby.signal")
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	labtest.OwnedByServer(t, signal)
+	r.asPostgres("", "pg_ctl", "-D", r.data(), "-l", filepath.Join(dir, "log"), "-o", "-k "+dir+" -p "+port+" -c listen_addresses=", "start")
+	t.Cleanup(func() {
+		if _, err := os.Stat(filepath.Join(r.data(), "postmaster.pid")); err == nil {
+			r.asPostgres("", "pg_ctl", "-D", r.data(), "-m", "immediate", "stop")
+		}
+	})
+	kept := func(host, port string) string {
+		return r.asPostgres("", "psql", "-XAt", "-h", host, "-p", port, "-U", "postgres", "-c", "select n from kept", "postgres")
+	}
+
+	r.start()
+	if code := r.exits(long); code != cli.ExitFailed || !strings.Contains(r.log.String(), "--take-over") {
+		t.Errorf("exit status %d, and it says %s", code, r.log.String())
+	}
+	t.Setenv("PGSIDECAR_TAKE_OVER", "1")
+	r.start()
+	r.logged(long, "no cluster is founded", "standby's")
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.exits(long)
+	if n := kept(dir, port); n != "42" {
+		t.Errorf("the server that was not taken over answers %q", n)
+	}
+	r.asPostgres("", "pg_ctl", "-D", r.data(), "promote")
+	r.start()
+	r.logged(long, "announced", "tag=primary", "term=1")
+	if n := kept(r.data()+".pgsidecar/sock", fmt.Sprint(r.pg)); n != "42" {
+		t.Errorf("the adopted server answers %q", n)
+	}
+	r.stop()
+}
+
 // TestNewerPostgres: a data directory of a newer PostgreSQL is refused, by name
 // of both versions, and left untouched.
 func TestNewerPostgres(t *testing.T) {

@@ -138,22 +138,30 @@ func buildLanded(t *testing.T, dir, version string) string {
 
 // write begins to write through HAProxy.
 func (u *upgrade) write(t *testing.T) {
-	routes, err := drill.Routes(u.Lab)
-	if err != nil {
-		t.Fatal(err)
-	}
 	conn := u.primary(t)
 	defer conn.Close(context.WithoutCancel(t.Context()))
-	password, err := os.ReadFile(u.Plan().PasswordFile(lab.ApplicationRole))
+	u.writer = written(t, u.Lab, conn)
+}
+
+// written begins to write through HAProxy, for the length of the test, into a table that
+// is made on the primary.
+func written(t *testing.T, l *lab.Lab, primary *pgx.Conn) *drill.Writer {
+	t.Helper()
+	routes, err := drill.Routes(l)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := drill.Prepare(t.Context(), conn, lab.ApplicationRole, strings.TrimSpace(string(password))); err != nil {
+	password, err := os.ReadFile(l.Plan().PasswordFile(lab.ApplicationRole))
+	if err != nil {
 		t.Fatal(err)
 	}
-	u.writer = &drill.Writer{Route: routes[0], Run: time.Now().UnixNano(), Workers: 4, Interval: 5 * time.Millisecond}
-	u.writer.Start()
-	t.Cleanup(u.writer.Stop)
+	if err := drill.Prepare(t.Context(), primary, lab.ApplicationRole, strings.TrimSpace(string(password))); err != nil {
+		t.Fatal(err)
+	}
+	w := &drill.Writer{Route: routes[0], Run: time.Now().UnixNano(), Workers: 4, Interval: 5 * time.Millisecond}
+	w.Start()
+	t.Cleanup(w.Stop)
+	return w
 }
 
 // primary connects to the server of the recorded leader.

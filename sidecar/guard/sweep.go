@@ -126,6 +126,10 @@ func writeServerFile(stateDir, dataDir string) error {
 	return nil
 }
 
+// Watch has the first guard of a state directory look out for somebody else's server on the
+// data directory, as if it had started one there before.
+func Watch(stateDir, dataDir string) error { return writeServerFile(stateDir, dataDir) }
+
 // sweepLast kills what the guard before this one left on its data directory. A server that no guard has
 // started is left running, and returned: it is not for a guard to decide about.
 func sweepLast(ctx context.Context, stateDir string) (dataDir string, killed, stranger int, err error) {

@@ -31,18 +31,13 @@ var bootstrapRules = [...]rule{
 		return v.present() && v.stopped() && !v.heardOut()
 	}, nil, ends},
 	// Its clients would get the other's database.
-	{"bootstrap-other-cluster", func(v *view) bool { return v.o.Consul.OtherCluster != "" }, blocked(func(v *view) Block {
-		return Block{What: "no cluster is founded", Missing: "a service name that no other cluster uses: " + v.o.Consul.OtherCluster}
-	}), ends},
+	{"bootstrap-other-cluster", func(v *view) bool { return v.o.Consul.OtherCluster != "" }, blocked((*view).otherClusterBlock), ends},
 	// A member that has data goes first.
 	{"bootstrap-wait", func(v *view) bool { return v.absent() && !v.heardOut() }, nil, ends},
 	{"bootstrap-starting", func(v *view) bool { return v.running() && v.o.Server.InRecovery == Unknown }, nil, ends},
 	// Which of two sets of data is the cluster's only a person knows, or a leader that writes
 	// its record again.
-	{"bootstrap-two", func(v *view) bool { return v.present() && v.stopped() && !v.o.Server.Founding && v.otherData() != "" }, blocked(func(v *view) Block {
-		return Block{What: "no cluster is founded", Missing: "one set of data: " + v.otherData() + " has another cluster's than this member; move away the one that is not wanted",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what " + v.otherData() + " has is no part of the cluster"}
-	}), ends},
+	{"bootstrap-two", func(v *view) bool { return v.present() && v.stopped() && !v.o.Server.Founding && v.otherData() != "" }, blocked((*view).otherDataBlock), ends},
 	// There was a cluster, and others may have log that this one lacks: who has most is to
 	// lead, on a timeline of its own.
 	{"bootstrap-refound", func(v *view) bool { return v.present() && v.stopped() && v.wasMember() && v.o.Server.Instructed == "" }, (*turn).refound, ends},
@@ -52,6 +47,40 @@ var bootstrapRules = [...]rule{
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
 	}), ends},
 	{"bootstrap-found", nil, (*turn).found, ends},
+}
+
+func (v *view) otherClusterBlock() Block {
+	return Block{What: "no cluster is founded", Missing: "a service name that no other cluster uses: " + v.o.Consul.OtherCluster}
+}
+
+func (v *view) otherDataBlock() Block {
+	return Block{What: "no cluster is founded", Missing: "one set of data: " + v.otherData() + " has another cluster's than this member; move away the one that is not wanted",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what " + v.otherData() + " has is no part of the cluster"}
+}
+
+// firstContact reports whether somebody else's server runs on data that were never in a
+// cluster. Nobody counts on this member's promises then, so that server may serve on.
+func (v *view) firstContact() bool { return v.o.Server.Stray != 0 && v.o.Server.Promise == 0 }
+
+// waitsToFound is why a cluster is not founded with the data of such a server, which would
+// be stopped for nothing; nil: it is founded as soon as that server is down, or exists.
+func (v *view) waitsToFound() *Block {
+	var b Block
+	switch {
+	case v.rec.Exists() || v.putBack || v.forced():
+		return nil
+	case v.standbyData():
+		b = v.standbyBlock()
+	case v.o.Consul.OtherCluster != "":
+		b = v.otherClusterBlock()
+	case v.otherData() != "":
+		b = v.otherDataBlock()
+	case !v.heardOut():
+		b = Block{What: "no cluster is founded", Missing: "the time in which other members can say that they know of one"}
+	default:
+		return nil
+	}
+	return &b
 }
 
 // heardOut reports whether those that know more had the time to say so: one that was cut off,
@@ -283,15 +312,19 @@ func (v *view) notFounded() Block {
 // answers no election. One that was run by hand does not start: the servers that followed it
 // before would be sent its log, which by the numbers goes on from theirs.
 func (t *turn) waitForPrimary() {
-	missing, strayed := "the primary's member: this data directory is a standby's", t.o.Server.Strayed
+	t.block(t.standbyBlock())
+	if t.stopped() && t.o.Server.Strayed == "" {
+		t.startStandby()
+	}
+}
+
+func (v *view) standbyBlock() Block {
+	missing, strayed := "the primary's member: this data directory is a standby's", v.o.Server.Strayed
 	if strayed != "" {
 		missing += "; " + strayed
 	}
-	t.block(Block{What: "no cluster is founded", Missing: missing,
-		Override: "pgsidecar failover --to " + t.o.Self + " --accept-data-loss", Cost: "every commit that " + t.o.Self + " does not have"})
-	if t.stopped() && strayed == "" {
-		t.startStandby()
-	}
+	return Block{What: "no cluster is founded", Missing: missing,
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // refound makes a record anew where Consul has lost it, by a person's decision, or of a

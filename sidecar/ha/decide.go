@@ -62,6 +62,20 @@ var situationRules = [...]rule{
 		return Block{What: "this member's server is not managed", Missing: "the end of a server that pgsidecar did not start: process " + itoa(uint64(v.o.Server.Stray)) +
 			" runs on the data directory; stop it with pg_ctl stop", Override: "pgsidecar resume", Cost: "that server is stopped"}
 	}), ends},
+	// Data that were in no cluster yet, whose server `run --take-over` found running: it serves
+	// on until this member can go on with the data, and for good if it cannot.
+	{"first-contact-exit", func(v *view) bool { return v.firstContact() && v.shutdown() },
+		func(t *turn) {
+			t.do(Action{Kind: Exit, Why: "stopped as asked; the server that pgsidecar did not start runs on"})
+		}, ends},
+	{"first-contact-other", func(v *view) bool { return v.firstContact() && (v.foreign() || v.unusable()) }, exit(func(v *view) string {
+		if v.unusable() {
+			return v.o.Server.Problem
+		}
+		return v.foreignText()
+	}), ends},
+	{"first-contact", func(v *view) bool { return v.firstContact() && v.waitsToFound() != nil },
+		blocked(func(v *view) Block { return *v.waitsToFound() }), ends},
 	{"stray", func(v *view) bool { return v.o.Server.Stray != 0 }, func(t *turn) {
 		t.block(Block{What: "this member's server is not started", Missing: "the end of a server that pgsidecar did not start: process " + itoa(uint64(t.o.Server.Stray)) +
 			" runs on the data directory, and is being stopped"})
@@ -70,12 +84,7 @@ var situationRules = [...]rule{
 	}, ends},
 	{"no-record", func(v *view) bool { return !v.rec.Exists() && !v.putBack }, func(t *turn) { t.try(bootstrapRules[:]) }, ends},
 	{"abandon-founding", func(v *view) bool { return v.foreign() && v.o.Server.Founding }, func(t *turn) { t.try(abandonRules[:]) }, ends},
-	{"foreign-system-id", (*view).foreign, exit(func(v *view) string {
-		return "the data directory belongs to another cluster (system identifier " +
-			v.o.Server.SystemID + ", the cluster's is " + v.rec.SystemID + "); it is left untouched. " +
-			"Move it away and start this member again, and it is cloned anew; or, if the cluster is to go on with these data (restored, upgraded), " +
-			"stop all members and run pgsidecar remove --cluster NAME first"
-	}), ends},
+	{"foreign-system-id", (*view).foreign, exit((*view).foreignText), ends},
 	{"foreign-directory", (*view).unusable, exit(func(v *view) string { return v.o.Server.Problem }), ends},
 	{"restore-cut-off", (*view).restoresInVain, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "the restore was given up"})
@@ -141,6 +150,13 @@ func (v *view) foreign() bool {
 }
 
 // unusable reports whether the data directory must not be touched.
+func (v *view) foreignText() string {
+	return "the data directory belongs to another cluster (system identifier " +
+		v.o.Server.SystemID + ", the cluster's is " + v.rec.SystemID + "); it is left untouched. " +
+		"Move it away and start this member again, and it is cloned anew; or, if the cluster is to go on with these data (restored, upgraded), " +
+		"stop all members and run pgsidecar remove --cluster NAME first"
+}
+
 func (v *view) unusable() bool { return v.o.Server.DataDir == DataForeign }
 
 // mayLead reports whether this member is the newest term's leader. A peer that

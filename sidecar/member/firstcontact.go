@@ -1,7 +1,6 @@
 package member
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,8 +17,8 @@ import (
 func (m *Member) TakeOver() { m.takeOver = true }
 
 // begin does what comes before anything is started.
-func (m *Member) begin(ctx context.Context) error {
-	if err := m.firstContact(ctx); err != nil {
+func (m *Member) begin() error {
+	if err := m.firstContact(); err != nil {
 		return err
 	}
 	return m.task.begin(m.config.Member)
@@ -53,9 +52,9 @@ func isFile(path string) bool {
 
 // firstContact refuses to run beside a server that somebody else started on a data
 // directory which this member has never served: it may be anybody's database. Asked to
-// take it over it shuts that server down first. What replaced a server of this
-// member's own is for the decisions to deal with, which know the cluster.
-func (m *Member) firstContact(ctx context.Context) error {
+// take it over, the decisions deal with it, as with what replaced a server of this member's
+// own: they know the cluster, and leave that server running until its data can be used.
+func (m *Member) firstContact() error {
 	pg := m.config.Postgres
 	pid, err := guard.Stranger(pg.StateDir, pg.DataDir)
 	if err != nil {
@@ -80,11 +79,9 @@ func (m *Member) firstContact(ctx context.Context) error {
 			"Stop it with what started it (on Debian: pg_ctlcluster) or with pg_ctl -D %[1]s stop, and see that nothing starts it again "+
 			"(systemctl disable --now postgresql). Or run with --take-over: pgsidecar then shuts it down and uses its data", pg.DataDir, pid, by)
 	}
-	m.log.Warn("taking over: shutting down a server that pgsidecar did not start", "pid", pid, "data_dir", pg.DataDir)
-	ctx, cancel := context.WithTimeout(ctx, pg.StopTimeout)
-	defer cancel()
-	if err := postmaster.Shutdown(ctx, pg.DataDir, pid); err != nil {
-		return fmt.Errorf("take over: %w; end its clients, or stop it by hand", err)
+	m.log.Warn("taking over: a server that pgsidecar did not start is shut down as soon as this member can go on with its data", "pid", pid, "data_dir", pg.DataDir)
+	if err := guard.Watch(pg.StateDir, pg.DataDir); err != nil {
+		return fmt.Errorf("take over: %w", err)
 	}
 	return nil
 }

@@ -196,7 +196,7 @@ func (m *Member) Run(asked context.Context) (err error) {
 	}
 	stateDir := m.config.Postgres.StateDir
 	m.keepSettings.open(stateDir, m)
-	if err := m.begin(ctx); err != nil {
+	if err := m.begin(); err != nil {
 		return err
 	}
 	defer m.task.watchStop(asked)()

@@ -442,6 +442,10 @@ func (im *importer) finish() {
 				filepath.Join(im.secretsDir, which+".password"))
 		}
 	}
+	if im.at("restapi", "authentication") == nil && im.at("restapi", "verify_client") == nil {
+		im.note(entry{path: "restapi.authentication", line: 1}, "is missing, and nobody may change anything without a token (switchover, restart, pause): "+
+			"write one for all members into %[1]s, and put api { token_file = %[1]q } into each pg.hcl", filepath.Join(im.secretsDir, "api.token"))
+	}
 }
 
 func (im *importer) writeHBA() {

@@ -148,7 +148,7 @@ func End(ctx context.Context, dataDir string, pid int, immediate bool) error {
 		return fmt.Errorf("end the server: process %d is no server of %s", pid, dataDir)
 	}
 	if !immediate {
-		if err := Shutdown(ctx, dataDir, pid); err == nil || ctx.Err() == nil {
+		if err := shutdown(ctx, dataDir, pid); err == nil || ctx.Err() == nil {
 			return err
 		}
 	}
@@ -166,9 +166,9 @@ func End(ctx context.Context, dataDir string, pid int, immediate bool) error {
 	return err
 }
 
-// Shutdown asks for a fast shutdown, and for nothing worse: it returns ctx's error if
+// shutdown asks for a fast shutdown, and for nothing worse: it returns ctx's error if
 // the server is not down by then.
-func Shutdown(ctx context.Context, dataDir string, pid int) error {
+func shutdown(ctx context.Context, dataDir string, pid int) error {
 	gone, err := signalAndWait(ctx, dataDir, pid, unix.SIGINT)
 	if err == nil && !gone {
 		err = fmt.Errorf("process %d of %s does not shut down in time: %w", pid, dataDir, context.Cause(ctx))

@@ -6,6 +6,9 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/member"
 )
 
+// takeOverVariable is --take-over for one start by systemd, whose unit has the command line.
+const takeOverVariable = "PGSIDECAR_TAKE_OVER"
+
 // newRunCommand returns `run`: one member.
 func newRunCommand(a *Process) *cobra.Command {
 	var path string
@@ -25,13 +28,13 @@ is how pgsidecar is upgraded.`,
 			if err != nil {
 				return reportFaults(a, err)
 			}
-			if takeOver {
+			if takeOver || a.Getenv(takeOverVariable) != "" {
 				m.TakeOver()
 			}
 			return m.Run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "pg.hcl", "the member's configuration `file`")
-	cmd.Flags().BoolVar(&takeOver, "take-over", false, "shut down a server that something else started on the data directory, and use its data")
+	cmd.Flags().BoolVar(&takeOver, "take-over", false, "shut down a server that something else started on the data directory, and use its data (or $"+takeOverVariable+"=1)")
 	return cmd
 }
