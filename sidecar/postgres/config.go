@@ -315,6 +315,9 @@ func (s *Server) current() Settings {
 }
 
 func (s *Server) reload(ctx context.Context, set Settings, hidden bool) error {
+	if err := s.mendAuto(ctx, set, false); err != nil {
+		return err
+	}
 	if !s.isStandby() {
 		s.setRaised(nil)
 	} else {

@@ -21,6 +21,7 @@
 //	pg_hba.conf      our lines, then the user's; or our lines alone (S9)
 //	pg_ident.proven  the user's lines of pg_ident.conf that PostgreSQL last took
 //	pg_ident.conf    who may be the local superuser, then the user's
+//	postgresql.auto.conf.refused  that file before lines were taken out of it
 //	passfile         the replication password, mode 0600
 //	upstream         the gate: see below
 //	archive          the gate to the archive: see below
@@ -71,8 +72,10 @@
 // before every file. The server reads a copy of the lines of pg_hba.conf and pg_ident.conf
 // too, with what they include, and new ones only after PostgreSQL has read them in a
 // folder of its own: with one refused line the last ones that it took stay (rules.go).
+// An edit that PostgreSQL can read, and does not start with, is found as well: a start is
+// tried in a folder of its own, up to where it would take memory (limits.go).
 // postgresql.auto.conf, which PostgreSQL reads last, is only touched to take out of it
-// what would undo that.
+// what would undo that, or what no start bears (autoconf.go).
 //
 // # Who ran the server
 //

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -150,39 +152,118 @@ func (s *Server) Lacking(ctx context.Context, have []int64) string {
 	return strings.Join(less, ", ")
 }
 
+// confTexts are what is read of other people's: the user's own file, and ALTER SYSTEM's.
+type confTexts struct{ user, auto string }
+
 // tryStart has PostgreSQL begin a start with the settings, in a folder of its own. It
 // ends before it takes memory or opens a port, and by then has loaded the libraries and
-// counted the memory (from version 15 on). What it refuses is ErrSetting.
+// certificates, and counted the memory (from version 15 on). What it refuses is ErrSetting.
 func (s *Server) tryStart(ctx context.Context, set Settings, user string) error {
-	control, err := s.files.ReadFile(s.data("global", "pg_control"))
-	if errors.Is(err, fs.ErrNotExist) || s.version < 15 {
-		return nil // there is no server yet; or it cannot be tried
-	}
+	auto, err := s.readAuto()
 	if err != nil {
 		return fmt.Errorf("try a start: %w", err)
 	}
-	auto, err := s.files.ReadFile(s.data("postgresql.auto.conf"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("try a start: %w", err)
+	return s.tryStartWith(ctx, set, confTexts{user, auto})
+}
+
+func (s *Server) tryStartWith(ctx context.Context, set Settings, texts confTexts) error {
+	if _, err := s.files.Stat(s.data("global", "pg_control")); errors.Is(err, fs.ErrNotExist) {
+		return nil // there is no server yet
+	}
+	ask := func(parameter string) (string, error) { return s.askTrial(ctx, set, texts, parameter) }
+	asked := "shared_memory_size"
+	if s.version < 15 {
+		asked = "synchronous_commit" // it reads the files, and no more
+	}
+	needs, err := ask(asked)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %s", ErrSetting, strings.ReplaceAll(err.Error(), s.state("try"), s.o.DataDir))
+	case s.version < 15:
+		return nil
+	}
+	return errors.Join(s.checkMemory(needs, ask), s.checkPlaces(texts.user+texts.auto+fmt.Sprint(set.Parameters), ask))
+}
+
+// askTrial asks what a parameter would be, of a start in a folder of its own.
+func (s *Server) askTrial(ctx context.Context, set Settings, texts confTexts, parameter string) (string, error) {
+	control, err := s.files.ReadFile(s.data("global", "pg_control"))
+	if err != nil {
+		return "", fmt.Errorf("try a start: %w", err)
 	}
 	s.trial.Lock()
 	defer s.trial.Unlock()
 	dir := s.state("try")
 	defer s.files.RemoveAll(dir)
 	if err := s.layTrial(dir, map[string]string{"global/pg_control": string(control),
-		"postgresql.auto.conf": string(auto), "user.conf": user, "postgresql.conf": s.render(set, dir+"/user.conf")}); err != nil {
+		autoFile: texts.auto, "user.conf": texts.user, "postgresql.conf": s.render(set, dir+"/user.conf")}); err != nil {
+		return "", err
+	}
+	if err := s.linkTrial(dir); err != nil {
+		return "", err
+	}
+	said, err := s.program(ctx, "postgres", []string{"-C", parameter, "-D", dir, "-c", "config_file=" + dir + "/postgresql.conf", "-c", "data_directory=" + dir,
+		"-c", "log_line_prefix=", "-c", "lc_messages=C", "-c", "log_destination=stderr"}, runOptions{})
+	return strings.TrimSpace(said), err
+}
+
+// linkTrial makes links to what is in the data directory and not PostgreSQL's own: files
+// that settings name, such as a certificate, are relative to it.
+func (s *Server) linkTrial(dir string) error {
+	entries, err := s.files.ReadDir(s.o.DataDir)
+	if err != nil {
+		return fmt.Errorf("try a start: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		own := strings.HasPrefix(name, "pg_") || strings.HasPrefix(name, "postm") || strings.HasPrefix(name, "PG_") || strings.HasPrefix(name, "postgresql.") ||
+			strings.HasSuffix(name, ".signal") || slices.Contains([]string{"base", "global", "lost+found", "backup_label", "tablespace_map"}, name)
+		if own {
+			continue
+		}
+		if err := s.files.Symlink(s.data(name), dir+"/"+name); err != nil {
+			return fmt.Errorf("try a start: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkPlaces refuses what a start would only fail by later: a group that is not there,
+// and a folder for the log that cannot be written. text is all that could name either.
+func (s *Server) checkPlaces(text string, ask func(string) (string, error)) error {
+	if strings.Contains(text, "unix_socket_group") {
+		name, err := ask("unix_socket_group")
+		_, unknown := user.LookupGroup(name)
+		if _, number := strconv.Atoi(name); err == nil && name != "" && unknown != nil && number != nil {
+			return fmt.Errorf("%w: unix_socket_group: there is no group %q", ErrSetting, name)
+		}
+	}
+	if !strings.Contains(text, "log_directory") {
+		return nil
+	}
+	dir, err := ask("log_directory")
+	if collects, err2 := ask("logging_collector"); err != nil || err2 != nil || collects != "on" {
+		return nil
+	}
+	if !filepath.IsAbs(dir) {
+		dir = s.data(dir)
+	}
+	if err := s.files.Do(func() error { return mayWriteIn(dir) }); err != nil {
+		return fmt.Errorf("%w: log_directory: %w", ErrSetting, err)
+	}
+	return nil
+}
+
+// mayWriteIn makes a folder, if it is not there, as PostgreSQL would, and a file in it.
+func mayWriteIn(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	ask := func(parameter string) (string, error) {
-		said, err := s.program(ctx, "postgres", []string{"-C", parameter, "-D", dir, "-c", "config_file=" + dir + "/postgresql.conf", "-c", "data_directory=" + dir,
-			"-c", "log_line_prefix=", "-c", "lc_messages=C", "-c", "log_destination=stderr", "-c", "logging_collector=off"}, runOptions{})
-		return strings.TrimSpace(said), err
-	}
-	needs, err := ask("shared_memory_size")
+	f, err := os.CreateTemp(dir, ".pgsidecar.*")
 	if err != nil {
-		return fmt.Errorf("%w: %s", ErrSetting, strings.ReplaceAll(err.Error(), s.state("try"), s.o.DataDir))
+		return err
 	}
-	return s.checkMemory(needs, ask)
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // layTrial makes a folder that PostgreSQL takes for a data directory, until it needs more

@@ -71,6 +71,9 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	}
 	set := s.current()
 	set.recovery = told.Settings
+	if err := s.mendAuto(ctx, set, true); err != nil {
+		return err
+	}
 	s.setRaised(nil)
 	if told.Recovery {
 		if set, err = s.asBackedUp(ctx, set); err != nil {

@@ -162,6 +162,7 @@ type Server struct {
 	rules    rules             // of access, that PostgreSQL does not take; guarded by mu
 	waits    waits             // CancelledWaits'
 	raised   map[string]string // what a standby has more of than the settings say; guarded by mu
+	starts   starts            // what trials of one said; guarded by mu
 	trial    sync.Mutex        // held while tryStart has its folder
 	reach    reach             // of the source of a copy or rewind
 	onlyTests

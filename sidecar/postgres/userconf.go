@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -222,10 +223,15 @@ func (s *Server) chooseUserConf(ctx context.Context, set Settings) (text, commit
 	key := now.key(err)
 	if err == nil {
 		if commit, err = s.tryConf(ctx, set, now.text); err == nil {
-			s.noteProblem("", key)
-			return now.text, commit, nil
+			var why string
+			if why, err = s.startRefuses(ctx, set, &now); err == nil && why == "" {
+				s.noteProblem("", key)
+				return now.text, commit, nil
+			}
+			err = cmp.Or(err, errors.New(why))
+		} else {
+			err = errors.New(now.translate(err.Error()))
 		}
-		err = errors.New(now.translate(err.Error()))
 	}
 	kept, found := s.keptUserConf()
 	if !found || ctx.Err() != nil {
@@ -284,7 +290,7 @@ func (s *Server) noteProblem(why, key string) {
 func (s *Server) ConfigProblem() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	said := slices.DeleteFunc([]string{s.problem, s.rules.hba.why, s.rules.ident.why}, func(s string) bool { return s == "" })
+	said := slices.DeleteFunc([]string{s.problem, s.rules.hba.why, s.rules.ident.why, s.starts.auto.why}, func(s string) bool { return s == "" })
 	return strings.Join(said, "; ")
 }
 
@@ -292,9 +298,11 @@ func (s *Server) ConfigProblem() string {
 // since they were last tried. It reloads a running server then.
 func (s *Server) Refresh(ctx context.Context) error {
 	now, err := s.readUserConf()
+	auto, unread := s.readAuto()
 	s.mu.Lock()
 	same, tried, hidden, set := now.key(err) == s.tried, s.rules.tried, s.hidden, s.settings
 	s.mu.Unlock()
+	same = same && (unread != nil || s.knownAuto(auto, false))
 	if same && s.rulesKey(set) == tried {
 		return nil
 	}
