@@ -25,7 +25,7 @@ type operator struct {
 // what was wrong, and Check what he must be able to see before.
 func (o *operator) acts() []Scenario {
 	acts := []Scenario{o.setting(), o.wrongSetting(), o.restart(), o.switchover(), o.pause(), o.pauseMember(), o.reinit(), o.sidecar(), o.agents(),
-		o.consulMaintenance(), o.pgCtl(), o.wrongFile(), o.wrongConfig(), o.password(), o.leaves(), o.moves(), o.renamed()}
+		o.consulMaintenance(), o.pgCtl(), o.wrongFile(), o.wrongConfig(), o.password(), o.certificate(), o.leaves(), o.moves(), o.renamed()}
 	for _, s := range byHandScenarios() {
 		if s.Name != "replica-written" { // kills the primary
 			acts = append(acts, s)
