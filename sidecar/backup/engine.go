@@ -36,6 +36,17 @@ type Engine interface {
 	Restore(ctx context.Context, r Restore) error
 }
 
+// Placer is an engine that knows a backup's tablespaces, and restores each where it is told.
+type Placer interface {
+	Spaces(ctx context.Context, label string) ([]Space, error)
+}
+
+// Space is a tablespace of a backup.
+type Space struct {
+	OID uint32
+	Dir string
+}
+
 // Commands are values of PostgreSQL's parameters, with %p and %f.
 type Commands struct {
 	Archive string // archive_command
@@ -60,6 +71,9 @@ type Restore struct {
 	Delta bool
 	// Scratch is a server that must never archive: a verification.
 	Scratch bool
+	// Spaces says where the tablespaces are to be, by OID (Placer); others are where they
+	// were.
+	Spaces map[uint32]string
 	// Standby: the server follows the archive for ever, and becomes a standby.
 	Standby  bool
 	Progress func(done float64)

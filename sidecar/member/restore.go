@@ -39,13 +39,35 @@ func (s *localServer) restore(ctx context.Context, a ha.Action) error {
 	if err := s.files.Promise(a.Term, false); err != nil {
 		return err
 	}
+	spaces, err := spacesOf(ctx, s.copies.engine, r.Backup)
+	if err != nil {
+		return err
+	}
 	report := s.progress("restoring", r.Backup)
 	defer s.copies.progress.Store(nil)
-	return s.files.Restore(ctx, postgres.Restoration{ID: r.ID, From: r.From, Timeline: r.Timeline, Size: b.Size,
+	return s.files.Restore(ctx, postgres.Restoration{ID: r.ID, From: r.From, Timeline: r.Timeline, Size: b.Size, Spaces: spaces,
 		Make: func(ctx context.Context, dir string, p postgres.Program) error {
-			return s.copies.engine.Restore(ctx, backup.Restore{DataDir: dir, Label: r.Backup, Target: target, Lock: p.Lock, Started: p.Started,
+			return s.copies.engine.Restore(ctx, backup.Restore{DataDir: dir, Label: r.Backup, Target: target, Spaces: p.Spaces, Lock: p.Lock, Started: p.Started,
 				Progress: func(done float64) { report(int64(done*float64(b.Size)), b.Size) }})
 		}})
+}
+
+// spacesOf are a backup's tablespaces; nil: its engine does not know them, nor could it
+// restore them elsewhere.
+func spacesOf(ctx context.Context, engine backup.Engine, label string) ([]postgres.Space, error) {
+	placer, can := engine.(backup.Placer)
+	if !can {
+		return nil, nil
+	}
+	found, err := placer.Spaces(ctx, label)
+	if err != nil {
+		return nil, err
+	}
+	spaces := make([]postgres.Space, len(found))
+	for i, f := range found {
+		spaces[i] = postgres.Space{OID: f.OID, Dir: f.Dir}
+	}
+	return spaces, nil
 }
 
 // init makes the data of a new cluster: by initdb, or from a backup.
@@ -70,12 +92,16 @@ func (s *localServer) init(ctx context.Context) error {
 		return fmt.Errorf("found the cluster from a backup of %s: %w", source.Cluster, err)
 	}
 	s.log.Info("founding the cluster from a backup", "of", source.Cluster, "backup", p.Backup.Label, "to", p.Reach)
+	spaces, err := spacesOf(ctx, engine, p.Backup.Label)
+	if err != nil {
+		return err
+	}
 	report := s.progress("restoring", p.Backup.Label)
 	defer s.copies.progress.Store(nil)
 	target.Timeline = p.Window.Timeline
-	return s.files.Restore(ctx, postgres.Restoration{Size: p.Backup.Size,
+	return s.files.Restore(ctx, postgres.Restoration{Size: p.Backup.Size, Spaces: spaces,
 		Make: func(ctx context.Context, dir string, run postgres.Program) error {
-			return engine.Restore(ctx, backup.Restore{DataDir: dir, Label: p.Backup.Label, Target: target, Lock: run.Lock, Started: run.Started,
+			return engine.Restore(ctx, backup.Restore{DataDir: dir, Label: p.Backup.Label, Target: target, Spaces: run.Spaces, Lock: run.Lock, Started: run.Started,
 				Progress: func(done float64) { report(int64(done*float64(p.Backup.Size)), p.Backup.Size) }})
 		}})
 }
@@ -178,7 +204,11 @@ func (s saves) plan(ctx context.Context, r api.RestoreRequest, snap *sidecar.Sna
 		return none, api.Refuse(http.StatusPreconditionFailed, "%v", err)
 	}
 	// Here, where nothing has stopped yet: it is this member that restores.
-	if err := s.member.server.files.RoomToRestore(p.Backup.Size); err != nil {
+	spaces, err := spacesOf(ctx, engine, p.Backup.Label)
+	if err == nil {
+		err = s.member.server.files.RoomToRestore(postgres.Restoration{Size: p.Backup.Size, Spaces: spaces})
+	}
+	if err != nil {
 		return none, api.Refuse(http.StatusPreconditionFailed, "%v", err)
 	}
 	return planned{RestorePlan: api.RestorePlan{Plan: p, Member: s.member.config.Member, Latest: p.Window.To}, target: target, newest: newestArchived(stored)}, nil

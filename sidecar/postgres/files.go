@@ -210,6 +210,11 @@ type marker struct {
 	// writes; both were empty before.
 	WAL    string   `json:"wal,omitempty"`
 	Spaces []string `json:"spaces,omitempty"`
+	// Scratch are directories outside of it that a restore makes, and Moves are what it puts
+	// in place there when all of it is whole; Links are then those of the data directory.
+	Scratch []string          `json:"scratch,omitempty"`
+	Moves   []move            `json:"moves,omitempty"`
+	Links   map[string]string `json:"links,omitempty"`
 	// Backup: the copy is one of a backup, and needs log before it is consistent.
 	Backup bool `json:"backup,omitempty"`
 	// Owed is what the leader had when a clone of another member began.

@@ -343,6 +343,12 @@ func (s *Server) size(dir string) int64 {
 // already: Discard calls it again after a crash.
 func (s *Server) swap(m marker) error {
 	old := cmp.Or(m.Old, filepath.Clean(s.o.DataDir)+".old") // a marker without it is of an earlier release
+	if err := s.layPlaces(m); err != nil {
+		return err
+	}
+	if err := s.moveAll(m.Moves); err != nil {
+		return err
+	}
 	if _, err := s.files.Lstat(m.Fresh); err == nil {
 		if _, err := s.files.Lstat(s.o.DataDir); err == nil {
 			if err := s.wipeAway(old); err != nil {
@@ -433,11 +439,11 @@ func (s *Server) Discard(ctx context.Context) error {
 	case m.Phase == phaseSwap:
 		return s.swap(m)
 	case m.Fresh != "":
-		if err := errors.Join(s.wipeSpaces(m.Spaces), s.wipeAway(m.Fresh)); err != nil {
+		if err := errors.Join(s.wipeSpaces(m.Spaces), s.wipeScratch(m.Scratch), s.wipeAway(m.Fresh)); err != nil {
 			return err
 		}
 	default:
-		if err := errors.Join(s.wipeSpaces(m.Spaces), s.wipe(s.o.DataDir), s.wipeWAL(m.WAL)); err != nil {
+		if err := errors.Join(s.wipeSpaces(m.Spaces), s.wipeScratch(m.Scratch), s.wipe(s.o.DataDir), s.wipeWAL(m.WAL)); err != nil {
 			return err
 		}
 		if err := errors.Join(s.Consistent(), s.forgetData()); err != nil { // what an earlier rewind left open

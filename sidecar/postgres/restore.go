@@ -22,6 +22,8 @@ type Restoration struct {
 	From, Timeline ha.TLI
 	// Size is how much the backup restores; 0: not known.
 	Size int64
+	// Spaces are the backup's tablespaces; nil: not known, and they cannot be placed.
+	Spaces []Space
 	// Make writes the data, with recovery.signal and what PostgreSQL is told. It is run
 	// again from the beginning if it was killed.
 	Make func(ctx context.Context, dir string, p Program) error
@@ -33,6 +35,8 @@ type Restoration struct {
 type Program struct {
 	Lock    *os.File
 	Started func(group int)
+	// Spaces says where each tablespace is to be restored, by its OID.
+	Spaces map[uint32]string
 }
 
 // restoration is the content of the file "restored": the newest restore in place of this
@@ -43,6 +47,8 @@ type restoration struct {
 	Timeline ha.TLI    `json:"timeline"`
 	Kept     string    `json:"kept,omitempty"` // where the data before it are; empty: there are none
 	Since    time.Time `json:"since"`
+	// Moves are what was put in place outside of the data directory.
+	Moves []move `json:"moves,omitempty"`
 	// Settled: the cluster has gone on with the restored data, and clients may have
 	// written since. Neither are they given up for those before them, nor is the restore
 	// done again, whatever Consul says: it may have lost what came of the restore.
@@ -68,53 +74,72 @@ func (s *Server) Restore(ctx context.Context, r Restoration) error {
 		return fmt.Errorf("restore: %s: %w", s.o.DataDir, ErrNotEmpty)
 	}
 	if old {
-		if err := s.RoomToRestore(r.Size); err != nil {
+		if err := s.RoomToRestore(r); err != nil {
 			return err
 		}
 		m.Fresh, m.Old = s.beside("restore"), s.beside("before-restore")
 		target = m.Fresh
 	}
+	p, err := s.lookPlaces(old, r.Spaces)
+	if err != nil {
+		return err
+	}
+	for _, space := range r.Spaces {
+		if err := s.claimSpace(space, p); err != nil {
+			return err
+		}
+	}
+	m.Scratch = p.scratch()
 	m.Restored = &restoration{ID: r.ID, From: r.From, Timeline: r.Timeline, Kept: m.Old, Since: time.Now()}
 	if err := s.mark(m); err != nil {
 		return err
 	}
-	if err := errors.Join(s.wipe(target), s.makeDir(s.linked(target))); err != nil {
+	if old {
+		err = s.wipeAway(target)
+	} else {
+		err = s.wipe(target)
+	}
+	if err := errors.Join(err, s.wipeScratch(m.Scratch), s.makeDir(s.linked(target))); err != nil {
 		return err
 	}
-	lock, err := s.lockPrograms(ctx)
-	if err != nil {
+	if err := s.makeRestored(ctx, r, target, p); err != nil {
 		return err
 	}
-	defer lock.Close() // ours; the program has its own
-	if err := r.Make(ctx, target, Program{Lock: lock, Started: s.noteGroup}); err != nil {
+	m.Phase, m.Links = phaseSwap, p.links()
+	if m.Moves, err = s.moves(p); err != nil {
 		return err
 	}
-	if err := errors.Join(s.syncFiles(target), s.syncDir(filepath.Dir(filepath.Clean(s.o.DataDir)))); err != nil {
-		return err
-	}
-	m.Phase = phaseSwap
+	m.Restored.Moves = m.Moves
 	if err := s.mark(m); err != nil {
 		return err
 	}
 	return s.swap(m)
 }
 
-// RoomToRestore refuses a restore in place of that many bytes where the old data could not
-// be kept: ErrNoRoom.
-func (s *Server) RoomToRestore(need int64) error {
-	if !s.replaceable() {
-		return fmt.Errorf("%w: %s cannot be renamed, as it is a mount point, a symbolic link, or has tablespaces or a pg_wal elsewhere; "+
-			"restore into a new cluster by bootstrap { from_backup }", ErrNoRoom, s.o.DataDir)
-	}
-	parent := filepath.Dir(filepath.Clean(s.o.DataDir))
-	room, err := s.free(parent)
+// makeRestored has the restored data made, wherever they are to be made.
+func (s *Server) makeRestored(ctx context.Context, r Restoration, target string, p places) error {
+	lock, err := s.lockPrograms(ctx)
 	if err != nil {
 		return err
 	}
-	if need += need / 20; room < need {
-		return fmt.Errorf("%w: the restored data need %d MB beside those that are kept, and %s has %d MB", ErrNoRoom, need>>20, parent, room>>20)
+	defer lock.Close() // ours; the program has its own
+	for _, dir := range p.into() {
+		if err := s.makeDir(dir); err != nil {
+			return err
+		}
 	}
-	return nil
+	if err := r.Make(ctx, target, Program{Lock: lock, Started: s.noteGroup, Spaces: p.into()}); err != nil {
+		return err
+	}
+	if err := s.takeWAL(target, p); err != nil {
+		return err
+	}
+	for _, dir := range append(p.scratch(), target) {
+		if err := s.syncFiles(dir); err != nil {
+			return err
+		}
+	}
+	return s.syncDir(filepath.Dir(filepath.Clean(s.o.DataDir)))
 }
 
 // noteGroup notes the process group of a program that writes data.
@@ -128,7 +153,10 @@ func (s *Server) noteGroup(group int) {
 // swapped ends a restore, or its undoing, whose data are in place.
 func (s *Server) swapped(m marker) error {
 	if m.Operation == opUndo {
-		return errors.Join(s.wipeAway(m.Old), s.remove(s.state("restored")))
+		return errors.Join(s.wipeAway(m.Old), s.wipeMoved(m.Moves), s.remove(s.state("restored")))
+	}
+	if err := s.wipeScratch(m.Scratch); err != nil { // they are empty now
+		return err
 	}
 	if m.Restored.ID == "" {
 		return s.write(s.state("founding"), []byte("a backup was restored; the cluster's record does not name this server yet\n"))
@@ -172,17 +200,17 @@ func (s *Server) Settle(id string) error {
 		return err
 	}
 	s.log.Info("removing the data that a restore has replaced", "dir", r.Kept)
-	if err := s.wipeAway(r.Kept); err != nil {
+	if err := errors.Join(s.wipeAway(r.Kept), s.wipeMoved(r.Moves)); err != nil {
 		return err
 	}
-	r.Kept = ""
+	r.Kept, r.Moves = "", nil
 	return s.noteRestored(r)
 }
 
 // undo begins to put back the data that a restore has replaced; without any, the restored
 // ones are removed.
 func (s *Server) undo(r restoration) (marker, error) {
-	m := marker{Operation: opUndo, Phase: phaseSwap, From: r.ID, Since: time.Now(), Fresh: r.Kept, Old: s.beside("undone"), Restored: &r}
+	m := marker{Operation: opUndo, Phase: phaseSwap, From: r.ID, Since: time.Now(), Fresh: r.Kept, Old: s.beside("undone"), Moves: back(r.Moves), Restored: &r}
 	if r.Kept == "" {
 		m.Phase, m.Old = phaseMake, ""
 	} else if _, err := s.files.Lstat(r.Kept); errors.Is(err, fs.ErrNotExist) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -15,6 +16,15 @@ import (
 // backedUp is a primary that has n = 1 at the restore point "here" and n = 2 now, and is
 // stopped; and what restores a base backup of it, with its archive.
 func backedUp(t *testing.T, told string) (*member, Restoration) {
+	t.Helper()
+	nothing := func(*member) {}
+	a, r, _ := backedUpWith(t, told, nothing, nothing)
+	return a, r
+}
+
+// backedUpWith does something before the backup, and something after it. It returns where
+// the backup is; its tablespaces are beside it.
+func backedUpWith(t *testing.T, told string, before, after func(*member)) (*member, Restoration, string) {
 	t.Helper()
 	dir := testDir(t)
 	archive, copied := filepath.Join(dir, "archive"), filepath.Join(dir, "backup")
@@ -25,12 +35,18 @@ func backedUp(t *testing.T, told string) (*member, Restoration) {
 		maps.Copy(o.Parameters, map[string]string{"archive_mode": "on", "archive_command": "cp %p " + archive + "/%f"})
 	})
 	must(t, a.writePassfile())
-	must(t, a.makeDir(copied))
-	_, err := a.program(soon(t), "pg_basebackup", []string{"-D", copied, "-d", a.conninfo(a.source(), ""), "-X", "none", "-c", "fast"}, runOptions{dir: "/"})
+	must(t, errors.Join(a.makeDir(copied), a.makeDir(copied+".spaces")))
+	before(a)
+	args := []string{"-D", copied, "-d", a.conninfo(a.source(), ""), "-X", "none", "-c", "fast"}
+	for _, dir := range strings.Fields(a.sql("select coalesce(string_agg(pg_tablespace_location(oid), ' '), '') from pg_tablespace where spcname !~ '^pg_'")) {
+		args = append(args, "-T", dir+"="+filepath.Join(copied+".spaces", filepath.Base(dir)))
+	}
+	_, err := a.program(soon(t), "pg_basebackup", args, runOptions{dir: "/"})
 	must(t, err)
 	a.sql("insert into t values (1); select pg_create_restore_point('here'); insert into t values (2)")
+	after(a)
 	must(t, errors.Join(a.Founded(), a.Stop(soon(t), false))) // which archives all of it
-	return a, Restoration{ID: "r1", From: 1, Timeline: 7, Size: 1, Make: func(ctx context.Context, into string, p Program) error {
+	r := Restoration{ID: "r1", From: 1, Timeline: 7, Size: 1, Make: func(ctx context.Context, into string, p Program) error {
 		cmd := exec.CommandContext(ctx, "cp", "-a", copied+"/.", into)
 		cmd.ExtraFiles = []*os.File{p.Lock}
 		if err := cmd.Run(); err != nil {
@@ -40,6 +56,7 @@ func backedUp(t *testing.T, told string) (*member, Restoration) {
 		return errors.Join(os.WriteFile(filepath.Join(into, "recovery.signal"), nil, 0o600), a.own(filepath.Join(into, "recovery.signal")),
 			os.WriteFile(auto, []byte("restore_command = 'cp "+archive+"/%f %p'\n"+told), 0o600), a.own(auto))
 	}}
+	return a, r, copied
 }
 
 const toHere = "recovery_target_name = 'here'\nrecovery_target_action = 'promote'\nrecovery_target_timeline = '1'\n"

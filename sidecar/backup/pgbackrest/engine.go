@@ -252,6 +252,21 @@ var kinds = map[backup.TargetKind]string{
 	backup.ToName: "name", backup.ToXID: "xid", backup.Immediate: "immediate",
 }
 
+var _ backup.Placer = (*Engine)(nil)
+
+// Spaces asks for the tablespaces of a backup.
+func (e *Engine) Spaces(ctx context.Context, label string) ([]backup.Space, error) {
+	out, err := e.run(ctx, program.Command{}, "--output=json", "--set="+label, "info")
+	if err != nil {
+		return nil, fmt.Errorf("list the tablespaces of backup %s: %w", label, err)
+	}
+	spaces, err := parseSpaces(out, label)
+	if err != nil {
+		return nil, fmt.Errorf("list the tablespaces of backup %s: %w", label, err)
+	}
+	return spaces, nil
+}
+
 // Restore restores one backup. pgBackRest writes recovery.signal and the settings
 // of recovery itself.
 func (e *Engine) Restore(ctx context.Context, r backup.Restore) error {
@@ -303,6 +318,9 @@ func restoreArgs(r backup.Restore) ([]string, error) {
 	var args []string
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		args = append(args, "--"+name+"="+set[name])
+	}
+	for _, oid := range slices.Sorted(maps.Keys(r.Spaces)) {
+		args = append(args, fmt.Sprintf("--tablespace-map=%d=%s", oid, r.Spaces[oid]))
 	}
 	if r.Target.Exclusive {
 		if kind == "name" || kind == "immediate" || kind == "default" {

@@ -69,6 +69,31 @@ type entry struct {
 		Start int64 `json:"start"` // seconds since 1970
 		Stop  int64 `json:"stop"`
 	} `json:"timestamp"`
+	Tablespace []struct { // only where info names one backup
+		OID         uint32 `json:"oid"`
+		Destination string `json:"destination"`
+	} `json:"tablespace"`
+}
+
+// parseSpaces reads the tablespaces of the one backup that info was to name.
+func parseSpaces(output, label string) ([]backup.Space, error) {
+	var all []stanza
+	if err := json.Unmarshal([]byte(output), &all); err != nil {
+		return nil, fmt.Errorf("%w: %w", errInfo, err)
+	}
+	for _, s := range all {
+		for _, e := range s.Backup {
+			if e.Label != label {
+				continue
+			}
+			spaces := []backup.Space{}
+			for _, t := range e.Tablespace {
+				spaces = append(spaces, backup.Space{OID: t.OID, Dir: t.Destination})
+			}
+			return spaces, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %s", backup.ErrNoBackup, label)
 }
 
 // The codes of a stanza's status that pgBackRest documents.
