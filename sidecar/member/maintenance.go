@@ -101,8 +101,22 @@ func (m *Member) statusOf(ctx context.Context, address string) (*api.Status, err
 }
 
 // Configure takes up the cluster-wide settings of the server over the
-// configuration file's: at once where it runs, else when it starts.
+// configuration file's: at once where it runs, else when it starts. That a member refuses
+// them is in its status: it is to be known before it leads.
 func (s *localServer) Configure(ctx context.Context, set settings.Settings) error {
+	err := s.configure(ctx, set)
+	if ctx.Err() != nil {
+		return err // of the settings it says nothing
+	}
+	s.mu.Lock()
+	if s.kept.refused = ""; err != nil {
+		s.kept.refused = "the cluster's settings (pgsidecar settings show): " + err.Error()
+	}
+	s.mu.Unlock()
+	return err
+}
+
+func (s *localServer) configure(ctx context.Context, set settings.Settings) error {
 	s.mu.Lock()
 	for name := range s.slots {
 		if _, kept := set.Slots[name]; !kept {
@@ -307,6 +321,9 @@ func (s *localServer) keepConfigured(ctx context.Context) error {
 	}
 	misled := s.misled(ctx)
 	s.mu.Lock()
+	if s.kept.refused != "" {
+		problem = strings.TrimPrefix(problem+"; "+s.kept.refused, "; ")
+	}
 	was := s.read
 	s.read = configuration{ha.Configured{ConfigProblem: problem, SyncCommit: now.Commit, Weak: now.Weak, CancelledWaits: waits,
 		Software: ha.Software{Libc: now.Libc, ICU: now.ICU}, StreamProblem: stream, Misled: misled}, strings.Join(now.Relaxed, ", "), now.Pending, now.Roles}

@@ -70,6 +70,7 @@ type kept struct {
 	certificate string // postgres.Server.FilesState of its files
 	misled      string // checks.Misled, as it was asked last
 	askedAt     time.Time
+	refused     string // why the server does not take the cluster's settings; empty: it does
 }
 
 // copies are the copies of a whole data directory.

@@ -169,6 +169,27 @@ func (s *Server) startRefuses(ctx context.Context, set Settings, now *userConf) 
 	return why, nil
 }
 
+// settingsBear refuses settings that a start would fail by, in PostgreSQL's own judgement, and
+// would not by those before: a member may lack a library that the others have.
+func (s *Server) settingsBear(ctx context.Context, set, before Settings, user string) error {
+	auto, err := s.readAuto()
+	if err != nil {
+		return err
+	}
+	if _, err := s.files.Stat(s.data("global", "pg_control")); s.version < 15 || err != nil {
+		return nil // there is no server yet, or it cannot be tried
+	}
+	try := func(set Settings) error {
+		_, err := s.askTrial(ctx, set, confTexts{user, auto}, "shared_memory_size")
+		return err
+	}
+	refused := try(set)
+	if refused == nil || try(before) != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrSetting, strings.ReplaceAll(refused.Error(), s.state("try"), s.o.DataDir))
+}
+
 // mostBlamed bounds the lines that are tried to find the one that a start fails by.
 const mostBlamed = 20
 

@@ -99,6 +99,27 @@ func TestBadStarts(t *testing.T) {
 	}
 }
 
+// TestPresetUnbearable: settings of the cluster that this member's server would not start with
+// are refused, and it starts with those before.
+func TestPresetUnbearable(t *testing.T) {
+	m := newPrimary(t, "n1")
+	if m.version < 15 {
+		t.Skip("such a server cannot be tried")
+	}
+	must(t, m.Stop(soon(t), false))
+	bad := Settings{Parameters: map[string]string{"shared_buffers": "16MB", "shared_preload_libraries": "nosuch", "work_mem": "9MB"}}
+	if err := m.Preset(soon(t), bad); !errors.Is(err, ErrSetting) || !strings.Contains(err.Error(), `"nosuch"`) {
+		t.Errorf("refused: %v", err)
+	}
+	bad.Parameters["shared_preload_libraries"] = ""
+	must(t, m.Preset(soon(t), bad))
+	must(t, m.Start(soon(t), StartOptions{Primary: true}))
+	m.up()
+	if got := m.sql("show work_mem"); got != "9MB" {
+		t.Errorf("work_mem is %s", got)
+	}
+}
+
 // TestTrialFindsFiles: what settings name relative to the data directory is found by a trial.
 func TestTrialFindsFiles(t *testing.T) {
 	m := newPrimary(t, "n1")

@@ -285,7 +285,11 @@ func (s *Server) Preset(ctx context.Context, set Settings) error {
 	if now.Durable == set.Durable && maps.Equal(now.Parameters, set.Parameters) && (now.HBA == nil) == (set.HBA == nil) && slices.Equal(now.HBA, set.HBA) && slices.Equal(now.Ident, set.Ident) {
 		return nil
 	}
-	if _, err := s.tryFiles(ctx, set); err != nil {
+	user, err := s.tryFiles(ctx, set)
+	if err != nil {
+		return err
+	}
+	if err := s.settingsBear(ctx, set, now, user); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -156,7 +156,7 @@ func TestStatusOddities(t *testing.T) {
 		"WARNING: commits are acknowledged too early on n2: synchronous_commit = off, from postgresql.auto.conf", "pgsidecar reload n2",
 		"WARNING: these roles or databases commit without waiting for a standby: role app", "WARNING: 3 commits on n2",
 		"WARNING: n1 has log that is none of this cluster's", "pgsidecar reinit n1", "the members' leases differ (n1 10s, n2 5s)",
-		"PostgreSQL on n1 refuses its configuration: postgresql.conf line 9: syntax error. Correct the file, then type: pgsidecar reload n1",
+		"PostgreSQL on n1 refuses its configuration: postgresql.conf line 9: syntax error. Correct that, then type: pgsidecar reload n1",
 		"\nn1 is blocked: this standby comes no further\n  override:    pgsidecar reinit n1 \n  risk:        it is cloned anew\n",
 		"WARNING: clients and the other members do not get to the server of n2: postgres.advertise is 10.0.0.2:6432, and a pooler answers.",
 		"writable, not in DNS ", "WARNING: Consul's DNS does not show n2: maintenance mode of the node\n", "streaming, voter, strayed"} {

@@ -44,7 +44,7 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 	}
 	for _, m := range st.Members {
 		if problem := configProblem(st, &m); problem != "" && !Unheard(st, m.Member) {
-			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct the file, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
+			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct that, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
 		}
 	}
 	for _, m := range st.Members {
