@@ -75,10 +75,9 @@ func TestBadStarts(t *testing.T) {
 				if said := m.ConfigProblem(); !strings.Contains(said, bad.says) || !strings.Contains(said, file) {
 					t.Errorf("after a start it says %q, want %q of %s", said, bad.says, file)
 				}
-				must(t, m.Stop(soon(t), true))
 				put(file, text)
 				must(t, m.remove(m.state(refusedAuto)))
-				start()
+				must(t, m.Refresh(soon(t)))
 				if said := m.ConfigProblem(); said != "" {
 					t.Errorf("mended, it says %q", said)
 				}
