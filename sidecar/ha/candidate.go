@@ -20,11 +20,23 @@ var candidateRules = [...]rule{
 
 // unfitRules are what a candidate does that cannot lead.
 var unfitRules = [...]rule{
+	// Its data would show that it has won, and it has none.
+	{"unfit-unheard", func(v *view) bool {
+		return !v.present() && !v.shutdown() && !v.forced() && v.foundElected() && v.perhapsDecided() != ""
+	}, blocked((*view).unfitBlock), ends},
 	{"unfit-pass", func(v *view) bool { return v.bestCandidate() != nil }, func(t *turn) {
 		t.passLock(t.bestCandidate(), t.o.Self+" cannot lead", t.rec.Final)
 	}, ends},
 	{"unfit-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unfit-discard", (*view).halfMade, discard("an unfinished copy or rewind was found"), ends},
+}
+
+func (v *view) unfitBlock() Block {
+	b := Block{What: "the election is not passed on", Missing: v.perhapsDecided()}
+	if p := v.bestCandidate(); p != nil {
+		b.Override, b.Cost = "pgsidecar failover --to "+p.Member+" --accept-data-loss", "every commit that "+p.Member+" does not have"
+	}
+	return b
 }
 
 // electionRules are what the leader of a term does that has no primary yet: it fences
@@ -296,8 +308,18 @@ func (v *view) hearsFew() bool {
 // foundLeading reports whether this process, whose server is down, found itself the primary on
 // record when it began, and has not given the others the time to say that Consul was put back.
 func (v *view) foundLeading() bool {
-	began := v.o.Now < v.s.BegunAt.Add(reportTime) && v.stopped() && v.foundElected() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
-	return began && !v.putBack && !v.forced() && v.hearsFew() && !v.after(v.s.BegunAt, reportTime)
+	began := v.o.Now < v.s.BegunAt.Add(reportTime) && v.stopped() && !v.lockMine() && v.foundElected() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
+	return began && !v.putBack && !v.forced() && v.unheardOthers() && !v.after(v.s.BegunAt, reportTime)
+}
+
+// unheardOthers reports whether a member on record is still to be heard, and not known to be gone.
+func (v *view) unheardOthers() bool {
+	for _, m := range v.others() {
+		if p := v.peer(m); p == nil || p.Link != LinkRefused && !(v.fresh(p) && p.Report.Record.Term > 0) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *view) unheardBlock() Block {

@@ -2,7 +2,6 @@ package ha
 
 import (
 	"cmp"
-	"slices"
 	"time"
 )
 
@@ -17,7 +16,7 @@ func (t *turn) decide(s State, o Observation, without string) (State, []Action) 
 	blocks := s.Blocks
 	t.s.WakeAt, t.s.Blocks, t.s.Rules, t.s.Refused, t.s.LeaseUntil, t.s.VouchedUntil = 0, nil, make([]string, 0, 12), "", 0, 0
 	t.noteRecord()
-	t.seen = t.o.newestSeen(t.s.Last)
+	t.noteHeard()
 	t.noteForced()
 	t.s.Hears = t.hears()
 	t.remember()
@@ -163,98 +162,6 @@ func (v *view) unusable() bool { return v.o.Server.DataDir == DataForeign }
 // knows of a later term ends our own at once.
 func (v *view) mayLead() bool {
 	return v.rec.Leader == v.o.Self && v.seen.Term == v.rec.Term && v.o.Server.Promise <= v.rec.Term
-}
-
-// newestSeen is the newest record that this member has read, or a peer knows.
-func (o *Observation) newestSeen(last Record) RecordSeen {
-	newest := o.Consul.Record.seen()
-	if seen := last.seen(); seen.newer(newest) {
-		newest = seen
-	}
-	for i := range o.Peers {
-		if seen := o.Peers[i].Report.Record; seen.newer(newest) {
-			newest = seen
-		}
-	}
-	return newest
-}
-
-func (r *Record) seen() RecordSeen {
-	return RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index, Changes: r.Changes, Base: r.Base}
-}
-
-// newer reports whether s was written after than: in a later term, or later in the same.
-// Indexes count only within one phase, as they begin anew when Consul has lost all it had.
-func (s RecordSeen) newer(than RecordSeen) bool {
-	return cmp.Or(s.order(than), cmp.Compare(s.Index, than.Index)) > 0
-}
-
-// order compares two records by what they say themselves. No term goes back to an earlier
-// phase, while a leader that took an earlier record for the newest may have changed it as
-// often as the newest was. One whose changes were not counted is from before they were, as
-// nobody takes the count away.
-func (s RecordSeen) order(than RecordSeen) int {
-	return cmp.Or(cmp.Compare(s.Term, than.Term), cmp.Compare(s.Phase.order(), than.Phase.order()), cmp.Compare(s.Changes, than.Changes))
-}
-
-// noteRecord keeps the newest record that this process has read. Where Consul has an
-// earlier one, none, or one that cannot be read, the member goes on by what it has read
-// itself: the leader restates it, and nobody else changes the record unless a person asks.
-func (t *turn) noteRecord() {
-	last, c := &t.s.Last, &t.o.Consul
-	switch {
-	case c.Newer || c.SeenAt == 0:
-	case t.rec.Exists() && !t.rec.before(last):
-		t.noteDismissed()
-		*last, t.s.PutBackAt = t.rec, 0
-		t.s.FirstTerm = cmp.Or(t.s.FirstTerm, t.rec.Term)
-	case last.Term != 0:
-		t.putBack = true
-		t.s.PutBackAt = cmp.Or(t.s.PutBackAt, t.o.Now)
-		index := cmp.Or(t.rec.Index, c.BrokenIndex)
-		t.rec = *last
-		t.rec.Index = index
-	}
-}
-
-// noteDismissed notes who is on the record no more, by a person's decision.
-func (t *turn) noteDismissed() {
-	s := &t.s
-	if slices.Equal(s.Last.Members, t.rec.Members) {
-		return
-	}
-	off := s.Dismissed
-	if s.Last.Term == t.rec.Term { // a record that is made anew has those that are heard
-		off = union(off, s.Last.Members)
-	}
-	s.Dismissed = slices.DeleteFunc(slices.Clone(off), func(m string) bool { return slices.Contains(t.rec.Members, m) })
-}
-
-// before reports whether this program has read a newer record than r in the same or a
-// later term. What was written in the same term has a higher index, unless Consul was put
-// back and the same was written again.
-func (r *Record) before(last *Record) bool {
-	if r.SystemID != "" && last.SystemID != "" && r.SystemID != last.SystemID {
-		return false // it is another cluster's
-	}
-	if r.Term != last.Term {
-		return r.Term < last.Term
-	}
-	if phase := r.Phase.order() - last.Phase.order(); phase != 0 && r.Leader == last.Leader {
-		return phase < 0
-	}
-	if max(r.Changes, last.Changes) > 0 && r.Leader == last.Leader {
-		return r.Changes < last.Changes
-	}
-	return r.Index < last.Index && r.Leader == last.Leader && !r.same(last)
-}
-
-// same reports whether two records say the same.
-func (r *Record) same(other *Record) bool {
-	return r.Phase == other.Phase && r.Timeline == other.Timeline && r.Durability.Equal(other.Durability) &&
-		slices.Equal(r.Members, other.Members) && (r.Final == nil) == (other.Final == nil) && r.Fenced == other.Fenced &&
-		len(r.Claims) == len(other.Claims) && slices.Equal(r.Diverged, other.Diverged) && r.Base == other.Base && r.Lease == other.Lease &&
-		r.StandbyOf == other.StandbyOf && r.Epoch == other.Epoch && r.Restore.ID == other.Restore.ID && r.Restored == other.Restored
 }
 
 // noteHolder notes who has taken the lock, and whether he refused connections before it
@@ -474,7 +381,10 @@ func MakeReport(s State, o Observation) Report {
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: o.newestSeen(s.Last), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
-	r.First = s.FirstTerm
+	if s.Heard.order(r.Record) > 0 && !s.Heard.alien(r.Record) {
+		r.Record = s.Heard
+	}
+	r.First = cmp.Or(s.FirstTerm, r.Record.Term) // it has read none, and knows of this one by others
 	r.Paused, r.Software, r.SyncPriority = v.Paused, v.Software, o.Policy.SyncPriority
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed
 	r.Hidden, r.ConfigProblem, r.Misled = o.Consul.HiddenBy, v.ConfigProblem, v.Misled

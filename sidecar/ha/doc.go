@@ -66,6 +66,7 @@
 // notice. README.md beside this file shows how to add one.
 //
 //	decide.go      situationRules: what is known, whose data, who leads; registration
+//	seen.go        which record is the newest, of those read and heard of
 //	bootstrap.go   the first data directory
 //	restore.go     a restore in place of a backup
 //	standby.go     a member that does not lead: start, fence, follow, rejoin, clone

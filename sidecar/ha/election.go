@@ -234,30 +234,40 @@ func (v *view) oneDecides() bool {
 // has passed the lock to the only other member saw that itself.
 func (v *view) perhapsDecided() string {
 	others := v.others()
-	if v.rec.Phase != PhaseElecting || v.follower() || len(others) == 1 && v.rec.Origin.Leader == v.o.Self && v.s.FirstTerm <= v.rec.Origin.Term {
+	if v.rec.Phase != PhaseElecting || v.follower() || len(others) == 1 && v.rec.Origin.Leader == v.o.Self && v.s.FirstTerm > 0 && v.s.FirstTerm <= v.rec.Origin.Term {
 		return ""
 	}
-	agree, living, beyond, silent := 0, 0, "", ""
+	if m := v.beyond(); m != "" {
+		return "the record of the term that began the timeline of " + m + ", which is later than any in Consul's record: was Consul restored from a snapshot?"
+	}
+	agree, living, silent := 0, 0, ""
 	for _, m := range others {
 		p := v.peer(m)
 		switch {
-		case p != nil && v.fresh(p) && p.Report.Strayed == "" && p.Report.ServerID == v.rec.SystemID && p.Report.Position.TLI > v.rec.Timeline:
-			beyond = m
 		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && (p.Report.First == 0 || p.Report.First < v.rec.Term):
 			agree++
-		case m == v.rec.Origin.Leader || p != nil && p.Link == LinkRefused && p.PostgresRefused == Yes:
+		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && p.Link == LinkRefused && p.PostgresRefused == Yes:
 			continue // it may well be gone
 		default:
 			silent += " " + m
 		}
 		living++
 	}
-	switch {
-	case beyond != "":
-		return "the record of the term that began the timeline of " + beyond + ", which is later than any in Consul's record: was Consul restored from a snapshot?"
-	case 2*agree < living:
+	if 2*agree < living {
 		return "word that nobody has won the election of term " + itoa(v.rec.Term) + ", from at least half of the other members, and from such as were there when it began: " +
 			"Consul may have been restored from a snapshot. Not yet from:" + silent
+	}
+	return ""
+}
+
+// beyond is a member that is heard and is on a later timeline than any in Consul's record, while
+// an election is under way by it, and says nothing of having come there by hand; empty: none.
+func (v *view) beyond() string {
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if v.rec.Phase == PhaseElecting && !v.follower() && v.fresh(p) && p.Report.Strayed == "" && p.Report.ServerID == v.rec.SystemID && p.Report.Position.TLI > v.rec.Timeline {
+			return p.Member
+		}
 	}
 	return ""
 }
@@ -379,7 +389,7 @@ func (t *turn) next(leader, reason string) Record {
 		r.Fenced = false
 	}
 	r.Term = max(r.Term, t.seen.Term, t.o.Server.Promise) + 1
-	if t.stale() {
+	if t.stale() || t.forced() && t.beyond() != "" {
 		t.anew(&r)
 	}
 	r.Leader, r.Phase, r.Reason = leader, PhaseElecting, reason

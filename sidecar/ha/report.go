@@ -60,7 +60,7 @@ type Report struct {
 	Session      string `json:"session,omitempty"` // its Consul session, so that the lock can be passed to it
 
 	// First is the term of the first record that its process has read: of what came before it
-	// knows nothing, as of a term that had begun by then. Zero: none yet, or not known.
+	// knows nothing, as of a term that had begun by then. Zero: not known.
 	First uint64 `json:"first_term,omitempty"`
 
 	// The newest record this member knows, so that the others learn of a
@@ -139,4 +139,6 @@ type RecordSeen struct {
 	Changes uint64 `json:"changes,omitempty"`
 	// Base is Histories.Base: nobody may follow by the numbers before it.
 	Base TLI `json:"base,omitempty"`
+	// System is Record.SystemID: terms of another cluster's are no later ones. Empty: not known.
+	System string `json:"system,omitempty"`
 }

@@ -60,23 +60,34 @@ func (v *view) votersLost() bool {
 		(v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
 }
 
-// restoreVoters writes what is true no matter who they were: some member has each commit that was
-// acknowledged, as this one is a member and has all of them.
+// restoreVoters writes what is true no matter who they were.
 func (t *turn) restoreVoters() {
+	t.commit(Change{What: "voters", Record: t.withAllVoters(), Lock: LockKeep, Session: t.o.Consul.Session}, "Consul was put back to an earlier record of this term")
+}
+
+// withAllVoters is the record of this leader's term, of which a later one is known that it has not
+// read: some member has each commit that was acknowledged, as this one is a member and has all.
+func (t *turn) withAllVoters() Record {
 	r := t.rec
-	r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
+	if r.Durability.Mode == ModeQuorum && !t.follower() {
+		r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
+	}
 	r.Changes = max(r.Changes, t.seen.Changes)
 	if t.seen.Phase.order() > r.Phase.order() {
 		r.Phase = t.seen.Phase
 	}
-	t.commit(Change{What: "voters", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "Consul was put back to an earlier record of this term")
+	return r
 }
 
 // reacquire takes the lock back in the same term (S8): a lost session alone
 // deposes nobody, and a session of this member's own earlier process is as good
 // as none. Where another's holds it, Consul was put back, or somebody has written the
-// key: who is elected changes lock and record in one transaction.
+// key: who is elected changes lock and record in one transaction. It is refused where Consul has a
+// later record; where it has not, and the members do, it was put back.
 func (t *turn) reacquire() {
-	c := &t.o.Consul
-	t.commit(Change{What: "reacquire", Record: t.rec, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
+	c, r := &t.o.Consul, t.rec
+	if t.seenLater() && (r.Phase == PhaseLeading || r.Phase == PhasePromoting) {
+		r = t.withAllVoters()
+	}
+	t.commit(Change{What: "reacquire", Record: r, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
 }

@@ -280,7 +280,7 @@ func (v *view) heardLately(p *Peer) bool {
 // standsStill reports whether this standby has come no further for that long.
 func (v *view) standsStill() bool {
 	p, own := v.peer(v.seen.Leader), v.o.Server.Position
-	return v.seen.Phase == PhaseLeading && v.heardLately(p) && p.Report.leads() && p.Report.Term == v.seen.Term && p.Report.Position.Contains(own) && !own.Contains(p.Report.Position) && v.after(v.s.AdvancedAt, standstillTime)
+	return v.seen.Phase == PhaseLeading && v.heardLately(p) && p.Report.leads() && p.Report.Term == v.seen.Term && (p.Report.Position.Contains(own) || v.s.Partial == own.LSN) && !own.Contains(p.Report.Position) && v.after(v.s.AdvancedAt, standstillTime)
 }
 
 // joinRules make the server follow the newest term's leader, once that is known to

@@ -55,8 +55,15 @@ type State struct {
 	// Dismissed are the members that this process has seen taken off the record, and not put
 	// on it again since.
 	Dismissed []string
-	// FirstTerm is that of the first record that this process has read.
-	FirstTerm uint64
+	// Heard is the newest record that this process has read or heard of, of the cluster HeardOf.
+	Heard   RecordSeen
+	HeardOf string
+	// FirstTerm is that of the first record that this process has read, or of the first since
+	// it did not hear Consul, or stood still, for long: until GapAt. FollowedAt is when it last
+	// heard Consul.
+	FirstTerm  uint64
+	GapAt      Instant
+	FollowedAt Instant
 	// PutBackAt is since when Consul's record is older than Last. Zero: it is not.
 	PutBackAt Instant
 	// LaterAt is since when a member is known to have seen a later record than Consul was

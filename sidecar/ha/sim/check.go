@@ -17,6 +17,7 @@ type check struct {
 	acked     []ackedUpTo
 	timelines []timeline // by number
 	leaders   []int8     // by term: who reached PhasePromoting, or -1
+	system    string     // whose terms those are
 	calmAt    int64
 	commitAt  int64 // newest commit
 	exits     int
@@ -283,6 +284,9 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	r, c := &w.consul.record, &w.check
 	if r.Durability.Mode == ha.ModeAsync && old.Durability.Mode == ha.ModeQuorum {
 		w.forgetAcked()
+	}
+	if r.SystemID != "" && r.SystemID != c.system { // another cluster's terms are no business of this one's
+		c.leaders, c.system = c.leaders[:0], r.SystemID
 	}
 	for int(r.Term) >= len(c.leaders) {
 		c.leaders = append(c.leaders, -1)
