@@ -398,6 +398,7 @@ func (w *World) calmDown() {
 		}
 		b.sidecar.intent = ha.Intent{}
 	}
+	w.queue.bringForward(w.now)
 	p := w.policies[len(w.policies)-1]
 	if p.Paused {
 		p.Paused = false

@@ -19,7 +19,7 @@ func (w *World) happen(e *event) {
 
 // later puts an event off until what it is for goes on.
 func (w *World) later(e *event, until int64) {
-	e.at = until + 1 + w.odd.between(0, 200*micro)
+	e.at, e.off = until+1+w.odd.between(0, 200*micro), true
 	w.queue.push(*e)
 }
 

@@ -1,5 +1,10 @@
 package sim
 
+import (
+	"cmp"
+	"slices"
+)
+
 // eventKind says what happens at an event.
 type eventKind uint8
 
@@ -56,6 +61,7 @@ type event struct {
 	epoch uint32
 	kind  eventKind
 	m, p  int8
+	off   bool // it was put off until what it is for goes on
 }
 
 func (e *event) before(f *event) bool {
@@ -75,6 +81,20 @@ func (q *queue) push(e event) {
 	e.seq = q.seq
 	q.heap = append(q.heap, e)
 	q.heap.rise(len(q.heap)-1, e)
+}
+
+// bringForward lets what was put off happen now, in its order: the pause that it waited for has
+// ended before its time.
+func (q *queue) bringForward(now int64) {
+	all := slices.Clone(q.heap)
+	slices.SortFunc(all, func(a, b event) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) })
+	q.heap = q.heap[:0]
+	for _, e := range all {
+		if e.off {
+			e.at, e.off = min(e.at, now+1), false
+		}
+		q.push(e)
+	}
 }
 
 // rise puts e into the hole at i, or above it.
