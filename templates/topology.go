@@ -20,7 +20,7 @@ type Topology struct {
 	Cluster  string   `json:"cluster"`
 	Service  string   `json:"service"`
 	SystemID string   `json:"system_identifier"`
-	Term     uint64   `json:"term"`
+	Term     uint64   `json:"term"` // of two sites the sum of theirs
 	Timeline ha.TLI   `json:"timeline"`
 	Phase    ha.Phase `json:"phase"`
 	// Primary is nil unless Phase is leading and the leader's address is known.

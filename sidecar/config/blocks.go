@@ -26,7 +26,7 @@ func (r *reader) root(b *hclsyntax.Body, c *Config, of kind) {
 		text("member", &c.Member),
 	}
 	blocks := []block{
-		r.once("consul", func(b *hclsyntax.Body, path string) { r.consul(b, path, &c.Consul) }),
+		r.once("consul", func(b *hclsyntax.Body, path string) { r.consul(b, path, &c.Consul, of) }),
 		r.once("service", func(b *hclsyntax.Body, path string) { r.service(b, path, &c.Service) }),
 		{name: "template", labelled: true, read: func(b *hclsyntax.Body, path, name string) {
 			t := templateDefaults(name)
@@ -81,15 +81,19 @@ func (r *reader) once(name string, read func(b *hclsyntax.Body, path string)) bl
 	return block{name: name, read: func(b *hclsyntax.Body, path, _ string) { read(b, path) }}
 }
 
-func (r *reader) consul(b *hclsyntax.Body, path string, c *Consul) {
-	r.body(b, path, []field{
+func (r *reader) consul(b *hclsyntax.Body, path string, c *Consul, of kind) {
+	fields := []field{
 		list("address", &c.Addresses),
 		text("prefix", &c.Prefix),
 		r.path("token_file", &c.TokenFile),
 		secret("token", &c.Token),
 		text("datacenter", &c.Datacenter),
 		duration("session_ttl", &c.SessionTTL),
-	}, []block{r.once("tls", func(b *hclsyntax.Body, path string) {
+	}
+	if of == proxyFile {
+		fields = append(fields, text("other_datacenter", &c.OtherDatacenter))
+	}
+	r.body(b, path, fields, []block{r.once("tls", func(b *hclsyntax.Body, path string) {
 		r.body(b, path, []field{
 			r.path("ca_file", &c.TLS.CAFile),
 			r.path("cert_file", &c.TLS.CertFile),

@@ -94,6 +94,9 @@ func (r *reader) checkSite(c *Config) {
 // compares synchronous_standby_names without case.
 var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// datacenter is what one may be called.
+var datacenter = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}$`)
+
 const nameRule = "expected lower-case letters, digits and hyphens, at most 63, such as %q"
 
 func (r *reader) checkNames(c *Config) {
@@ -124,6 +127,9 @@ func (r *reader) checkConsul(c *Consul) {
 	r.require(c.SessionTTL >= 10*time.Second && c.SessionTTL <= 24*time.Hour, "consul.session_ttl",
 		"session_ttl %s: Consul accepts 10s to 24h", c.SessionTTL)
 	r.require(!(r.set("consul.token_file") && r.set("consul.token")), "consul.token", "token and token_file are both set; expected one of them")
+	other := c.OtherDatacenter
+	r.require(other == "" || datacenter.MatchString(other), "consul.other_datacenter", "other_datacenter %q: expected letters, digits, hyphens and underscores, such as \"dc2\"", other)
+	r.require(other == "" || other != c.Datacenter, "consul.other_datacenter", "other_datacenter %q is this site's own; expected the other site's", other)
 	r.require((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "consul.tls", "cert_file and key_file go together; one of them is missing")
 }
 

@@ -48,6 +48,9 @@ type Consul struct {
 	TokenFile  string
 	Token      Secret
 	Datacenter string // empty: the agent's own
+	// OtherDatacenter is the other site's, whose cluster has the same name; only of a proxy,
+	// which follows both. Empty: there is one site.
+	OtherDatacenter string
 	// SessionTTL is at least 10 s; Consul expires a session between one and
 	// two TTLs after its last renewal (Consul documentation, Sessions).
 	SessionTTL time.Duration

@@ -299,6 +299,23 @@ func TestProxy(t *testing.T) {
 	if err != nil || c.HAProxy.Socket != "/run/haproxy/admin.sock" {
 		t.Errorf("got %+v, %v", c, err)
 	}
+	write(`consul { other_datacenter = "dc2" }`)
+	if c, err = config.LoadProxy(path, environment()); err != nil || c.Consul.OtherDatacenter != "dc2" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	var text strings.Builder
+	if err := c.Write(&text); err != nil || !strings.Contains(text.String(), `other_datacenter = "dc2"`) {
+		t.Errorf("written as %s, %v", text.String(), err)
+	}
+	for source, want := range map[string]string{
+		`consul { other_datacenter = "d c" }`:                             "expected letters, digits, hyphens and underscores",
+		"consul {\n datacenter = \"dc1\"\n other_datacenter = \"dc1\"\n}": "is this site's own",
+	} {
+		write(source)
+		if _, err := config.LoadProxy(path, environment()); !errors.Is(err, config.ErrConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", source, err)
+		}
+	}
 	write(`postgres { }`)
 	if _, err := config.LoadProxy(path, environment()); !errors.Is(err, config.ErrConfig) || !strings.Contains(err.Error(), `unknown block "postgres"`) {
 		t.Errorf("got %v", err)

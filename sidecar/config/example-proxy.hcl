@@ -12,6 +12,8 @@ cluster = "pg"
 consul {
   address = ["127.0.0.1:8500"]          # tried in turn; the local agent first
   # token_file = "/etc/pgsidecar/consul.token"    # it needs only to read: pgsidecar files policy
+  # other_datacenter = "dc2"            # the other site's, whose cluster has the same name: clients are led to the
+  #                                     # primary of the site that takes the writes (pgsidecar help sites)
 }
 
 # service {

@@ -36,6 +36,7 @@ func (c *Config) written() *writer {
 	consul.set("prefix", c.Consul.Prefix)
 	consul.secret("token", c.Consul.TokenFile, c.Consul.Token)
 	consul.set("datacenter", c.Consul.Datacenter)
+	consul.set("other_datacenter", c.Consul.OtherDatacenter)
 	consul.set("session_ttl", c.Consul.SessionTTL)
 	if c.Consul.TLS != (ConsulTLS{}) {
 		tls := consul.block("tls")

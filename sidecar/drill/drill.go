@@ -257,17 +257,17 @@ func (r *rehearsal) makeWriters() error {
 func (r *rehearsal) usual(routes []Route) (usual []string) {
 	if !r.scenario.Sites {
 		for _, route := range routes {
-			if !strings.HasPrefix(route.Name, fromPlace) {
+			if !ofSites(route.Name) {
 				usual = append(usual, route.Name)
 			}
 		}
 		return usual
 	}
-	usual = []string{fromSite(r.Lab), fromSite(r.Lab.Other())}
+	near, far := r.Lab, r.Lab.Other()
 	if r.scenario.Expect == Moves {
-		slices.Reverse(usual)
+		near, far = far, near
 	}
-	return usual
+	return []string{fromSite(near), fromSite(far), byHAProxy(near), byHAProxy(far)}
 }
 
 // play is the drill: measure, break, wait, mend, wait.
@@ -381,7 +381,7 @@ func (r *rehearsal) waitRecovered(ctx context.Context, before []int) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
 	defer cancel()
 	for i, w := range r.routes {
-		if r.scenario.NoDNS && w.Route.Name == "dns" || w.Route.Name == r.unheard() {
+		if r.scenario.NoDNS && w.Route.Name == "dns" || r.unheard(w.Route.Name) {
 			continue
 		}
 		if r.scenario.Expect == Moves {

@@ -76,7 +76,7 @@ func (r *rehearsal) reportRoutes() {
 		}
 		p.Routes = append(p.Routes, RouteReport{Name: w.Route.Name, PauseMs: ms(pause.Length()), Pause: pause, QuietMs: ms(quiet.Length()),
 			Acked: w.Acked(), Errors: w.Errors(), Curve: w.Curve(p.Fault.Add(-quietTime), end)})
-		if w.Route.Name != r.unheard() {
+		if !r.unheard(w.Route.Name) {
 			p.RTOMs = max(p.RTOMs, ms(pause.Length()))
 		}
 	}

@@ -40,9 +40,9 @@ type Scenario struct {
 	// NoDNS says that Consul's DNS may not answer while the fault lasts, so that
 	// way is not waited for before the fault is undone. Its pause counts.
 	NoDNS bool
-	// Unheard names the way of those whom the fault keeps from any primary: it is not waited
-	// for before the fault is undone, and its pause does not count; nil: there is none.
-	Unheard func(c Cast) string
+	// Unheard is the site whose clients the fault keeps from any primary: they are not waited
+	// for before the fault is undone, and their pause does not count; nil: there is none.
+	Unheard func(c Cast) *lab.Lab
 	// Catalog says that Consul's catalog is put back too, with the tag of an earlier
 	// primary: DNS may name two until the leader has taken it away (takenBack).
 	Catalog bool

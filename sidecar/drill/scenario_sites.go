@@ -24,13 +24,13 @@ func siteScenarios() []Scenario {
 		},
 		{
 			Name: "site-lost", Why: "the site that takes the writes loses power, the other is promoted without it, and power comes back", Sites: true, Expect: Moves,
-			Unheard: func(c Cast) string { return fromSite(c.Lab) },
+			Unheard: func(c Cast) *lab.Lab { return c.Lab },
 			Fault:   loseSite,
 			Undo:    func(ctx context.Context, c Cast) error { return c.Lab.StartSite(ctx) },
 		},
 		{
 			Name: "site-cut-off", Why: "both sites live, and nothing gets from one to the other", Sites: true, Expect: Stays, Hold: cutHold,
-			Unheard: func(c Cast) string { return fromSite(c.Lab.Other()) },
+			Unheard: func(c Cast) *lab.Lab { return c.Lab.Other() },
 			Fault:   func(ctx context.Context, c Cast) error { return c.Lab.CutSites(ctx) },
 			Check: func(ctx context.Context, c Cast) error {
 				return refusedAt(ctx, c, c.Lab.Other(), "site", "promote", "--accept-data-loss", "--yes")

@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,7 +16,17 @@ import (
 // one at a site, and one where the witness is.
 func fromSite(site *lab.Lab) string { return fromPlace + site.Name() }
 
+// byHAProxy names the way of a site's clients by their own HAProxy, which leads them to the
+// primary at whichever site.
+func byHAProxy(site *lab.Lab) string { return haproxyOf + site.Name() }
+
+// ofSites reports whether a way is there with two sites alone.
+func ofSites(route string) bool {
+	return strings.HasPrefix(route, fromPlace) || strings.HasPrefix(route, haproxyOf)
+}
+
 const (
+	haproxyOf   = "haproxy-"
 	fromPlace   = "clients-"
 	fromWitness = fromPlace + lab.WitnessDatacenter
 )
@@ -40,7 +51,13 @@ func siteRoutes(l *lab.Lab, base *pgx.ConnConfig) ([]Route, error) {
 	}
 	var errs []error
 	for _, site := range l.Sites() {
-		errs = append(errs, add(fromSite(site), site, site.Plan().App().Name))
+		app := site.Plan().App()
+		errs = append(errs, add(fromSite(site), site, app.Name))
+		there := base.Copy()
+		dial, err := site.Dialer(app.Name)
+		there.DialFunc = dial
+		errs = append(errs, err)
+		routes = append(routes, Route{Name: byHAProxy(site), Patience: sitePatience, Connect: to(there, app.Address, app.Ports.Primary)})
 	}
 	first := l.Sites()[0]
 	if h, ok := first.Plan().Witness(); ok {

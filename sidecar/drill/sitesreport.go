@@ -185,12 +185,9 @@ func (r *rehearsal) waitSiteReturned(ctx context.Context, now string) {
 	}
 }
 
-// unheard is the way that is not waited for while the fault lasts; empty: none.
-func (r *rehearsal) unheard() string {
-	if r.scenario.Unheard == nil {
-		return ""
-	}
-	return r.scenario.Unheard(r.cast)
+// unheard reports whether a way is of those that are not waited for while the fault lasts.
+func (r *rehearsal) unheard(route string) bool {
+	return r.scenario.Unheard != nil && strings.HasSuffix(route, "-"+r.scenario.Unheard(r.cast).Name())
 }
 
 // writeSites says what a drill of two sites has shown.

@@ -50,6 +50,9 @@ consul {
 {{- if .ConsulToken}}
   token_file = {{q .ConsulToken}}
 {{- end}}
+{{- with .OtherDatacenter}}
+  other_datacenter = {{q .}}
+{{- end}}
 }
 
 service {
@@ -61,6 +64,9 @@ haproxy {
   bind         = {{q .App.Address}}
   primary_port = {{.App.Ports.Primary}}
   replica_port = {{.App.Ports.Replicas}}
+{{- if .OtherDatacenter}}
+  connect_timeout = "500ms"
+{{- end}}
 }
 {{- if .Plan.PgBouncer}}
 
@@ -110,10 +116,11 @@ const consoleRole = "pgsidecar"
 func (l *Lab) writeAppConfig(h Host) error {
 	type listen struct{ Name, Address, Check string }
 	data := map[string]any{"Plan": l.plan, "App": h, "ConsoleRole": consoleRole, "Consul": l.plan.consulAddresses(h), "ConsulToken": l.plan.consulTokenFile(),
-		"Listen": []listen{{"primary", h.PrimaryAddress(), "/primary"}, {"replicas", h.ReplicasAddress(), "/replica"}},
-		"Config": filepath.Join(h.Dir, "haproxy.cfg"),
-		"State":  filepath.Join(h.Dir, l.plan.Cluster+".state"),
-		"Reload": "kill -USR2 $(cat " + haproxyPIDFile(h) + ")"}
+		"OtherDatacenter": l.plan.otherDatacenter(),
+		"Listen":          []listen{{"primary", h.PrimaryAddress(), "/primary"}, {"replicas", h.ReplicasAddress(), "/replica"}},
+		"Config":          filepath.Join(h.Dir, "haproxy.cfg"),
+		"State":           filepath.Join(h.Dir, l.plan.Cluster+".state"),
+		"Reload":          "kill -USR2 $(cat " + haproxyPIDFile(h) + ")"}
 	files := []struct {
 		name     string
 		template *template.Template

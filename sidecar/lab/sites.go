@@ -61,6 +61,17 @@ func (p *Plan) Datacenter(h Host) string {
 	return firstDatacenter
 }
 
+// otherDatacenter is the other site's; empty: there is none.
+func (p *Plan) otherDatacenter() string {
+	switch {
+	case p.Site == nil:
+		return ""
+	case p.Site.Number == 1:
+		return secondDatacenter
+	}
+	return firstDatacenter
+}
+
 // Witness returns the host of the third Consul; false: there is none. It is in the first
 // site's plan.
 func (p *Plan) Witness() (Host, bool) {

@@ -2,6 +2,8 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"slices"
 	"testing"
@@ -43,6 +45,7 @@ func TestTwoSites(t *testing.T) {
 	for _, site := range l.Sites() {
 		federated(t, ctx, site)
 	}
+	preparedQuery(t, l)
 	witness, _ := l.Plan().Witness()
 	servers := map[string]string{"dc1": l.Plan().Servers()[0].HTTPAddress(), "dc2": second.Plan().Servers()[0].HTTPAddress(), "dc3": witness.HTTPAddress()}
 	reach := func(from *lab.Lab, host, to string, want bool) time.Duration {
@@ -116,5 +119,61 @@ func federated(t *testing.T, ctx context.Context, site *lab.Lab) {
 			nodes, _, err := client.Catalog().Nodes((&api.QueryOptions{Datacenter: dc}).WithContext(ctx))
 			return err == nil && slices.ContainsFunc(nodes, func(n *api.Node) bool { return n.Datacenter == dc })
 		})
+	}
+}
+
+// preparedQuery makes the query of `pgsidecar help sites` at the first site: its DNS finds
+// the primary of the other site while this one has none, and this one's as soon as it has.
+func preparedQuery(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	client := func(site *lab.Lab, host string) *api.Client {
+		c, err := site.ConsulClient(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	app, second := l.Plan().App(), l.Other()
+	_, _, err := client(l, app.Name).PreparedQuery().Create(&api.PreparedQueryDefinition{Name: "pg-primary", Service: api.ServiceQuery{
+		Service: "pg", Tags: []string{"primary"}, OnlyPassing: true, Failover: api.QueryDatacenterOptions{Datacenters: []string{"dc1", "dc2"}}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial, err := l.Dialer(app.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return dial(ctx, network, app.DNSAddress())
+	}}
+	names := func(name, want string) {
+		t.Helper()
+		labtest.Eventually(t, 30*time.Second, name+" to be "+want, func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			got, err := resolver.LookupHost(ctx, name)
+			if err != nil || len(got) != 1 || got[0] != want {
+				return fmt.Errorf("%v %w", got, err)
+			}
+			return nil
+		})
+	}
+	here, there := l.Plan().Members()[0], second.Plan().Members()[0]
+	register := func(site *lab.Lab, m lab.Host) {
+		t.Helper()
+		err := client(site, m.Name).Agent().ServiceRegister(&api.AgentServiceRegistration{ID: "pg-" + m.Name, Name: "pg", Tags: []string{"primary"}, Port: m.Ports.Postgres, Address: m.Address})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	register(second, there)
+	names("pg-primary.query.consul.", there.Address)
+	names("primary.pg.service.dc2.consul.", there.Address)
+	register(l, here)
+	names("pg-primary.query.consul.", here.Address)
+	for _, err := range []error{client(l, here.Name).Agent().ServiceDeregister("pg-" + here.Name), client(second, there.Name).Agent().ServiceDeregister("pg-" + there.Name)} {
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }

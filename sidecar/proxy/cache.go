@@ -107,6 +107,9 @@ func (f *Follower) loadCache() {
 	if found {
 		f.last, f.recalled = t, true
 	}
+	if found && f.far != nil {
+		recall(&f.near, f.far, t)
+	}
 }
 
 // rescueFiles has missing files written of what was known before.

@@ -5,6 +5,7 @@
 //
 //	proxy.go       Run
 //	follower.go    from Consul's view to topologies; what is not current is let go
+//	sites.go       one topology of two sites
 //	configure.go   the configuration's blocks as templates, HAProxy and PgBouncer
 //	cache.go       the last topology on disk, for a start without Consul
 //	replicalag.go  how far replicas are behind, for templates that ask
@@ -12,7 +13,7 @@
 //	render.go      what would be written, shown and not written
 //	status.go      /status, /metrics, /readiness, /liveness
 //
-// Goroutines: Run starts Consul's watches and the status server; a Follower starts the
-// agent, the reader of the catalog and, if a template wants to know, the one that asks
+// Goroutines: Run starts Consul's watches and the status server; a Follower starts those
+// of the other site's Consul, the agent, the reader of the catalog and, if a template wants to know, the one that asks
 // for lag. Both wait for what they have started.
 package proxy

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -34,6 +36,9 @@ type Follower struct {
 	log    hclog.Logger
 	client *sessions.Client
 	reader *sessions.Reader
+	near   site        // this one, of two
+	far    *site       // nil: there is one site
+	knows  atomic.Bool // which of two takes the writes
 	Agent  *templates.Agent
 	// changed has room for one: the client's view has changed.
 	changed chan struct{}
@@ -63,6 +68,9 @@ func NewFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	}
 	f := &Follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newTopologyCache(cfg),
 		lags: lagPoller{config: cfg, log: log.Named("proxy")}, wantLags: wantsLags(files)}
+	if f.far, err = otherSite(cfg, log); err != nil {
+		return nil, err
+	}
 	f.reader = client.NewReader(func() { f.Agent.Refresh() })
 	o := templates.AgentOptions{Files: files, Settings: settings, Env: templates.Env{Catalog: catalog{f.reader}}, Logger: log}
 	if h := settings.HAProxy; h.Socket != "" {
@@ -106,6 +114,9 @@ func (f *Follower) Run(ctx context.Context) {
 	defer all.Wait()
 	all.Go(func() { f.Agent.Run(ctx) })  //nolint:errcheck // it ends with ctx
 	all.Go(func() { f.reader.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	if f.far != nil {
+		all.Go(func() { f.far.client.Follow(ctx, f.Wake) }) //nolint:errcheck // it ends with ctx
+	}
 	if f.wantLags {
 		all.Go(func() { f.lags.run(ctx, f.client.View, f.Wake) })
 	}
@@ -159,6 +170,10 @@ func Rescue(stdin io.Reader, stdout io.Writer) error { return pgbouncer.Watchdog
 
 // see takes the newest view. It is called after each change, and now and then.
 func (f *Follower) see(v sessions.View, now ha.Instant) {
+	if f.far != nil {
+		f.seeBoth(v, f.far.client.View(), now)
+		return
+	}
 	if !v.Consul.SeenAt.Within(staleAfter, now) || v.Consul.Broken != "" {
 		if f.given {
 			f.log.Warn("the cluster's record is out of date: haproxy uses its own checks", "error", v.Err, "broken", v.Consul.Broken)
@@ -172,12 +187,33 @@ func (f *Follower) see(v sessions.View, now ha.Instant) {
 	}
 	t, err := topology(f.config, v, f.last, f.lags.get())
 	f.report(err)
+	f.give(t, v.Consul.Record)
+}
+
+// seeBoth is see for two sites.
+func (f *Follower) seeBoth(here, there sessions.View, now ha.Instant) {
+	f.report(errors.Join(f.near.see(f.config, here, f.lags.get(), now), f.far.see(f.config, there, nil, now)))
+	t, record, known := across(&f.near, f.far)
+	f.knows.Store(known)
+	if known {
+		f.give(t, record)
+		return
+	}
+	if f.given {
+		f.log.Warn("it is not known which site takes the writes: haproxy uses its own checks", "error", here.Err, "other", there.Err)
+		f.Agent.Release()
+		f.given = false
+	}
+}
+
+// give hands a topology on.
+func (f *Follower) give(t templates.Topology, record ha.Record) {
 	if f.given && reflect.DeepEqual(t, f.last) {
 		return
 	}
 	f.last, f.given, f.recalled = t, true, false
 	f.Agent.Update(t)
-	f.saveCache(v.Consul.Record)
+	f.saveCache(record)
 	primary := ""
 	if t.Primary != nil {
 		primary = t.Primary.Name

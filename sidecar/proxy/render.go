@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sessions"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/process"
 	"github.com/pgsidecar/pgsidecar/templates"
 )
@@ -141,6 +142,7 @@ type consulOnce struct {
 	config  *config.Config
 	client  *sessions.Client
 	reader  *sessions.Reader
+	far     *site         // nil: there is one site
 	changed chan struct{} // has room for one
 	cancel  context.CancelFunc
 	all     sync.WaitGroup
@@ -161,6 +163,13 @@ func openCatalog(ctx context.Context, cfg *config.Config) (*consulOnce, error) {
 		case c.changed <- struct{}{}:
 		default:
 		}
+	}
+	if c.far, err = otherSite(cfg, process.Logger(quiet, io.Discard)); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	if c.far != nil {
+		c.all.Go(func() { c.far.client.Follow(ctx, wake) }) //nolint:errcheck // it ends with its context
 	}
 	c.reader = client.NewReader(wake)
 	c.all.Go(func() { client.Follow(ctx, wake) }) //nolint:errcheck // it ends with its context
@@ -205,7 +214,12 @@ func (c *consulOnce) topology(ctx context.Context, withLags bool) (templates.Top
 				l := lagPoller{config: c.config}
 				known, _ = l.ask(ctx, v) //nolint:errcheck // then they are not known, as for the proxy
 			}
-			return topology(c.config, v, templates.Topology{}, known)
+			if c.far == nil {
+				return topology(c.config, v, templates.Topology{}, known)
+			}
+			if t, is, err := c.both(v, known); is {
+				return t, err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -213,4 +227,15 @@ func (c *consulOnce) topology(ctx context.Context, withLags bool) (templates.Top
 		case <-c.changed:
 		}
 	}
+}
+
+// both is the topology of two sites; false: the other site has not been read yet.
+func (c *consulOnce) both(v sessions.View, lags map[string]uint64) (t templates.Topology, is bool, err error) {
+	near, now := new(site), guard.Now()
+	err = errors.Join(near.see(c.config, v, lags, now), c.far.see(c.config, c.far.client.View(), nil, now))
+	if !near.fresh || !c.far.fresh {
+		return t, false, nil
+	}
+	t, _, is = across(near, c.far)
+	return t, is, err
 }

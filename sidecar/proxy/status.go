@@ -87,8 +87,23 @@ func (f *Follower) unready() string {
 	if s.Term == 0 {
 		return "the cluster has not been read from Consul yet"
 	}
+	if f.far != nil {
+		return f.unreadyBoth(s)
+	}
 	if v := f.client.View(); !v.Consul.SeenAt.Within(staleAfter, guard.Now()) {
 		return fmt.Sprintf("Consul has not answered for more than %s: who is primary now is not known", staleAfter)
+	}
+	if all := followTroubles(s); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+// unreadyBoth is unready for two sites: the Consul of the one that takes the writes is
+// enough.
+func (f *Follower) unreadyBoth(s templates.AgentStatus) string {
+	if !f.knows.Load() {
+		return "which site takes the writes is not known: its Consul, " + f.far.datacenter + "'s or this site's, has not answered for more than " + staleAfter.String()
 	}
 	if all := followTroubles(s); len(all) > 0 {
 		return all[0]

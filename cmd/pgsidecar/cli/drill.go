@@ -65,7 +65,7 @@ that it can play every one of one site (as root; ten minutes); those of two need
 	dirFlag(a, cmd, &o.dir)
 	labFlags(cmd, &o.lab)
 	f := cmd.Flags()
-	f.StringSliceVar(&o.routes, "route", nil, "measure this `way` to the primary: haproxy, dns, multi-host, pgbouncer, and with two sites clients-dc1, clients-dc2, clients-dc3: clients there that know the members of both (default all that the lab has)")
+	f.StringSliceVar(&o.routes, "route", nil, "measure this `way` to the primary: haproxy, dns, multi-host, pgbouncer, and with two sites clients-dc1, clients-dc2, clients-dc3 (who know the members of both), haproxy-dc1, haproxy-dc2 (default all that the lab has)")
 	f.BoolVar(&o.pauseOnly, "pause-only", false, "measure the pause alone: ask DNS rarely, and write to no member directly; on two cores the full measuring takes one")
 	f.DurationVar(&o.dnsEvery, "dns-every", 0, "ask DNS for the primary at this `interval` (default 2ms, with --pause-only 100ms)")
 	f.IntVar(&o.workers, "workers", 4, "`number` of connections that write through each route")
