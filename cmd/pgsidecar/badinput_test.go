@@ -288,3 +288,18 @@ func TestCloneToFullDisk(t *testing.T) {
 	n2.stop()
 	n1.stop()
 }
+
+// TestUnreachableDatacenter: a cluster that is to follow one in a datacenter that Consul
+// does not reach says so, and makes nothing.
+func TestUnreachableDatacenter(t *testing.T) {
+	r := newRig(t)
+	r.startConsul()
+	r.configure("standby_of {\n  service    = \"pg\"\n  datacenter = \"dc9\"\n}")
+	r.start()
+	r.logged(long, "waiting", "the primary of pg@dc9", "datacenter dc9")
+	t.Log(r.log.String())
+	if _, err := os.Stat(filepath.Join(r.data(), "PG_VERSION")); !os.IsNotExist(err) {
+		t.Errorf("there is a server: %v", err)
+	}
+	r.stop()
+}

@@ -23,7 +23,7 @@ type Options struct {
 	// Summarize counts; none: all that the lab has.
 	Routes    []string
 	Workers   int           // connections for each route; 0: 4
-	Deadline  time.Duration // for each of the fault, recovery and becoming whole; 0: two minutes
+	Deadline  time.Duration // for each of the fault, recovery and becoming whole; 0: two minutes, five for two sites
 	Objective Objective
 	// PauseOnly leaves out what weighs on a small machine: DNS is asked ten
 	// times a second rather than 500 (but see DNSEvery), nobody writes to the members directly (so
@@ -61,7 +61,11 @@ type rehearsal struct {
 // is no error; an error says that the drill could not be done to its end, and
 // then the report (if any) has what is known. The fault is undone in any case.
 func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
-	o.Deadline = cmp.Or(o.Deadline, 2*time.Minute)
+	usual := 2 * time.Minute
+	if s.Sites {
+		usual = 5 * time.Minute // its members are rewound over a long way, several at once
+	}
+	o.Deadline = cmp.Or(o.Deadline, usual)
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
