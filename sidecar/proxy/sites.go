@@ -57,6 +57,14 @@ func (s *site) see(cfg *config.Config, v sessions.View, lags map[string]uint64, 
 // leads reports whether the site is seen to take the writes.
 func (s *site) leads() bool { return s.fresh && s.record.StandbyOf == "" }
 
+// newer reports whether of two sites that say that they take the writes this one stays.
+func (s *site) newer(other *site) bool {
+	if s.record.Epoch != other.record.Epoch {
+		return s.record.Epoch > other.record.Epoch
+	}
+	return s.record.Timeline > other.record.Timeline
+}
+
 // named is the site's topology with the names that its members have among those of both.
 func (s *site) named() templates.Topology {
 	t := s.last
@@ -91,14 +99,15 @@ func recall(near, far *site, was templates.Topology) {
 }
 
 // across is the topology of both sites; false: it is not known who takes the writes. Of two
-// that say so, the one of the later epoch does. While both say that they do not, as in the
+// that say so, the one of the later epoch does, or in the same one that of the higher
+// timeline. While both say that they do not, as in the
 // middle of a change, there is no primary, and clients wait.
 //
 // Reads stay at this site while it has a replica.
 func across(near, far *site) (t templates.Topology, record ha.Record, known bool) {
 	here, there := near.named(), far.named()
 	switch {
-	case far.leads() && (!near.leads() || far.record.Epoch > near.record.Epoch):
+	case far.leads() && (!near.leads() || far.newer(near)):
 		t, record = there, far.record
 	case near.leads():
 		t, record = here, near.record

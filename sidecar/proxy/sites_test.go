@@ -43,6 +43,7 @@ func TestAcross(t *testing.T) {
 		"the other site":               {siteView("10.0.0.1", follows), siteView("10.1.0.1", leads), "dc2.n1 10.1.0.1:5432, n2"},
 		"both, and the other is newer": {siteView("10.0.0.1", leads), siteView("10.1.0.1", newer), "dc2.n1 10.1.0.1:5432, n2"},
 		"both, and this one is newer":  {siteView("10.0.0.1", newer), siteView("10.1.0.1", leads), "n1 10.0.0.1:5432, n2"},
+		"both, in one epoch":           {siteView("10.0.0.1", leads), siteView("10.1.0.1", ha.Record{Term: 2, Timeline: 97, Standing: leads.Standing}), "dc2.n1 10.1.0.1:5432, n2"},
 		"neither":                      {siteView("10.0.0.1", follows), siteView("10.1.0.1", follows), "-, n2"},
 		"the other's Consul is away":   {siteView("10.0.0.1", leads), away(siteView("10.1.0.1", follows)), "n1 10.0.0.1:5432, n2"},
 		"this Consul is away":          {away(siteView("10.0.0.1", follows)), siteView("10.1.0.1", leads), "dc2.n1 10.1.0.1:5432, dc2.n2"},
