@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,14 +136,21 @@ func preparedQuery(t *testing.T, l *lab.Lab) {
 		return c
 	}
 	app, second := l.Plan().App(), l.Other()
-	_, _, err := client(l, app.Name).PreparedQuery().Create(&api.PreparedQueryDefinition{Name: "pg-primary", Service: api.ServiceQuery{
-		Service: "pg", Tags: []string{"primary"}, OnlyPassing: true, Failover: api.QueryDatacenterOptions{Datacenters: []string{"dc1", "dc2"}}}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dial, err := l.Dialer(app.Name)
 	if err != nil {
 		t.Fatal(err)
+	}
+	query := `{"Name": "pg-primary", "Service":
+        {"Service": "pg", "Tags": ["primary"], "OnlyPassing": true,
+         "Failover": {"Datacenters": ["dc1", "dc2"]}}}`
+	post := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	answer, err := post.Post("http://"+app.HTTPAddress()+"/v1/query", "application/json", strings.NewReader(query))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Fatalf("the query was answered by %s", answer.Status)
 	}
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return dial(ctx, network, app.DNSAddress())
