@@ -167,7 +167,7 @@ func show(t testing.TB, r *drill.Report) {
 // promote had announced, no site takes writes beside the other, and both become whole.
 func TestSiteDrills(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes two clusters, for three minutes")
+		t.Skip("takes two clusters, for four minutes")
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
