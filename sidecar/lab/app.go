@@ -10,6 +10,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // HAProxySocket returns the path of the socket of HAProxy's Runtime API.
@@ -107,6 +109,9 @@ default_pool_size = 20
 server_connect_timeout = 1
 server_login_retry = 0.1
 ignore_startup_parameters = extra_float_digits
+{{- if .Prepares}}
+max_prepared_statements = 100
+{{- end}}
 `))
 
 // consoleRole is whom PgBouncer's console obeys: pgsidecar.
@@ -162,7 +167,8 @@ func (l *Lab) writePgBouncerConfig(h Host) error {
 		return fmt.Errorf("write PgBouncer's users: %w", err)
 	}
 	var b strings.Builder
-	if err := pgbouncerTemplate.Execute(&b, map[string]any{"App": h, "Users": users, "ConsoleRole": consoleRole}); err != nil {
+	if err := pgbouncerTemplate.Execute(&b, map[string]any{"App": h, "Users": users, "ConsoleRole": consoleRole,
+		"Prepares": programs.PgBouncerPrepares(l.plan.PgBouncer)}); err != nil {
 		return fmt.Errorf("make pgbouncer.ini: %w", err)
 	}
 	ini := filepath.Join(dir, "pgbouncer.ini")

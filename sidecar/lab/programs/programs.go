@@ -34,6 +34,17 @@ func PgBouncer() (string, error) {
 	return find("pgbouncer", "apt-get install pgbouncer", []string{"/usr/sbin"})
 }
 
+// PgBouncerPrepares reports whether a PgBouncer keeps clients' prepared statements in
+// transaction mode (max_prepared_statements, since 1.21).
+func PgBouncerPrepares(path string) bool {
+	out, err := exec.Command(path, "--version").Output()
+	var major, minor int
+	if _, scanned := fmt.Sscanf(string(out), "PgBouncer %d.%d", &major, &minor); err != nil || scanned != nil {
+		return false
+	}
+	return major > 1 || minor >= 21
+}
+
 // PgBackRest returns the path of pgbackrest.
 func PgBackRest() (string, error) {
 	return find("pgbackrest", "apt-get install pgbackrest", nil)
