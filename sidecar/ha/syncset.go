@@ -47,6 +47,9 @@ func (v *view) promotionSync() SyncSetting {
 		slices.Sort(set.Names)
 	}
 	set.K = min(set.K, len(set.Names))
+	if v.zoned() && v.o.Policy.Strict {
+		return v.acrossZonesSync(set, v.mayVoteOf(slices.Concat(set.Names, v.others())))
+	}
 	return set
 }
 
@@ -56,7 +59,8 @@ func (v *view) promotionSync() SyncSetting {
 func (v *view) electionSync() SyncSetting {
 	set, dur := v.promotionSync(), &v.rec.Durability
 	own := v.o.Server.Position
-	if set.K == 0 || set.K != dur.K || v.votedWith(set.Names, own) >= set.K {
+	strictZones := v.zoned() && v.o.Policy.Strict
+	if set.K == 0 || !strictZones && (set.K != dur.K || v.votedWith(set.Names, own) >= set.K) {
 		return set
 	}
 	var all []string
@@ -64,6 +68,9 @@ func (v *view) electionSync() SyncSetting {
 		if v.mayVote(m) && v.votedWith([]string{m}, own) == 1 && len(all) < 2*dur.K {
 			all = append(all, m)
 		}
+	}
+	if v.zoned() {
+		all = v.acrossZones(all)
 	}
 	if len(all) < dur.K {
 		return set
@@ -108,6 +115,7 @@ var durabilityRules = [...]rule{
 	// A setting that is being changed must not be taken for what it was.
 	{"durability-busy", func(v *view) bool { return v.o.Busy.Server != NoAction && v.o.Busy.Server != Unhide }, nil, ends},
 	{"choose-voters", nil, (*turn).chooseVoters, goesOn},
+	{"zones-short", func(v *view) bool { return v.fewZones }, blocked((*view).zonesBlock), goesOn},
 	{"commits-wait", func(v *view) bool { return v.short > 0 }, blocked((*view).commitsWaitBlock), goesOn},
 	{"durability-kept", func(v *view) bool { return v.settingInEffect() && v.rec.Durability.Equal(v.wanted()) }, nil, ends},
 	{"widen", func(v *view) bool { return !v.settingInEffect() && !v.rec.Durability.Equal(v.widened()) },
@@ -169,10 +177,17 @@ func (t *turn) chooseVoters() {
 	}
 	t.noteGone()
 	names := t.candidates()
+	if t.zoned() {
+		names = t.chooseZones(names)
+	}
 	names = names[:min(limit, len(names))]
 	k := min(pol.Standbys, len(names))
 	if floor := t.strictFloor(); k < floor {
-		names = t.fill(names, floor)
+		if names = t.fill(names, floor); len(names) == 0 && t.zoned() {
+			// Nobody of another zone is on record: rather those than nobody.
+			names, t.fewZones = t.candidates(), true
+			names = names[:min(limit, len(names))]
+		}
 		k = min(floor, len(names))
 		if len(names) > 0 && t.streaming(names) < floor {
 			t.short, t.shortOf = floor, slices.Clone(names)
@@ -222,7 +237,7 @@ func (v *view) strictFloor() int {
 func (v *view) fill(names []string, k int) []string {
 	for _, list := range [2][]string{v.rec.Durability.Voters, v.rec.Members} {
 		for _, m := range list {
-			if len(names) < k && m != v.o.Self && !slices.Contains(names, m) {
+			if len(names) < k && m != v.o.Self && !slices.Contains(names, m) && (!v.zoned() || v.holdsElsewhere(names, m)) {
 				names = append(names, m)
 			}
 		}
@@ -231,7 +246,12 @@ func (v *view) fill(names []string, k int) []string {
 }
 
 func (v *view) commitsWaitBlock() Block {
-	return Block{What: "commits wait", Missing: counted(v.short, "standby that streams", "standbys that stream") + ", of " + joined(v.shortOf),
+	missing := counted(v.short, "standby that streams", "standbys that stream") + ", of " + joined(v.shortOf)
+	if v.zoned() && v.o.Policy.Zone != "" && len(v.o.Server.Walsenders) > 0 {
+		return Block{What: "commits wait", Missing: missing + ", in another zone than " + v.o.Policy.Zone,
+			Override: "pgsidecar settings set durability.zones=1", Cost: "commits that one zone alone has: whoever loses it loses them"}
+	}
+	return Block{What: "commits wait", Missing: missing,
 		Override: "pgsidecar settings set durability.strict=false",
 		Cost:     "commits that only the primary has, and no automatic failover, until a standby is back"}
 }

@@ -15,15 +15,16 @@ type view struct {
 	putBack bool
 
 	// Set by a row for the rows below it.
-	tag     string      // what the service registration should say
-	evict   []string    // whose primary tag must be gone first
-	keepTag bool        // leave the registration as it is
-	inTime  bool        // the lease allows to begin or go on serving (extendLease)
-	leaves  bool        // the primary hands over, and is to do nothing else (handoverRules)
-	want    SyncSetting // the setting that the policy asks for, given who streams (chooseVoters)
-	mode    Mode        // the mode that goes with want
-	short   int         // how many standbys a strict policy asks for, where fewer of shortOf stream (0: enough do)
-	shortOf []string
+	tag      string      // what the service registration should say
+	evict    []string    // whose primary tag must be gone first
+	keepTag  bool        // leave the registration as it is
+	inTime   bool        // the lease allows to begin or go on serving (extendLease)
+	leaves   bool        // the primary hands over, and is to do nothing else (handoverRules)
+	want     SyncSetting // the setting that the policy asks for, given who streams (chooseVoters)
+	mode     Mode        // the mode that goes with want
+	short    int         // how many standbys a strict policy asks for, where fewer of shortOf stream (0: enough do)
+	shortOf  []string
+	fewZones bool // too few members of other zones may be voters (chooseZones)
 }
 
 // wake asks to be called again at the instant at the latest.

@@ -122,6 +122,7 @@ func (w *World) acknowledge(m, n int) {
 	}
 	w.protect(m, n)
 	w.holds(&w.check.acked[s.acked])
+	w.inZones(m, n)
 }
 
 // holds checks S4 for one acknowledged commit: no election can gather the votes

@@ -224,7 +224,11 @@ func (w *World) found() {
 		Durability: ha.Durability{Mode: sh.mode, Voters: []string{}}, Members: names[:w.n:w.n], Origin: ha.Origin{Term: 1, Leader: names[0]}}
 	set := ha.SyncSetting{}
 	if sh.mode == ha.ModeQuorum {
-		set = ha.SyncSetting{K: sh.k, Names: names[1 : 1+min(2*sh.k, w.n-1)]}
+		from := 1
+		if w.opt.Zoned != Unzoned {
+			from = 2 // n2 is in the zone of n1
+		}
+		set = ha.SyncSetting{K: sh.k, Names: names[from : from+min(2*sh.k, w.n-from)]}
 		r.Durability.K, r.Durability.Voters = set.K, set.Names
 	}
 	for m := range w.n {

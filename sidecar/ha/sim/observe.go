@@ -21,6 +21,9 @@ func (w *World) observe(m int) (o ha.Observation) {
 	}
 	o.Policy.NoFailover, o.Policy.NoSync, o.Policy.Priority = s.tags.NoFailover, s.tags.NoSync, s.tags.Priority
 	o.Policy.ReplicateFrom = s.tags.ReplicateFrom
+	if w.opt.Zoned != Unzoned {
+		o.Policy.Zones, o.Policy.Zone = 2, w.ownZone(m)
+	}
 	o.Announced = s.announcedNow
 	w.seen(m, &o.Server)
 	if w.opt.Outside != 0 {

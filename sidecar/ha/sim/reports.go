@@ -48,6 +48,9 @@ func (w *World) sendReport(m int, r *ha.Report) {
 	echo := x.echo[:0]
 	x.seq, x.at, x.report = s.seq, b.read(w.now), *r
 	x.report.Seq, x.report.Postgres = s.seq, b.name
+	if w.opt.Zoned != Unzoned {
+		x.report.Tags = zoneTags[zoneOf(m)][:]
+	}
 	for i := range s.peers {
 		if p := &s.peers[i]; p.Report.Seq != 0 {
 			echo = append(echo, ha.Echo{Member: p.Member, Seq: p.Report.Seq})

@@ -40,6 +40,9 @@ type Options struct {
 	// Calm has no faults and no odd delays at all.
 	Calm bool
 
+	// Zoned puts the members into zones, and asks for commits in two of them.
+	Zoned Zoned
+
 	// Sparse has few faults, so that what people ask for in two sites is often done.
 	Sparse bool
 
