@@ -181,6 +181,7 @@ func (r *reader) durability(b *hclsyntax.Body, path string, d *Durability) {
 		number("standbys", &d.Standbys),
 		claim("strict", &d.Strict),
 		number("max_voters", &d.MaxVoters),
+		number("zones", &d.Zones),
 	}, nil)
 }
 

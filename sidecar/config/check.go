@@ -284,7 +284,7 @@ func (r *reader) checkTimers(c *Config) {
 
 func (r *reader) checkDurability(d *Durability) {
 	if d.Mode == ha.ModeAsync {
-		for _, key := range []string{"standbys", "strict", "max_voters"} {
+		for _, key := range []string{"standbys", "strict", "max_voters", "zones"} {
 			r.require(!r.set("durability."+key), "durability."+key, "%s has no meaning in mode \"async\", where commits wait for no standby; expected mode = \"quorum\", or no %s", key, key)
 		}
 		return // the rest holds if the cluster-wide settings say quorum
@@ -294,10 +294,14 @@ func (r *reader) checkDurability(d *Durability) {
 	}
 	r.require(d.MaxVoters == 0 || d.MaxVoters >= d.Standbys, "durability.max_voters",
 		"max_voters %d is less than standbys %d; expected %d or more, or 0 for twice standbys", d.MaxVoters, d.Standbys, d.Standbys)
+	if err := settings.CheckZones(d.Zones, d.Standbys); err != nil {
+		r.refuse("durability.zones", "%s", err)
+	}
 }
 
 func (r *reader) checkTags(c *Config) {
 	t := &c.Tags
+	r.require(c.Durability.Zones <= 1 || t.Own[ha.ZoneTag] != "", "durability.zones", "zones %d: this member's zone is not known; expected one in its tags, such as tags { zone = \"a\" }", c.Durability.Zones)
 	r.require(!t.NoFailover || t.Priority == 0, "tags.priority", "priority %d has no meaning with nofailover: this member never leads", t.Priority)
 	r.require(t.ReplicateFrom != c.Member || c.Member == "", "tags.replicatefrom", "replicatefrom names this member itself; expected another")
 	r.require(t.ReplicateFrom == "" || name.MatchString(t.ReplicateFrom), "tags.replicatefrom", "replicatefrom %q: "+nameRule, t.ReplicateFrom, "n2")

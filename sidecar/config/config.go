@@ -185,6 +185,7 @@ type Durability struct {
 	Standbys  int  // how many voters hold each acknowledged commit
 	Strict    bool // rather block commits than have fewer than Standbys hold them
 	MaxVoters int  // 0: twice Standbys
+	Zones     int  // in how many zones each commit is held; 0 and 1: in any
 }
 
 // Failover says when a member acts on silence.

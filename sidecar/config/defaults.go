@@ -109,7 +109,7 @@ func generalDefaults(env Environment) Config {
 		Service:    Service{Reads: settings.DefaultReadLimits()},
 		API:        API{UI: true},
 		Bootstrap:  Bootstrap{Initdb: DefaultInitdb()},
-		Durability: Durability{Mode: policy.Mode, Standbys: policy.Standbys, Strict: policy.Strict, MaxVoters: policy.MaxVoters},
+		Durability: Durability{Mode: policy.Mode, Standbys: policy.Standbys, Strict: policy.Strict, MaxVoters: policy.MaxVoters, Zones: policy.Zones},
 		Failover: Failover{
 			Automatic: policy.Automatic, FailureTimeout: policy.FailureTimeout, Lease: policy.Lease,
 			HandoverTimeout: policy.HandoverTimeout, AgentTimeout: policy.AgentTimeout,

@@ -76,6 +76,7 @@ durability {
   mode     = "quorum"                   # or "async": commits wait for no standby
   standbys = 1                          # how many hold each acknowledged commit, besides the primary
   # strict = true                       # rather block commits than have fewer hold them
+  # zones  = 2                          # each commit in two zones: the primary's, and another (tags { zone = "a" })
 }
 
 failover {

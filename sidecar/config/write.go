@@ -142,6 +142,9 @@ func (w *writer) member(c *Config) {
 		d.set("standbys", c.Durability.Standbys)
 		d.set("strict", c.Durability.Strict)
 		d.set("max_voters", c.Durability.MaxVoters)
+		if c.Durability.Zones > 1 {
+			d.set("zones", c.Durability.Zones)
+		}
 	}
 	f := w.block("failover")
 	f.set("automatic", c.Failover.Automatic)

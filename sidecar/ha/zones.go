@@ -13,8 +13,8 @@ import (
 // A strict policy rather has commits wait than be held in fewer zones. Else, while too few
 // members of other zones stream, the names are whoever streams, and status says so.
 
-// zoneTag is the tag of a member that names its zone.
-const zoneTag = "zone"
+// ZoneTag is the tag of a member that names its zone.
+const ZoneTag = "zone"
 
 // zone is the member's; empty: not known, or it has none.
 func (v *view) zone(member string) string {
@@ -23,7 +23,7 @@ func (v *view) zone(member string) string {
 	}
 	if p := v.peer(member); p != nil {
 		for i := range p.Report.Tags {
-			if p.Report.Tags[i].Name == zoneTag {
+			if p.Report.Tags[i].Name == ZoneTag {
 				return p.Report.Tags[i].Value
 			}
 		}
@@ -95,6 +95,9 @@ func (v *view) zonesBlock() Block {
 // them, until the record is widened after the promotion.
 func (v *view) acrossZonesSync(set SyncSetting, members []string) SyncSetting {
 	names := v.acrossZones(members)
+	if len(names) < set.K {
+		names = v.acrossZones(slices.Concat(members, v.others())) // one with the tag nosync too: nobody else is there
+	}
 	zoned := SyncSetting{K: set.K, Names: union(names[:min(len(names), 2*set.K)], nil)}
 	if len(zoned.Names) < set.K {
 		// Who was never heard may be of another zone: commits wait for all until it is known.

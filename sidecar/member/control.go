@@ -232,7 +232,9 @@ func (c control) PatchConfig(ctx context.Context, change api.ConfigChange) (json
 		err = c.saving.owned(set.Parameters)
 	}
 	if snap := c.sidecar.Snapshot(); err == nil && snap != nil {
-		err = checkMembers(set, old.Settings, snap.Observation.Consul.Record.Members)
+		if err = checkMembers(set, old.Settings, snap.Observation.Consul.Record.Members); err == nil {
+			err = checkZones(set, old.Settings, zonesOf(&snap.Observation, set))
+		}
 	}
 	if err == nil && tried(old.Settings, set) {
 		if err = c.server.try(ctx, set); err == nil {

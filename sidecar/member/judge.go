@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/parameters"
 	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 	"github.com/pgsidecar/pgsidecar/sidecar/process"
@@ -91,7 +92,10 @@ func checkMembers(set, before settings.Settings, members []string) error {
 			return fmt.Errorf("tags.%s.replicatefrom: there is no member %s; %s", name, *from, there)
 		}
 	}
-	d, was := set.Durability, before.Durability
+	return checkStandbyCount(set.Durability, before.Durability, members)
+}
+
+func checkStandbyCount(d, was *settings.DurabilitySettings, members []string) error {
 	if d == nil || d.Standbys == nil || was != nil && was.Standbys != nil && *was.Standbys == *d.Standbys {
 		return nil
 	}
@@ -99,4 +103,52 @@ func checkMembers(set, before settings.Settings, members []string) error {
 		return fmt.Errorf("durability.standbys %d: the cluster has %d members, so at most %d standbys can hold a commit; add members first", *d.Standbys, len(members), most)
 	}
 	return nil
+}
+
+// checkZones refuses to ask for more zones than the members are in, which would have all
+// commits wait.
+func checkZones(set, before settings.Settings, zones map[string]string) error {
+	d, was := set.Durability, before.Durability
+	if d == nil || d.Zones == nil || *d.Zones <= 1 || was != nil && was.Zones != nil && *was.Zones >= *d.Zones {
+		return nil
+	}
+	var unknown []string
+	of := map[string]bool{}
+	for _, m := range sorted(zones) {
+		if zones[m] == "" {
+			unknown = append(unknown, m)
+		}
+		of[zones[m]] = true
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("durability.zones %d: the zone of %s is not known; set it first: pgsidecar settings set tags.%s.zone=NAME", *d.Zones, strings.Join(unknown, ", "), unknown[0])
+	}
+	if len(of) < *d.Zones {
+		return fmt.Errorf("durability.zones %d: the members are in %d (%s); commits would wait until others join", *d.Zones, len(of), strings.Join(sorted(of), ", "))
+	}
+	return nil
+}
+
+// zonesOf are the zones that the members on record say they are in, with the settings' own.
+func zonesOf(o *ha.Observation, set settings.Settings) map[string]string {
+	zones := map[string]string{}
+	for _, m := range o.Consul.Record.Members {
+		zones[m] = ""
+	}
+	zones[o.Self] = o.Policy.Zone
+	for i := range o.Peers {
+		if p := &o.Peers[i]; p.Report.Tags != nil {
+			for _, t := range p.Report.Tags {
+				if t.Name == ha.ZoneTag {
+					zones[p.Member] = t.Value
+				}
+			}
+		}
+	}
+	for m, t := range set.Tags {
+		if zone, is := t.Own[ha.ZoneTag]; is {
+			zones[m] = zone
+		}
+	}
+	return zones
 }

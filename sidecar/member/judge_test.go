@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
@@ -53,6 +54,28 @@ func TestCheckMembers(t *testing.T) {
 		{`{"durability":{"standbys":5}}`, `{"durability":{"standbys":4}}`, "at most 2 standbys"},
 	} {
 		err := checkMembers(read(c.after), read(c.before), members)
+		if (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s after %s: %v", c.after, c.before, err)
+		}
+	}
+}
+
+// TestCheckZones: more zones than the members are in would have commits wait, and are refused.
+func TestCheckZones(t *testing.T) {
+	read := func(text string) settings.Settings { return new(settings.Reader).Read([]byte(text), 1).Settings }
+	o := &ha.Observation{Self: "n1", Policy: ha.Policy{Zone: "a"}}
+	o.Consul.Record.Members = []string{"n1", "n2", "n3"}
+	o.Peers = []ha.Peer{{Member: "n2", Report: ha.Report{Tags: []ha.Tag{{Name: "zone", Value: "a"}}}}, {Member: "n3"}}
+	for _, c := range []struct{ before, after, says string }{
+		{``, `{"durability":{"zones":1}}`, ""},
+		{``, `{"durability":{"zones":2}}`, "the zone of n3 is not known; set it first: pgsidecar settings set tags.n3.zone=NAME"},
+		{``, `{"durability":{"zones":2},"tags":{"n3":{"zone":"a"}}}`, "the members are in 1 (a)"},
+		{``, `{"durability":{"zones":2},"tags":{"n3":{"zone":"b"}}}`, ""},
+		{``, `{"durability":{"zones":3,"standbys":2},"tags":{"n3":{"zone":"b"}}}`, "the members are in 2 (a, b)"},
+		{`{"durability":{"zones":2}}`, `{"durability":{"zones":2},"hba":[]}`, ""},
+	} {
+		set := read(c.after)
+		err := checkZones(set, read(c.before), zonesOf(o, set))
 		if (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s after %s: %v", c.after, c.before, err)
 		}

@@ -157,6 +157,7 @@ func keyOf(cfg *config.Config) string {
 func (m *Member) policy() ha.Policy {
 	c, p := m.current.Load(), settings.Default()
 	p.Mode, p.Standbys, p.Strict, p.MaxVoters = c.Durability.Mode, c.Durability.Standbys, c.Durability.Strict, c.Durability.MaxVoters
+	p.Zones, p.Zone = c.Durability.Zones, c.Tags.Own[ha.ZoneTag]
 	p.Automatic, p.FailureTimeout, p.Lease = c.Failover.Automatic, c.Failover.FailureTimeout, c.Failover.Lease
 	p.HandoverTimeout, p.StopTimeout = c.Failover.HandoverTimeout, c.Postgres.StopTimeout
 	p.AgentTimeout, p.ReplicateFrom = c.Failover.AgentTimeout, c.Tags.ReplicateFrom

@@ -55,9 +55,11 @@ func (set Settings) Apply(p ha.Policy, member string, now time.Time) ha.Policy {
 			p.Mode = d.Mode
 		}
 		p.Standbys, p.Strict, p.MaxVoters = or(d.Standbys, p.Standbys), or(d.Strict, p.Strict), or(d.MaxVoters, p.MaxVoters)
+		p.Zones = or(d.Zones, p.Zones)
 	}
-	tags := set.Tags[member].Over(Tags{NoFailover: p.NoFailover, NoSync: p.NoSync, Priority: p.Priority, ReplicateFrom: p.ReplicateFrom, SyncPriority: p.SyncPriority})
+	tags := set.Tags[member].Over(Tags{NoFailover: p.NoFailover, NoSync: p.NoSync, Priority: p.Priority, ReplicateFrom: p.ReplicateFrom, SyncPriority: p.SyncPriority, Own: map[string]string{ha.ZoneTag: p.Zone}})
 	p.NoFailover, p.NoSync, p.Priority, p.ReplicateFrom, p.SyncPriority = tags.NoFailover, tags.NoSync, tags.Priority, tags.ReplicateFrom, tags.SyncPriority
+	p.Zone = tags.Own[ha.ZoneTag]
 	if f := set.Failover; f != nil {
 		p.Automatic = or(f.Automatic, p.Automatic)
 		// Others wait for the lease, so it is not among the settings; a time-out that
@@ -77,10 +79,10 @@ func (set Settings) Apply(p ha.Policy, member string, now time.Time) ha.Policy {
 // nobody, and quorum for one standby or more.
 func settle(p ha.Policy) ha.Policy {
 	if p.Mode == ha.ModeAsync {
-		p.Standbys, p.Strict, p.MaxVoters = 0, false, 0
+		p.Standbys, p.Strict, p.MaxVoters, p.Zones = 0, false, 0, 0
 		return p
 	}
-	p.Standbys = max(p.Standbys, 1)
+	p.Standbys = max(p.Standbys, p.Zones-1, 1) // so many zones need so many copies
 	if p.MaxVoters > 0 {
 		p.MaxVoters = max(p.MaxVoters, p.Standbys)
 	}

@@ -128,6 +128,17 @@ func CheckStandbys(n int) error {
 	return nil
 }
 
+// CheckZones refuses a number of zones that so many standbys cannot reach.
+func CheckZones(zones, standbys int) error {
+	switch {
+	case zones < 0 || zones > 8:
+		return fmt.Errorf("zones %d: expected 1 (any zone) to 8", zones)
+	case zones > standbys+1:
+		return fmt.Errorf("zones %d: the primary and standbys = %d are in %d zones at most; expected standbys = %d or more", zones, standbys, standbys+1, zones-1)
+	}
+	return nil
+}
+
 func wrong(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrSettings, fmt.Errorf(format, args...))
 }
@@ -143,6 +154,8 @@ func (d *DurabilitySettings) check() error {
 		return wrong("durability.max_voters %d: it is 0 or more", *d.MaxVoters)
 	case d.MaxVoters != nil && *d.MaxVoters > 0 && d.Standbys != nil && *d.MaxVoters < *d.Standbys:
 		return wrong("durability.max_voters %d: it cannot be less than standbys (%d)", *d.MaxVoters, *d.Standbys)
+	case d.Zones != nil && CheckZones(*d.Zones, or(d.Standbys, 16)) != nil:
+		return wrong("durability.%w", CheckZones(*d.Zones, or(d.Standbys, 16)))
 	}
 	return nil
 }
@@ -232,6 +245,7 @@ type DurabilitySettings struct {
 	Standbys  *int    `json:"standbys,omitempty"`
 	Strict    *bool   `json:"strict,omitempty"`
 	MaxVoters *int    `json:"max_voters,omitempty"`
+	Zones     *int    `json:"zones,omitempty"`
 }
 
 // FailoverSettings override the failover block. Durations are in Go's notation.

@@ -53,6 +53,7 @@ durability {
   standbys   = 2
   strict     = true
   max_voters = 4
+  zones      = 3
 }
 failover {
   automatic        = false

@@ -1,6 +1,10 @@
 package sim
 
-import "github.com/pgsidecar/pgsidecar/sidecar/ha"
+import (
+	"slices"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
 
 // Zoned says whether the members are in zones: the first two in a, the next two in b, and the
 // fifth and all after it in c.
@@ -41,6 +45,9 @@ func (w *World) inZones(m, n int) {
 	s, policy := &w.members[m].server, &w.policies[w.members[m].sidecar.policy]
 	if !policy.Strict || policy.Mode != ha.ModeQuorum || !s.defined || s.config.K == 0 {
 		return
+	}
+	if !slices.ContainsFunc(w.consul.record.Members, func(name string) bool { return zoneOf(w.index(name)) != zoneOf(m) }) {
+		return // it is all there is
 	}
 	for p := range w.n {
 		v := &w.members[p].server
