@@ -176,6 +176,10 @@ func (t *turn) chooseVoters() {
 		limit = 2 * pol.Standbys
 	}
 	t.noteGone()
+	if t.zoned() && t.zonesUnknown() {
+		t.want, t.mode = t.o.Server.Sync, ModeQuorum
+		return
+	}
 	names := t.candidates()
 	if t.zoned() {
 		names = t.chooseZones(names)
@@ -183,12 +187,10 @@ func (t *turn) chooseVoters() {
 	names = names[:min(limit, len(names))]
 	k := min(pol.Standbys, len(names))
 	if floor := t.strictFloor(); k < floor {
-		if names = t.fill(names, floor); len(names) == 0 && t.zoned() {
-			// Nobody of another zone is on record: rather those than nobody.
-			names, t.fewZones = t.candidates(), true
-			names = names[:min(limit, len(names))]
+		if names, k = t.fill(names, floor), floor; t.zoned() {
+			names, k = t.fillZones(names, floor)
 		}
-		k = min(floor, len(names))
+		k = min(k, len(names))
 		if len(names) > 0 && t.streaming(names) < floor {
 			t.short, t.shortOf = floor, slices.Clone(names)
 		}

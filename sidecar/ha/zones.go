@@ -42,14 +42,12 @@ func perZone(k, zones int) int {
 }
 
 // acrossZones are those of the members, in their order, that hold a commit in another zone.
-// A recorded voter whose zone is not known, as this process has not heard it yet, was chosen
-// by one that knew.
 func (v *view) acrossZones(members []string) []string {
 	most, own := perZone(v.o.Policy.Standbys, v.o.Policy.Zones), v.zone(v.o.Self)
 	chosen := make([]string, 0, len(members))
 	for _, m := range members {
 		zone, there := v.zone(m), 0
-		if zone == "" && (v.peer(m) != nil && v.peer(m).ReceivedAt != 0 || !v.rec.Durability.Has(m)) || zone == own && own != "" || slices.Contains(chosen, m) {
+		if zone == "" || zone == own || slices.Contains(chosen, m) {
 			continue
 		}
 		for _, c := range chosen {
@@ -78,10 +76,42 @@ func (t *turn) chooseZones(candidates []string) []string {
 	return candidates
 }
 
+// neverHeard reports whether this process has never heard the member: its zone is not known.
+func (v *view) neverHeard(member string) bool {
+	p := v.peer(member)
+	return member != v.o.Self && (p == nil || p.ReceivedAt == 0)
+}
+
+// zonesUnknown reports whether members on record have still to be heard by a process that has
+// just begun: until then the setting stays what it was.
+func (v *view) zonesUnknown() bool {
+	return slices.ContainsFunc(v.rec.Members, v.neverHeard) && !v.after(v.s.BegunAt, v.o.Policy.FailureTimeout)
+}
+
 // holdsElsewhere reports whether the member beside the names, which are across zones, holds
 // commits in another zone than the primary.
 func (v *view) holdsElsewhere(names []string, member string) bool {
 	return len(v.acrossZones(append(slices.Clone(names), member))) > len(names)
+}
+
+// fillZones makes up for too few names that hold commits in other zones, so that commits
+// wait. Those that were never heard may be in another zone: all of them must answer, until
+// one is heard. Where nobody else is on record it is rather those that are there than nobody.
+func (t *turn) fillZones(names []string, k int) ([]string, int) {
+	if len(names) >= k {
+		return names, k
+	}
+	for _, m := range t.rec.Members {
+		if t.neverHeard(m) && !slices.Contains(names, m) {
+			names = append(names, m)
+		}
+	}
+	if len(names) > 0 {
+		return names, len(names)
+	}
+	t.fewZones = true
+	names = t.candidates()
+	return names[:min(2*k, len(names))], k
 }
 
 func (v *view) zonesBlock() Block {
@@ -101,7 +131,7 @@ func (v *view) acrossZonesSync(set SyncSetting, members []string) SyncSetting {
 	zoned := SyncSetting{K: set.K, Names: union(names[:min(len(names), 2*set.K)], nil)}
 	if len(zoned.Names) < set.K {
 		// Who was never heard may be of another zone: commits wait for all until it is known.
-		unheard := slices.DeleteFunc(slices.Clone(members), func(m string) bool { return v.peer(m) != nil && v.peer(m).ReceivedAt != 0 })
+		unheard := slices.DeleteFunc(v.others(), func(m string) bool { return !v.neverHeard(m) })
 		all := union(union(set.Names, zoned.Names), unheard)
 		return SyncSetting{K: len(all), Names: all}
 	}
