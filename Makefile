@@ -156,6 +156,10 @@ bench-beside: programs build ## measure failovers and the steady state beside Pa
 bench-scale: programs ## measure one Consul with SCALE ("10 100 1000") clusters of three, idle and when 50 fail over at once, into sidecar/scale.md; nothing else beside it (six minutes)
 	SCALE='$(SCALE)' SCALEREPORT='$(CURDIR)/sidecar/scale.md' go test -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 20m ./sidecar
 
+.PHONY: bench-cost
+bench-cost: programs ## measure pgbench with pgsidecar and without it (COSTRUNS=3, COSTTIME=20s); nothing else beside it (six minutes)
+	COSTRUNS='$(COSTRUNS)' COSTTIME='$(COSTTIME)' go test -run '^$$' -bench '^BenchmarkCost$$' -benchtime 1x -timeout 60m ./sidecar/drill
+
 .PHONY: contact
 contact: ## time the first `make up` in a new Debian 12 made by debootstrap, to the first row and failover; as root
 	@.tools/contact/measure

@@ -76,7 +76,6 @@ func TestZones(t *testing.T) {
 	o.whole(t)
 	o.good(t, "settings set --yes durability.zones=2")
 	o.good(t, "switchover --to "+far)
-	o.whole(t)
 	o.until(t, "a setting of the first zone", func() bool {
 		names := o.asked(t, far, "show synchronous_standby_names")
 		both := []string{st.Leader, near}

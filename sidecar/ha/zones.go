@@ -2,6 +2,7 @@ package ha
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -34,6 +35,9 @@ func (v *view) zone(member string) string {
 // perZone is how many members of one zone may be among the names, so that any k of them are
 // of the other zones that are needed.
 func perZone(k, zones int) int {
+	if zones <= 2 {
+		return math.MaxInt // any one will do
+	}
 	most := k
 	for most > 1 && (k+most-1)/most < zones-1 {
 		most--

@@ -38,6 +38,7 @@ type Options struct {
 	ConsulServers int    // 1 or 3; 0: 1
 	Mode          string // durability, quorum or async; empty: quorum
 	Standbys      int    // that hold each commit; 0: 1
+	WALSegmentMB  int    // 0: pgsidecar's default
 	Isolated      bool   // a network namespace for each host; needs root
 	PgBouncer     bool   // run PgBouncer too
 	Backup        bool   // make backups, by pgBackRest, to a folder of the lab
@@ -86,7 +87,7 @@ type Lab struct {
 // returns ErrOption or programs.ErrMissing.
 func New(o Options) (*Lab, error) {
 	p := &Plan{Version: 1, Isolated: o.Isolated, Breakable: o.Breakable, Cluster: "pg", Prefix: "pgsidecar", Binary: o.Binary,
-		Consul: o.Consul, Mode: cmp.Or(o.Mode, "quorum"), Standbys: cmp.Or(o.Standbys, 1)}
+		Consul: o.Consul, Mode: cmp.Or(o.Mode, "quorum"), Standbys: cmp.Or(o.Standbys, 1), WALSegmentMB: o.WALSegmentMB}
 	servers, members := cmp.Or(o.ConsulServers, 1), cmp.Or(o.Members, 3)
 	switch {
 	case o.Dir == "":

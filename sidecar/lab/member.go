@@ -142,6 +142,14 @@ durability {
 failover {
   automatic = true
 }
+{{- if .Plan.WALSegmentMB}}
+
+bootstrap {
+  initdb {
+    wal_segment_mb = {{.Plan.WALSegmentMB}}
+  }
+}
+{{- end}}
 {{- with .Plan.Other}}
 
 standby_of {

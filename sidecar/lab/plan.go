@@ -51,8 +51,9 @@ type Plan struct {
 
 	Sited
 
-	Mode     string `json:"mode"`     // durability: quorum or async
-	Standbys int    `json:"standbys"` // how many standbys hold each commit
+	Mode         string `json:"mode"` // durability: quorum or async
+	WALSegmentMB int    `json:"wal_segment_mb,omitempty"`
+	Standbys     int    `json:"standbys"` // how many standbys hold each commit
 
 	Hosts []Host `json:"hosts"`
 }
