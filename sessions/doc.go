@@ -94,6 +94,12 @@
 // Register and the answer of DNS lie 15 to 33 ms. (All with one server that
 // syncs its disk, on a busy machine with two cores.)
 //
+// One more is known, and nothing prevents it: when all servers start anew they replay
+// their log, and an agent that starts with them may compare itself with a catalog of
+// some minutes ago, and take its tags over. The member puts its own right when it
+// next looks, and DNS may name the earlier primary too until then (measured in chaos,
+// servers and agents killed and started: 0.5 s).
+//
 // # Whose an instance is
 //
 // An instance says whose it is by its meta: the cluster's name, and the prefix of its

@@ -74,7 +74,7 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 	if err == nil && ctx.Err() == nil && len(report.Failures) == 0 {
 		err = report.verify(ctx, r)
 	}
-	report.Overlaps, report.Doubles = r.primaries.Overlaps(), len(r.dns.Doubles())
+	report.Overlaps, report.Doubles = r.primaries.Overlaps(), len(report.doubles(r.dns.Answers()))
 	report.judge()
 	return report, err
 }
@@ -211,6 +211,9 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	undone := time.Now()
 	for {
 		err = c.healthy(ctx, fault)
+		if slices.ContainsFunc(faults, func(p picked) bool { return p.scenario.Replays }) {
+			c.report.replays = append(c.report.replays, period{begun, time.Now()})
+		}
 		fault.WholeMs = ms(time.Since(undone))
 		fault.PauseMs = ms(r.routes[0].Longest(begun, time.Time{}).Length())
 		after := r.primaries.newest()

@@ -26,6 +26,10 @@ type ChaosReport struct {
 	// with two addresses.
 	Overlaps []string `json:"overlaps,omitempty"`
 	Doubles  int      `json:"dns_doubles"`
+	// Replayed are those of the doubles that came while all of Consul's servers started
+	// anew, and were soon gone (Scenario.Replays).
+	Replayed int `json:"dns_replayed,omitempty"`
+	replays  []period
 	// Operations is what was done to registers, for a checker; Registers is how
 	// many those were, and what the checker said.
 	Operations []Operation   `json:"-"`
@@ -100,13 +104,32 @@ func (r *ChaosReport) verify(ctx context.Context, of *rehearsal) error {
 		return fmt.Errorf("two primaries at once: %s", strings.Join(overlaps, "; "))
 	}
 	// Said at the fault that did it: the cluster's logs of that moment are kept.
-	if doubles := of.dns.Doubles(); len(doubles) > 0 {
+	if doubles := r.doubles(of.dns.Answers()); len(doubles) > 0 {
 		first, last := doubles[0].At.Add(-time.Second), doubles[len(doubles)-1].At.Add(time.Second)
 		return fmt.Errorf("DNS named two primaries at once: %s", answers(slices.DeleteFunc(of.dns.Answers(), func(a Answer) bool {
 			return a.At.Before(first) || a.At.After(last)
 		})))
 	}
 	return nil
+}
+
+// period is from one moment to another.
+type period struct{ from, to time.Time }
+
+// doubles are the answers with two addresses that no start of all of Consul's servers
+// explains.
+func (r *ChaosReport) doubles(all []Answer) (left []Answer) {
+	r.Replayed = 0
+	for i, a := range all {
+		switch {
+		case len(a.Addresses) < 2:
+		case stood(all, i) <= takenBack && slices.ContainsFunc(r.replays, func(p period) bool { return !a.At.Before(p.from) && !a.At.After(p.to) }):
+			r.Replayed++
+		default:
+			left = append(left, a)
+		}
+	}
+	return left
 }
 
 // answers names what DNS said, and when.
@@ -151,7 +174,7 @@ type kindSum struct {
 func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 	kinds := map[string]*kindSum{}
 	var seconds float64
-	var faults, overlaps, doubles int
+	var faults, overlaps, doubles, replayed int
 	var rows Verdict
 	var registers RegisterCount
 	var reads, stale int
@@ -161,7 +184,7 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 		seconds += r.Seconds
 		faults += len(r.Faults)
 		rows.Sent, rows.Acked, rows.Lost = rows.Sent+r.Rows.Sent, rows.Acked+r.Rows.Acked, rows.Lost+r.Rows.Lost
-		overlaps, doubles = overlaps+len(r.Overlaps), doubles+r.Doubles
+		overlaps, doubles, replayed = overlaps+len(r.Overlaps), doubles+r.Doubles, replayed+r.Replayed
 		registers.add(r.Registers)
 		for _, read := range r.Reads {
 			if !read.Replica {
@@ -189,8 +212,8 @@ func writeChaosMode(b *strings.Builder, mode string, runs []*ChaosReport) {
 		}
 	}
 	fmt.Fprintf(b, "## Mode %s: %d faults in %.0f minutes\n\n", mode, faults, seconds/60)
-	fmt.Fprintf(b, "%d rows sent, %d acknowledged, **%d acknowledged and lost**; %d times two primaries at once; %d answers of DNS with two primaries.\n",
-		rows.Sent, rows.Acked, rows.Lost, overlaps, doubles)
+	fmt.Fprintf(b, "%d rows sent, %d acknowledged, **%d acknowledged and lost**; %d times two primaries at once; %d answers of DNS with two primaries, and %d for less than %s after all of Consul's servers had started anew.\n",
+		rows.Sent, rows.Acked, rows.Lost, overlaps, doubles, replayed, takenBack)
 	fmt.Fprintf(b, "%d operations on %d registers, %d of unknown outcome; an order was found for all of %d.\n",
 		registers.Operations, registers.Keys, registers.Unknown, registers.Checked)
 	fmt.Fprintf(b, "%d reads by the route to the primary, %d of them without a row that had been acknowledged before (at most %.0f ms before).\n", reads, stale, behind)

@@ -158,7 +158,9 @@ func (c *costed) alone(b *testing.B) {
 	}
 	for _, m := range slices.Backward(all) {
 		if err := c.PgCtl(b.Context(), m, "start", "-w", "-o", options[m]); err != nil {
-			b.Fatal(err)
+			h, _ := c.Plan().Host(m)
+			said, _ := os.ReadFile(h.DataDir() + ".pgsidecar/byhand.log")
+			b.Fatalf("%v\n%s\n%s", err, options[m], said)
 		}
 		b.Cleanup(func() { c.PgCtl(context.WithoutCancel(b.Context()), m, "stop", "-m", "immediate") })
 	}

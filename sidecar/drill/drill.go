@@ -86,7 +86,7 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	if err != nil {
 		return r.report, fmt.Errorf("drill %s: %w", s.Name, err)
 	}
-	r.report.judge(o.Objective, s.Catalog)
+	r.report.judge(o.Objective, s.Catalog || s.Replays)
 	r.remember(ctx)
 	return r.report, nil
 }

@@ -135,9 +135,9 @@ type DNSReport struct {
 	EveryMs float64 `json:"every_ms"`
 }
 
-// judge compares the report with what was expected and demanded; catalog is the
-// scenario's.
-func (r *Report) judge(o Objective, catalog bool) {
+// judge compares the report with what was expected and demanded; old says that the scenario
+// may bring tags of earlier primaries back.
+func (r *Report) judge(o Objective, old bool) {
 	fail := func(format string, args ...any) { r.Failures = append(r.Failures, fmt.Sprintf(format, args...)) }
 	switch {
 	case r.Expect == Moves && !r.Moved:
@@ -160,7 +160,7 @@ func (r *Report) judge(o Objective, catalog bool) {
 	if len(r.Overlaps) > 0 {
 		fail("two primaries at once: %s", strings.Join(r.Overlaps, "; "))
 	}
-	if r.DNS.Doubles > 0 && !(catalog && r.DNS.doubled() <= takenBack) {
+	if r.DNS.Doubles > 0 && !(old && r.DNS.doubled() <= takenBack) {
 		fail("DNS named two primaries at once")
 	}
 	for _, m := range r.Members {
@@ -178,22 +178,26 @@ func (r *Report) judge(o Objective, catalog bool) {
 }
 
 // takenBack is how long DNS may name an earlier primary too, whose registration came back
-// with Consul's catalog.
+// with Consul's catalog or log.
 const takenBack = time.Second
 
 // doubled is the longest time for which DNS went on to name two primaries.
 func (d *DNSReport) doubled() (longest time.Duration) {
 	for i, a := range d.Changes {
-		if len(a.Addresses) < 2 {
-			continue
+		if len(a.Addresses) > 1 {
+			longest = max(longest, stood(d.Changes, i))
 		}
-		next := slices.IndexFunc(d.Changes[i+1:], func(b Answer) bool { return b.Type == a.Type })
-		if next < 0 {
-			return math.MaxInt64 // to the end
-		}
-		longest = max(longest, d.Changes[i+1+next].At.Sub(a.At))
 	}
 	return longest
+}
+
+// stood is how long an answer was given, of all that were, in order.
+func stood(all []Answer, i int) time.Duration {
+	next := slices.IndexFunc(all[i+1:], func(b Answer) bool { return b.Type == all[i].Type })
+	if next < 0 {
+		return math.MaxInt64 // to the end
+	}
+	return all[i+1+next].At.Sub(all[i].At)
 }
 
 // PhaseMs returns how long after the fault a phase was done; ok says

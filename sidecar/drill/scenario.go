@@ -46,6 +46,10 @@ type Scenario struct {
 	// Catalog says that Consul's catalog is put back too, with the tag of an earlier
 	// primary: DNS may name two until the leader has taken it away (takenBack).
 	Catalog bool
+	// Replays says that all of Consul's servers start anew, and replay their log: an agent
+	// may take a tag over from then, so that DNS names an earlier primary too until its
+	// member has put that right (takenBack).
+	Replays bool
 	// Hold is how long the fault lasts at least; 0: until writes go on.
 	Hold  time.Duration
 	Fault func(ctx context.Context, c Cast) error

@@ -61,7 +61,7 @@ func consulScenarios() []Scenario {
 			Undo: startConsulServers,
 		},
 		{
-			Name: "consul-away", Why: "all Consul servers are away for a minute", NoDNS: true, Expect: Stays, Hold: time.Minute,
+			Name: "consul-away", Why: "all Consul servers are away for a minute", NoDNS: true, Replays: true, Expect: Stays, Hold: time.Minute,
 			Fault: func(ctx context.Context, c Cast) error {
 				killed := c.servers(func(server string) error { return c.Lab.Kill(server, lab.Consul) })
 				return errors.Join(killed, c.servers(func(server string) error { return gone(ctx, c, server, lab.Consul) }))
