@@ -80,6 +80,6 @@ func TestZones(t *testing.T) {
 		names := o.asked(t, far, "show synchronous_standby_names")
 		both := []string{st.Leader, near}
 		slices.Sort(both)
-		return names == `ANY 1 ("`+strings.Join(both, `","`)+`")`
+		return names == `ANY 1 ("`+strings.Join(both, `", "`)+`")`
 	})
 }

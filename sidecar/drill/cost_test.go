@@ -2,7 +2,9 @@ package drill_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,6 +155,10 @@ func (c *costed) alone(b *testing.B) {
 		}
 		options[m] = serverOptions(b, h.DataDir())
 		if err := c.KillMember(b.Context(), m); err != nil {
+			b.Fatal(err)
+		}
+		// Its number may still be taken, by a process that nobody has waited for.
+		if err := os.Remove(filepath.Join(h.DataDir(), "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.Fatal(err)
 		}
 	}
