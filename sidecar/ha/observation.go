@@ -63,10 +63,7 @@ type Policy struct {
 	Standbys  int  // k: how many voters hold each commit, if so many exist
 	Strict    bool // rather block commits than have fewer than Standbys hold them
 	MaxVoters int  // 0: twice Standbys
-	// Zones is in how many zones each commit is held, the primary's among them (zones.go);
-	// 0 and 1: in any. Zone is this member's own.
-	Zones int
-	Zone  string
+	Zoning
 
 	Automatic      bool          // fail over without being asked
 	FailureTimeout time.Duration // silence after which a member is not heard any more
@@ -96,6 +93,14 @@ type Policy struct {
 	Sites
 
 	Paused bool // maintenance: decide nothing about roles, keep the lease
+}
+
+// Zoning is what is configured of zones (zones.go).
+type Zoning struct {
+	// Zones is in how many zones each commit is held, the primary's among them; 0 and 1: in
+	// any. Zone is this member's own.
+	Zones int
+	Zone  string
 }
 
 // Sites is what is configured of another site.

@@ -251,7 +251,7 @@ func (v *view) commitsWaitBlock() Block {
 	missing := counted(v.short, "standby that streams", "standbys that stream") + ", of " + joined(v.shortOf)
 	if v.zoned() && v.o.Policy.Zone != "" && len(v.o.Server.Walsenders) > 0 {
 		return Block{What: "commits wait", Missing: missing + ", in another zone than " + v.o.Policy.Zone,
-			Override: "pgsidecar settings set durability.zones=1", Cost: "commits that one zone alone has: whoever loses it loses them"}
+			Override: "pgsidecar settings set durability.zones=1", Cost: "commits that one zone alone has: who loses it loses them"}
 	}
 	return Block{What: "commits wait", Missing: missing,
 		Override: "pgsidecar settings set durability.strict=false",

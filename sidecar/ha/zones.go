@@ -12,7 +12,7 @@ import (
 // no more than perZone. A member without the tag zone is of no other zone.
 //
 // A strict policy rather has commits wait than be held in fewer zones. Else, while too few
-// members of other zones stream, the names are whoever streams, and status says so.
+// members of other zones stream, the names are all that stream, and status says so.
 
 // ZoneTag is the tag of a member that names its zone.
 const ZoneTag = "zone"

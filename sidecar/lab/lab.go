@@ -87,7 +87,7 @@ type Lab struct {
 // returns ErrOption or programs.ErrMissing.
 func New(o Options) (*Lab, error) {
 	p := &Plan{Version: 1, Isolated: o.Isolated, Breakable: o.Breakable, Cluster: "pg", Prefix: "pgsidecar", Binary: o.Binary,
-		Consul: o.Consul, Mode: cmp.Or(o.Mode, "quorum"), Standbys: cmp.Or(o.Standbys, 1), WALSegmentMB: o.WALSegmentMB}
+		Consul: o.Consul, Mode: cmp.Or(o.Mode, "quorum"), Standbys: cmp.Or(o.Standbys, 1), Logged: Logged{WALSegmentMB: o.WALSegmentMB}}
 	servers, members := cmp.Or(o.ConsulServers, 1), cmp.Or(o.Members, 3)
 	switch {
 	case o.Dir == "":

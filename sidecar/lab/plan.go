@@ -45,17 +45,22 @@ type Plan struct {
 	Consul      string `json:"consul"`
 	HAProxy     string `json:"haproxy,omitempty"`
 	PgBouncer   string `json:"pgbouncer,omitempty"` // empty: none
-	Backup      bool   `json:"backup,omitempty"`    // members archive and make backups, by pgBackRest
 	PostgresBin string `json:"postgres_bin,omitempty"`
 	User        string `json:"user,omitempty"` // PostgreSQL's system user; empty: the user who runs the lab
 
 	Sited
+	Logged
 
-	Mode         string `json:"mode"` // durability: quorum or async
-	WALSegmentMB int    `json:"wal_segment_mb,omitempty"`
-	Standbys     int    `json:"standbys"` // how many standbys hold each commit
+	Mode     string `json:"mode"`     // durability: quorum or async
+	Standbys int    `json:"standbys"` // how many standbys hold each commit
 
 	Hosts []Host `json:"hosts"`
+}
+
+// Logged says how the members keep their WAL.
+type Logged struct {
+	Backup       bool `json:"backup,omitempty"`         // members archive and make backups, by pgBackRest
+	WALSegmentMB int  `json:"wal_segment_mb,omitempty"` // 0: pgsidecar's default
 }
 
 // OtherSite is the lab whose cluster this one follows, and how it is found: by Consul, or

@@ -63,7 +63,7 @@ func TestCheckMembers(t *testing.T) {
 // TestCheckZones: more zones than the members are in would have commits wait, and are refused.
 func TestCheckZones(t *testing.T) {
 	read := func(text string) settings.Settings { return new(settings.Reader).Read([]byte(text), 1).Settings }
-	o := &ha.Observation{Self: "n1", Policy: ha.Policy{Zone: "a"}}
+	o := &ha.Observation{Self: "n1", Policy: ha.Policy{Zoning: ha.Zoning{Zone: "a"}}}
 	o.Consul.Record.Members = []string{"n1", "n2", "n3"}
 	o.Peers = []ha.Peer{{Member: "n2", Report: ha.Report{Tags: []ha.Tag{{Name: "zone", Value: "a"}}}}, {Member: "n3"}}
 	for _, c := range []struct{ before, after, says string }{

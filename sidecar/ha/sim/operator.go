@@ -44,7 +44,7 @@ func (w *World) operator(f *fault, m int) {
 		p.Standbys = 1 + int(f.how)%max(1, w.n/2)
 		w.setPolicy(p)
 	case changeStrict:
-		if w.opt.Zoned == Unzoned { // a setting of before says nothing of zones
+		if w.opt.Zoned == Unzoned { // an earlier setting says nothing of zones
 			p.Strict = f.how&1 != 0
 		}
 		w.setPolicy(p)
