@@ -158,8 +158,14 @@ func (c *costed) alone(b *testing.B) {
 			b.Fatal(err)
 		}
 		// Its number may still be taken, by a process that nobody has waited for.
-		if err := os.Remove(filepath.Join(h.DataDir(), "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		locks, err := filepath.Glob(h.DataDir() + ".pgsidecar/sock/.s.PGSQL.*.lock")
+		if err != nil {
 			b.Fatal(err)
+		}
+		for _, lock := range append(locks, filepath.Join(h.DataDir(), "postmaster.pid")) {
+			if err := os.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				b.Fatal(err)
+			}
 		}
 	}
 	for _, m := range slices.Backward(all) {
