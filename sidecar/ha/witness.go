@@ -19,8 +19,8 @@ type Witness struct {
 	// HeldAt is when the newest request was sent by which this site took or kept the word;
 	// zero: never.
 	HeldAt Instant
-	// OthersAt is when the newest request was sent by whose answer the other site had the
-	// word; zero: by the newest answer it had not.
+	// OthersAt is when a request was sent by whose answer the other site had the word, as far as
+	// is known; zero: by the newest answer it had not.
 	OthersAt Instant
 	Problem  string // for people: why this site has not got it
 }

@@ -32,7 +32,7 @@ type witness struct {
 	wanted  bool
 	held    bool
 	awaits  bool // another has it: the next question is answered when that changes
-	others  bool // it is the other site
+	others  bool // the other site had it when this one last wished for it, and was answered
 }
 
 // wordKeeper is the key at the third Consul.
@@ -94,7 +94,7 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 	if k.wanted == wish.Hold && k.askedAt != 0 && now.Sub(k.askedAt) < pause {
 		return before
 	}
-	k.askedAt, k.wanted, k.held, k.others, before.OthersAt = now, wish.Hold, false, false, 0
+	k.askedAt, k.wanted, k.held = now, wish.Hold, false
 	if k.problem != nil {
 		before.Problem = k.problem.Error()
 	} else {
@@ -103,7 +103,10 @@ func (k *witness) ask(ctx context.Context, m *Member, snap *sidecar.Snapshot, be
 	if !wish.Hold {
 		before.HeldAt = 0
 	}
-	if k.others {
+	switch {
+	case !k.others:
+		before.OthersAt = 0
+	case before.OthersAt == 0 || k.awaits:
 		before.OthersAt = now
 	}
 	if k.held {
@@ -130,6 +133,9 @@ func (k *witness) settle(ctx context.Context, next sessions.Word, wish *ha.Witne
 	}
 	// Who was deposed, and does not know it, neither keeps nor gives back what his site has now.
 	mine := index != 0 && !word.Free && word.Half == int(wish.Half) && word.Term <= wish.Term
+	if wish.Hold {
+		k.others = index != 0 && !word.Free && word.Half != int(wish.Half)
+	}
 	still := guard.Now().Sub(k.since)
 	free := index != 0 && word.Free || index == 0 && wish.First || wish.Patient && still >= patience
 	next.Half, next.Term, next.Epoch = int(wish.Half), wish.Term, wish.Epoch
@@ -137,7 +143,7 @@ func (k *witness) settle(ctx context.Context, next sessions.Word, wish *ha.Witne
 	case wish.Hold && !mine && !free && index == 0:
 		return "no site has had its word yet, and the other may be about to"
 	case wish.Hold && !mine && !free:
-		k.awaits, k.others = true, !word.Free && word.Half != int(wish.Half)
+		k.awaits = true
 		return "cluster " + word.Cluster + " has its word (epoch " + strconv.FormatUint(word.Epoch, 10) + "), and member " + word.Member +
 			" renewed it, or this member began to look, " + still.Round(time.Second).String() + " ago"
 	case wish.Free && mine:
@@ -152,6 +158,8 @@ func (k *witness) settle(ctx context.Context, next sessions.Word, wish *ha.Witne
 	case !done:
 		return "somebody else has changed its word just now"
 	}
-	k.held = wish.Hold
+	if k.held = wish.Hold; k.held {
+		k.others = false
+	}
 	return ""
 }

@@ -48,6 +48,7 @@ func TestWord(t *testing.T) {
 		wish    ha.WitnessWish
 		still   time.Duration // since the word was first read
 		held    bool
+		others  bool // the other site is known to have it
 		after   bool // the word is this site's afterwards, and not free
 		problem string
 	}{
@@ -55,10 +56,10 @@ func TestWord(t *testing.T) {
 		"nobody had it, and this site is the primary":     {wish: ha.WitnessWish{Hold: true, First: true, Half: 1}, held: true, after: true},
 		"nobody had it for long":                          {wish: ha.WitnessWish{Hold: true, Patient: true, Half: 1}, still: patience, held: true, after: true},
 		"it is this site's":                               {at: aWord{word: second, index: 3}, wish: hold, held: true, after: true},
-		"the other has it":                                {at: aWord{word: first, index: 3}, wish: hold, problem: "cluster pg has its word"},
+		"the other has it":                                {at: aWord{word: first, index: 3}, wish: hold, others: true, problem: "cluster pg has its word"},
 		"the other has it, and was silent":                {at: aWord{word: first, index: 3}, wish: ha.WitnessWish{Hold: true, Patient: true, Half: 1}, still: patience, held: true, after: true},
-		"the other has it, and is heard":                  {at: aWord{word: first, index: 3}, wish: hold, still: time.Hour, problem: "cluster pg has its word"},
-		"the other renewed it lately":                     {at: aWord{word: first, index: 3}, wish: ha.WitnessWish{Hold: true, Patient: true, Half: 1}, still: patience - 5*time.Second, problem: "cluster pg has its word"},
+		"the other has it, and is heard":                  {at: aWord{word: first, index: 3}, wish: hold, others: true, still: time.Hour, problem: "cluster pg has its word"},
+		"the other renewed it lately":                     {at: aWord{word: first, index: 3}, wish: ha.WitnessWish{Hold: true, Patient: true, Half: 1}, still: patience - 5*time.Second, others: true, problem: "cluster pg has its word"},
 		"it was given back":                               {at: aWord{word: free, index: 3}, wish: hold, held: true, after: true},
 		"this site does not take writes any more":         {at: aWord{word: second, index: 3}, wish: ha.WitnessWish{Free: true, Half: 1}},
 		"a later leader of this site has it":              {at: aWord{word: later, index: 3}, wish: hold, after: true, problem: "cluster pg2 has its word"},
@@ -76,6 +77,13 @@ func TestWord(t *testing.T) {
 			said := k.settle(t.Context(), sessions.Word{Cluster: "pg2", Member: "m2"}, &c.wish, patience)
 			if k.held != c.held || !strings.Contains(said, c.problem) || c.problem == "" && said != "" {
 				t.Errorf("held=%t, %q", k.held, said)
+			}
+			if k.others != c.others {
+				t.Errorf("the other has it: %t", k.others)
+			}
+			k.consul = &aWord{away: true} // it is not forgotten where it does not answer any more
+			if k.settle(t.Context(), sessions.Word{}, &c.wish, patience); k.others != c.others {
+				t.Errorf("when the witness is away, the other has it: %t", k.others)
 			}
 			if mine := c.at.index > 0 && c.at.word.Half == 1 && !c.at.word.Free; mine != c.after {
 				t.Errorf("afterwards it is %+v", c.at.word)

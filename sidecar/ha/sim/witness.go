@@ -26,7 +26,7 @@ func (p *Pair) askWitness(w *World, m int) {
 	b, k := &w.members[m], &p.witness
 	s, now := &b.sidecar, b.read(w.now)
 	x := &s.source.Witness
-	x.AskedAt, x.OthersAt = now, 0
+	x.AskedAt = now
 	if k.away[side] || p.broken == PairOpen && s.state.Wish.Hold {
 		x.Problem = "it does not answer"
 		if p.broken == PairOpen && s.consul.Record.StandbyOf == "" {
@@ -49,10 +49,10 @@ func (p *Pair) askWitness(w *World, m int) {
 	mine := k.holder == side && k.term <= wish.Term
 	switch {
 	case wish.Hold && (mine || k.holder == nobody && (k.index > 0 || wish.First) || (wish.Patient || patience == 0) && now.Sub(s.wordAt) >= patience):
-		k.holder, x.HeldAt, x.Problem = side, now, ""
+		k.holder, x.HeldAt, x.OthersAt, x.Problem = side, now, 0, ""
 	case wish.Hold:
 		x.Problem = "the other site has it"
-		if k.holder == 1-side {
+		if x.OthersAt = 0; k.holder == 1-side {
 			x.OthersAt = now
 		}
 		return
