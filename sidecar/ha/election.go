@@ -240,6 +240,9 @@ func (v *view) perhapsDecided() string {
 	if m := v.beyond(); m != "" {
 		return "the record of the term that began the timeline of " + m + ", which is later than any in Consul's record: was Consul restored from a snapshot?"
 	}
+	if v.allHeard() {
+		return "" // nobody else could know more
+	}
 	agree, living, silent := 0, 0, ""
 	for _, m := range others {
 		p := v.peer(m)
@@ -258,6 +261,17 @@ func (v *view) perhapsDecided() string {
 			"Consul may have been restored from a snapshot. Not yet from:" + silent
 	}
 	return ""
+}
+
+// allHeard reports whether of every other member on record it is known what it has, if anything.
+func (v *view) allHeard() bool {
+	for _, m := range v.others() {
+		p := v.peer(m)
+		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Position.Known() && p.Report.ServerID != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // beyond is a member that is heard and is on a later timeline than any in Consul's record, while
