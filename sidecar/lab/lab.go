@@ -32,7 +32,8 @@ type Options struct {
 	Binary string
 	Agent  Agent // runs the members in pgsidecar's place; nil: none does
 	// Consul is the path of consul; empty: found (package programs).
-	Consul string
+	Consul      string
+	PostgresBin string // directory of PostgreSQL's programs; empty: the newest's
 
 	Members       int    // 0: 3
 	ConsulServers int    // 1 or 3; 0: 1
@@ -149,7 +150,7 @@ func (p *Plan) findPrograms(o Options) (err error) {
 	if p.HAProxy, err = programs.HAProxy(); err != nil {
 		return err
 	}
-	if p.PostgresBin, err = programs.PostgresBin(); err != nil {
+	if p.PostgresBin, err = o.postgresBin(); err != nil {
 		return err
 	}
 	if o.PgBouncer {

@@ -74,6 +74,13 @@ type OtherSite struct {
 	APIs       []string `json:"apis,omitempty"`      // of its members
 }
 
+func (o Options) postgresBin() (string, error) {
+	if o.PostgresBin != "" {
+		return o.PostgresBin, nil
+	}
+	return programs.PostgresBin()
+}
+
 // follow makes the plan one of a cluster that follows the other lab's.
 func (p *Plan) follow(other *Plan) {
 	if other == nil {
