@@ -189,6 +189,7 @@ func (r *reader) failover(b *hclsyntax.Body, path string, f *Failover) {
 	r.body(b, path, []field{
 		claim("automatic", &f.Automatic),
 		duration("failure_timeout", &f.FailureTimeout),
+		duration("failure_timeout_min", &f.FailureTimeoutMin),
 		duration("lease", &f.Lease),
 		duration("handover_timeout", &f.HandoverTimeout),
 		duration("agent_timeout", &f.AgentTimeout),

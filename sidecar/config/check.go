@@ -272,6 +272,8 @@ func (r *reader) checkTimers(c *Config) {
 	if err := CheckFailureTimeout(f.FailureTimeout, 2*f.FailureTimeout); err != nil { // the lease has a line of its own
 		r.refuse("failover.failure_timeout", "%s", err)
 	}
+	r.require(f.FailureTimeoutMin >= 500*time.Millisecond, "failover.failure_timeout_min",
+		"failure_timeout_min %s: expected 500ms or more; a heartbeat and a pause of the scheduler must fit in", f.FailureTimeoutMin)
 	r.require(f.Lease >= 2*f.FailureTimeout, "failover.lease",
 		"lease %s is less than twice failure_timeout %s; expected %s or more, or one lost heartbeat would end it", f.Lease, f.FailureTimeout, 2*f.FailureTimeout)
 	r.require(f.Lease <= c.Consul.SessionTTL, "failover.lease",

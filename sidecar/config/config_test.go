@@ -113,7 +113,7 @@ func TestFull(t *testing.T) {
 				ClientCAFile: "/etc/pgsidecar/clients.crt", RequireClient: true, CAFile: "/etc/pgsidecar/ca.crt"}},
 		Peers:      config.Peers{Key: config.NewSecret("hunter5")},
 		Durability: config.Durability{Mode: ha.ModeQuorum, Standbys: 2, Strict: true, MaxVoters: 4, Zones: 3},
-		Failover: config.Failover{FailureTimeout: 1500 * time.Millisecond, Lease: 4 * time.Second,
+		Failover: config.Failover{FailureTimeout: 1500 * time.Millisecond, FailureTimeoutMin: 900 * time.Millisecond, Lease: 4 * time.Second,
 			HandoverTimeout: 20 * time.Second, AgentTimeout: time.Minute, MaxLag: 16 << 20},
 		Tags: config.Tags{Priority: 10, NoSync: true, NoLoadBalance: true, CloneFrom: true, ReplicateFrom: "n2", SyncPriority: 2, Own: map[string]string{"zone": "a"}},
 		Templates: []config.Template{
@@ -156,7 +156,7 @@ func TestDefaults(t *testing.T) {
 		{"postgres advertise", c.Postgres.Advertise, "10.0.0.7:5432"},
 		{"api", c.API.Listen, "10.0.0.7:8008"},
 		{"durability", fmt.Sprint(c.Durability), "{quorum 1 true 0 0}"},
-		{"failover", fmt.Sprint(c.Failover), "{true 2s 5s 10s 30s 0 true}"},
+		{"failover", fmt.Sprint(c.Failover), "{true 2s 800ms 5s 10s 30s 0 true}"},
 		{"log", fmt.Sprint(c.Log), "{info text}"},
 	} {
 		if field.got != field.want {

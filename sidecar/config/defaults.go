@@ -111,7 +111,7 @@ func generalDefaults(env Environment) Config {
 		Bootstrap:  Bootstrap{Initdb: DefaultInitdb()},
 		Durability: Durability{Mode: policy.Mode, Standbys: policy.Standbys, Strict: policy.Strict, MaxVoters: policy.MaxVoters, Zones: policy.Zones},
 		Failover: Failover{
-			Automatic: policy.Automatic, FailureTimeout: policy.FailureTimeout, Lease: policy.Lease,
+			Automatic: policy.Automatic, FailureTimeout: policy.FailureTimeout, FailureTimeoutMin: settings.DefaultFailureTimeoutMin, Lease: policy.Lease,
 			HandoverTimeout: policy.HandoverTimeout, AgentTimeout: policy.AgentTimeout,
 			MaxLag: settings.Size(policy.MaxLag), RefusedIsDead: !policy.DistrustRefusal,
 		},

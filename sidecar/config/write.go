@@ -149,6 +149,7 @@ func (w *writer) member(c *Config) {
 	f := w.block("failover")
 	f.set("automatic", c.Failover.Automatic)
 	f.set("failure_timeout", c.Failover.FailureTimeout)
+	f.set("failure_timeout_min", c.Failover.FailureTimeoutMin)
 	f.set("lease", c.Failover.Lease)
 	f.set("handover_timeout", c.Failover.HandoverTimeout)
 	f.set("agent_timeout", c.Failover.AgentTimeout)

@@ -406,6 +406,12 @@ type Peer struct {
 	// PostgresRefused: its server's port refused a connection after the link
 	// was lost (with LinkRefused, proof of death: S6).
 	PostgresRefused Tri
+	// Unreachable: it is silent for longer than its link has been of late, and no port of
+	// its host has answered a connection attempt since: the host is gone, or cut off from
+	// this one. A process that is only slow is not taken for that, but a host that stands
+	// still is. So it counts in quorum mode only, where a mistake costs a failover and no
+	// commit.
+	Unreachable bool
 }
 
 // Intent is what people or the system asked for, until it is done or given up.

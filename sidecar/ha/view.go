@@ -54,9 +54,10 @@ func (v *view) peer(member string) *Peer {
 	return nil
 }
 
-// fresh reports whether the peer was heard within the failure time-out.
+// fresh reports whether the peer was heard within the failure time-out, and is not known to
+// be out of reach before that.
 func (v *view) fresh(p *Peer) bool {
-	if p == nil || p.ReceivedAt == 0 || p.Link == LinkRefused {
+	if p == nil || p.ReceivedAt == 0 || p.Link == LinkRefused || v.unreachable(p) {
 		return false
 	}
 	until := p.ReceivedAt.Add(v.o.Policy.FailureTimeout)
@@ -65,6 +66,12 @@ func (v *view) fresh(p *Peer) bool {
 	}
 	v.wake(until + 1)
 	return true
+}
+
+// unreachable reports whether the peer is taken for gone before its silence has lasted for
+// the failure time-out.
+func (v *view) unreachable(p *Peer) bool {
+	return p.Unreachable && v.rec.Durability.Mode == ModeQuorum && !v.follower()
 }
 
 // hears reports whether this member hears the primary of the newest term: by
@@ -85,6 +92,9 @@ func (v *view) hears() bool {
 		if p.Report.Down || p.Report.Stopping {
 			return false
 		}
+	}
+	if p != nil && v.unreachable(p) {
+		return false // its server's port does not answer either: what it sent is all there is
 	}
 	sv := &o.Server
 	if sv.Process != ProcessRunning || sv.Receiving != Yes || sv.Upstream != v.seen.Leader || sv.Promise != v.seen.Term {

@@ -107,7 +107,7 @@ func New(path, version string, log io.Writer) (*Member, error) {
 	}
 	m.mesh, err = peers.New(peers.Options{
 		Member: cfg.Member, Cluster: cfg.Cluster, Key: m.peerKey, KeyOf: keyOf(cfg), Now: guard.Now,
-		Timeout: cfg.Failover.FailureTimeout, TLS: client.TLS(cfg.API.TLS), Logger: m.log,
+		Timeout: cfg.Failover.FailureTimeout, SuspectAfter: cfg.Failover.FailureTimeoutMin, TLS: client.TLS(cfg.API.TLS), Logger: m.log,
 	})
 	if err != nil {
 		return nil, asFault(path, err)

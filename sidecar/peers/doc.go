@@ -18,7 +18,8 @@
 //	                                      <-  frames    length, JSON, HMAC-SHA256
 //
 // End of file or a reset breaks a stream at once, silence after
-// Options.Timeout. The address is dialled again at once, then every 20 to 500
+// Options.Timeout. A peer whose host is gone is known sooner: by a silence that its
+// link has not shown of late, in which neither of its ports answers (silence.go). The address is dialled again at once, then every 20 to 500
 // ms. Refused means that nobody listens there any more: the process is gone
 // (ha.LinkRefused). Then its server's port is tried too, because both together
 // prove that the old primary is dead (S6). An accepted stream proves nothing

@@ -24,6 +24,11 @@ type peer struct {
 	stop  context.CancelFunc // ends its follower; nil: not started
 	gone  bool               // removed or replaced; its follower changes nothing any more
 	facts ha.Peer
+	link  link
+	// waiting is the connection on which its follower waits for a frame; doubted: the wait
+	// was cut short (doubt).
+	waiting net.Conn
+	doubted bool
 	// shown is the Seq of its report that Peers last returned; decided the one
 	// that the newest decision knew, which is echoed.
 	shown, decided uint64
@@ -82,17 +87,10 @@ func (m *Mesh) subscribe(ctx context.Context, p *peer) error {
 	up := false
 	last := uint64(0)
 	for {
-		// A whole frame must come within the time: a trickle is silence.
-		if err := conn.SetReadDeadline(time.Now().Add(m.timeout)); err != nil {
-			return fmt.Errorf("set deadline: %w", err)
-		}
-		payload, err := frames.read()
+		r, err := m.nextReport(ctx, p, frames, conn, last)
 		if err == nil {
-			var r ha.Report
-			if r, err = decodeReport(payload, p.facts.Member, last); err == nil {
-				last = r.Seq
-				m.received(p, r)
-			}
+			last = r.Seq
+			m.received(p, r)
 		}
 		switch {
 		case err != nil && up:
@@ -115,10 +113,12 @@ func (m *Mesh) open(ctx context.Context, p *peer) (*frameReader, net.Conn, error
 	if err != nil {
 		return nil, nil, err
 	}
+	began := time.Now()
 	conn, err := m.dial(ctx, p.address)
 	if err != nil {
 		return nil, nil, err
 	}
+	m.connected(p, time.Since(began))
 	tcp := conn
 	unhook := context.AfterFunc(ctx, func() { hangUp(tcp) })
 	defer unhook()
@@ -212,6 +212,8 @@ func (m *Mesh) received(p *peer, r ha.Report) {
 	f := &p.facts
 	calm := m.calm(f, &r, now)
 	m.own.heard = m.own.heard || calm
+	m.heardAgain(p, now)
+	m.doubt(&f.Report, &r)
 	// The members come to beat together: a process wakes once for all of it, and
 	// its echo is as young as can be. Nobody beats twice for one round.
 	answer := calm && !m.own.beatAt.Within(m.heartbeat/2, now)
@@ -225,7 +227,7 @@ func (m *Mesh) received(p *peer, r ha.Report) {
 		}
 	}
 	up := f.Link == ha.LinkUp
-	f.Link, f.PostgresRefused = ha.LinkUp, ha.Unknown
+	f.Link, f.PostgresRefused, f.Unreachable = ha.LinkUp, ha.Unknown, false
 	m.mu.Unlock()
 	if !up {
 		m.logger.Info("peer heard", "peer", p.facts.Member)
@@ -249,6 +251,7 @@ func (m *Mesh) lost(p *peer, link ha.Link, err error) {
 	if changed {
 		p.facts.Link = link
 		p.facts.PostgresRefused = ha.Unknown // proof needs both at once
+		p.facts.Unreachable = p.facts.Unreachable && link == ha.LinkSilent
 	}
 	m.mu.Unlock()
 	if !changed {

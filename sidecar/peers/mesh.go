@@ -39,6 +39,9 @@ type Options struct {
 	// and how long heartbeats outlive the loop that decides. Default 2 s; at
 	// least two heartbeats.
 	Timeout time.Duration
+	// SuspectAfter is the shortest silence after which a peer may be found unreachable
+	// (ha.Peer.Unreachable). Zero, Timeout or more: none is found so before Timeout.
+	SuspectAfter time.Duration
 	// TLS is used to dial the others; nil: no TLS.
 	TLS    *tls.Config
 	Logger hclog.Logger // default: none
@@ -72,6 +75,7 @@ type Mesh struct {
 
 	now                func() ha.Instant
 	heartbeat, timeout time.Duration
+	suspectAfter       time.Duration
 	tls                *tls.Config
 	logger             hclog.Logger
 	resolver           *net.Resolver
@@ -124,6 +128,7 @@ func New(o Options) (*Mesh, error) {
 	if o.Heartbeat == 0 {
 		o.Heartbeat = min(500*time.Millisecond, o.Timeout/4)
 	}
+	o.SuspectAfter = cmp.Or(o.SuspectAfter, o.Timeout)
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
@@ -142,7 +147,7 @@ func New(o Options) (*Mesh, error) {
 	return &Mesh{
 		identity: identity{member: o.Member, cluster: o.Cluster, process: rand.Text(),
 			key: o.Key, keyOf: cmp.Or(o.KeyOf, "the members' common secret")},
-		now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, tls: o.TLS,
+		now: o.Now, heartbeat: o.Heartbeat, timeout: o.Timeout, suspectAfter: o.SuspectAfter, tls: o.TLS,
 		logger:      o.Logger.Named("peers"),
 		resolver:    net.DefaultResolver,
 		readdressed: make(chan struct{}, 1),
@@ -230,7 +235,7 @@ func (m *Mesh) SetAddresses(all []Address) {
 		p := &peer{address: a.API, kick: make(chan struct{}, 1), facts: ha.Peer{Member: a.Member}}
 		if known {
 			p.facts, p.shown, p.decided = old.facts, old.shown, old.decided
-			p.facts.Link, p.facts.PostgresRefused = ha.LinkUnknown, ha.Unknown
+			p.facts.Link, p.facts.PostgresRefused, p.facts.Unreachable = ha.LinkUnknown, ha.Unknown, false
 		}
 		wanted[a.Member] = p
 		changed = true

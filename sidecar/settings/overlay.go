@@ -8,6 +8,10 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
+// DefaultFailureTimeoutMin is a heartbeat, a fifth of one for its being late, and the 200 ms
+// in which a host that is there answers a connection attempt.
+const DefaultFailureTimeoutMin = 800 * time.Millisecond
+
 // Default is the policy of a cluster of which neither a configuration file nor the
 // settings say anything.
 func Default() ha.Policy {

@@ -58,6 +58,7 @@ durability {
 failover {
   automatic        = false
   failure_timeout  = "1500ms"
+  failure_timeout_min = "900ms"
   lease            = "4s"
   handover_timeout = "20s"
   agent_timeout    = "1m"

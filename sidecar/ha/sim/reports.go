@@ -94,7 +94,7 @@ func (w *World) arriveReport(m, p int, seq uint64, epoch uint32) {
 		return
 	}
 	before := e.EchoSentAt
-	e.Link, e.ReceivedAt, e.Report, e.PostgresRefused = ha.LinkUp, w.members[m].read(w.now), x.report, ha.Unknown
+	e.Link, e.ReceivedAt, e.Report, e.PostgresRefused, e.Unreachable = ha.LinkUp, w.members[m].read(w.now), x.report, ha.Unknown, false
 	for i := range x.report.Echo {
 		if k := &x.report.Echo[i]; k.Member == w.members[m].name {
 			if mine := &s.sent[k.Seq%reportRing]; mine.seq == k.Seq {
@@ -124,8 +124,9 @@ func (w *World) link(m, p int) {
 	if w.beyond.forgotten[p] > 0 {
 		return
 	}
-	link, refused := e.Link, e.PostgresRefused
+	link, refused, unreachable := e.Link, e.PostgresRefused, e.Unreachable
 	now := w.members[m].read(w.now)
+	w.suspect(m, p)
 	switch {
 	case !w.both(m, p) || !o.hostUp || o.hostPaused > w.now:
 		if e.Link == ha.LinkRefused || e.ReceivedAt == 0 || now.Sub(e.ReceivedAt) > 1500e6 {
@@ -140,10 +141,27 @@ func (w *World) link(m, p int) {
 	if w.opt.Mutation == MutateS6 && e.Link == ha.LinkSilent {
 		e.Link, e.PostgresRefused = ha.LinkRefused, ha.Yes
 	}
-	if link != e.Link || refused != e.PostgresRefused {
+	if link != e.Link || refused != e.PostgresRefused || unreachable != e.Unreachable {
 		if w.opt.Story {
-			w.tell(m, "link to %s: %d, postgres refused: %s", o.name, e.Link, e.PostgresRefused)
+			w.tell(m, "link to %s: %d, postgres refused: %s, unreachable: %v", o.name, e.Link, e.PostgresRefused, e.Unreachable)
 		}
 		w.step(m)
+	}
+}
+
+// suspect is m's judgement of whether anything at p's host answers. It may be wrong about one
+// that is slow, or to which packets are lost: until the next report comes.
+func (w *World) suspect(m, p int) {
+	e, o := w.peer(m, p), &w.members[p]
+	silent := w.members[m].read(w.now).Sub(e.ReceivedAt)
+	switch {
+	case e.ReceivedAt == 0 || e.Link == ha.LinkRefused || silent < 800e6:
+		e.Unreachable = false
+	case !w.both(m, p) || !o.hostUp || o.hostPaused > w.now:
+		e.Unreachable = true
+	case !e.Unreachable:
+		e.Unreachable = !w.calm && !w.opt.Calm && w.odd.chance(100)
+	default:
+		e.Unreachable = w.odd.chance(500)
 	}
 }

@@ -1,0 +1,249 @@
+package peers_test
+
+import (
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/peers"
+)
+
+// host stands before a member's port. It can fall silent as a process does that hangs, while
+// its kernel still answers; and be gone, so that no connection attempt is answered.
+type host struct {
+	t        testing.TB
+	listener net.Listener
+	to       string
+
+	mu     sync.Mutex
+	silent chan struct{} // nil: what comes is passed on; else until it is closed
+	filled []net.Conn
+	passed []net.Conn // both ends of what is passed on
+}
+
+// newHost listens with the shortest queue that there is. Once that is full a Linux kernel
+// does not answer a SYN (listen(2), tcp(7)).
+func newHost(t testing.TB, to string) *host {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "listener")
+	l, err := net.FileListener(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, listener: l, to: to}
+	var relays sync.WaitGroup
+	relays.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			h.mu.Lock()
+			gone := len(h.filled) > 0
+			h.mu.Unlock()
+			if gone {
+				conn.Close()
+				return
+			}
+			relays.Go(func() { h.relay(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		h.resume()
+		h.mu.Lock()
+		for _, c := range slices.Concat(h.filled, h.passed) {
+			c.Close()
+		}
+		h.mu.Unlock()
+		relays.Wait()
+	})
+	return h
+}
+
+func (h *host) address() string { return h.listener.Addr().String() }
+
+func (h *host) relay(in net.Conn) {
+	defer in.Close()
+	out, err := net.Dial("tcp", h.to)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	h.mu.Lock()
+	h.passed = append(h.passed, in, out)
+	h.mu.Unlock()
+	go io.Copy(out, in)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := out.Read(buf)
+		if err != nil {
+			return
+		}
+		h.mu.Lock()
+		silent := h.silent
+		h.mu.Unlock()
+		if silent != nil {
+			<-silent
+		}
+		if _, err := in.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// hang: nothing is passed on any more, until resume.
+func (h *host) hang() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.silent = make(chan struct{})
+}
+
+func (h *host) resume() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.silent != nil {
+		close(h.silent)
+		h.silent = nil
+	}
+}
+
+// vanish: it hangs, and no attempt is answered any more.
+func (h *host) vanish() {
+	h.hang()
+	first, err := net.Dial("tcp", h.address())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.filled = append(h.filled, first)
+	h.mu.Unlock()
+	for range 10 { // the loop that accepts ends with the first of them; the others fill the queue
+		conn, err := net.DialTimeout("tcp", h.address(), 300*time.Millisecond)
+		if err != nil {
+			return
+		}
+		h.mu.Lock()
+		h.filled = append(h.filled, conn)
+		h.mu.Unlock()
+	}
+	h.t.Fatal("the queue of a listener is never full")
+}
+
+func unreachable(p ha.Peer) bool { return p.Unreachable }
+
+func suspicious(o *peers.Options) { o.Timeout, o.SuspectAfter = 30*time.Second, 400*time.Millisecond }
+
+// behind introduces a to b at the address of a host before b.
+func behind(t *testing.T, a, b *member) *host {
+	h := newHost(t, b.address())
+	a.SetAddresses([]peers.Address{{Member: b.name, API: h.address()}})
+	b.SetAddresses([]peers.Address{{Member: a.name, API: a.address()}})
+	a.await(t, b.name, "up", up)
+	return h
+}
+
+// TestLostHost: a host that answers nothing is known to be gone long before the failure
+// time-out, and taken back with the next report.
+func TestLostHost(t *testing.T) {
+	t.Parallel()
+	a, b := newMember(t, "a", suspicious), newMember(t, "b", nil)
+	h := behind(t, a, b)
+	h.vanish()
+	took := a.await(t, "b", "unreachable", unreachable)
+	t.Logf("unreachable after %s", took)
+	if took > patience {
+		t.Errorf("known after %s", took)
+	}
+	h.resume()
+	a.await(t, "b", "reachable", func(p ha.Peer) bool { return !p.Unreachable && p.Link == ha.LinkUp })
+}
+
+// TestSlowProcess: a member that hangs is silent, but its host answers; and so does one whose
+// API's port is cut while its server's is not.
+func TestSlowProcess(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		server bool
+		fail   func(*host)
+	}{
+		{"the process hangs", false, (*host).hang},
+		{"the API's port is cut", true, (*host).vanish},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			a, b := newMember(t, "a", func(o *peers.Options) { o.Timeout, o.SuspectAfter = 3*time.Second, 400*time.Millisecond }), newMember(t, "b", nil)
+			if test.server {
+				server, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer server.Close()
+				b.say(ha.Report{Role: ha.RoleReplica, Postgres: server.Addr().String()})
+			}
+			h := behind(t, a, b)
+			if test.server {
+				a.await(t, "b", "with a server", func(p ha.Peer) bool { return p.Report.Postgres != "" })
+			}
+			test.fail(h)
+			a.await(t, "b", "silent", func(p ha.Peer) bool {
+				if p.Unreachable {
+					t.Fatalf("taken for unreachable: %+v", p)
+				}
+				return p.Link == ha.LinkSilent
+			})
+		})
+	}
+}
+
+// TestSilenceIsMeasured: what a link has shown is waited out; a second member that does not
+// hear the leader either is word enough to look at once.
+func TestSilenceIsMeasured(t *testing.T) {
+	t.Parallel()
+	const gap = 2 * time.Second
+	for _, doubted := range []bool{false, true} {
+		a, b, c := newMember(t, "a", suspicious), newMember(t, "b", suspicious), newMember(t, "c", suspicious)
+		h := newHost(t, b.address())
+		a.SetAddresses([]peers.Address{{Member: "b", API: h.address()}, {Member: "c", API: c.address()}})
+		b.SetAddresses([]peers.Address{{Member: "a", API: a.address()}})
+		c.SetAddresses([]peers.Address{{Member: "a", API: a.address()}})
+		c.say(ha.Report{Role: ha.RoleReplica, Leader: "b", Hears: true, Term: 3})
+		a.await(t, "b", "up", up)
+		a.await(t, "c", "hearing b", func(p ha.Peer) bool { return p.Report.Hears })
+		h.hang()
+		await(gap)
+		seq := uint64(0)
+		a.await(t, "b", "as it was", func(p ha.Peer) bool { seq = p.Report.Seq; return true })
+		h.resume()
+		a.await(t, "b", "heard again", func(p ha.Peer) bool { return p.Report.Seq > seq && p.Link == ha.LinkUp })
+		h.vanish()
+		began := time.Now()
+		if doubted {
+			c.say(ha.Report{Role: ha.RoleReplica, Leader: "b", Term: 3})
+		}
+		a.await(t, "b", "unreachable", unreachable)
+		took := time.Since(began)
+		t.Logf("doubted %v: unreachable after %s", doubted, took)
+		// vanish itself takes up to half a second.
+		if waited := took > gap-500*time.Millisecond; waited == doubted {
+			t.Errorf("doubted %v: unreachable after %s", doubted, took)
+		}
+	}
+}
