@@ -52,7 +52,7 @@ func viewOf(self string) *api.View {
 		Config:          json.RawMessage(`{"zeta":1,"alpha":{"b":2}}`),
 		History: []failover.Record{{Term: 7, Timeline: 2, Forked: 0x2000060, Reason: "n9 was lost", Leader: "n1",
 			Announced: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}},
-		PeersRefused: map[string]uint64{"forged": 3},
+		PeersRefused: map[string]uint64{"forged": 3}, PeersUnreachable: map[string]uint64{"n2": 2},
 	}
 	o := &v.Observation
 	o.Now, o.Self = start, self
@@ -364,7 +364,7 @@ func TestMetrics(t *testing.T) {
 		`pgsidecar_archive_waiting_files 3`, `pgsidecar_archive_waiting_bytes 5.0331648e+07`, `pgsidecar_archive_waiting_seconds 90`,
 		`pgsidecar_archive_disk_full_seconds 3600`, `pgsidecar_archive_gaps 1`,
 		`pgsidecar_lag_seconds{replica="n2"} 0`, `pgsidecar_lag_seconds{replica="n3"} 3.1`,
-		`pgsidecar_peer_refused_total{cause="forged"} 3`, `pgsidecar_info{cluster="pg",member="n1",version="0.1.0"} 1`,
+		`pgsidecar_peer_refused_total{cause="forged"} 3`, `pgsidecar_peer_unreachable_total{peer="n2"} 2`, `pgsidecar_info{cluster="pg",member="n1",version="0.1.0"} 1`,
 		`pgsidecar_consul_errors_total{operation="commit"} 1`, `pgsidecar_rule_total{rule="ballot"} 2`, `pgsidecar_failover_phase_seconds_count{phase="promoted"} 1`,
 		`pgsidecar_api_requests_total{path="/primary",status="200"} 1`, `pgsidecar_api_requests_total{path="other",status="404"} 1`,
 		`patroni_version{name="n1",scope="pg"} 40104`, `patroni_primary{name="n1",scope="pg"} 1`, `patroni_postgres_state{name="n1",scope="pg"} 5`,

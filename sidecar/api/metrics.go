@@ -115,14 +115,19 @@ func labelledMetrics(own func(name, help string, labels []string, read func(f fa
 	})
 	own("peer_link", "1 for the state of the stream from another member.", []string{"peer", "state"}, func(f facts, give func(float64, ...string)) {
 		for _, p := range f.Observation.Peers {
-			for link, name := range linkNames {
-				give(number(p.Link == ha.Link(link)), p.Member, name)
+			for _, name := range linkNames {
+				give(number(linkName(&p) == name), p.Member, name)
 			}
 		}
 	})
 	own("peer_heard_seconds", "Age of another member's last report; -1: never.", []string{"peer"}, func(f facts, give func(float64, ...string)) {
 		for _, p := range f.Observation.Peers {
 			give(f.age(p.ReceivedAt), p.Member)
+		}
+	})
+	own("peer_unreachable_total", "How often a silent member's host answered no connection attempt, before failover.failure_timeout was over.", []string{"peer"}, func(f facts, give func(float64, ...string)) {
+		for peer, n := range f.PeersUnreachable {
+			give(float64(n), peer)
 		}
 	})
 	own("peer_refused_total", "What the mesh of streams refused, by cause.", []string{"cause"}, func(f facts, give func(float64, ...string)) {

@@ -132,6 +132,15 @@ type BlockStatus struct {
 	Age      float64 `json:"since_seconds"`
 }
 
+// linkName is "silent" also while a peer is only taken for unreachable: to a person both
+// mean that nothing comes.
+func linkName(p *ha.Peer) string {
+	if p.Unreachable && p.Link == ha.LinkUp {
+		return linkNames[ha.LinkSilent]
+	}
+	return linkNames[p.Link]
+}
+
 var linkNames = [...]string{ha.LinkUnknown: "unknown", ha.LinkUp: "up", ha.LinkSilent: "silent", ha.LinkRefused: "refused"}
 
 // age is the time since at in seconds; -1: never.
@@ -198,7 +207,7 @@ func (f facts) memberStatus(name string) MemberStatus {
 	m.Recorded = slices.Contains(f.Observation.Consul.Record.Members, name)
 	for _, p := range f.Observation.Peers {
 		if p.Member == name {
-			m.Link, m.HeardAge = linkNames[p.Link], f.age(p.ReceivedAt)
+			m.Link, m.HeardAge = linkName(&p), f.age(p.ReceivedAt)
 		}
 	}
 	return m

@@ -60,6 +60,8 @@ type View struct {
 	Restarts map[string]Restart
 	// PeersRefused counts what the mesh refused, by cause.
 	PeersRefused map[string]uint64
+	// PeersUnreachable counts how often each was found unreachable (ha.Peer.Unreachable).
+	PeersUnreachable map[string]uint64
 	// Behind is since when each replica lacks log that the leader has; one that
 	// lacks nothing, or is not known, is not there.
 	Behind map[string]ha.Instant

@@ -70,6 +70,7 @@ func (m *Member) view() *api.View {
 	for _, r := range m.mesh.Refusals() {
 		v.PeersRefused[r.Cause] = r.Count
 	}
+	v.PeersUnreachable = m.mesh.Unreachable()
 	if len(stored.Raw) > 0 {
 		v.Config, v.Slots = stored.Raw, m.server.slotsAt()
 		if p := stored.Paused; p.Holds(time.Now()) {

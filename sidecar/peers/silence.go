@@ -68,6 +68,7 @@ type link struct {
 	late    worst         // how much later than a heartbeat frames came
 	outage  worst         // how long a peer was silent that was taken for unreachable, and was there
 	connect time.Duration // how long the newest connection took
+	lost    uint64        // how often the peer was found unreachable
 }
 
 // patience is how long p may be silent before its ports are tried, and how long an answer
@@ -198,8 +199,9 @@ func (m *Mesh) unreachable(p *peer, is bool, silent time.Duration) {
 	m.mu.Lock()
 	changed := !p.gone && p.facts.Unreachable != is
 	if changed {
-		p.facts.Unreachable = is
-		if !is {
+		if p.facts.Unreachable = is; is {
+			p.link.lost++
+		} else {
 			p.link.outage.add(silent, m.now())
 		}
 	}
@@ -213,6 +215,17 @@ func (m *Mesh) unreachable(p *peer, is bool, silent time.Duration) {
 		m.logger.Info("peer reachable: its host answers", "peer", p.facts.Member, "silent", silent.Round(time.Millisecond))
 	}
 	m.tell()
+}
+
+// Unreachable returns how often each other member was found unreachable since the start.
+func (m *Mesh) Unreachable() map[string]uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make(map[string]uint64, len(m.peers))
+	for name, p := range m.peers {
+		all[name] = p.link.lost
+	}
+	return all
 }
 
 // answers tries both ports of p's host. Yes: one of them answered, be it with a refusal.

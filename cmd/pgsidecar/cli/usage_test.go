@@ -112,7 +112,7 @@ api { listen = "127.0.0.1:8008" }
 		{"a bad configuration", []string{"config", "validate", "-config", bad}, 2, "", `bad.hcl:1:1: unknown key "clutser"; did you mean "cluster"?`},
 		{"no configuration", []string{"config", "validate", "-config", dir + "/none"}, 2, "", "no such file"},
 		{"an unknown builtin", []string{"config", "validate", "-proxy", "-config", proxy}, 2, "", `no builtin "nonesuch"`},
-		{"the configuration in effect", []string{"config", "show", "-config", good}, 0, `lease            = "5s"`, ""},
+		{"the configuration in effect", []string{"config", "show", "-config", good}, 0, `lease               = "5s"`, ""},
 		{"an example", []string{"config", "init"}, 0, "durability {", ""},
 		{"an example to stdout by name", []string{"config", "init", "-"}, 0, "durability {", ""},
 		{"an example over a file", []string{"config", "init", good}, 1, "", "file exists"},
