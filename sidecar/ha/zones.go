@@ -2,7 +2,6 @@ package ha
 
 import (
 	"cmp"
-	"math"
 	"slices"
 )
 
@@ -36,7 +35,7 @@ func (v *view) zone(member string) string {
 // of the other zones that are needed.
 func perZone(k, zones int) int {
 	if zones <= 2 {
-		return math.MaxInt // any one will do
+		return 1 << 16 // any one will do, so there is no bound
 	}
 	most := k
 	for most > 1 && (k+most-1)/most < zones-1 {

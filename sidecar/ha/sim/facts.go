@@ -257,6 +257,10 @@ func set(field reflect.Value, value string) error {
 	}
 	switch x := field.Addr().Interface().(type) {
 	case *ha.Instant:
+		if value == "never" {
+			*x = 0
+			return nil
+		}
 		d, err := time.ParseDuration(value)
 		*x = FactsNow.Add(d)
 		return err
