@@ -248,22 +248,22 @@ func (s *Server) checkPlaces(text string, ask func(string) (string, error)) erro
 	if !filepath.IsAbs(dir) {
 		dir = s.data(dir)
 	}
-	if err := s.files.Do(func() error { return mayWriteIn(dir) }); err != nil {
+	if err := s.mayWriteIn(dir); err != nil {
 		return fmt.Errorf("%w: log_directory: %w", ErrSetting, err)
 	}
 	return nil
 }
 
 // mayWriteIn makes a folder, if it is not there, as PostgreSQL would, and a file in it.
-func mayWriteIn(dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+func (s *Server) mayWriteIn(dir string) error {
+	if err := s.files.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".pgsidecar.*")
+	f, err := s.files.CreateTemp(dir, ".pgsidecar.*")
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	return errors.Join(f.Close(), s.files.Remove(f.Name()))
 }
 
 // layTrial makes a folder that PostgreSQL takes for a data directory, until it needs more
