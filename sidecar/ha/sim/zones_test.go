@@ -10,7 +10,7 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha/sim"
 )
 
-var zoneRuns = flag.Int("sim.zoneruns", 1000, "how many runs of each size TestZones makes")
+var zoneRuns = flag.Int("sim.zoneruns", 200, "how many runs of each size TestZones makes")
 
 // TestZones: under a strict policy each commit for which standbys answer is held in two zones,
 // and none is lost; and if a member does not know its own zone that is found.
