@@ -58,18 +58,16 @@ func TestPair(t *testing.T) {
 	}
 }
 
+// pairsFrom are the seeds before which nothing was found, of what takes rare moments: of what
+// people do to both sites, and when.
+var pairsFrom = map[sim.PairMutation]int{sim.PairNoFinal: 2000, sim.PairWordless: 900, sim.PairStandbys: 6800}
+
 // TestPairMutations: each rule about two sites, broken on purpose, breaks a promise.
 func TestPairMutations(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	p := sim.NewPair()
 	for broken := sim.PairWhole + 1; broken < sim.PairMutations; broken++ {
-		found, first := 0, 0
-		switch broken {
-		case sim.PairWordless:
-			first = 700 // a person must do both at the wrong moment: seed 765 is the first
-		case sim.PairStandbys:
-			first = 4400 // seed 4460
-		}
+		found, first := 0, pairsFrom[broken]
 		for i := first; i < first+3000; i++ {
 			r := p.Run(sim.PairOptions{Seed: uint64(i + 1), Members: [2]int{2 + i%2, 1}, Broken: broken, Witness: broken >= sim.PairHasty})
 			if r.Violation != "" {
