@@ -63,6 +63,9 @@ func (w *worst) most(at ha.Instant) time.Duration {
 	return 0
 }
 
+// silence is a time in which nothing came.
+type silence struct{ from, to ha.Instant }
+
 // link is what a stream's link has shown. Guarded by Mesh.mu.
 type link struct {
 	late    worst         // how much later than a heartbeat frames came
@@ -145,13 +148,22 @@ func (m *Mesh) awaitFrame(ctx context.Context, p *peer, frames *frameReader, con
 	}
 }
 
-// heardAgain notes how long p was silent before the report that has just come. The caller
-// holds mu.
+// heardAgain notes how long p was silent before the report that has just come, if that says
+// something of its link. The caller holds mu.
 func (m *Mesh) heardAgain(p *peer, now ha.Instant) {
-	if p.facts.Link != ha.LinkUp {
-		return // a new stream says nothing of the gaps of one
+	if all := now.Sub(m.heardAt); all > m.heartbeat+leastLate {
+		m.deaf = silence{m.heardAt, now}
 	}
+	m.heardAt = now
 	silent := now.Sub(p.facts.ReceivedAt)
+	switch own := m.deaf; {
+	case p.facts.Link != ha.LinkUp:
+		return // a new stream says nothing of the gaps of one
+	case m.own.report.Record.Term > p.facts.Report.Record.Term:
+		return // the others agreed that it was lost, and it was
+	case len(m.peers) > 1 && own.to > p.facts.ReceivedAt && 2*own.to.Sub(own.from) > silent:
+		return // it was this member that heard nobody
+	}
 	p.link.late.add(silent-m.heartbeat, now)
 	if p.facts.Unreachable {
 		p.link.outage.add(silent, now)
