@@ -95,8 +95,13 @@ type Mesh struct {
 	accepted map[string]*accepted // by the subscriber's name
 	refusals [len(causes)]refusalCount
 	own      outgoing
-	heardAt  ha.Instant // the last report of any other member
-	deaf     silence    // the last time in which none came for longer than a heartbeat
+	ears     ears
+}
+
+// ears is what this member heard of all the others.
+type ears struct {
+	heardAt ha.Instant // the last report
+	deaf    silence    // the last time in which none came for longer than a heartbeat
 }
 
 // identity is who this member is to the others, and by what it proves that.

@@ -151,12 +151,12 @@ func (m *Mesh) awaitFrame(ctx context.Context, p *peer, frames *frameReader, con
 // heardAgain notes how long p was silent before the report that has just come, if that says
 // something of its link. The caller holds mu.
 func (m *Mesh) heardAgain(p *peer, now ha.Instant) {
-	if all := now.Sub(m.heardAt); all > m.heartbeat+leastLate {
-		m.deaf = silence{m.heardAt, now}
+	if all := now.Sub(m.ears.heardAt); all > m.heartbeat+leastLate {
+		m.ears.deaf = silence{m.ears.heardAt, now}
 	}
-	m.heardAt = now
+	m.ears.heardAt = now
 	silent := now.Sub(p.facts.ReceivedAt)
-	switch own := m.deaf; {
+	switch own := m.ears.deaf; {
 	case p.facts.Link != ha.LinkUp:
 		return // a new stream says nothing of the gaps of one
 	case m.own.report.Record.Term > p.facts.Report.Record.Term:
