@@ -252,6 +252,7 @@ func TestSilenceIsMeasured(t *testing.T) {
 			await(gap)
 			if test.deposed {
 				a.say(ha.Report{Role: ha.RoleReplica, Term: 4, Record: ha.RecordSeen{Term: 4}})
+				c.await(t, "a", "in the later term", func(p ha.Peer) bool { return p.Report.Term == 4 })
 			}
 			seq := uint64(0)
 			a.await(t, "b", "as it was", func(p ha.Peer) bool { seq = p.Report.Seq; return true })
