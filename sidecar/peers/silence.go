@@ -170,8 +170,12 @@ func (m *Mesh) heardAgain(p *peer, now ha.Instant) {
 	}
 }
 
-// connected notes how long a connection to p took.
+// connected notes how long a connection to p took. One that took longer than a round trip on
+// Earth was lost and sent again, after a second (RFC 6298), as while p was cut off.
 func (m *Mesh) connected(p *peer, took time.Duration) {
+	if took > 500*time.Millisecond {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p.link.connect = took
