@@ -19,8 +19,8 @@ import (
 // the peer's two ports are tried, several times as a packet may be lost, and a peer of
 // which neither answers is unreachable: its host is gone, or cut off from this one.
 //
-// What this process was itself too late to see is not counted: what had come meanwhile
-// is read first, and attempts that ended late are made again.
+// What this process was itself too late to see counts all the same: before it judges, it reads
+// what has come meanwhile.
 const (
 	// probeTime is how long an attempt may stay unanswered, at least: a Linux kernel
 	// answers within the round trip and some milliseconds, however busy it is.
@@ -28,8 +28,8 @@ const (
 	probes    = 3 // attempts within probeTime, of which one answer is enough
 	// leastLate is how late a frame may always be.
 	leastLate = 100 * time.Millisecond
-	// heldUp is how late this process may be itself: a look that was later proves nothing.
-	heldUp = 50 * time.Millisecond
+	// heldUp is the time in which what came while this process stood still is read.
+	heldUp = 20 * time.Millisecond
 	// lookAgain is the pause after an answer, while no frame comes.
 	lookAgain = 100 * time.Millisecond
 	// gapsKept is for how long at least the worst gap of a link counts.
@@ -134,10 +134,10 @@ func (m *Mesh) awaitFrame(ctx context.Context, p *peer, frames *frameReader, con
 		}
 		if !look.Before(end) {
 			// What came while this process stood still counts.
-			return peek(frames, conn, time.Now().Add(heldUp/5))
+			return peek(frames, conn, time.Now().Add(heldUp))
 		}
 		if answered := m.answers(ctx, p, conn, answer); answered == ha.No {
-			if err := peek(frames, conn, time.Now().Add(heldUp/5)); err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := peek(frames, conn, time.Now().Add(heldUp)); err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 				return err
 			}
 			m.unreachable(p, true, time.Since(last))
@@ -248,9 +248,7 @@ func (m *Mesh) Unreachable() map[string]uint64 {
 // answers tries both ports of p's host. Yes: one of them answered, be it with a refusal.
 // No: none did within the time. Unknown: the attempts prove nothing.
 func (m *Mesh) answers(ctx context.Context, p *peer, conn net.Conn, within time.Duration) ha.Tri {
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
+	ctx, cancel := context.WithCancel(ctx)
 	addresses := m.portsOf(p, conn)
 	results := make(chan ha.Tri, probes*len(addresses))
 	var attempts sync.WaitGroup
@@ -259,19 +257,28 @@ func (m *Mesh) answers(ctx context.Context, p *peer, conn net.Conn, within time.
 			attempts.Go(func() { results <- m.try(ctx, a, time.Duration(i)*within/probes) })
 		}
 	}
+	defer attempts.Wait()
+	defer cancel()
 	answer := ha.No
+	over, late := time.NewTimer(within), false
+	defer over.Stop()
 	for range probes * len(addresses) {
-		if got := <-results; got == ha.Yes {
-			answer = ha.Yes
-			cancel()
-			break
-		} else if got == ha.Unknown {
-			answer = ha.Unknown
+		select {
+		case got := <-results:
+			if got == ha.Yes {
+				return ha.Yes
+			}
+			if got == ha.Unknown {
+				answer = ha.Unknown
+			}
+		case <-over.C:
+			if late {
+				return answer
+			}
+			// Where this process stood still, an answer that came meanwhile is seen now.
+			late = true
+			over.Reset(heldUp)
 		}
-	}
-	attempts.Wait()
-	if answer == ha.No && time.Since(began) > within+heldUp {
-		return ha.Unknown // this process stood still, and may not have seen an answer
 	}
 	return answer
 }
