@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
+	"github.com/pgsidecar/pgsidecar/sidecar/postmaster"
 )
 
 // BenchmarkCost is what pgsidecar costs PostgreSQL: pgbench in a cluster of three in quorum
@@ -147,13 +148,15 @@ func (c *costed) pgbench(b *testing.B) (tps, latency float64) {
 // alone ends what runs the members, and starts their servers as they were.
 func (c *costed) alone(b *testing.B) {
 	all := append(slices.Clone(c.replicas), c.primary) // nobody is left to be elected
-	options := map[string]string{}
+	options, upstream := map[string]string{}, map[string]string{}
 	for _, m := range all {
 		h, err := c.Plan().Host(m)
 		if err != nil {
 			b.Fatal(err)
 		}
-		options[m] = serverOptions(b, h.DataDir())
+		var pid int
+		options[m], pid = serverOptions(b, h.DataDir())
+		upstream[m], _ = postmaster.Environment(pid, "PGSERVICEFILE")
 		if err := c.KillMember(b.Context(), m); err != nil {
 			b.Fatal(err)
 		}
@@ -169,6 +172,7 @@ func (c *costed) alone(b *testing.B) {
 		}
 	}
 	for _, m := range slices.Backward(all) {
+		b.Setenv("PGSERVICEFILE", upstream[m]) // by which its primary_conninfo is found
 		if err := c.PgCtl(b.Context(), m, "start", "-w", "-o", options[m]); err != nil {
 			h, _ := c.Plan().Host(m)
 			said, _ := os.ReadFile(h.DataDir() + ".pgsidecar/byhand.log")
@@ -187,13 +191,17 @@ func (c *costed) alone(b *testing.B) {
 	}
 }
 
-// serverOptions are those that the postmaster was started with, quoted for a shell.
-func serverOptions(b *testing.B, data string) string {
-	pid, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+// serverOptions are those that the postmaster was started with, quoted for a shell, and its
+// number.
+func serverOptions(b *testing.B, data string) (options string, pid int) {
+	file, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	first, _, _ := strings.Cut(string(pid), "\n")
+	first, _, _ := strings.Cut(string(file), "\n")
+	if pid, err = strconv.Atoi(first); err != nil {
+		b.Fatal(err)
+	}
 	line, err := os.ReadFile(filepath.Join("/proc", first, "cmdline"))
 	if err != nil {
 		b.Fatal(err)
@@ -207,5 +215,5 @@ func serverOptions(b *testing.B, data string) string {
 		}
 		quoted = append(quoted, "'"+strings.ReplaceAll(args[i], "'", `'\''`)+"'")
 	}
-	return strings.Join(quoted, " ")
+	return strings.Join(quoted, " "), pid
 }
