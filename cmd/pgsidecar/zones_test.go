@@ -53,7 +53,7 @@ func TestZones(t *testing.T) {
 	const override = "pgsidecar settings set durability.zones=1"
 	o.until(t, "block", func() bool {
 		_, shown, _ := command(t, "status")
-		return strings.Contains(shown, "in another zone than a") && strings.Contains(shown, override)
+		return strings.Contains(shown, "in a zone other than a") && strings.Contains(shown, override)
 	})
 	select {
 	case err := <-committed:

@@ -250,8 +250,8 @@ func (v *view) fill(names []string, k int) []string {
 func (v *view) commitsWaitBlock() Block {
 	missing := counted(v.short, "standby that streams", "standbys that stream") + ", of " + joined(v.shortOf)
 	if v.zoned() && v.o.Policy.Zone != "" && len(v.o.Server.Walsenders) > 0 {
-		return Block{What: "commits wait", Missing: missing + ", in another zone than " + v.o.Policy.Zone,
-			Override: "pgsidecar settings set durability.zones=1", Cost: "commits that one zone alone has: who loses it loses them"}
+		return Block{What: "commits wait", Missing: missing + ", in a zone other than " + v.o.Policy.Zone,
+			Override: "pgsidecar settings set durability.zones=1", Cost: "commits that only one zone has: they are lost if that zone is"}
 	}
 	return Block{What: "commits wait", Missing: missing,
 		Override: "pgsidecar settings set durability.strict=false",

@@ -1,7 +1,6 @@
 package ha
 
 import (
-	"cmp"
 	"slices"
 )
 
@@ -118,8 +117,11 @@ func (t *turn) fillZones(names []string, k int) ([]string, int) {
 }
 
 func (v *view) zonesBlock() Block {
-	return Block{What: "commits are held in fewer zones than durability.zones asks for", Missing: "standbys that stream in other zones than " +
-		cmp.Or(v.o.Policy.Zone, "this member's, which has no tag zone")}
+	missing := "standbys that stream in a zone other than " + v.o.Policy.Zone
+	if v.o.Policy.Zone == "" {
+		missing = "the tag zone of " + v.o.Self
+	}
+	return Block{What: "commits are held in fewer zones than durability.zones asks for", Missing: missing}
 }
 
 // acrossZonesSync is a promotion's setting in place of the set: so many names of other zones,
@@ -135,6 +137,9 @@ func (v *view) acrossZonesSync(set SyncSetting, members []string) SyncSetting {
 	if len(zoned.Names) < set.K {
 		// Who was never heard may be of another zone: commits wait for all until it is known.
 		unheard := slices.DeleteFunc(v.others(), func(m string) bool { return !v.neverHeard(m) })
+		if len(unheard) == 0 {
+			return set
+		}
 		all := union(union(set.Names, zoned.Names), unheard)
 		return SyncSetting{K: len(all), Names: all}
 	}

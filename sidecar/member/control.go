@@ -233,7 +233,7 @@ func (c control) PatchConfig(ctx context.Context, change api.ConfigChange) (json
 	}
 	if snap := c.sidecar.Snapshot(); err == nil && snap != nil {
 		if err = checkMembers(set, old.Settings, snap.Observation.Consul.Record.Members); err == nil {
-			err = checkZones(set, old.Settings, zonesOf(&snap.Observation, set))
+			err = checkZones(set, old.Settings, &snap.Observation)
 		}
 	}
 	if err == nil && tried(old.Settings, set) {

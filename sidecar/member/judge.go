@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -107,10 +108,13 @@ func checkStandbyCount(d, was *settings.DurabilitySettings, members []string) er
 
 // checkZones refuses to ask for more zones than the members are in, which would have all
 // commits wait.
-func checkZones(set, before settings.Settings, zones map[string]string) error {
-	d, was := set.Durability, before.Durability
-	if d == nil || d.Zones == nil || *d.Zones <= 1 || was != nil && was.Zones != nil && *was.Zones >= *d.Zones {
+func checkZones(set, before settings.Settings, o *ha.Observation) error {
+	d, was, zones := set.Durability, before.Durability, zonesOf(o, set)
+	if d == nil || d.Zones == nil || *d.Zones <= 1 {
 		return nil
+	}
+	if was != nil && was.Zones != nil && *was.Zones >= *d.Zones && maps.Equal(zones, zonesOf(o, before)) {
+		return nil // it is so already
 	}
 	var unknown []string
 	of := map[string]bool{}
@@ -124,7 +128,7 @@ func checkZones(set, before settings.Settings, zones map[string]string) error {
 		return fmt.Errorf("durability.zones %d: the zone of %s is not known; set it first: pgsidecar settings set tags.%s.zone=NAME", *d.Zones, strings.Join(unknown, ", "), unknown[0])
 	}
 	if len(of) < *d.Zones {
-		return fmt.Errorf("durability.zones %d: the members are in %d (%s); commits would wait until others join", *d.Zones, len(of), strings.Join(sorted(of), ", "))
+		return fmt.Errorf("durability.zones %d: the members are in only %d (%s), so commits would wait; add a member in another zone first", *d.Zones, len(of), strings.Join(sorted(of), ", "))
 	}
 	return nil
 }

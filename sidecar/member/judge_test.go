@@ -69,13 +69,15 @@ func TestCheckZones(t *testing.T) {
 	for _, c := range []struct{ before, after, says string }{
 		{``, `{"durability":{"zones":1}}`, ""},
 		{``, `{"durability":{"zones":2}}`, "the zone of n3 is not known; set it first: pgsidecar settings set tags.n3.zone=NAME"},
-		{``, `{"durability":{"zones":2},"tags":{"n3":{"zone":"a"}}}`, "the members are in 1 (a)"},
+		{``, `{"durability":{"zones":2},"tags":{"n3":{"zone":"a"}}}`, "the members are in only 1 (a)"},
 		{``, `{"durability":{"zones":2},"tags":{"n3":{"zone":"b"}}}`, ""},
-		{``, `{"durability":{"zones":3,"standbys":2},"tags":{"n3":{"zone":"b"}}}`, "the members are in 2 (a, b)"},
+		{``, `{"durability":{"zones":3,"standbys":2},"tags":{"n3":{"zone":"b"}}}`, "the members are in only 2 (a, b)"},
 		{`{"durability":{"zones":2}}`, `{"durability":{"zones":2},"hba":[]}`, ""},
+		{`{"durability":{"zones":2},"tags":{"n3":{"zone":"b"}}}`, `{"durability":{"zones":2},"tags":{"n3":{"zone":"a"}}}`, "the members are in only 1 (a)"},
+		{`{"durability":{"zones":2},"tags":{"n3":{"zone":"b"}}}`, `{"durability":{"zones":2},"tags":{"n3":{"zone":""}}}`, "the zone of n3 is not known"},
+		{`{"durability":{"zones":2},"tags":{"n3":{"zone":"b"}}}`, `{"durability":{"zones":2},"tags":{"n3":{"zone":"c"}}}`, ""},
 	} {
-		set := read(c.after)
-		err := checkZones(set, read(c.before), zonesOf(o, set))
+		err := checkZones(read(c.after), read(c.before), o)
 		if (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s after %s: %v", c.after, c.before, err)
 		}

@@ -63,4 +63,5 @@
 //	follow         one for each other member; owned by Run; ends with its address or Run
 //	ServeHTTP      net/http's, one for each accepted stream; joined by Run
 //	watchGone      one for each accepted stream; joined by its ServeHTTP
+//	try            six at most, while a silent peer's ports are tried; joined by its follow
 package peers

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -248,8 +249,11 @@ func (m *Mesh) Unreachable() map[string]uint64 {
 // answers tries both ports of p's host. Yes: one of them answered, be it with a refusal.
 // No: none did within the time. Unknown: the attempts prove nothing.
 func (m *Mesh) answers(ctx context.Context, p *peer, conn net.Conn, within time.Duration) ha.Tri {
+	addresses, known := m.portsOf(p, conn)
+	if !known {
+		return ha.Unknown
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	addresses := m.portsOf(p, conn)
 	results := make(chan ha.Tri, probes*len(addresses))
 	var attempts sync.WaitGroup
 	for i := range probes {
@@ -306,8 +310,9 @@ func (m *Mesh) try(ctx context.Context, address string, pause time.Duration) ha.
 }
 
 // portsOf are the addresses of p's API and of its server. Where both have one host, it is
-// the one that the stream goes to: its name is not asked again.
-func (m *Mesh) portsOf(p *peer, conn net.Conn) []string {
+// the one that the stream goes to: its name is not looked up again. A server that has another
+// name is not known: a name that nobody resolves in time would look like a host that is gone.
+func (m *Mesh) portsOf(p *peer, conn net.Conn) (ports []string, known bool) {
 	m.mu.Lock()
 	server := p.facts.Report.Postgres
 	m.mu.Unlock()
@@ -315,15 +320,16 @@ func (m *Mesh) portsOf(p *peer, conn net.Conn) []string {
 	if a := wire(conn).RemoteAddr(); a != nil && a.Network() == "tcp" {
 		remote = a.String()
 	}
-	ports := []string{remote}
+	ports = []string{remote}
 	host, port, err := net.SplitHostPort(server)
 	if err != nil {
-		return ports
+		return ports, server == ""
 	}
 	if named, _, err := net.SplitHostPort(p.address); err == nil && named == host {
 		if at, _, err := net.SplitHostPort(remote); err == nil {
 			host = at
 		}
 	}
-	return append(ports, net.JoinHostPort(host, port))
+	_, err = netip.ParseAddr(host)
+	return append(ports, net.JoinHostPort(host, port)), err == nil
 }

@@ -1,6 +1,7 @@
 package peers_test
 
 import (
+	"cmp"
 	"io"
 	"net"
 	"os"
@@ -182,16 +183,19 @@ func TestLostHost(t *testing.T) {
 }
 
 // TestSlowProcess: a member that hangs is silent, but its host answers; and so does one whose
-// API's port is cut while its server's is not.
+// API's port is cut while its server's is not. Where one of the ports was not asked, nothing
+// is known.
 func TestSlowProcess(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		server bool
+		named  string
 		fail   func(*host)
 	}{
-		{"the process hangs", false, (*host).hang},
-		{"the API's port is cut", true, (*host).vanish},
+		{"the process hangs", false, "", (*host).hang},
+		{"the API's port is cut", true, "", (*host).vanish},
+		{"the server's name may not be resolved", true, "db.invalid:5432", (*host).vanish},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -202,7 +206,7 @@ func TestSlowProcess(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer server.Close()
-				b.say(ha.Report{Role: ha.RoleReplica, Postgres: server.Addr().String()})
+				b.say(ha.Report{Role: ha.RoleReplica, Postgres: cmp.Or(test.named, server.Addr().String())})
 			}
 			h := behind(t, a, b)
 			if test.server {
