@@ -70,7 +70,6 @@ type silence struct{ from, to ha.Instant }
 // link is what a stream's link has shown. Guarded by Mesh.mu.
 type link struct {
 	late    worst         // how much later than a heartbeat frames came
-	outage  worst         // how long a peer was silent that was taken for unreachable, and was there
 	connect time.Duration // how long the newest connection took
 	lost    uint64        // how often the peer was found unreachable
 }
@@ -85,8 +84,7 @@ func (m *Mesh) patience(p *peer) (silence, answer time.Duration) {
 	answer = max(probeTime, 4*p.link.connect)
 	late := p.link.late.most(now)
 	silence = m.heartbeat + max(leastLate, late+late/2)
-	outage := p.link.outage.most(now)
-	return max(silence, max(m.suspectAfter, outage+outage/2)-answer), answer
+	return max(silence, m.suspectAfter-answer), answer
 }
 
 // nextReport reads p's next report, newer than last (zero: none came yet). A whole frame
@@ -166,9 +164,6 @@ func (m *Mesh) heardAgain(p *peer, now ha.Instant) {
 		return // it was this member that heard nobody
 	}
 	p.link.late.add(silent-m.heartbeat, now)
-	if p.facts.Unreachable {
-		p.link.outage.add(silent, now)
-	}
 }
 
 // connected notes how long a connection to p took. One that took longer than a round trip on
@@ -217,10 +212,10 @@ func (m *Mesh) unreachable(p *peer, is bool, silent time.Duration) {
 	m.mu.Lock()
 	changed := !p.gone && p.facts.Unreachable != is
 	if changed {
+		// A silence that ends so is judged with the report that ends it (heardAgain): only that
+		// tells whether the peer was lost to all, or this member to them.
 		if p.facts.Unreachable = is; is {
 			p.link.lost++
-		} else {
-			p.link.outage.add(silent, m.now())
 		}
 	}
 	m.mu.Unlock()

@@ -22,6 +22,8 @@ type host struct {
 	listener net.Listener
 	to       string
 
+	relays sync.WaitGroup
+
 	mu     sync.Mutex
 	silent chan struct{} // nil: what comes is passed on; else until it is closed
 	filled []net.Conn
@@ -49,10 +51,26 @@ func newHost(t testing.TB, to string) *host {
 		t.Fatal(err)
 	}
 	h := &host{t: t, listener: l, to: to}
-	var relays sync.WaitGroup
-	relays.Go(func() {
+	h.accept()
+	t.Cleanup(func() {
+		l.Close()
+		h.resume()
+		h.mu.Lock()
+		h.ended = true
+		for _, c := range slices.Concat(h.filled, h.passed) {
+			c.Close()
+		}
+		h.mu.Unlock()
+		h.relays.Wait()
+	})
+	return h
+}
+
+// accept passes connections on until the host vanishes.
+func (h *host) accept() {
+	h.relays.Go(func() {
 		for {
-			conn, err := l.Accept()
+			conn, err := h.listener.Accept()
 			if err != nil {
 				return
 			}
@@ -63,21 +81,9 @@ func newHost(t testing.TB, to string) *host {
 				conn.Close()
 				return
 			}
-			relays.Go(func() { h.relay(conn) })
+			h.relays.Go(func() { h.relay(conn) })
 		}
 	})
-	t.Cleanup(func() {
-		l.Close()
-		h.resume()
-		h.mu.Lock()
-		h.ended = true
-		for _, c := range slices.Concat(h.filled, h.passed) {
-			c.Close()
-		}
-		h.mu.Unlock()
-		relays.Wait()
-	})
-	return h
 }
 
 func (h *host) address() string { return h.listener.Addr().String() }
@@ -151,6 +157,17 @@ func (h *host) vanish() {
 		h.mu.Unlock()
 	}
 	h.t.Fatal("the queue of a listener is never full")
+}
+
+// appear: its kernel answers again, and nothing is passed on yet.
+func (h *host) appear() {
+	h.mu.Lock()
+	for _, c := range h.filled {
+		c.Close()
+	}
+	h.filled = nil
+	h.mu.Unlock()
+	h.accept()
 }
 
 func unreachable(p ha.Peer) bool { return p.Unreachable }
@@ -230,14 +247,17 @@ func TestSilenceIsMeasured(t *testing.T) {
 	t.Parallel()
 	const gap = 3 * time.Second
 	for _, test := range []struct {
-		name                   string
-		doubted, deaf, deposed bool
-		waited                 bool
+		name                         string
+		doubted, deaf, deposed, away bool
+		waited                       bool
 	}{
 		{name: "a gap of the link", waited: true},
 		{name: "another member does not hear it either", doubted: true},
 		{name: "nobody was heard", deaf: true},
 		{name: "another was elected", deposed: true},
+		{name: "its host was away", away: true, waited: true},
+		{name: "its host was away, and another was elected", away: true, deposed: true},
+		{name: "this host was away", away: true, deaf: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -249,14 +269,26 @@ func TestSilenceIsMeasured(t *testing.T) {
 			c.say(ha.Report{Role: ha.RoleReplica, Leader: "b", Hears: true, Term: 3})
 			a.await(t, "b", "up", up)
 			a.await(t, "c", "hearing b", func(p ha.Peer) bool { return p.Report.Hears })
-			h.hang()
+			fail := (*host).hang
+			if test.away {
+				fail = (*host).vanish
+			}
+			fail(h)
 			if test.deaf {
-				hc.hang()
+				fail(hc)
 			}
 			await(gap)
 			if test.deposed {
 				a.say(ha.Report{Role: ha.RoleReplica, Term: 4, Record: ha.RecordSeen{Term: 4}})
 				c.await(t, "a", "in the later term", func(p ha.Peer) bool { return p.Report.Term == 4 })
+			}
+			if test.away {
+				a.await(t, "b", "unreachable", unreachable)
+				h.appear()
+				if test.deaf {
+					hc.appear()
+				}
+				a.await(t, "b", "answering", func(p ha.Peer) bool { return !p.Unreachable })
 			}
 			seq := uint64(0)
 			a.await(t, "b", "as it was", func(p ha.Peer) bool { seq = p.Report.Seq; return true })
