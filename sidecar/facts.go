@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/recent"
 )
 
 // facts is what is known of the server. Each part of ha.Server is taken over from
@@ -30,6 +31,10 @@ type facts struct {
 	missedExit ha.Instant
 
 	lookedAt ha.Instant // the last look began then
+	// answered is how long the server took to answer of late; hangAfter is how long it may
+	// at least be silent before it is taken for one that hangs. Zero: for ever.
+	answered  recent.Longest
+	hangAfter time.Duration
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant
 	// unwritableAt is the first of the write probes in a row that failed, starvedAt

@@ -174,13 +174,16 @@ func (s *Sidecar) peersChanged() {
 // sight is what one look saw: SQL and Probes, to be taken over if they are of the
 // same life of the server, and no operation came between.
 type sight struct {
-	at      ha.Instant
+	at, end ha.Instant
 	started ha.Instant
 	changes uint64
-	primary bool // the server was out of recovery before
-	sql     ha.SQL
-	probes  ha.Probes
-	err     error
+	// stoodStill: this process was not there when the time for the answer ended. The
+	// answer may have been.
+	stoodStill bool
+	primary    bool // the server was out of recovery before
+	sql        ha.SQL
+	probes     ha.Probes
+	err        error
 }
 
 // look reads the SQL facts, probes and proves; it returns when the last write probe was made.
@@ -190,6 +193,8 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	seen := s.facts.beginLook(s.opts.Now())
 	syncAt := seen.sql.SyncAt // proved once for each setting
 	seen.sql, seen.err = s.opts.Server.Read(ctx)
+	seen.end = s.opts.Now()
+	seen.stoodStill = late(ctx, seen.err)
 	s.opts.Recorder.Check("look", seen.err)
 	if seen.err == nil && seen.sql.InRecovery == ha.No {
 		if seen.probes.Writable != ha.Yes || !probed.Within(probeEvery, seen.at) {
@@ -254,8 +259,10 @@ func (f *facts) takeLook(seen *sight) lookNews {
 	news := lookQuiet
 	if v.FailingSince != 0 {
 		news = lookAnswersAgain
+		f.answered.Add(seen.end.Sub(v.FailingSince), seen.end)
 	}
-	seen.sql.SeenAt, seen.probes.FailingSince, seen.probes.Starved = seen.at, 0, false
+	f.answered.Add(seen.end.Sub(seen.at), seen.end)
+	seen.sql.SeenAt, seen.probes.FailingSince, seen.probes.Hangs, seen.probes.Starved = seen.at, 0, false, false
 	seen.probes.LoginProblem, seen.probes.LoginRefused = "", false
 	seen.sql.Checkpointed = seen.sql.Checkpointed || v.Checkpointed // one that was done meanwhile
 	v.SQL, v.Probes, f.starvedAt = seen.sql, seen.probes, 0
@@ -281,7 +288,7 @@ func (f *facts) takeBeside(seen *sight) lookNews {
 		return lookOutdated
 	}
 	v.Probes = seen.probes
-	v.FailingSince = 0
+	v.FailingSince, v.Hangs = 0, false
 	return lookQuiet
 }
 
@@ -307,7 +314,20 @@ func (f *facts) unanswered(seen *sight) lookNews {
 	case v.FailingSince == 0:
 		v.FailingSince, news = seen.at, lookFailed
 	}
+	v.Hangs = v.FailingSince != 0 && errors.Is(seen.err, context.DeadlineExceeded) && !seen.stoodStill && f.hangAfter > 0 &&
+		seen.end.Sub(v.FailingSince) >= max(f.hangAfter, usualAnswers*f.answered.At(seen.end))
 	return news
+}
+
+// usualAnswers is how many times longer than its slowest answer of late a server must be silent
+// to be taken for one that hangs.
+const usualAnswers = 3
+
+// late reports whether a look's time ended while this process did not run, or could not: its
+// machine stood still, and not the server.
+func late(ctx context.Context, err error) bool {
+	end, limited := ctx.Deadline()
+	return err != nil && limited && time.Since(end) > 100*time.Millisecond
 }
 
 // hungTime is how long writes may take too long before the disk counts as hung: a

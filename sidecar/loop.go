@@ -65,6 +65,7 @@ func New(o Options) (*Sidecar, error) {
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), maintenance: make(chan struct{}, 1),
 	}
 	s.configuration.own, s.configuration.policy = o.Policy, o.Policy
+	s.facts.hangAfter = o.HangAfter
 	return s, nil
 }
 

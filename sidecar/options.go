@@ -24,6 +24,10 @@ type Options struct {
 	// successors; nil: it is that one.
 	Priority func(int) int
 
+	// HangAfter is for how long a server that did answer must be silent, at least, to be taken
+	// for one that hangs (ha.Probes.Hangs); zero: none is.
+	HangAfter time.Duration
+
 	Cluster Cluster
 	Peers   Peers
 	Guard   Guard

@@ -193,9 +193,10 @@ type Failover struct {
 	Automatic bool
 	// FailureTimeout is the silence after which a member is not heard any more.
 	FailureTimeout time.Duration
-	// FailureTimeoutMin is the shortest silence after which a member may be taken for lost
-	// in quorum mode, if its host answers no connection attempt either; FailureTimeout or
-	// more: none is that early.
+	// FailureTimeoutMin is the shortest silence after which, in quorum mode, a member may be
+	// taken for lost, if its host answers no connection attempt either, and a server for one
+	// that hangs, if its answers have not been slow of late; FailureTimeout or more: none is
+	// that early.
 	FailureTimeoutMin time.Duration
 	// Lease is how long a primary may serve without a confirmation (rule S5).
 	// In async mode a candidate waits out its own Lease, so it must be the same

@@ -82,7 +82,7 @@ durability {
 failover {
   # automatic        = true
   # failure_timeout  = "2s"             # silence after which a member is lost; in mode quorum, if its host answers
-  # failure_timeout_min = "800ms"       # no connection either, after this at the earliest; "2s": never earlier
+  # failure_timeout_min = "800ms"       # a host that takes no connection, or a hung server: lost after this at the earliest; "2s": never earlier
   # lease            = "5s"             # the same on all members
   # handover_timeout = "10s"
   # max_lag          = "16MB"           # mode async: who lacks more does not lead by itself (default: no bound)

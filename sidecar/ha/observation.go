@@ -307,6 +307,9 @@ type SQL struct {
 // with SQL.
 type Probes struct {
 	FailingSince Instant // first of the unanswered looks in a row at a server that has answered, or has a LoginProblem; zero: none
+	// Hangs: it answers no query, for much longer than its answers have taken of late, though
+	// this member was there to hear one.
+	Hangs bool
 	// LoginProblem says why looks at a server that is not just starting are not answered:
 	// its socket is gone, or it refuses the login. Empty: not so, or not known.
 	LoginProblem string

@@ -141,6 +141,17 @@ func TestPeersBugs(t *testing.T) {
 			func(o *ha.Observation) { o.Server.FailingSince = now.Add(-time.Second) }, "nothing"},
 		{"Patroni #1371: a server that hangs is left to hang", leading,
 			func(o *ha.Observation) { o.Server.FailingSince = now.Add(-3 * time.Second) }, "stop"},
+		{"a server that hangs by its own measure is not waited for", leading,
+			func(o *ha.Observation) { o.Server.FailingSince, o.Server.Hangs = now.Add(-time.Second), true }, "stop"},
+		{"but after crashes in a row it is: load follows the clients", leading,
+			func(o *ha.Observation) {
+				o.Server.FailingSince, o.Server.Hangs, o.Consul.Record.Crashes = now.Add(-time.Second), true, 9
+			}, "steady to n1"},
+		{"and in async mode it is: a commit may be lost", leading,
+			func(o *ha.Observation) {
+				o.Server.FailingSince, o.Server.Hangs = now.Add(-time.Second), true
+				o.Policy.Mode, o.Consul.Record.Durability = ha.ModeAsync, ha.Durability{Mode: ha.ModeAsync}
+			}, "widen to n1"},
 		{"CloudNativePG #11348: a server that hangs is asked for a checkpoint before it is stopped", leading,
 			func(o *ha.Observation) {
 				o.Server.FailingSince, o.Intent = now.Add(-3*time.Second), ha.Intent{Switchover: true, Since: now.Add(-time.Second)}

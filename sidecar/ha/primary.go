@@ -423,7 +423,14 @@ func (v *view) serverHangs() bool {
 		return false // it serves its clients, and refuses this program
 	}
 	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && v.o.Policy.Automatic && !v.o.Policy.Paused &&
-		v.after(sv.FailingSince, v.patience()) && v.chosenSuccessor(false) != nil
+		(v.hangsEarly() || v.after(sv.FailingSince, v.patience())) && v.chosenSuccessor(false) != nil
+}
+
+// hangsEarly reports whether the server is taken for one that hangs before its silence has
+// lasted for the failure time-out. In quorum mode a wrong guess costs a short pause, and no
+// commit; after crashes in a row it would cost one pause after the other.
+func (v *view) hangsEarly() bool {
+	return v.o.Server.Hangs && v.rec.Durability.Mode == ModeQuorum && !v.follower() && v.patience() == v.o.Policy.FailureTimeout
 }
 
 // noWritesBlock names who could lead in the place of a machine that is at fault, where nobody

@@ -277,7 +277,7 @@ func (m *Member) newParts() (err error) {
 func (m *Member) options() sidecar.Options {
 	return sidecar.Options{
 		Member: m.config.Member, Postgres: m.config.Postgres.Advertise, API: m.config.API.Advertise, Version: m.version,
-		Policy: m.policy(), Priority: m.task.priority,
+		Policy: m.policy(), Priority: m.task.priority, HangAfter: m.config.Failover.FailureTimeoutMin,
 		Cluster: &cluster{Client: m.cluster, member: m}, Peers: mesh{m.mesh}, Guard: guardOf{m.guard}, Server: m.server, Site: m.other,
 		Recorder: m.recorder, Now: guard.Now, Logger: m.log, Ready: m.ready, OnIdle: newProcessors().calm, Describe: m.describe,
 	}

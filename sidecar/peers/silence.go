@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/recent"
 )
 
 // Silence is measured. A frame that is later than its link has shown of late begins a
@@ -33,45 +34,16 @@ const (
 	heldUp = 20 * time.Millisecond
 	// lookAgain is the pause after an answer, while no frame comes.
 	lookAgain = 100 * time.Millisecond
-	// gapsKept is for how long at least the worst gap of a link counts.
-	gapsKept = 5 * time.Minute
 )
-
-// worst is the longest of the durations of the last gapsKept, and of up to twice that time.
-type worst struct {
-	since     ha.Instant
-	now, last time.Duration
-}
-
-func (w *worst) add(d time.Duration, at ha.Instant) {
-	if !w.since.Within(gapsKept, at) {
-		w.last = w.now
-		if !w.since.Within(2*gapsKept, at) {
-			w.last = 0
-		}
-		w.now, w.since = 0, at
-	}
-	w.now = max(w.now, d)
-}
-
-func (w *worst) most(at ha.Instant) time.Duration {
-	switch {
-	case w.since.Within(gapsKept, at):
-		return max(w.now, w.last)
-	case w.since.Within(2*gapsKept, at):
-		return w.now
-	}
-	return 0
-}
 
 // silence is a time in which nothing came.
 type silence struct{ from, to ha.Instant }
 
 // link is what a stream's link has shown. Guarded by Mesh.mu.
 type link struct {
-	late    worst         // how much later than a heartbeat frames came
-	connect time.Duration // how long the newest connection took
-	lost    uint64        // how often the peer was found unreachable
+	late    recent.Longest // how much later than a heartbeat frames came
+	connect time.Duration  // how long the newest connection took
+	lost    uint64         // how often the peer was found unreachable
 }
 
 // patience is how long p may be silent before its ports are tried, and how long an answer
@@ -82,7 +54,7 @@ func (m *Mesh) patience(p *peer) (silence, answer time.Duration) {
 	defer m.mu.Unlock()
 	now := m.now()
 	answer = max(probeTime, 4*p.link.connect)
-	late := p.link.late.most(now)
+	late := p.link.late.At(now)
 	silence = m.heartbeat + max(leastLate, late+late/2)
 	return max(silence, m.suspectAfter-answer), answer
 }
@@ -163,7 +135,7 @@ func (m *Mesh) heardAgain(p *peer, now ha.Instant) {
 	case len(m.peers) > 1 && own.to > p.facts.ReceivedAt && 2*own.to.Sub(own.from) > silent:
 		return // it was this member that heard nobody
 	}
-	p.link.late.add(silent-m.heartbeat, now)
+	p.link.late.Add(silent-m.heartbeat, now)
 }
 
 // connected notes how long a connection to p took. One that took longer than a round trip on

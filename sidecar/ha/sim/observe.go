@@ -54,6 +54,7 @@ func (w *World) seen(m int, f *ha.Server) {
 	f.Strayed, f.Owed, f.Copy = v.odd.strayed, v.odd.owed, v.odd.copy
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
+	f.Hangs = f.FailingSince != 0 && b.read(w.now).Sub(f.FailingSince) >= 800e6
 	if f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10 {
 		f.DataDir = ha.DataPresent
 	}
