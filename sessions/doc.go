@@ -81,7 +81,11 @@
 // So it is true. What it does not cover: an agent that is killed and restarts
 // reads the old tag from its disk, and an update of any of its checks, before
 // its first comparison, writes that to the catalog (measured: two answers
-// within 400 ms of the restart). Therefore, first, the tag primary is given to
+// within 400 ms of the restart). And where only the output of a check has changed, and not
+// its status, an agent tells the catalog 2.5 to 7.5 minutes later (check_update_interval),
+// with its tags of that moment: seen in chaos from an agent whose member had just been killed
+// and evicted. So the outputs never change so; what a check says stands in its notes, which
+// the agent tells with the registration. Therefore, first, the tag primary is given to
 // the agent, and a new status of a check to an agent that has it, only after a
 // consistent read has shown that this member's session holds the lock, and a member that wants it while another holds the lock is
 // registered without it before its checks are told; while Consul does not say who
@@ -115,7 +119,7 @@
 // Nothing is written to Consul's Raft log while nothing changes: a renewal
 // resets a timer in the leader's memory, a confirmation only reads, and an
 // agent does not tell the catalog of a TTL check's update with the same status
-// and text. A test counts the log's entries. The agent is told of an unchanged
+// and output. A test counts the log's entries. The agent is told of an unchanged
 // check about once in a third of its TTL; what SetHolding finds nearly due is done with
 // it.
 //

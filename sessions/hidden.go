@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -40,11 +41,10 @@ func (c *Client) hiddenBy(entries []*api.ServiceEntry) string {
 
 // nameCheck names a critical check as an operator knows it.
 func nameCheck(node string, check *api.HealthCheck) string {
-	said := ""
-	if text := strings.TrimSpace(check.Notes); check.CheckID == nodeMaintenance || strings.HasPrefix(check.CheckID, serviceMaintenance) {
-		said = text
-	} else {
-		said = strings.TrimSpace(check.Output)
+	// Maintenance gives its reason in the notes, as this program's checks do.
+	said := cmp.Or(strings.TrimSpace(check.Output), strings.TrimSpace(check.Notes))
+	if check.CheckID == nodeMaintenance || strings.HasPrefix(check.CheckID, serviceMaintenance) {
+		said = strings.TrimSpace(check.Notes)
 	}
 	if said != "" {
 		said = fmt.Sprintf(" (%s)", oneLine(said))

@@ -30,9 +30,9 @@ type Check struct {
 	ID     string // within the member
 	Name   string // for people
 	Status string // passing, warning or critical
-	// Text says why, for people. Each change of it is a write to Consul's Raft
-	// log (its agent delays one without a change of status by minutes), so it
-	// must say the state, not a measurement.
+	// Text says why, for people, in the check's notes. Each change of it is a write to
+	// Consul's Raft log, so it must say the state, not a measurement. It is not the check's
+	// output: see "Never two answers" in the package comment.
 	Text string
 }
 
@@ -196,7 +196,7 @@ func (c *Client) mend(ctx context.Context) error {
 	if doubtful && !c.matches(info, r) {
 		return withheld
 	}
-	if !c.matches(info, r) || token != c.told && !doubtful {
+	if !doubtful && (!c.matches(info, r) || !c.noted(info, r) || token != c.told) {
 		taken := c.retagged(info, r)
 		if err := c.announce(ctx, r); err != nil {
 			return errors.Join(withheld, err)
@@ -218,7 +218,7 @@ func (c *Client) mend(ctx context.Context) error {
 		}
 		err := c.atHome(ctx, func(ctx context.Context, consul *api.Client) error {
 			q := (&api.QueryOptions{}).WithContext(ctx)
-			return consul.Agent().UpdateTTLOpts(c.checkID(check), check.Text, check.Status, q)
+			return consul.Agent().UpdateTTLOpts(c.checkID(check), c.outputOf(info, check), check.Status, q)
 		})
 		if err != nil {
 			return errors.Join(withheld, err)
@@ -263,8 +263,22 @@ func (c *Client) knows(info *api.AgentServiceChecksInfo, check Check) bool {
 		return false
 	}
 	return info != nil && slices.ContainsFunc(info.Checks, func(have *api.HealthCheck) bool {
-		return have.CheckID == c.checkID(check) && have.Status == check.Status && have.Output == check.Text
+		return have.CheckID == c.checkID(check) && have.Status == check.Status
 	})
+}
+
+// outputOf is the output with which the agent is told a status: the one that it has, while
+// the status is the same, so that it has nothing to tell the catalog later.
+func (c *Client) outputOf(info *api.AgentServiceChecksInfo, check Check) string {
+	if info == nil {
+		return ""
+	}
+	for _, have := range info.Checks {
+		if have.CheckID == c.checkID(check) && have.Status == check.Status {
+			return have.Output
+		}
+	}
+	return ""
 }
 
 // quiet reports whether telling an agent this status of a check makes it send
@@ -278,7 +292,7 @@ func quiet(info *api.AgentServiceChecksInfo, id, status string) bool {
 // has reports whether the agent has the registration already, and telling it the
 // checks' states would be quiet.
 func (c *Client) has(info *api.AgentServiceChecksInfo, r Registration) bool {
-	return c.matches(info, r) && !slices.ContainsFunc(r.Checks, func(check Check) bool {
+	return c.matches(info, r) && c.noted(info, r) && !slices.ContainsFunc(r.Checks, func(check Check) bool {
 		return !quiet(info, c.checkID(check), check.Status)
 	})
 }
@@ -323,8 +337,15 @@ func (r Registration) tags() []string {
 	return append([]string{r.Tag}, r.ExtraTags...)
 }
 
+// noted reports whether the agent has the checks' texts.
+func (c *Client) noted(info *api.AgentServiceChecksInfo, r Registration) bool {
+	return info != nil && !slices.ContainsFunc(info.Checks, func(have *api.HealthCheck) bool {
+		return slices.ContainsFunc(r.Checks, func(check Check) bool { return have.CheckID == c.checkID(check) && have.Notes != check.Text })
+	})
+}
+
 // matches reports whether the agent has the registration, but for the checks'
-// states, which it is told every time.
+// states, which it is told every time, and their texts.
 func (c *Client) matches(info *api.AgentServiceChecksInfo, r Registration) bool {
 	if info == nil || info.Service == nil {
 		return false
@@ -355,6 +376,7 @@ func (c *Client) announce(ctx context.Context, r Registration) error {
 		checks = append(checks, &api.AgentServiceCheck{
 			CheckID: c.checkID(check),
 			Name:    check.Name,
+			Notes:   check.Text,
 			TTL:     c.opts.TTL.String(),
 			Status:  check.Status,
 		})

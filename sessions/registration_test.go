@@ -79,7 +79,7 @@ func TestRegister(t *testing.T) {
 	}
 	checks, _, err := server.api.Health().Checks("pg", nil)
 	must(t, err)
-	if len(checks) != 2 || checks[0].Output == "" || checks[0].ServiceID != "pg-n1" {
+	if len(checks) != 2 || checks[0].Notes == "" || checks[0].ServiceID != "pg-n1" {
 		t.Fatalf("checks are %+v", checks)
 	}
 
@@ -152,6 +152,78 @@ func TestEvictStays(t *testing.T) {
 		return nil
 	})
 	t.Logf("the tag came back %d times: %v", len(back), back)
+}
+
+// compares waits until the agent has compared itself with the catalog, and taken over what
+// somebody had changed there. It does so soon after its start, and then each minute.
+func (a *agent) compares() {
+	a.t.Helper()
+	other := &api.AgentServiceRegistration{ID: "other", Name: "other", EnableTagOverride: true}
+	must(a.t, a.api.Agent().ServiceRegister(other))
+	eventually(a.t, 20*time.Second, "a comparison", func() error {
+		found, _, err := a.api.Catalog().Service("other", "", nil)
+		if err != nil || len(found) != 1 {
+			return fmt.Errorf("the catalog has %v, %v", found, err)
+		}
+		if len(found[0].ServiceTags) == 0 {
+			_, err := a.api.Catalog().Register(&api.CatalogRegistration{Node: found[0].Node, SkipNodeUpdate: true,
+				Service: &api.AgentService{ID: "other", Service: "other", Tags: []string{"taken"}, EnableTagOverride: true}}, nil)
+			must(a.t, err)
+		}
+		info, _, err := a.api.Agent().Service("other", nil)
+		if err != nil || !slices.Equal(info.Tags, []string{"taken"}) {
+			return fmt.Errorf("the agent has %+v, %v", info, err)
+		}
+		return nil
+	})
+}
+
+// TestNothingIsToldLate: an agent tells the catalog of an output that has changed without its
+// status some minutes later, and of its old tags with it; when its member is dead and evicted
+// by then, and its check has not run out, that would make a second primary. So outputs never
+// change so: not with the role, not with a text, and not at the first registration.
+func TestNothingIsToldLate(t *testing.T) {
+	t.Parallel()
+	server := newAgent(t, "server", "", "")
+	host := newAgent(t, "host1", server.serf, `check_update_interval = "4s"`) // told after 2 s to 6 s
+	host.compares()
+	ctx := background(t)
+	n1, n2 := run(t, options("n1", host.http)), run(t, options("n2", server.http))
+	n1.session(t)
+	n2.session(t)
+	must(t, n2.Register(ctx, registration("n2", "replica", 5002)))
+	as := func(tag, status, text string) sessions.Registration {
+		r := registration("n1", tag, 5001)
+		for i := range r.Checks {
+			r.Checks[i].Status, r.Checks[i].Text = status, text
+		}
+		return r
+	}
+	must(t, n1.Register(ctx, as("", "critical", "has no role yet")))
+	must(t, n1.Register(ctx, as("replica", "passing", "streams")))
+	must(t, n1.Commit(ctx, ballot(n1, "n1")))
+	must(t, n1.Register(ctx, as("primary", "passing", "leads")))
+	server.answers(5*time.Second, 5001)
+
+	n1.stop() // as dead
+	must(t, n2.Commit(ctx, ballot(n2, "n2")))
+	must(t, n2.Evict(ctx, []string{"n1"}))
+	eventually(t, 20*time.Second, "the end of the old check", func() error {
+		entries, _, err := server.api.Health().Service("pg", "", false, nil)
+		must(t, err)
+		for _, e := range entries {
+			if e.Service.ID != "pg-n1" {
+				continue
+			}
+			if e.Checks.AggregatedStatus() == api.HealthCritical {
+				return nil
+			}
+			if slices.Contains(e.Service.Tags, "primary") {
+				t.Fatal("the tag came back while the check passed")
+			}
+		}
+		return errors.New("still passing")
+	})
 }
 
 // Whoever turns up with the tag while another is announced loses it.
@@ -245,7 +317,7 @@ func TestTagInDoubt(t *testing.T) {
 	for _, c := range []struct {
 		registration sessions.Registration
 		told         []string // beside what keeps a check from its end
-	}{{better, nil}, {later, nil}, {bad, []string{`pg-n1:server {"Status":"critical","Output":"does not answer"}`}}} {
+	}{{better, nil}, {later, nil}, {bad, []string{`pg-n1:server {"Status":"critical","Output":""}`}}} {
 		f.told.Clear()
 		err := n1.Register(ctx, c.registration)
 		if c.told == nil {
@@ -253,7 +325,7 @@ func TestTagInDoubt(t *testing.T) {
 		}
 		var told []string
 		for what := range f.told.Range {
-			if what != `pg-n1:server {"Status":"passing","Output":"takes writes"}` && what != `pg-n1:replication {"Status":"warning","Output":"one standby of two"}` {
+			if what != `pg-n1:server {"Status":"passing","Output":""}` && what != `pg-n1:replication {"Status":"warning","Output":""}` {
 				told = append(told, what.(string))
 			}
 		}
@@ -284,10 +356,10 @@ func TestToldWhatIsNew(t *testing.T) {
 	must(t, err)
 
 	const (
-		serves  = `pg-n1:server {"Status":"passing","Output":"takes writes"}`
-		lacks   = `pg-n1:replication {"Status":"warning","Output":"one standby of two"}`
-		whole   = `pg-n1:replication {"Status":"passing","Output":"one standby of two"}`
-		another = `pg-n1:replication {"Status":"passing","Output":"takes writes"}`
+		serves = `pg-n1:server {"Status":"passing","Output":""}`
+		kept   = `pg-n1:server {"Status":"passing","Output":"who knows"}`
+		lacks  = `pg-n1:replication {"Status":"warning","Output":""}`
+		whole  = `pg-n1:replication {"Status":"passing","Output":""}`
 	)
 	r := registration("n1", "replica", 5001)
 	pass := func(d time.Duration) func() { return func() { clock = clock.Add(d) } }
@@ -305,13 +377,13 @@ func TestToldWhatIsNew(t *testing.T) {
 		{"more than that", pass(1), []string{lacks, serves}},
 		{"nothing has changed since", pass(o.TTL / 4), nil},
 		{"a new status", func() { r.Checks[1].Status = "passing" }, []string{whole}},
-		{"a new text, which is the other's", func() { r.Checks[1].Text = "takes writes" }, []string{another}},
 		{"each at its time", pass(1), []string{serves}},
+		{"a new text", func() { r.Checks[1].Text = "both standbys" }, []string{whole, serves, "register"}},
 		{"the agent has another status", outside("takes writes", "critical"), []string{serves}},
-		{"the agent has another text", outside("who knows", "passing"), []string{serves}},
+		{"the agent has another output", outside("who knows", "passing"), nil},
 		{"nothing has changed again", func() {}, nil},
-		{"new meta", func() { r.Meta["term"] = "7" }, []string{another, serves, "register"}},
-		{"the agent has lost the service", func() { must(t, server.api.Agent().ServiceDeregister("pg-n1")) }, []string{another, serves, "register"}},
+		{"new meta", func() { r.Meta["term"] = "7" }, []string{whole, kept, "register"}},
+		{"the agent has lost the service", func() { must(t, server.api.Agent().ServiceDeregister("pg-n1")) }, []string{whole, serves, "register"}},
 		{"all is known", func() {}, nil},
 	} {
 		c.before()
