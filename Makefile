@@ -7,10 +7,10 @@ SHELL := /bin/bash
 # What runs tests: go test, or as CI has it (.ci/gotest).
 GOTEST    ?= go test
 TESTFLAGS ?= -timeout 45m
-# These run whole clusters, CLUSTERJOBS packages at a time. They mostly wait, as the others
-# do; but where a machine stands still at times, as those of CI do, two beside each other
-# miss more of their deadlines than one.
-CLUSTERJOBS ?= 2
+# These run whole clusters, CLUSTERJOBS at a time. They mostly wait; but where a machine
+# stands still at times, as those of CI do, two beside each other miss more of their
+# deadlines than one.
+CLUSTERJOBS ?= 3
 CLUSTERS  := github.com/pgsidecar/pgsidecar/cmd/% github.com/pgsidecar/pgsidecar/sidecar/proxy github.com/pgsidecar/pgsidecar/sidecar/drill
 BENCHFLAGS ?= -p 1 -timeout 60m
 # How many rounds of pgsidecar's failovers make bench-beside plays, and between them of
@@ -109,10 +109,8 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 
 .PHONY: test
 test: programs build format vet ## run every test, on real programs where it matters (15 minutes)
-	@failed=0; export GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)"; set -x; \
-	$(GOTEST) -p 2 $(TESTFLAGS) $(filter-out $(CLUSTERS),$(shell go list ./...)) || failed=1; \
-	printf '%s\n' $(filter $(CLUSTERS),$(shell go list ./...)) | xargs -P $(CLUSTERJOBS) -n 1 $(GOTEST) $(TESTFLAGS) || failed=1; \
-	{ set +x; } 2>/dev/null; exit $$failed
+	@export GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)"; \
+	GOTEST='$(GOTEST)' TESTFLAGS='$(TESTFLAGS)' CLUSTERJOBS='$(CLUSTERJOBS)' .tools/suite
 
 .PHONY: test-nomad
 test-nomad: programs-nomad ## run the job files on a real Nomad, as root (4 minutes, besides Nomad's build)
