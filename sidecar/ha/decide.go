@@ -389,6 +389,7 @@ func MakeReport(s State, o Observation) Report {
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed
 	r.Hidden, r.ConfigProblem, r.Misled = o.Consul.HiddenBy, v.ConfigProblem, v.Misled
 	r.Restarting = !r.Serving && (o.Intent.Restart || o.Intent.ReleaseSite || s.Damped) && !o.Busy.gaveUp(Start) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
+	r.Restarting = r.Restarting || o.rewindsToSite()
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
 		r.Term = o.Consul.Record.Term

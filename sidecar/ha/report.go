@@ -43,7 +43,8 @@ type Report struct {
 	// Down: a member whose server is surely not running, reported by the guard.
 	Down bool `json:"down,omitempty"`
 	// Restarting: a primary whose server is down because of a requested restart, or to
-	// give the writes to the other site, and is coming back; it is not deposed for that.
+	// give the writes to the other site, or a standby cluster's leader that is rewound to the
+	// other site, and is coming back; it is not deposed for that.
 	Restarting bool `json:"restarting,omitempty"`
 
 	// Checkpointed: a primary's last checkpoint is on its current timeline; a

@@ -100,6 +100,8 @@ type State struct {
 	// UnreachedAt is since when this primary hears replicas that follow it, and none of them
 	// receives anything. Zero: not so.
 	UnreachedAt Instant
+	// ReignedAt is when this site's primary was last heard, or was this member. Zero: never.
+	ReignedAt Instant
 	// WitnessAt is since when there is a witness. Wish is what it is to be told.
 	WitnessAt Instant
 	Wish      WitnessWish

@@ -72,6 +72,14 @@ func (v *view) heardNow() bool {
 	return at != 0 && !v.after(at, siteHeard)
 }
 
+// reigned reports whether this site has a primary, or had one just now: what answers at the
+// other site as a standby was not given the word since, as it has not been silent, and this
+// site's has not been old, for long enough. A site that has been without one for longer may not
+// know that the other is about to be promoted.
+func (v *view) reigned() bool {
+	return v.serving() || v.s.ReignedAt != 0 && !v.after(v.s.ReignedAt, witnessLease)
+}
+
 // wordElsewhere reports whether the witness has said that the other site has its word: what
 // answers there as a standby may be about to be promoted.
 func (v *view) wordElsewhere() bool {
@@ -85,6 +93,29 @@ func (v *view) takenThere() bool {
 	return !v.serving() && v.sourceServes() && v.o.Source.SeenAt > v.s.PhaseAt && v.o.Source.SystemID == v.rec.SystemID
 }
 
+// untaken reports whether this site was to take the writes and has not come to it, and the
+// other has them: its primary is heard since, and the witness says so. Each would else wait for
+// the other: that primary sees no later one that it were to give way to.
+func (v *view) untaken() bool {
+	return v.o.Policy.Witness != "" && v.o.Policy.StandbyOf != "" && !v.follower() && v.o.Busy.Server == NoAction &&
+		!v.witnessHeld() && v.wordElsewhere() && v.takenThere() && v.neverTook()
+}
+
+// neverTook reports whether no server of this site has written anything since it was to take
+// the writes: the first candidate has no timeline yet, or has one and was not promoted to it.
+func (v *view) neverTook() bool {
+	first := TLI(v.rec.Epoch)*EpochTimelines + v.ownHalf()*siteTimelines
+	sv := &v.o.Server
+	switch {
+	case v.rec.Epoch == 0:
+		return false
+	case v.rec.Phase == PhaseElecting:
+		return v.rec.Timeline == first
+	}
+	standby := v.stopped() && v.present() && !sv.WasPrimary || v.standby() && sv.Position.Known()
+	return v.rec.Phase == PhasePromoting && v.rec.Timeline == first+1 && standby && sv.Position.TLI < first
+}
+
 // unwitnessed reports whether the other site may take the writes in the place of this one,
 // as neither it nor the witness is heard.
 func (v *view) unwitnessed() bool {
@@ -92,7 +123,7 @@ func (v *view) unwitnessed() bool {
 	if p.Witness == "" || !p.ClosedAlone || p.StandbyOf == "" || v.follower() || v.rec.Phase == PhaseBootstrap || v.forced() {
 		return false
 	}
-	if !v.takenThere() && (v.witnessHeld() || v.heardNow() && !v.wordElsewhere()) {
+	if !v.takenThere() && (v.witnessHeld() || v.heardNow() && !v.wordElsewhere() && v.reigned()) {
 		return false
 	}
 	return !v.serving() || v.after(v.s.WitnessAt, witnessLease)
@@ -105,8 +136,10 @@ var unwitnessedRules = [...]rule{
 	{"unwitnessed-closed", nil, blocked(func(v *view) Block {
 		b := Block{What: "this site takes no writes", Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
 		if b.Missing = "the end of the primary of " + v.o.Policy.StandbyOf + " at " + v.o.Source.Address + ", which takes them"; !v.takenThere() {
-			b.Missing = "the word of the witness " + v.o.Policy.Witness + " (" + cmp.Or(v.o.Source.Witness.Problem, "it has not answered yet") +
-				"), or an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place"
+			b.Missing = "the word of the witness " + v.o.Policy.Witness + " (" + cmp.Or(v.o.Source.Witness.Problem, "it has not answered yet") + ")"
+			if v.reigned() {
+				b.Missing += ", or an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place"
+			}
 		}
 		return b
 	}), ends},
@@ -116,6 +149,9 @@ var unwitnessedRules = [...]rule{
 // what the witness is to be told.
 func (t *turn) noteWitness() {
 	s := &t.s
+	if !t.follower() && (s.Hears || t.rec.Leader == t.o.Self && t.serving()) {
+		s.ReignedAt = t.o.Now
+	}
 	s.Wish = WitnessWish{}
 	if t.o.Policy.Witness == "" || t.o.Policy.StandbyOf == "" {
 		s.WitnessAt = 0

@@ -24,6 +24,7 @@ type check struct {
 	lastHarm  [MaxMembers]int64             // newest fault that touched the member, but crashes
 	crashHarm [MaxMembers]int64             // newest crash
 	linkHarm  [MaxMembers][MaxMembers]int64 // or its link
+	doubted   [MaxMembers][MaxMembers]int64 // when a member last took another for out of reach that was not
 	asked     bool                          // an operator has asked for a handover
 }
 

@@ -73,7 +73,7 @@ func Mutations() []Mutation {
 
 // mutate corrupts what the core is about to see.
 func (w *World) mutate(o *ha.Observation) {
-	w.opt.pair.mutate(o)
+	w.opt.pair.mutate(w, o)
 	switch w.opt.Mutation {
 	case MutateS3:
 		r := &o.Consul.Record
@@ -165,12 +165,14 @@ func (w *World) underWay(o *ha.Observation) {
 }
 
 // mutate corrupts what a core of two sites sees. p may be nil.
-func (p *Pair) mutate(o *ha.Observation) {
+func (p *Pair) mutate(w *World, o *ha.Observation) {
 	r := &o.Consul.Record
 	switch {
 	case p == nil || r.StandbyOf != "":
 	case p.broken == PairDeaf:
 		o.Source.SeenAt = 0
+	case p.broken == PairLate:
+		w.members[w.index(o.Self)].sidecar.state.ReignedAt = o.Now
 	case p.broken == PairStandbys:
 		if o.Source.Witness.OthersAt = 0; r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
 			o.Source.SystemID = "" // nor whether a primary is heard there

@@ -27,6 +27,7 @@ func (o *operation) busy(sidecar uint32) ha.ActionKind {
 func (w *World) beginOp(m int, a *ha.Action) {
 	b := &w.members[m]
 	w.tell(m, "begins %s term=%d from=%s primary=%v timeline=%d sync=%v: %s", a.Kind, a.Term, a.From, a.Primary, a.Timeline, a.Sync, a.Why)
+	w.count(a)
 	b.op = operation{id: w.life(), owner: b.sidecar.epoch, action: *a, began: w.now, running: b.server.epoch}
 	if a.Kind == ha.SetSync || a.Sync.K > 0 {
 		b.sidecar.syncUnsure = true

@@ -40,6 +40,7 @@ const (
 	PairOpen                  // a primary keeps its clients without the witness's word
 	PairWordless              // who is given the writes takes them without the witness's word
 	PairStandbys              // a site opens where the other's standbys answer, whatever the witness says
+	PairLate                  // so does one that has long been without a primary, before the witness has said anything
 	PairMutations
 )
 
@@ -70,8 +71,11 @@ type PairOptions struct {
 	Members [2]int
 	Witness bool // both sites name one
 	Broken  PairMutation
-	Core    Core
-	Story   bool
+	// Parted: nothing goes wrong but that the sites cannot hear each other for a while, and
+	// people let the second take the writes meanwhile.
+	Parted bool
+	Core   Core
+	Story  bool
 }
 
 // PairResult is what came of a run.
@@ -79,6 +83,7 @@ type PairResult struct {
 	Violation, Rule            string
 	Promotions, Cuts, Planned  int
 	Steps, Commits, Superseded int
+	FromSite, Copies           int // rewinds and copies from the other site, and copies
 	Story                      []string
 }
 
@@ -99,6 +104,7 @@ func (p *Pair) Run(o PairOptions) PairResult {
 		res.Promotions += w.res.Promotions
 		res.Steps += w.res.Steps
 		res.Commits += w.res.Commits
+		res.FromSite, res.Copies = res.FromSite+w.fromSite, res.Copies+w.copies
 		for _, line := range w.check.story {
 			res.Story = append(res.Story, line[:9]+" site "+string(rune('1'+side))+line[9:])
 		}
@@ -117,10 +123,15 @@ func (p *Pair) begin(o PairOptions) {
 	if o.Witness {
 		length = p.rnd.between(40*second, 120*second)
 	}
-	for side, w := range p.worlds {
-		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, Sparse: o.Seed%3 == 0, pair: p})
+	if o.Parted {
+		length = 40 * second
 	}
-	p.draw(length)
+	for side, w := range p.worlds {
+		w.reset(Options{Seed: o.Seed*2 + uint64(side), Members: o.Members[side], Core: o.Core, Story: o.Story, Follower: side == 1, Length: length, Sparse: o.Seed%3 == 0, Calm: o.Parted, pair: p})
+	}
+	if p.draw(length); o.Parted {
+		p.orders = append(p.orders[:0], order{length / 4, cutSites, 0}, order{length / 2, promoteThere, 1}, order{length * 3 / 4, healSites, 0})
+	}
 }
 
 // draw decides what people do, and when the sites cannot hear each other.
@@ -149,6 +160,9 @@ func (p *Pair) draw(length int64) {
 			}
 		}
 	}
+	if p.witness.named && length > 50*second && r.chance(200) {
+		p.drawAlone(length, add)
+	}
 	for i := range r.below(4) {
 		at, side := r.between(3*second, length), r.below(2)
 		if i == 0 {
@@ -168,6 +182,20 @@ func (p *Pair) draw(length int64) {
 	add(length, healSites, 0)
 	add(length, healWitness, 0)
 	add(length, healWitness, 1)
+}
+
+// drawAlone cuts a site off from the other and from the witness, until the other may take the
+// writes: about then they hear each other again, and the witness is heard later.
+func (p *Pair) drawAlone(length int64, add func(at int64, what orderKind, side int)) {
+	r := &p.rnd
+	from, side := r.between(3*second, length-46*second), r.below(2)
+	add(from, cutWitness, side)
+	add(from, cutSites, side)
+	for at := from + 36*second; at < from+45*second; at += r.between(second, 3*second) {
+		add(at, promoteThere, 1-side)
+	}
+	add(from+r.between(36*second, 46*second), healSites, side)
+	add(from+r.between(46*second, 60*second), healWitness, side)
 }
 
 // next lets the next event of either world, or the next order, happen.
@@ -333,6 +361,9 @@ func (p *Pair) recorded(side int, before *ha.Record, res *PairResult) {
 			}
 		}
 		w.tell(-1, "the site takes the writes in epoch %d", r.Epoch)
+		if p.cut && p.rnd.chance(300) { // before it serves
+			p.orders = append(p.orders, order{w.now + p.rnd.between(0, 1500*milli), healSites, side})
+		}
 	}
 	if r.Phase != ha.PhaseLeading || before.Phase == ha.PhaseLeading || r.StandbyOf != "" {
 		return

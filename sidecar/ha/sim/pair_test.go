@@ -13,7 +13,7 @@ import (
 
 var (
 	pairRuns    = flag.Int("sim.pairruns", 200, "how many runs of each size TestPair makes")
-	pairWitness = flag.Bool("sim.pairwitness", false, "that run's sites name a witness")
+	pairWitness = flag.Bool("sim.pairwitness", false, "that run's sites name a witness, or those of all runs")
 	pairSeed    = flag.Uint64("sim.pairseed", 0, "the only seed that TestPair runs, with its story")
 )
 
@@ -36,7 +36,7 @@ func TestPair(t *testing.T) {
 			var sum sim.PairResult
 			bad := map[string][]uint64{}
 			for i := range *pairRuns {
-				o := sim.PairOptions{Seed: *first + uint64(i), Members: members, Witness: i%2 == 1}
+				o := sim.PairOptions{Seed: *first + uint64(i), Members: members, Witness: i%2 == 1 || *pairWitness}
 				r := p.Run(o)
 				sum.Promotions, sum.Planned, sum.Superseded = sum.Promotions+r.Promotions, sum.Planned+r.Planned, sum.Superseded+r.Superseded
 				if r.Violation == "" {
@@ -55,6 +55,19 @@ func TestPair(t *testing.T) {
 				t.Error("no site was superseded, or none took what another gave up: nothing is shown of that")
 			}
 		})
+	}
+}
+
+// TestReturnedSite: of a site in whose place the other has taken the writes, one member alone
+// is rewound to that one, over the long way between them, and nobody is copied anew.
+func TestReturnedSite(t *testing.T) {
+	p := sim.NewPair()
+	for seed := range uint64(60) {
+		r := p.Run(sim.PairOptions{Seed: seed + 1, Members: [2]int{3, 2}, Parted: true})
+		// The site that follows was copied first: its founder from the other site, the other from that one.
+		if r.Violation != "" || r.Superseded != 1 || r.FromSite != 1+1 || r.Copies != 2 {
+			t.Errorf("seed %d: %s; %d sites gave way, %d fetches from the other site, %d copies", seed+1, r.Violation, r.Superseded, r.FromSite, r.Copies)
+		}
 	}
 }
 

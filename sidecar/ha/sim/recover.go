@@ -103,7 +103,7 @@ func (w *World) checkSticky(m int, old *ha.Record) {
 			}
 		}
 	}
-	cutOff := c.lastHarm[m] > since || c.linkHarm[m][p] > since
+	cutOff := c.lastHarm[m] > since || max(c.linkHarm[m][p], c.doubted[m][p]) > since
 	if cutOff && aloneElects(old) {
 		return
 	}

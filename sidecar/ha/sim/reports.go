@@ -160,7 +160,9 @@ func (w *World) suspect(m, p int) {
 	case !w.both(m, p) || !o.hostUp || o.hostPaused > w.now:
 		e.Unreachable = true
 	case !e.Unreachable:
-		e.Unreachable = !w.calm && !w.opt.Calm && w.odd.chance(100)
+		if e.Unreachable = !w.calm && !w.opt.Calm && w.odd.chance(100); e.Unreachable {
+			w.check.doubted[m][p] = w.now
+		}
 	default:
 		e.Unreachable = w.odd.chance(500)
 	}

@@ -106,6 +106,16 @@ func (w *World) promoteSite() {
 	w.at(2*second, evSite, w.n)
 }
 
+// count counts what is fetched as a whole.
+func (w *World) count(a *ha.Action) {
+	if a.Kind == ha.Clone {
+		w.copies++
+	}
+	if ha.IsSite(a.From) && (a.Kind == ha.Clone || a.Kind == ha.Rewind) {
+		w.fromSite++
+	}
+}
+
 // askSite is one question of m's sidecar to the other site's primary.
 func (w *World) askSite(m int) {
 	b := &w.members[m]

@@ -96,10 +96,13 @@ type World struct {
 	calm     bool // faults are over
 	beyond   beyond
 
-	site  site
-	given []ackedUpTo // what had been acknowledged when this site last gave up the writes
-	check check
-	res   Result
+	site site
+	// How often something was fetched from the other site as a whole, or by a rewind, and how
+	// often any server was copied.
+	fromSite, copies int
+	given            []ackedUpTo // what had been acknowledged when this site last gave up the writes
+	check            check
+	res              Result
 }
 
 // shape is what a seed draws once for the whole run.
@@ -194,6 +197,7 @@ func (w *World) reset(o Options) {
 		w.beyond.scale = replayScale
 	}
 	w.site, w.given = site{}, w.given[:0]
+	w.fromSite, w.copies = 0, 0
 	w.res = Result{Seed: o.Seed, Members: o.Members}
 	w.check.reset()
 	w.net = network{}
