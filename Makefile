@@ -129,6 +129,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (ten minutes)
 	@mkdir -p $(DRILLSDIR)
 	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
+	bin/pgsidecar drill site-split --sites 2 --no-witness --html $(DRILLSDIR)/split.html --json $(DRILLSDIR)/split.json --junit $(DRILLSDIR)/split.xml --logs $(DRILLSDIR)/logs
 	bin/pgsidecar drill site-switch site-lost site-cut-off witness-lost --sites 2 --html $(DRILLSDIR)/sites.html --json $(DRILLSDIR)/sites.json --junit $(DRILLSDIR)/sites.xml --logs $(DRILLSDIR)/logs
 
 .PHONY: chaos

@@ -197,3 +197,36 @@ func TestSiteDrills(t *testing.T) {
 		})
 	}
 }
+
+// TestSiteSplit: two sites without a witness, cut off from each other, both take writes where
+// a person promotes the second, for as long as the cut lasts; then the later one stays, and
+// the other loses what was announced, and keeps it aside. Where nobody promotes it, nothing
+// is lost.
+func TestSiteSplit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes two clusters, for two minutes")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	l := cluster(t, lab.Options{Isolated: true, Sites: 2, Unwitnessed: true})
+	for _, name := range []string{"site-split", "site-cut-off"} {
+		t.Run(name, func(t *testing.T) {
+			s, err := drill.Find(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := drill.Run(t.Context(), s, drill.Options{Lab: l, Workers: 2, Hold: 8 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			show(t, r)
+			for _, f := range append(r.Failures, describedBySchema(t, drill.NewResults("test", []*drill.Report{r}))...) {
+				t.Error(f)
+			}
+			if split := name == "site-split"; (r.Sites.After != r.Sites.Before) != split || (r.Sites.BothMs > 0) != split || (r.Rows.Lost > 0) != split {
+				t.Errorf("the sites are %+v, and %d rows are lost", r.Sites, r.Rows.Lost)
+			}
+		})
+	}
+}

@@ -34,6 +34,8 @@ type Options struct {
 	// DNSEvery is how often DNS is asked (DNSPoller.Interval); 0: 2 ms, and 100 ms
 	// with PauseOnly.
 	DNSEvery time.Duration
+	// Hold is how long a fault lasts whose scenario says how long; 0: as that says.
+	Hold     time.Duration
 	Progress func(string) // nil: none
 }
 
@@ -69,8 +71,10 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	plan := o.Lab.Plan()
-	if err := s.Possible(plan); err != nil {
+	if s.Hold > 0 {
+		s.Hold = cmp.Or(o.Hold, s.Hold)
+	}
+	if err := s.Possible(o.Lab.Sites()[0].Plan()); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, err)
 	}
 	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries), run: rand.Int64(),

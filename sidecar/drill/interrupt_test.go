@@ -125,8 +125,9 @@ func TestPossible(t *testing.T) {
 	}
 	loopback := &lab.Plan{Mode: "quorum", Standbys: 1, Hosts: append(hosts(lab.KindConsul, 1), hosts(lab.KindMember, 3)...)}
 	whole := &lab.Plan{Mode: "quorum", Standbys: 1, Isolated: true, Breakable: true, Hangable: true, Sited: lab.Sited{Site: new(lab.Site)}, Hosts: append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 3)...)}
-	small := *whole
+	small, witnessed := *whole, *whole
 	small.Hosts = append(hosts(lab.KindConsul, 3), hosts(lab.KindMember, 2)...)
+	witnessed.Hosts = append(hosts(lab.KindWitness, 1), whole.Hosts...)
 	seen := map[string]bool{}
 	for _, s := range drill.Scenarios() {
 		if seen[s.Name] || s.Name == "" || s.Why == "" || s.Fault == nil || s.Expect == "" {
@@ -137,8 +138,11 @@ func TestPossible(t *testing.T) {
 		if err := s.Possible(loopback); (err != nil) != needs {
 			t.Errorf("%s on loopback: %v", s.Name, err)
 		}
-		if err := s.Possible(whole); err != nil {
+		if err := s.Possible(whole); err != nil && !(s.Witness && errors.Is(err, drill.ErrWitness)) {
 			t.Errorf("%s in a whole lab: %v", s.Name, err)
+		}
+		if err := s.Possible(&witnessed); errors.Is(err, drill.ErrWitnessed) != s.Split {
+			t.Errorf("%s with a witness: %v", s.Name, err)
 		}
 		if err := s.Possible(&small); errors.Is(err, drill.ErrMembers) != s.Away {
 			t.Errorf("%s with two members: %v", s.Name, err)

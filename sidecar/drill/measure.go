@@ -44,6 +44,9 @@ func (r *rehearsal) close(ctx context.Context) error {
 	}
 	r.reportRoutes()
 	p.Reigns, p.Overlaps = r.primaries.Reigns(), r.primaries.Overlaps()
+	if r.scenario.Split {
+		r.closeSplit()
+	}
 	last := p.Reigns[len(p.Reigns)-1]
 	if p.Sites != nil {
 		p.Sites.After = r.Lab.SiteOf(last.Member).Name()

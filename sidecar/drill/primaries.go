@@ -67,15 +67,30 @@ func (p *Primaries) Reigns() []Reign {
 // one acknowledged a write that was sent after the other had acknowledged its
 // first, and the other the same. A server that leads twice does so on two
 // timelines, so a legitimate return is no overlap.
-func (p *Primaries) Overlaps() []string {
+func (p *Primaries) Overlaps() (found []string) {
+	for _, o := range p.overlaps() {
+		found = append(found, o.String())
+	}
+	return found
+}
+
+// overlap is a pair of servers that took writes at once.
+type overlap struct{ before, after Reign }
+
+func (o overlap) String() string {
+	return fmt.Sprintf("%s (timeline %d) still took writes %v after %s (timeline %d) had taken its first",
+		o.before.Member, o.before.Timeline, o.lasted().Round(time.Millisecond), o.after.Member, o.after.Timeline)
+}
+
+func (o overlap) lasted() time.Duration { return o.before.LastSent.Sub(o.after.First) }
+
+func (p *Primaries) overlaps() (found []overlap) {
 	reigns := p.Reigns()
-	var found []string
 	for i, a := range reigns {
 		for _, b := range reigns[i+1:] {
 			// b's first write lies wholly between a's first and one more of a's.
 			if b.FirstSent.After(a.First) && b.First.Before(a.LastSent) {
-				found = append(found, fmt.Sprintf("%s (timeline %d) still took writes %v after %s (timeline %d) had taken its first",
-					a.Member, a.Timeline, a.LastSent.Sub(b.First).Round(time.Millisecond), b.Member, b.Timeline))
+				found = append(found, overlap{a, b})
 			}
 		}
 	}

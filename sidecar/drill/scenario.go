@@ -32,6 +32,8 @@ type Scenario struct {
 	Breakable bool
 	Hangs     bool // it lets a disk hang, so it needs a lab that can (lab.Plan.Hangable)
 	Sites     bool // it is of two sites
+	Witness   bool // who have a witness
+	Split     bool // who have none, and both take writes beside each other
 	Servers   int  // of Consul that it needs at least; 0: any number
 	// Away says that a member is away while writes are to go on: the others must
 	// be enough for a commit.
@@ -40,8 +42,9 @@ type Scenario struct {
 	// NoDNS says that Consul's DNS may not answer while the fault lasts, so that
 	// way is not waited for before the fault is undone. Its pause counts.
 	NoDNS bool
-	// Unheard is the site whose clients the fault keeps from any primary: they are not waited
-	// for before the fault is undone, and their pause does not count; nil: there is none.
+	// Unheard is the site whose clients the fault keeps from any primary, or from any new one:
+	// they are not waited for before the fault is undone, and their pause does not count; nil:
+	// there is none.
 	Unheard func(c Cast) *lab.Lab
 	// Catalog says that Consul's catalog is put back too, with the tag of an earlier
 	// primary: DNS may name two until the leader has taken it away (takenBack).
@@ -67,6 +70,9 @@ var (
 	ErrServers = errors.New("too few Consul servers (lab up --consul-servers 3)")
 	// ErrMembers: with one member away no commit would be acknowledged.
 	ErrMembers = errors.New("too few members: with one away, no commit would be acknowledged (lab up --members 3)")
+	// ErrWitness: the sites have no witness, and ErrWitnessed: they have one.
+	ErrWitness   = errors.New("the sites have no witness (lab up --sites 2, without --no-witness)")
+	ErrWitnessed = errors.New("the sites have a witness, which keeps one of them from the writes (lab up --sites 2 --no-witness)")
 )
 
 // Possible returns why a lab cannot play the scenario, or nil.
@@ -80,12 +86,21 @@ func (s Scenario) Possible(p *lab.Plan) error {
 		return lab.ErrNotHangable
 	case s.Sites && p.Site == nil:
 		return lab.ErrOneSite
+	case s.Witness && !witnessed(p):
+		return ErrWitness
+	case s.Split && witnessed(p):
+		return ErrWitnessed
 	case s.Servers > len(p.Servers()):
 		return ErrServers
 	case s.Away && p.Mode == string(ha.ModeQuorum) && len(p.Members()) < p.Standbys+2:
 		return ErrMembers
 	}
 	return nil
+}
+
+func witnessed(p *lab.Plan) bool {
+	_, is := p.Witness()
+	return is
 }
 
 // Cast is who plays which part when the fault is injected.

@@ -1,10 +1,35 @@
 package drill
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
 )
+
+// TestSplit: that both sites take writes is what a split of them is to show; that two servers
+// of one site do is a fault.
+func TestSplit(t *testing.T) {
+	siteOf := func(member string) string { return map[string]string{"n1": "dc1", "n2": "dc1", "n4": "dc2"}[member] }
+	begun := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	p := new(Primaries)
+	write := func(member string, timeline uint32, seconds ...int) {
+		for _, s := range seconds {
+			at := begun.Add(time.Duration(s) * time.Second)
+			p.Add(Ack{Member: member, Timeline: timeline, Sent: at.Add(-time.Millisecond), Acked: at})
+		}
+	}
+	write("n1", 1, 1, 20)
+	write("n4", 97, 8, 30)
+	s := new(SitesReport)
+	if within := s.split(p.overlaps(), siteOf); len(within) != 0 || math.Round(s.BothMs) != 11999 {
+		t.Errorf("both took writes for %.0f ms; within a site %q", s.BothMs, within)
+	}
+	write("n2", 2, 15)
+	if within := new(SitesReport).split(p.overlaps(), siteOf); len(within) != 1 || !strings.HasPrefix(within[0], "n1 (timeline 1) still took writes 4.999s after n2") {
+		t.Errorf("within a site: %q", within)
+	}
+}
 
 // TestSitesReport: rows that are lost are counted by the site that acknowledged them, and
 // compared with what site promote had announced.

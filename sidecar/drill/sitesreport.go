@@ -23,6 +23,9 @@ type SitesReport struct {
 	// Refused is what was refused while the fault lasted, and what was said; empty: nothing
 	// was to be.
 	Refused string `json:"refused,omitempty"`
+	// BothMs is how long both sites took writes beside each other, where nothing kept them
+	// from it; 0: they did not.
+	BothMs float64 `json:"both_ms,omitempty"`
 	// KeptBytes is what the members of the site that took the writes before have kept aside
 	// of their log since the drill began, in bytes.
 	KeptBytes int64 `json:"kept_bytes"`
@@ -160,6 +163,29 @@ func (r *rehearsal) closeSites(v Verdict) error {
 	return err
 }
 
+// closeSplit tells the overlap of two sites that nothing kept from it, which is what is to be
+// seen, from one within a site.
+func (r *rehearsal) closeSplit() {
+	p := r.report
+	p.Overlaps = p.Sites.split(r.primaries.overlaps(), func(member string) string { return r.Lab.SiteOf(member).Name() })
+	if p.Sites.BothMs < ms(r.scenario.Hold) {
+		p.Failures = append(p.Failures, fmt.Sprintf("both sites took writes for %.0f ms, and the fault lasted for %v", p.Sites.BothMs, r.scenario.Hold))
+	}
+}
+
+// split notes for how long both sites took writes, and returns in words where two servers of
+// one site did.
+func (s *SitesReport) split(all []overlap, siteOf func(member string) string) (within []string) {
+	for _, o := range all {
+		if siteOf(o.before.Member) == siteOf(o.after.Member) {
+			within = append(within, o.String())
+			continue
+		}
+		s.BothMs = max(s.BothMs, ms(o.lasted()))
+	}
+	return within
+}
+
 // kept is how much the members of a site have kept aside of their log.
 func kept(site *lab.Lab) (sum int64, err error) {
 	for _, m := range site.Plan().Members() {
@@ -210,6 +236,9 @@ func (r *Report) writeSites(line func(name, format string, args ...any)) {
 		line("  announced", "%s", a.Words)
 		line("", "that is %d rows at most: %d acknowledged since, and %d bytes of log", a.Bound, a.Since, a.LagBytes)
 		line("  kept aside", "%d bytes of log at %s", s.KeptBytes, s.Before)
+	}
+	if s.BothMs > 0 {
+		line("  both", "took writes beside each other for %.1f s", s.BothMs/1000)
 	}
 	if s.Refused != "" {
 		line("  refused", "%s", s.Refused)

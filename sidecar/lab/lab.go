@@ -45,9 +45,10 @@ type Options struct {
 	Backup        bool   // make backups, by pgBackRest, to a folder of the lab
 	// Sites is the number of sites, 1 or 2: the second has a Consul of its own, and at most
 	// two members, whose cluster follows the first's; 30 ms are between them; and a third
-	// Consul is their witness. Isolated. 0: 1.
-	Sites int
-	Other *Plan // the lab of the other site, whose cluster this one follows, with its secrets; nil: there is none
+	// Consul is their witness, unless Unwitnessed. Isolated. 0: 1.
+	Sites       int
+	Unwitnessed bool
+	Other       *Plan // the lab of the other site, whose cluster this one follows, with its secrets; nil: there is none
 	// Breakable gives the members disks that can be filled, an archive that can
 	// be blocked, and Consul ACLs whose token can be revoked; needs root.
 	Breakable bool
@@ -99,6 +100,8 @@ func New(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("%w: %d sites; 1 or 2", ErrOption, o.Sites)
 	case o.Sites == 2 && (!o.Isolated || o.Breakable || o.Backup || o.Agent != nil || o.Other != nil):
 		return nil, fmt.Errorf("%w: two sites need network namespaces (--isolated), and go with neither --breakable nor --backup", ErrOption)
+	case o.Unwitnessed && o.Sites != 2:
+		return nil, fmt.Errorf("%w: one site has no witness", ErrOption)
 	case members < 1 || members > 9:
 		return nil, fmt.Errorf("%w: %d members; 1 to 9", ErrOption, members)
 	case p.Mode != "quorum" && p.Mode != "async":
@@ -131,7 +134,7 @@ func New(o Options) (*Lab, error) {
 	}
 	l := &Lab{plan: p, detached: o.Detached, agent: o.Agent, log: o.Log, relays: map[string]*relay{}}
 	if o.Sites == 2 {
-		return l, l.addSite()
+		return l, l.addSite(!o.Unwitnessed)
 	}
 	if err := p.givePorts(); err != nil {
 		return nil, err

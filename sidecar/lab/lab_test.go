@@ -255,6 +255,7 @@ func TestRefusals(t *testing.T) {
 		"unknown mode":    {Dir: "x", Mode: "sometimes"},
 		"three sites":     {Dir: "x", Sites: 3, Isolated: true},
 		"two on loopback": {Dir: "x", Sites: 2},
+		"unwitnessed one": {Dir: "x", Unwitnessed: true},
 		"missing program": {Dir: "x", Binary: "/nonexistent/pgsidecar"},
 	} {
 		if _, err := lab.New(o); !errors.Is(err, lab.ErrOption) && !errors.Is(err, programs.ErrMissing) {

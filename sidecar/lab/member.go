@@ -156,7 +156,9 @@ standby_of {
 {{- if .Service}}
   service    = {{q .Service}}
   datacenter = {{q .Datacenter}}
+{{- if .Witness}}
   witness    = {{q .Witness}}
+{{- end}}
 {{- else}}
   addresses = [{{range $i, $a := .Addresses}}{{if $i}}, {{end}}{{q $a}}{{end}}]
   apis      = [{{range $i, $a := .APIs}}{{if $i}}, {{end}}{{q $a}}{{end}}]

@@ -31,7 +31,7 @@ type Site struct {
 	Number     int    `json:"number"`     // 1 or 2
 	Datacenter string `json:"datacenter"` // of its Consul
 	WAN        string `json:"wan"`        // the namespace of what is between the sites
-	// Servers are all Consul servers, of both sites and the witness, by their address in
+	// Servers are all Consul servers, of both sites and any witness, by their address in
 	// the gossip between datacenters.
 	Servers []string `json:"servers"`
 }
@@ -112,8 +112,8 @@ func (l *Lab) Name() string { return l.plan.Datacenter(l.plan.App()) }
 // secondMembers is how many members the second site has at most: two cores bear five.
 const secondMembers = 2
 
-// addSite lays out a second site, whose cluster follows the first's, and a witness.
-func (l *Lab) addSite() error {
+// addSite lays out a second site, whose cluster follows the first's, and perhaps a witness.
+func (l *Lab) addSite(witness bool) error {
 	first := l.plan
 	second := *first
 	var err error
@@ -123,10 +123,13 @@ func (l *Lab) addSite() error {
 	second.Dir, second.Hosts = filepath.Join(first.Dir, secondDatacenter), nil
 	wan := "pgl" + first.ID + "-wan"
 	first.Site, second.Site = &Site{Number: 1, Datacenter: firstDatacenter, WAN: wan}, &Site{Number: 2, Datacenter: secondDatacenter, WAN: wan}
-	second.Other = &OtherSite{Dir: first.Dir, Service: first.Cluster, Datacenter: firstDatacenter, Witness: WitnessDatacenter}
+	second.Other = &OtherSite{Dir: first.Dir, Service: first.Cluster, Datacenter: firstDatacenter}
 	second.addHosts(len(first.Servers()), min(len(first.Members()), secondMembers), first)
-	first.Hosts = append(first.Hosts, Host{Name: "witness", Kind: KindWitness, Address: "10.213.2.10", Dir: filepath.Join(first.Dir, "witness"),
-		Namespace: "pgl" + first.ID + "-witness"})
+	if witness {
+		second.Other.Witness = WitnessDatacenter
+		first.Hosts = append(first.Hosts, Host{Name: "witness", Kind: KindWitness, Address: "10.213.2.10", Dir: filepath.Join(first.Dir, "witness"),
+			Namespace: "pgl" + first.ID + "-witness"})
+	}
 	if err := errors.Join(first.givePorts(), second.givePorts()); err != nil {
 		return err
 	}
@@ -175,10 +178,13 @@ func (l *Lab) nameOther(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	command := []string{"settings", "set", "standby_of.service=" + l.plan.Cluster, "standby_of.datacenter=" + secondDatacenter, "--yes"}
+	if _, witnessed := l.plan.Witness(); witnessed {
+		command = append(command, "standby_of.witness="+WitnessDatacenter)
+	}
 	var last error
 	err = every(ctx, 500*time.Millisecond, func() (bool, error) {
-		_, last = l.Pgsidecar(ctx, l.plan.Members()[0].Name, "yes", "settings", "set", "standby_of.service="+l.plan.Cluster,
-			"standby_of.datacenter="+secondDatacenter, "standby_of.witness="+WitnessDatacenter, "--yes")
+		_, last = l.Pgsidecar(ctx, l.plan.Members()[0].Name, "yes", command...)
 		return last == nil, nil
 	})
 	if err != nil {

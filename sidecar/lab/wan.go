@@ -84,7 +84,7 @@ func (l *Lab) slowWAN(ctx context.Context, progress func(string)) error {
 	return nil
 }
 
-// CutSites cuts the sites off from each other: both still reach the witness.
+// CutSites cuts the sites off from each other: both still reach the witness, if there is one.
 func (l *Lab) CutSites(ctx context.Context) error { return l.isolateSites(ctx, "on") }
 
 func (l *Lab) isolateSites(ctx context.Context, state string) error {

@@ -27,6 +27,7 @@ type drillOptions struct {
 	pauseOnly bool
 	dnsEvery  time.Duration
 	repeat    int
+	hold      time.Duration
 	objective drill.Objective
 	files     drillFiles
 	all       bool
@@ -70,6 +71,7 @@ that it can play every one of one site (as root; ten minutes); those of two need
 	f.DurationVar(&o.dnsEvery, "dns-every", 0, "ask DNS for the primary at this `interval` (default 2ms, with --pause-only 100ms)")
 	f.IntVar(&o.workers, "workers", 4, "`number` of connections that write through each route")
 	f.IntVar(&o.repeat, "repeat", 1, "how `often` each scenario is done")
+	f.DurationVar(&o.hold, "hold", 0, "how `long` a fault lasts that is undone after a time (default as the scenario says; site-cut-off: 45s)")
 	f.DurationVar(&o.objective.RTO, "rto", 0, "longest pause in acknowledged writes that is allowed (default any)")
 	f.Int64Var(&o.objective.RPO, "rpo", 0, "acknowledged `rows` that may be lost")
 	f.StringVar(&o.files.json, "json", "", "write the results to this `file`, as JSON")
@@ -96,6 +98,8 @@ func listScenarios(a *Process, format output) error {
 	for _, s := range drill.Scenarios() {
 		l := listed{Name: s.Name, Why: s.Why}
 		switch {
+		case s.Split:
+			l.Needs = "--sites 2 --no-witness"
 		case s.Sites:
 			l.Needs = "--sites 2"
 		case s.Isolated:
@@ -177,7 +181,7 @@ func drillAll(ctx context.Context, a *Process, o drillOptions, names []string) (
 			return true
 		})
 	}
-	reports, err := drill.Sequence(ctx, scenarios, o.repeat, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly, DNSEvery: o.dnsEvery,
+	reports, err := drill.Sequence(ctx, scenarios, o.repeat, drill.Options{Lab: l, Routes: o.routes, Workers: o.workers, PauseOnly: o.pauseOnly, DNSEvery: o.dnsEvery, Hold: o.hold,
 		Objective: o.objective, Progress: func(what string) { fmt.Fprintln(a.Stderr, what) }}, func(r *drill.Report) error {
 		if !r.Passed() && o.files.logs != "" {
 			into := filepath.Join(o.files.logs, r.Fault.UTC().Format("20060102T150405Z")+"-"+r.Scenario)
@@ -284,6 +288,8 @@ func (o drillOptions) check() error {
 		return usage("--repeat %d: at least 1", o.repeat)
 	case o.workers < 1 || o.workers > 50:
 		return usage("--workers %d: 1 to 50", o.workers)
+	case o.hold < 0:
+		return usage("--hold is not negative")
 	case o.dnsEvery < 0:
 		return usage("--dns-every is not negative")
 	case o.objective.RTO < 0 || o.objective.RPO < 0:

@@ -55,6 +55,7 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 	f.BoolVar(&o.Backup, "backup", false, "archive the log and make backups, by pgBackRest, to a folder of the lab")
 	f.BoolVar(&o.Breakable, "breakable", false, "members with disks that can be filled (in memory) and an archive, Consul with ACLs: some drills ask for it (needs root)")
 	f.IntVar(&o.Sites, "sites", 1, "`number` of sites, 1 or 2 (--sites alone: 2): the second has a Consul of its own and two members that follow the first's, 30 ms away, and a third Consul is the witness; means --isolated (needs root)")
+	f.BoolVar(&o.Unwitnessed, "no-witness", false, "two sites without a third Consul as their witness")
 	f.StringVar(&o.Mode, "mode", "quorum", "durability `mode`: quorum or async")
 }
 
