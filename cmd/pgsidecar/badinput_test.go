@@ -303,3 +303,61 @@ func TestUnreachableDatacenter(t *testing.T) {
 	}
 	r.stop()
 }
+
+// TestBadSites: a cluster that is to follow itself, a cluster that refuses its password, or
+// one that follows it in turn, says so, and makes nothing; with the right password it follows.
+func TestBadSites(t *testing.T) {
+	west := newRig(t)
+	west.startConsul()
+	west.start()
+	west.logged(long, "announced", "tag=primary")
+	follower := func(cluster, standbyOf string) *rig {
+		r := west.beside("n1")
+		r.configure("standby_of {\n" + standbyOf + "\n}")
+		if err := r.replace(`cluster = "pg"`, fmt.Sprintf("cluster = %q", cluster)); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	nothing := func(t *testing.T, r *rig) {
+		t.Helper()
+		if _, err := os.Stat(filepath.Join(r.data(), "PG_VERSION")); !os.IsNotExist(err) {
+			t.Errorf("%s has a server: %v", r.dir, err)
+		}
+	}
+	t.Run("itself", func(t *testing.T) {
+		r := follower("self", `service = "self"`)
+		r.start()
+		r.logged(long, "waiting", "no standby cluster is founded", "the primary of self@local")
+		t.Log(r.log.String())
+		nothing(t, r)
+		r.stop()
+	})
+	t.Run("a circle", func(t *testing.T) {
+		one, two := follower("one", `service = "two"`), follower("two", `service = "one"`)
+		one.start()
+		two.start()
+		one.logged(long, "waiting", "no standby cluster is founded", "the primary of two@local")
+		two.logged(long, "waiting", "no standby cluster is founded", "the primary of one@local")
+		t.Log(one.log.String())
+		for _, r := range []*rig{one, two} {
+			nothing(t, r)
+			r.stop()
+		}
+	})
+	t.Run("a wrong password", func(t *testing.T) {
+		r := follower("east", `service = "pg"`)
+		r.setPassword("replication", "not the one")
+		r.start()
+		r.logged(long, "waiting", "no standby cluster is founded", "the primary of pg@local", "password")
+		t.Log(r.log.String())
+		nothing(t, r)
+		r.setPassword("replication", "secret of replication")
+		r.logged(long, "announced", "tag=standby-leader")
+		r.stop()
+		if strings.Contains(r.log.String(), "not the one") {
+			t.Error("the password was printed")
+		}
+	})
+	west.stop()
+}

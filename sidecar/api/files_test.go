@@ -110,6 +110,13 @@ func TestSiteMetrics(t *testing.T) {
 			t.Errorf("no line %q", line)
 		}
 	}
+	o.Source.SystemID = "another"
+	text = newBench(t, v, nil).ask(http.MethodGet, "/metrics").Body.String()
+	for _, line := range []string{`pgsidecar_site_both{site="pg@dc2"} 0`, `pgsidecar_site_may_switch{site="pg@dc2"} 0`} {
+		if !strings.Contains(text, line) {
+			t.Errorf("with other data there: no line %q", line)
+		}
+	}
 }
 
 // dashboard is what of a Grafana dashboard is checked.

@@ -58,6 +58,8 @@ func (f facts) whyNot(s *SiteStatus) string {
 		return "the other site was never heard by this member"
 	case f.age(o.Source.HeardAt) > lateSite:
 		return "the other site is not heard"
+	case !s.Follows && o.Source.SystemID != "" && o.Source.SystemID != o.Consul.Record.SystemID:
+		return "the other site has other data"
 	case !s.Follows:
 		return ""
 	case s.Problem != "":

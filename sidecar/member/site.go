@@ -165,7 +165,11 @@ func (s *site) heard(said checks.SiteServer, address string) {
 // find asks all servers of the other site, side by side, which is the primary. Of two, as
 // where one does not know yet that it was deposed, the one on the later timeline is.
 func (s *site) find(ctx context.Context, of *settings.Site) {
-	if err := s.servers(ctx, of); err != nil && len(s.known) == 0 {
+	err := s.servers(ctx, of)
+	if own := s.notOwn(s.ownServers()); own != nil {
+		err = own
+	}
+	if err != nil && len(s.known) == 0 {
 		s.set(func(src *ha.Source) { src.Problem = err.Error() })
 		return
 	}
@@ -227,7 +231,7 @@ func (s *site) servers(ctx context.Context, of *settings.Site) error {
 	if of.Service == "" {
 		s.known = of.Addresses
 		s.setAPIs(of.APIs)
-		return s.notOwn()
+		return nil
 	}
 	found, err := s.member.cluster.Site(ctx, of.Service, of.Datacenter)
 	if err != nil {
@@ -251,14 +255,35 @@ func (s *site) servers(ctx context.Context, of *settings.Site) error {
 		apis = of.APIs
 	}
 	s.setAPIs(apis)
-	return s.notOwn()
+	return nil
+}
+
+// ownServers are the addresses of this cluster's servers, as far as this member hears: its
+// own first.
+func (s *site) ownServers() []string {
+	own := []string{s.member.config.Postgres.Advertise}
+	if snap := s.member.sidecar.Snapshot(); snap != nil {
+		for i := range snap.Observation.Peers {
+			if at := snap.Observation.Peers[i].Report.Postgres; at != "" {
+				own = append(own, at)
+			}
+		}
+	}
+	return own
 }
 
 // notOwn refuses a site whose servers are this cluster's own.
-func (s *site) notOwn() error {
-	if own := s.member.config.Postgres.Advertise; slices.Contains(s.known, own) {
+func (s *site) notOwn(own []string) error {
+	for i, at := range own {
+		if !slices.Contains(s.known, at) {
+			continue
+		}
 		s.known = nil
-		return fmt.Errorf("standby_of names this cluster itself: %s is this member's own server", own)
+		whose := "this member's own server"
+		if i > 0 {
+			whose = "the server of another of its members"
+		}
+		return fmt.Errorf("standby_of names this cluster itself: %s is %s", at, whose)
 	}
 	return nil
 }

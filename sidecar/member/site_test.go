@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/checks"
-	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
@@ -50,13 +49,20 @@ func TestPrimaryOf(t *testing.T) {
 
 // TestSiteIsOwn: a site whose servers are this cluster's own is not asked anything.
 func TestSiteIsOwn(t *testing.T) {
-	s := &site{member: &Member{config: &config.Config{}}}
-	s.member.config.Postgres.Advertise = "10.0.0.1:5432"
-	err := s.servers(t.Context(), &settings.Site{Addresses: []string{"10.0.0.2:5432", "10.0.0.1:5432"}})
-	if err == nil || !strings.Contains(err.Error(), "names this cluster itself") || len(s.known) > 0 {
-		t.Errorf("%v; known %v", err, s.known)
-	}
-	if err := s.servers(t.Context(), &settings.Site{Addresses: []string{"10.1.0.1:5432"}}); err != nil || len(s.known) != 1 {
-		t.Errorf("%v; known %v", err, s.known)
+	s := new(site)
+	own := []string{"10.0.0.1:5432", "10.0.0.2:5432"}
+	for addresses, want := range map[string]string{
+		"10.0.0.1:5432":               "10.0.0.1:5432 is this member's own server",
+		"10.1.0.1:5432 10.0.0.1:5432": "10.0.0.1:5432 is this member's own server",
+		"10.0.0.2:5432":               "10.0.0.2:5432 is the server of another of its members",
+		"10.1.0.1:5432":               "",
+	} {
+		if err := s.servers(t.Context(), &settings.Site{Addresses: strings.Fields(addresses)}); err != nil {
+			t.Fatal(err)
+		}
+		err := s.notOwn(own)
+		if want == "" && (err != nil || len(s.known) != 1) || want != "" && (err == nil || !strings.HasSuffix(err.Error(), want) || len(s.known) > 0) {
+			t.Errorf("%s: %v; known %v", addresses, err, s.known)
+		}
 	}
 }
