@@ -144,16 +144,16 @@ func (v *view) relays() bool {
 func (v *view) relayEnds() bool {
 	sv, intent := &v.o.Server, &v.o.Intent
 	return intent.Shutdown || intent.Switchover || v.agentGone() ||
-		v.stopped() && sv.ExitedAt != 0 && sv.Rewound != v.rec.StandbyOf && v.o.Busy.Server == NoAction && !intent.Restart && !v.paused() && v.o.Policy.Automatic || v.absent() && v.o.Policy.Automatic
+		v.stopped() && sv.ExitedAt != 0 && !v.o.rewindsToSite() && v.o.Busy.Server == NoAction && !intent.Restart && !v.paused() && v.o.Policy.Automatic || v.absent() && v.o.Policy.Automatic
 }
 
-// rewindsToSite reports whether this leader's server is down to be brought onto the other
-// site's log. Nobody takes its place meanwhile: he would have the same to fetch, over the same
-// long way, and the others would follow neither.
+// rewindsToSite reports whether this leader's server is down to be brought onto the log of the
+// other site, which is heard. Nobody takes its place meanwhile: he would have the same to fetch,
+// over the same long way, and the others would follow neither.
 func (o *Observation) rewindsToSite() bool {
-	r := &o.Consul.Record
+	r, src := &o.Consul.Record, &o.Source
 	return r.StandbyOf != "" && r.Leader == o.Self && r.Phase == PhaseLeading && !o.Busy.gaveUp(Rewind) &&
-		(o.Busy.Server == Rewind || o.Server.Rewound == r.StandbyOf)
+		(o.Busy.Server == Rewind || o.Server.Rewound == r.StandbyOf) && src.SeenAt != 0 && o.Now < src.SeenAt.Add(max(o.Policy.FailureTimeout, siteSilence))
 }
 
 // relayHeir is the member that a standby cluster's leader hands over to: the one asked

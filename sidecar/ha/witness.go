@@ -162,8 +162,12 @@ func (t *turn) noteWitness() {
 		return
 	}
 	takes := !t.follower() || t.o.Intent.PromoteSite && t.promotionBarred() == "" && !t.promotionOver()
-	s.Wish = WitnessWish{Hold: takes, Free: !takes, First: t.serving(), Patient: t.tooSoon() == "", Half: t.ownHalf(), Term: t.rec.Term, Epoch: t.rec.Epoch}
+	s.Wish = WitnessWish{Hold: takes, Free: !takes, First: t.serving() || t.takesAlone(), Patient: t.tooSoon() == "", Half: t.ownHalf(), Term: t.rec.Term, Epoch: t.rec.Epoch}
 }
+
+// takesAlone reports whether this site is to take the writes, and the other answers and does
+// not take them: it may take a word that nobody ever had.
+func (v *view) takesAlone() bool { return !v.follower() && v.heardNow() && !v.sourceServes() }
 
 // tooSoon says why this site may not be given a word yet that the other has and does not
 // renew: a primary that hears this site keeps it, renewed or not. Empty: it may be.

@@ -73,7 +73,7 @@ func TestReturnedSite(t *testing.T) {
 
 // pairsFrom are the seeds before which nothing was found, of what takes rare moments: of what
 // people do to both sites, and when.
-var pairsFrom = map[sim.PairMutation]int{sim.PairNoFinal: 2000, sim.PairWordless: 900, sim.PairStandbys: 6800}
+var pairsFrom = map[sim.PairMutation]int{sim.PairNoFinal: 4400, sim.PairWordless: 2500, sim.PairStandbys: 1700}
 
 // TestPairMutations: each rule about two sites, broken on purpose, breaks a promise.
 func TestPairMutations(t *testing.T) {
