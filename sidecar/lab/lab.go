@@ -96,12 +96,8 @@ func New(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("%w: no folder", ErrOption)
 	case servers != 1 && servers != 3:
 		return nil, fmt.Errorf("%w: %d Consul servers; 1 or 3", ErrOption, servers)
-	case o.Sites < 0 || o.Sites > 2:
-		return nil, fmt.Errorf("%w: %d sites; 1 or 2", ErrOption, o.Sites)
-	case o.Sites == 2 && (!o.Isolated || o.Breakable || o.Backup || o.Agent != nil || o.Other != nil):
-		return nil, fmt.Errorf("%w: two sites need network namespaces (--isolated), and go with neither --breakable nor --backup", ErrOption)
-	case o.Unwitnessed && o.Sites != 2:
-		return nil, fmt.Errorf("%w: one site has no witness", ErrOption)
+	case o.checkSites() != nil:
+		return nil, o.checkSites()
 	case members < 1 || members > 9:
 		return nil, fmt.Errorf("%w: %d members; 1 to 9", ErrOption, members)
 	case p.Mode != "quorum" && p.Mode != "async":

@@ -50,6 +50,19 @@ const (
 // ErrOneSite is returned by what needs two sites.
 var ErrOneSite = errors.New("this lab has one site (lab up --sites 2, as root)")
 
+// checkSites returns why there cannot be so many sites.
+func (o Options) checkSites() error {
+	switch {
+	case o.Sites < 0 || o.Sites > 2:
+		return fmt.Errorf("%w: %d sites; 1 or 2", ErrOption, o.Sites)
+	case o.Sites == 2 && (!o.Isolated || o.Breakable || o.Backup || o.Agent != nil || o.Other != nil):
+		return fmt.Errorf("%w: two sites need network namespaces (--isolated), and go with neither --breakable nor --backup", ErrOption)
+	case o.Unwitnessed && o.Sites != 2:
+		return fmt.Errorf("%w: one site has no witness", ErrOption)
+	}
+	return nil
+}
+
 // Datacenter is the name of the Consul of a host.
 func (p *Plan) Datacenter(h Host) string {
 	switch {
