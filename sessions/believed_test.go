@@ -98,3 +98,29 @@ func TestSettingsRead(t *testing.T) {
 		t.Errorf("after an answer that there are none: %+v", v)
 	}
 }
+
+// Who is registered as the primary is known also where its checks fail: it, or its data, may
+// live. This member's own earlier registration says nothing.
+func TestRegisteredPrimary(t *testing.T) {
+	entry := func(name, tag, status string) *api.ServiceEntry {
+		return &api.ServiceEntry{Node: &api.Node{Node: "h-" + name, Address: "10.0.0.1"}, Checks: api.HealthChecks{{Status: status}},
+			Service: &api.AgentService{ID: "pg-" + name, Port: 5432, Tags: []string{tag, "own"}, Meta: map[string]string{"member": name, "cluster": "pg"}}}
+	}
+	c, err := New(Options{Addresses: []string{"127.0.0.1:8500"}, Cluster: "pg", Member: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		want    string
+		entries []*api.ServiceEntry
+	}{
+		{"", []*api.ServiceEntry{entry("n1", primaryTag, api.HealthPassing), entry("n2", "replica", api.HealthPassing)}},
+		{"n3", []*api.ServiceEntry{entry("n2", "replica", api.HealthPassing), entry("n3", primaryTag, api.HealthCritical)}},
+		{"", []*api.ServiceEntry{entry("n3", "replica", api.HealthPassing)}},
+	} {
+		c.setMembers(step.entries)
+		if got := c.View().Consul.Registered; got != step.want {
+			t.Errorf("the primary that is registered is %q, want %q", got, step.want)
+		}
+	}
+}

@@ -105,11 +105,15 @@ func (c *Client) freeName(others []Member) string {
 func (c *Client) setMembers(entries []*api.ServiceEntry) {
 	own, others := c.divide(entries)
 	err, hidden, now := c.shared(others), c.hiddenBy(entries), c.opts.Now()
+	registered := ""
+	if i := slices.IndexFunc(own, func(m Member) bool { return m.Name != c.opts.Member && slices.Contains(m.Tags, primaryTag) }); i >= 0 {
+		registered = own[i].Name
+	}
 	c.update(func() {
 		c.noteHidden(hidden, now)
 		c.view.away = leftBehind(c.view.Believed(), c.view.away, own)
 		c.view.Members = own
-		c.view.Consul.OtherCluster = ""
+		c.view.Consul.OtherCluster, c.view.Consul.Registered = "", registered
 		if err != nil {
 			c.view.Consul.OtherCluster = err.Error()
 		}

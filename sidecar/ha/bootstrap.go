@@ -22,8 +22,10 @@ var bootstrapRules = [...]rule{
 	// A cluster of its own would be an empty one, beside the data that are elsewhere.
 	{"bootstrap-empty", func(v *view) bool { return v.foundsEmpty() && v.dataElsewhere() != "" }, blocked((*view).emptyBlock), ends},
 	// Who led after it may be among those that are not heard.
-	{"bootstrap-unheard", func(v *view) bool { return v.stopped() && v.present() && v.wasMember() && v.unheard() != "" }, blocked(func(v *view) Block {
-		return Block{What: "no cluster is founded", Missing: "word from " + v.unheard() + ", where a primary of a later term may be",
+	{"bootstrap-unheard", func(v *view) bool {
+		return v.stopped() && v.present() && (v.wasMember() && v.unheard() != "" || v.notHeard(v.o.Consul.Registered))
+	}, blocked(func(v *view) Block {
+		return Block{What: "no cluster is founded", Missing: "word from " + cmp.Or(v.unheard(), v.o.Consul.Registered) + ", where a primary of a later term may be",
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 	}), ends},
 	// Those that know more are given the time to say so.
@@ -200,22 +202,20 @@ func (v *view) dataElsewhere() string {
 		return "this member's data: it was in a cluster, and has lost them"
 	case len(v.o.Peers) > 0 && !heard:
 		return "word from another member: this one hears none of the others, and they may have data"
-	case v.lockNames() != "":
-		return "word from " + v.lockNames() + ", which the leader key in Consul names, and which may have the cluster's data"
+	case v.notHeard(v.o.Consul.Lock.Holder):
+		return "word from " + v.o.Consul.Lock.Holder + ", which the leader key in Consul names, and which may have the cluster's data"
+	case v.notHeard(v.o.Consul.Registered):
+		return "word from " + v.o.Consul.Registered + ", which is registered as the primary, and may have the cluster's data"
 	case begun && v.unheard() != "":
 		return "word from " + v.unheard() + ", which may have the cluster's data, or have founded it in this member's place"
 	}
 	return ""
 }
 
-// lockNames is who led a cluster, by the leader key, which outlives a lost record; empty:
-// nobody did, or who did is heard, and says itself what it has.
-func (v *view) lockNames() string {
-	holder := v.o.Consul.Lock.Holder
-	if p := v.peer(holder); holder == v.o.Self || p != nil && v.fresh(p) {
-		return ""
-	}
-	return holder
+// notHeard reports whether another member is named, by what outlives a lost record, that
+// is not heard: one that is says itself what it has.
+func (v *view) notHeard(member string) bool {
+	return member != "" && member != v.o.Self && !v.fresh(v.peer(member))
 }
 
 // hasOther reports whether the peer, which is heard, has data that are not of this

@@ -144,6 +144,10 @@ type Consul struct {
 	// OtherCluster says, for people, that another cluster has instances under this
 	// one's service name, where they are, and what to change; empty: none is known of.
 	OtherCluster string
+	// Registered is another member that the service registrations name as the primary,
+	// whatever its checks say: there is, or was, a cluster, also where its keys are lost.
+	// Empty: none, or not known.
+	Registered string
 	// HiddenAt is since when others cannot find this member in the catalog although
 	// it is registered and its own check passes, by HiddenBy: maintenance mode, or a
 	// check of the node or of another service. Zero: they find it.

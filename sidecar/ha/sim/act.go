@@ -60,7 +60,28 @@ func (w *World) announced(m int) {
 	}
 	s.announcing = false
 	s.announcedNow = s.announce
+	w.register(m, s.announce.Tag)
 	w.step(m)
+}
+
+// register puts the tag into Consul's catalog; a primary takes the others' away first.
+func (w *World) register(m int, tag string) {
+	for j := range w.n {
+		if tag == "primary" && w.members[j].registered == tag {
+			w.members[j].registered = ""
+		}
+	}
+	w.members[m].registered = tag
+}
+
+// registeredPrimary is another member than m that the catalog names as the primary.
+func (w *World) registeredPrimary(m int) string {
+	for j := range w.n {
+		if j != m && w.members[j].registered == "primary" {
+			return names[j]
+		}
+	}
+	return ""
 }
 
 // checkpointed is the end of a checkpoint, if the server lived to see it.

@@ -288,6 +288,9 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		w.forgetAcked()
 	}
 	if r.SystemID != "" && r.SystemID != c.system { // another cluster's terms are no business of this one's
+		if c.system != "" {
+			w.checkFounded(m)
+		}
 		c.leaders, c.system = c.leaders[:0], r.SystemID
 	}
 	for int(r.Term) >= len(c.leaders) {
@@ -330,6 +333,19 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	if r.Durability.Mode != old.Durability.Mode {
 		for i := range w.n {
 			w.checkWriters(i)
+		}
+	}
+}
+
+// checkFounded: no cluster is founded, but by a person's decision, beside the data of another
+// that has acknowledged commits.
+func (w *World) checkFounded(m int) {
+	for i := range w.check.acked {
+		for j := range w.n {
+			if s := &w.members[j].server; j != m && !w.beyond.accepting && !w.members[j].gone && s.data == ha.DataPresent && s.has(&w.check.acked[i]) {
+				w.fail("founded", m, "%s founds a cluster beside the data of %s, which has commit %d, acknowledged in term %d", names[m], names[j], w.check.acked[i].n, w.check.acked[i].term)
+				return
+			}
 		}
 	}
 }

@@ -252,7 +252,7 @@ func (w *World) found() {
 	r.Index = c.index - 1
 	r.Lease, r.Claims = w.policies[0].Lease, []ha.Claim{{TLI: 1, Term: 1}}
 	c.record = r
-	w.check.leaders = append(w.check.leaders, -1, 0)
+	w.check.leaders, w.check.system = append(w.check.leaders, -1, 0), r.SystemID
 	w.arm(0, w.members[0].read(w.now).Add(5e9))
 	w.poke(pointStart, 0)
 }

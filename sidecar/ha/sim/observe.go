@@ -8,7 +8,7 @@ func (w *World) observe(m int) (o ha.Observation) {
 	s := &b.sidecar
 	o.Now, o.Self, o.Policy = b.read(w.now), b.name, w.policies[s.policy]
 	o.Consul, o.Peers, o.Intent = s.consul, s.peers, s.intent
-	o.Consul.AgentLostAt = b.agentLostAt
+	o.Consul.AgentLostAt, o.Consul.Registered = b.agentLostAt, w.registeredPrimary(m)
 	o.Busy = ha.Busy{
 		Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
 		Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,

@@ -36,6 +36,9 @@ func (w *World) strikeConsul(f *fault, m int, o Outside) {
 			w.endSession(i, "is lost with Consul's data")
 		}
 		c.record, c.lock, c.index = ha.Record{}, ha.Lock{}, 10
+		for i := range w.n {
+			w.members[i].registered = "" // an agent that lives says it again, in its time
+		}
 	case DeleteKeys:
 		c.record, c.lock = ha.Record{}, ha.Lock{}
 	case DeleteState:

@@ -22,14 +22,15 @@ type Cluster struct {
 	Mode     ha.Mode
 	Standbys int // k
 	Strict   bool
+	Fresh    bool    // it has still to be founded
 	Outside  Outside // what it will break beyond the protocol
 	Core     Core    // the product's by default
 }
 
-// NewScript makes a cluster that runs: n1 is its primary.
+// NewScript makes a cluster that runs, and n1 is its primary; or one that is to be founded.
 func NewScript(c Cluster) *Script {
 	w := NewWorld()
-	fixed := shape{mode: c.Mode, k: c.Standbys, strict: c.Strict, writeGap: 200 * milli, lookGap: 400 * milli,
+	fixed := shape{mode: c.Mode, k: c.Standbys, strict: c.Strict, fresh: c.Fresh, writeGap: 200 * milli, lookGap: 400 * milli,
 		walTime: 3 * second, lease: 5 * second, length: forever}
 	w.reset(Options{Seed: 1, Members: c.Members, Core: c.Core, Calm: true, Story: true, Outside: c.Outside, fixed: &fixed})
 	return &Script{w: w}

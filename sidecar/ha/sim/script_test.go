@@ -33,7 +33,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// clusterOf reads "cluster 3 quorum [strict] [k=2] [faults=NAME,NAME]".
+// clusterOf reads "cluster 3 quorum [strict] [fresh] [k=2] [faults=NAME,NAME]".
 func clusterOf(t *testing.T, args []string) sim.Cluster {
 	c := sim.Cluster{Members: 3, Mode: ha.ModeQuorum, Standbys: 1}
 	for _, a := range args {
@@ -53,6 +53,8 @@ func clusterOf(t *testing.T, args []string) sim.Cluster {
 			}
 		case a == "strict":
 			c.Strict = true
+		case a == "fresh":
+			c.Fresh = true
 		case a == string(ha.ModeQuorum), a == string(ha.ModeAsync):
 			c.Mode = ha.Mode(a)
 		default:

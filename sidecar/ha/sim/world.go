@@ -142,6 +142,7 @@ type member struct {
 	lateIn      uint32    // the life of the server that it was sent to
 	supervised  uint32    // epoch of the pending evSidecar
 	exitedFor   string    // why its sidecar last ended by itself, if a person has to do something
+	registered  string    // the tag that Consul's catalog has for it
 }
 
 // NewWorld makes a world; nothing happens in it before Run.
