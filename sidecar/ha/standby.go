@@ -31,6 +31,9 @@ var memberRules = [...]rule{
 	// a change of the registration: the successor takes the tag away.
 	{"start-later", func(v *view) bool { return v.stopped() && v.o.Server.ExitedAt != 0 && !v.leaderSettled() },
 		func(t *turn) { t.keepTag = true }, ends},
+	// Servers that followed it before, and whose sidecars stand still, would be sent its log.
+	{"standby-strayed", func(v *view) bool { return v.stopped() && v.o.Server.Strayed != "" && !v.forced() },
+		func(t *turn) { t.try(strayedRules[:]) }, ends},
 	{"standby-start", (*view).stopped, (*turn).startStandby, ends},
 	{"standby-armed", (*view).armed, stopNow("it may have been told to promote in a term that is over"), ends},
 	{"standby", (*view).standby, func(t *turn) { t.try(standbyRules[:]) }, ends},
