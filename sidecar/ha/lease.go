@@ -45,6 +45,16 @@ func (v *view) confirmedAt() Instant {
 	return v.kthEcho(dur.Voters, need)
 }
 
+// confirmationMissing says whose word the lease lacks. In async mode that is of all: one that is
+// silent, be it new and without data, may be led by a person's decision.
+func (v *view) confirmationMissing() string {
+	if v.rec.Durability.Mode != ModeAsync && v.o.Policy.Mode != ModeAsync {
+		return "confirmation of its lease, by Consul or by the members"
+	}
+	silent := slices.DeleteFunc(v.electors(), func(m string) bool { return v.echo(m).Add(v.o.Policy.FailureTimeout) > v.o.Now })
+	return "confirmation of its lease, by Consul or by each member that it has heard; not from: " + joined(silent)
+}
+
 // electors are the others that may stand in an election: those on record; all
 // that this process has heard, as a person may make it lead whatever the record says; and, while
 // it is not known what the record is, no matter who else there is, as a transaction of this

@@ -292,7 +292,7 @@ func (t *turn) resign() {
 // startPrimaryRules start the server of the term's own primary in place, within a
 // lease, and with clients kept out until what it recovered is safe (S9).
 var startPrimaryRules = [...]rule{
-	{"start-without-lease", func(v *view) bool { return !v.lockMine() || v.s.LeaseUntil == 0 || !v.leased() }, blocked(func(*view) Block {
+	{"start-without-lease", func(v *view) bool { return !v.lockMine() || v.s.LeaseUntil == 0 || !v.leased() || !v.inTime }, blocked(func(*view) Block {
 		return Block{What: "the primary is not started", Missing: "the leader lock, confirmed by Consul or by the members"}
 	}), ends},
 	{"start-unsure-of-site", (*view).unsureOfSite, blocked((*view).siteBlock), ends},
@@ -340,7 +340,7 @@ var serveRules = [...]rule{
 			Cost: "a failover, or a crash, may lose acknowledged commits"}
 	}), goesOn},
 	{"lease-ends", func(v *view) bool { return !v.inTime }, func(t *turn) {
-		t.block(Block{What: "the primary does not serve", Missing: "confirmation of its lease, by Consul or by the members"})
+		t.block(Block{What: "the primary does not serve", Missing: t.confirmationMissing()})
 		t.do(Action{Kind: Stop, Immediate: true, Why: "the lease ends without a confirmation"})
 	}, ends},
 	{"stop-hangs", func(v *view) bool { return v.o.hangs() }, blocked(func(v *view) Block {
