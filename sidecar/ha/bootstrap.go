@@ -251,14 +251,8 @@ func (v *view) mayFoundEmpty() bool { return v.forced() && v.absent() }
 
 func (v *view) emptyBlock() Block {
 	b := Block{What: "no cluster is founded", Missing: v.dataElsewhere()}
-	to := v.bestHeard()
-	for i := range v.o.Peers {
-		if p := &v.o.Peers[i]; to == "" && v.hasOther(p) {
-			to = p.Member
-		}
-	}
-	switch {
-	case to != "":
+	switch to := v.hasMost(); {
+	case to != v.o.Self:
 		b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", "every commit that "+to+" does not have"
 	case v.after(v.s.EmptySince, foundingTime):
 		b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "the cluster that is founded is empty, and whatever the other members have is no part of it"
@@ -286,6 +280,21 @@ func (v *view) bestHeard() string {
 		}
 	}
 	return best.member
+}
+
+// hasMost is the member that a command is to make lead: this one, or, where it has no data,
+// another that is heard and has.
+func (v *view) hasMost() string {
+	if !v.foundsEmpty() {
+		return v.o.Self
+	}
+	to := v.bestHeard()
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; to == "" && v.hasOther(p) {
+			to = p.Member
+		}
+	}
+	return cmp.Or(to, v.o.Self)
 }
 
 // mayRefound reports whether a person has decided that this member's data are to lead,

@@ -19,8 +19,8 @@ var memberRules = [...]rule{
 		return v.recordLost() && v.after(max(v.s.PhaseAt, v.s.PutBackAt, v.s.LaterAt), v.o.Policy.FailureTimeout)
 	}, blocked(func(v *view) Block {
 		return Block{What: "no leader is elected", Missing: "the record of term " + itoa(v.seen.Term) + ", which members have seen, and Consul has lost: was it restored from a snapshot? " +
-			cmp.Or(v.seen.Leader, "its leader") + " writes it again when it is back", Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
-			Cost: "every commit that " + v.o.Self + " does not have"}
+			cmp.Or(v.seen.Leader, "its leader") + " writes it again when it is back", Override: "pgsidecar failover --to " + v.hasMost() + " --accept-data-loss",
+			Cost: "every commit that " + v.hasMost() + " does not have"}
 	}), goesOn},
 	{"beside-restore", (*view).besideRestore, func(t *turn) { t.try(besideRules[:]) }, ends},
 	{"bootstrap-take-over", func(v *view) bool { return v.rec.Phase == PhaseBootstrap }, func(t *turn) { t.try(takeOverRules[:]) }, ends},

@@ -59,6 +59,7 @@ func (w *World) promoteByHand(m int) {
 	w.records++
 	s.log = append(s.log, uint64(w.newBranch(at.TLI+1, append(at.History[:len(at.History):len(at.History)], ha.Fork{TLI: at.TLI, End: at.LSN})))<<40|w.records)
 	s.flushed = len(s.log)
+	w.sendOn(m)
 	w.tell(m, "IS PROMOTED BY HAND onto timeline %d at %d records", at.TLI+1, s.flushed)
 	w.at(w.slow(m, w.extra.between(100*milli, 900*milli)), evLook, m)
 }

@@ -235,16 +235,22 @@ func (w *World) checkPromotion(m int, act *ha.Action) {
 	if w.beyond.accepting {
 		w.beyond.acceptedTerm = act.Term
 	}
+	w.forgetLost(m, act.Term)
+}
+
+// forgetLost forgets the commits of earlier terms that the leader of a term lacks, if they may be
+// lost, and fails if they may not.
+func (w *World) forgetLost(m int, term uint64) {
+	s := &w.members[m].server
 	kept := w.check.acked[:0]
 	async := w.mode() == ha.ModeAsync
 	for i := range w.check.acked {
 		a := w.check.acked[i]
-		has := len(s.log) >= a.n && s.log[a.n-1] == a.id
-		if !has && a.term < act.Term {
+		if !s.has(&a) && a.term < term {
 			if async || w.acceptedLoss() {
 				continue
 			}
-			w.fail("lost", m, "%s is promoted in term %d without commit %d, acknowledged by %s in term %d", b.name, act.Term, a.n, names[a.server], a.term)
+			w.fail("lost", m, "%s is promoted in term %d without commit %d, acknowledged by %s in term %d", names[m], term, a.n, names[a.server], a.term)
 			return
 		}
 		kept = append(kept, a)
@@ -319,6 +325,9 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 			w.fail("S1", m, "term %d has two leaders: %s and %s", r.Term, names[l], r.Leader)
 		}
 		c.leaders[r.Term] = int8(leader)
+		if w.beyond.accepting && r.Phase == ha.PhaseLeading && r.Phase != old.Phase {
+			w.forgetLost(leader, r.Term) // it founds a cluster, or a person has promoted it
+		}
 		if s := &w.members[leader].server; s.run == up && !s.inRecovery {
 			s.term = max(s.term, r.Term)
 		}

@@ -271,6 +271,16 @@ func (w *World) appendRecord(m int, t ha.TLI) {
 	s.log = append(s.log, uint64(t)<<40|w.records)
 }
 
+// sendOn lets the streams from a standby that was promoted begin anew on its new timeline.
+func (w *World) sendOn(m int) {
+	for j := range w.n {
+		if w.members[m].server.senders[j].active {
+			w.takeUp(m, j)
+			w.pump(m, j)
+		}
+	}
+}
+
 // promoted is the moment a server leaves recovery on timeline t.
 func (w *World) promoted(m int, a *ha.Action) {
 	b := &w.members[m]
@@ -290,12 +300,7 @@ func (w *World) promoted(m int, a *ha.Action) {
 	w.records++
 	s.log = append(s.log, uint64(a.Timeline)<<40|w.records)
 	s.flushed = len(s.log)
-	for j := range w.n {
-		if s.senders[j].active {
-			w.takeUp(m, j) // it begins anew on the new timeline
-			w.pump(m, j)
-		}
-	}
+	w.sendOn(m)
 	w.res.Promotions++
 	w.tell(m, "is promoted: term %d timeline %d at %d records, setting %d of %v", a.Term, a.Timeline, s.flushed, s.config.K, s.config.Names)
 	w.checkWriters(m)
