@@ -14,6 +14,7 @@ type Claim struct {
 	Parent TLI    `json:"parent,omitempty"` // zero: the first of a cluster, or of a record made anew
 	Low    LSN    `json:"low,omitempty"`
 	High   LSN    `json:"high,omitempty"` // zero: not known yet
+	Mark   Mark   `json:"mark,omitempty"` // the timeline's, once it is known
 }
 
 // Diverged is a copy of the data with log that its primary never wrote.
@@ -126,22 +127,26 @@ func (r *Record) Claimed(p Position) bool {
 	}
 	parent := Fork{}
 	for _, f := range p.History {
-		if !r.begins(f.TLI, parent) {
+		if !r.begins(f.TLI, f.Mark, parent) {
 			return false
 		}
 		parent = f
 	}
-	return r.begins(p.TLI, parent)
+	return r.begins(p.TLI, p.Mark, parent)
 }
 
-// begins reports whether the timeline was claimed as leaving its parent there.
-func (r *Record) begins(tli TLI, parent Fork) bool {
+// begins reports whether the timeline was claimed as leaving its parent there, and is not
+// another of the same number.
+func (r *Record) begins(tli TLI, mark Mark, parent Fork) bool {
 	if tli < r.Claims[0].TLI {
 		return true
 	}
 	for i := range r.Claims {
 		c := &r.Claims[i]
 		if c.TLI == tli {
+			if mark != 0 && c.Mark != 0 && mark != c.Mark {
+				return false
+			}
 			return c.Parent == 0 || c.Parent == parent.TLI && c.Low <= parent.End && (c.High == 0 || parent.End <= c.High) ||
 				c.High == 0 && c.Parent < parent.TLI
 		}
@@ -155,6 +160,7 @@ func (v *view) claimsAsBegun() []Claim {
 	if n := len(claims); n > 0 && claims[n-1].TLI == own.TLI {
 		if from := own.origin(); from.Known() {
 			claims[n-1].Parent, claims[n-1].Low, claims[n-1].High = from.TLI, from.LSN, from.LSN
+			claims[n-1].Mark = own.Mark
 		}
 	}
 	return claims
@@ -167,8 +173,8 @@ func (v *view) claimToRecord() bool {
 	if n == 0 || !v.lockMine() {
 		return false
 	}
-	c := &v.rec.Claims[n-1]
-	return c.High == 0 && c.Parent != 0 && c.TLI == v.o.Server.Position.TLI && v.o.Server.Position.origin().Known()
+	c, own := &v.rec.Claims[n-1], &v.o.Server.Position
+	return c.TLI == own.TLI && own.origin().Known() && (c.High == 0 && c.Parent != 0 || c.Mark == 0 && own.Mark != 0)
 }
 
 func (t *turn) recordClaim() {
@@ -204,14 +210,29 @@ func (v *view) strays(p *Peer) bool {
 // strayed says why this member's own log is none of this cluster's; empty: it is.
 func (v *view) strayed() string {
 	sv := &v.o.Server
-	return cmp.Or(v.rec.Strayed(Diverged{Member: v.o.Self, Copy: sv.Copy}, sv.Strayed, sv.Position, v.newestRecord), v.seen.lacksBase(sv.Position))
+	return cmp.Or(v.rec.Strayed(Diverged{Member: v.o.Self, Copy: sv.Copy}, sv.Strayed, sv.Position, v.newestRecord), v.seen.lacksBase(sv.Position), v.apartFromLeader())
+}
+
+// apartFromLeader says that this member's log is on another timeline than the leader's of the
+// same number; empty: nothing of the kind is known.
+func (v *view) apartFromLeader() string {
+	own := &v.o.Server.Position
+	if own.Mark == 0 && len(own.History) == 0 || v.seen.Leader == v.o.Self {
+		return ""
+	}
+	if p := v.leaderPeer(); p != nil {
+		if tli := own.apart(&p.Report.Position); tli != 0 {
+			return "its timeline " + itoa(uint64(tli)) + " is another than that of " + p.Member + ": was a server promoted by hand?"
+		}
+	}
+	return ""
 }
 
 // newestRecord reports whether no record or promise is known that is newer than the record.
 func (v *view) newestRecord() bool { return !v.seen.newer(v.rec.seen()) && !v.promisedLater() }
 
-// newlyDiverged are the copies that have more log of this primary's timeline than it
-// has itself, as proven by a report that came before it was asked where it is: a
+// newlyDiverged are the copies that are on another timeline of the same number as this primary's,
+// or that have more log of it than it has itself, as proven by a report that came before it was asked where it is: a
 // standby is sent what is flushed here, and nothing beyond.
 func (v *view) newlyDiverged() []Diverged {
 	own := &v.o.Server.Position
@@ -220,7 +241,7 @@ func (v *view) newlyDiverged() []Diverged {
 		p := &v.o.Peers[i]
 		at := &p.Report.Position
 		d := Diverged{Member: p.Member, Copy: p.Report.Copy}
-		if p.ReceivedAt != 0 && p.ReceivedAt < v.o.Server.SeenAt && p.Report.ServerID == v.rec.SystemID && at.TLI == own.TLI && at.LSN > own.LSN && own.Known() &&
+		if p.ReceivedAt != 0 && p.ReceivedAt < v.o.Server.SeenAt && p.Report.ServerID == v.rec.SystemID && (at.TLI == own.TLI && at.LSN > own.LSN || at.apart(own) != 0) && own.Known() &&
 			!slices.Contains(v.rec.Diverged, d) {
 			found = append(found, d)
 		}

@@ -10,10 +10,16 @@ import (
 // the promotion, so that one number never names two histories.
 type TLI uint32
 
+// Mark tells timelines of one number apart, as where a person has promoted a server beside
+// a term that claimed the number: it is a checksum of what a timeline begins with, in which
+// the time of its promotion stands. Zero: not known; the first timeline has none.
+type Mark uint32
+
 // Fork is one line of a timeline history file: timeline TLI was left at End.
 type Fork struct {
-	TLI TLI `json:"tli"`
-	End LSN `json:"end"`
+	TLI  TLI  `json:"tli"`
+	End  LSN  `json:"end"`
+	Mark Mark `json:"mark,omitempty"` // TLI's
 }
 
 // Position is how much of the write-ahead log a server has on disk: the
@@ -23,6 +29,7 @@ type Position struct {
 	History []Fork `json:"history,omitempty"`
 	TLI     TLI    `json:"tli"`
 	LSN     LSN    `json:"lsn"`
+	Mark    Mark   `json:"mark,omitempty"` // TLI's
 }
 
 // Known reports whether the position says anything.
@@ -60,13 +67,44 @@ func (p Position) origin() Position {
 	if last < 0 {
 		return Position{}
 	}
-	return Position{History: p.History[:last], TLI: p.History[last].TLI, LSN: p.History[last].End}
+	return Position{History: p.History[:last], TLI: p.History[last].TLI, LSN: p.History[last].End, Mark: p.History[last].Mark}
+}
+
+// mark is timeline tli's in p's history.
+func (p *Position) mark(tli TLI) Mark {
+	if tli == p.TLI {
+		return p.Mark
+	}
+	for i := range p.History {
+		if p.History[i].TLI == tli {
+			return p.History[i].Mark
+		}
+	}
+	return 0
+}
+
+// apart is a timeline of p's that is another than that of its number in q's history; zero:
+// none is known.
+func (p *Position) apart(q *Position) TLI {
+	other := func(tli TLI, mark Mark) bool {
+		theirs := q.mark(tli)
+		return mark != 0 && theirs != 0 && theirs != mark
+	}
+	for i := range p.History {
+		if f := &p.History[i]; f.Mark != 0 && other(f.TLI, f.Mark) {
+			return f.TLI
+		}
+	}
+	if p.Mark != 0 && other(p.TLI, p.Mark) {
+		return p.TLI
+	}
+	return 0
 }
 
 // Contains reports whether q's log is a prefix of p's (rule S7): p was on q's
 // timeline, and did not leave it before q's position.
 func (p Position) Contains(q Position) bool {
-	return p.Known() && q.Known() && p.end(q.TLI) >= q.LSN
+	return p.Known() && q.Known() && p.end(q.TLI) >= q.LSN && q.apart(&p) == 0
 }
 
 // Compare orders two logs by which of them a later leader must have: it

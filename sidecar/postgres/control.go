@@ -101,6 +101,7 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
+	s.noteSegment(c)
 	_, standby := s.files.Lstat(s.data("standby.signal"))
 	f.DataDir, f.SystemID, f.Timeline = ha.DataPresent, c.systemID, c.timeline
 	// A promotion removes standby.signal first. One that was cut off then, and is taken
@@ -125,7 +126,7 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	if end, err := s.endOfLog(c); err == nil {
 		history, err := s.History(c.timeline)
 		if err == nil {
-			f.CleanStop, f.End = true, ha.Position{History: history, TLI: c.timeline, LSN: end}
+			f.CleanStop, f.End = true, s.Mark(ha.Position{History: history, TLI: c.timeline, LSN: end})
 		}
 	}
 	return f, nil

@@ -50,6 +50,7 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err := s.checkData(); err != nil {
 		return err
 	}
+	s.forgetMarks()
 	told, err := s.obey(o.Primary)
 	if err != nil {
 		return err

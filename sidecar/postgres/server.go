@@ -165,6 +165,7 @@ type Server struct {
 	starts   starts            // what trials of one said; guarded by mu
 	trial    sync.Mutex        // held while tryStart has its folder
 	reach    reach             // of the source of a copy or rewind
+	marks    marks
 	onlyTests
 }
 

@@ -12,11 +12,15 @@ const handBranch = ha.TLI(1 << 20)
 // hand is one history that people made.
 type hand struct {
 	number  ha.TLI
+	mark    ha.Mark
 	history []ha.Fork
 }
 
-func (w *World) newBranch(number ha.TLI, history []ha.Fork) ha.TLI {
-	w.beyond.hands = append(w.beyond.hands, hand{number: number, history: append([]ha.Fork(nil), history...)})
+// markOf tells the timeline that begins with a record apart from all others.
+func markOf(record uint64) ha.Mark { return ha.Mark(record&(1<<40-1)) + 1 }
+
+func (w *World) newBranch(number ha.TLI, mark ha.Mark, history []ha.Fork) ha.TLI {
+	w.beyond.hands = append(w.beyond.hands, hand{number: number, mark: mark, history: append([]ha.Fork(nil), history...)})
 	return handBranch + ha.TLI(len(w.beyond.hands)-1)
 }
 
@@ -57,7 +61,7 @@ func (w *World) promoteByHand(m int) {
 	s.acked, s.defined = -1, s.config.K > 0
 	s.odd.strayed = "it was promoted by hand"
 	w.records++
-	s.log = append(s.log, uint64(w.newBranch(at.TLI+1, append(at.History[:len(at.History):len(at.History)], ha.Fork{TLI: at.TLI, End: at.LSN})))<<40|w.records)
+	s.log = append(s.log, uint64(w.newBranch(at.TLI+1, markOf(w.records), append(at.History[:len(at.History):len(at.History)], ha.Fork{TLI: at.TLI, End: at.LSN, Mark: at.Mark})))<<40|w.records)
 	s.flushed = len(s.log)
 	w.sendOn(m)
 	w.tell(m, "IS PROMOTED BY HAND onto timeline %d at %d records", at.TLI+1, s.flushed)
@@ -76,7 +80,7 @@ func (w *World) startByHand(f *fault, m int) {
 	branch := timelineOf(s.log[len(s.log)-1])
 	if s.standby {
 		s.odd.strayed = "it was started by hand as a primary"
-		branch = w.newBranch(at.TLI, at.History)
+		branch = w.newBranch(at.TLI, at.Mark, at.History)
 	}
 	writes := 1 // the checkpoints at its start and at its end
 	if f.how&1 != 0 {

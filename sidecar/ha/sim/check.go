@@ -41,6 +41,7 @@ type ackedUpTo struct {
 type timeline struct {
 	system  string
 	owner   int8
+	mark    ha.Mark
 	history []ha.Fork
 }
 
@@ -70,12 +71,12 @@ func (w *World) fail(rule string, m int, format string, args ...any) {
 	w.tell(m, "VIOLATION %s", c.violation)
 }
 
-// history is how timeline t was reached.
-func (c *check) history(t ha.TLI) []ha.Fork {
+// timeline is how timeline t was reached, and what tells it apart.
+func (c *check) timeline(t ha.TLI) *timeline {
 	if int(t) >= len(c.timelines) {
-		return nil
+		return &timeline{}
 	}
-	return c.timelines[t].history
+	return &c.timelines[t]
 }
 
 // own notes who promotes onto a timeline: one number, one history.
@@ -89,7 +90,8 @@ func (c *check) own(w *World, m int, t ha.TLI, from ha.Position) {
 		return
 	}
 	x.owner, x.system = int8(m), w.members[m].server.systemID
-	x.history = append(append([]ha.Fork(nil), from.History...), ha.Fork{TLI: from.TLI, End: from.LSN})
+	x.mark = markOf(w.records + 1) // of the record that comes next
+	x.history = append(append([]ha.Fork(nil), from.History...), ha.Fork{TLI: from.TLI, End: from.LSN, Mark: from.Mark})
 }
 
 // owned checks that only a timeline's owner extends it.

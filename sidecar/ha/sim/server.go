@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"slices"
+
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
@@ -109,9 +111,17 @@ func (w *World) position(s *server, n int) ha.Position {
 	t := timelineOf(s.log[n-1])
 	if t >= handBranch {
 		h := &w.beyond.hands[t-handBranch]
-		return ha.Position{History: h.history, TLI: h.number, LSN: w.lsn(n)}
+		return ha.Position{History: h.history, TLI: h.number, LSN: w.lsn(n), Mark: h.mark}
 	}
-	return ha.Position{History: w.check.history(t), TLI: t, LSN: w.lsn(n)}
+	x := w.check.timeline(t)
+	p := ha.Position{History: x.history, TLI: t, LSN: w.lsn(n), Mark: x.mark}
+	if w.opt.Mutation == MutateMarks {
+		p.History, p.Mark = slices.Clone(p.History), 0
+		for i := range p.History {
+			p.History[i].Mark = 0
+		}
+	}
+	return p
 }
 
 // accepts says whether clients may write to m's server now.
