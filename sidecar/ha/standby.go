@@ -47,6 +47,14 @@ var memberRules = [...]rule{
 		sv := &v.o.Server
 		return v.follower() && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
 	}, clone("the log that it needs since the rewind is no more"), ends},
+	{"rewound-reinit", func(v *view) bool { return v.unseen() && v.o.Server.Rewound != "" && v.o.Intent.Reinit }, clone("a new clone was requested"), ends},
+	{"rewound-waits", func(v *view) bool {
+		return v.unseen() && v.o.Server.Rewound != "" && v.o.Server.Starved && v.leaderPeer() != nil && v.after(v.o.Server.StartedAt, startPatience*v.o.Policy.FailureTimeout)
+	}, blocked(func(v *view) Block {
+		return Block{What: "the rewound server takes no connections yet", Missing: "the log of " + v.o.Server.Rewound + " that it needs since the rewind; " +
+			cmp.Or(v.o.Server.StreamProblem, "postgresql.log in postgres.state_dir says why it does not come"),
+			Override: "pgsidecar reinit " + v.o.Self, Cost: "this member's data directory is cloned anew"}
+	}), ends},
 }
 
 // recordLost reports whether Consul has an earlier record than members have seen, and was

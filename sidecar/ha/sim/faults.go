@@ -389,6 +389,9 @@ func (w *World) calmDown() {
 	w.tell(-1, "all faults have ceased")
 	for m := range w.n {
 		b := &w.members[m]
+		if w.beyond.clockStops && b.hostPaused > w.now {
+			b.bootedAt -= b.hostPaused - w.now // its clock goes on as soon as it does
+		}
 		b.hostPaused, b.slowUntil, b.server.pausedUntil, b.sidecar.pausedUntil = 0, 0, 0, 0
 		b.sidecar.tags = ha.Policy{}
 		w.resume(m)

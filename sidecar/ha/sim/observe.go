@@ -29,9 +29,10 @@ func (w *World) observe(m int) (o ha.Observation) {
 	if w.opt.Outside != 0 {
 		w.observeOutside(m, &o)
 	}
-	if v := &b.server; w.twoSites() {
+	v := &b.server
+	o.Server.Starved = v.run == starting && v.rewound >= 0 && !v.receiver.active
+	if w.twoSites() {
 		o.Source = s.source
-		o.Server.Starved = v.run == starting && v.rewound >= 0 && !v.receiver.active
 	}
 	return o
 }

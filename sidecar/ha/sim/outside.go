@@ -404,13 +404,18 @@ func (w *World) checkSaid(m int) {
 	if w.beyond.localAt == 0 || w.beyond.localOf != life {
 		w.beyond.localAt, w.beyond.localOf = w.now, life
 	}
-	if w.now-w.beyond.localAt < saidWithin || !w.sidecarRuns(m) {
+	if !w.sidecarRuns(m) {
+		w.beyond.localAt = w.now // what stands still says nothing
 		return
 	}
 	for i := range s.state.Blocks {
 		if b := &s.state.Blocks[i]; strings.Contains(b.What+b.Missing, "synchronous_commit") {
+			w.beyond.localAt = w.now
 			return
 		}
+	}
+	if w.now-w.beyond.localAt < saidWithin {
+		return
 	}
 	w.fail("unsaid", m, "%s acknowledges commits without any standby since %d s, and status does not say so", names[m], (w.now-w.beyond.localAt)/second)
 }
