@@ -231,22 +231,28 @@ func (v *view) apartFromLeader() string {
 // newestRecord reports whether no record or promise is known that is newer than the record.
 func (v *view) newestRecord() bool { return !v.seen.newer(v.rec.seen()) && !v.promisedLater() }
 
-// newlyDiverged are the copies that are on another timeline of the same number as this primary's,
-// or that have more log of it than it has itself, as proven by a report that came before it was asked where it is: a
-// standby is sent what is flushed here, and nothing beyond.
+// newlyDiverged are the copies that are on another timeline of the same number as this
+// primary's, or that have more log of it than it has itself.
 func (v *view) newlyDiverged() []Diverged {
-	own := &v.o.Server.Position
 	var found []Diverged
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
-		at := &p.Report.Position
 		d := Diverged{Member: p.Member, Copy: p.Report.Copy}
-		if p.ReceivedAt != 0 && p.ReceivedAt < v.o.Server.SeenAt && p.Report.ServerID == v.rec.SystemID && (at.TLI == own.TLI && at.LSN > own.LSN || at.apart(own) != 0) && own.Known() &&
-			!slices.Contains(v.rec.Diverged, d) {
+		if v.provenDiverged(p) && !slices.Contains(v.rec.Diverged, d) {
 			found = append(found, d)
 		}
 	}
 	return found
+}
+
+// provenDiverged reports whether a report, that came before this primary was asked where it
+// is, proves it: a standby is sent what is flushed here, and nothing beyond.
+func (v *view) provenDiverged(p *Peer) bool {
+	own, at := &v.o.Server.Position, &p.Report.Position
+	if p.ReceivedAt == 0 || p.ReceivedAt >= v.o.Server.SeenAt || p.Report.ServerID != v.rec.SystemID || !own.Known() {
+		return false
+	}
+	return at.TLI == own.TLI && at.LSN > own.LSN || at.apart(own) != 0
 }
 
 // renewed are the copies in the record's list that their members have replaced.

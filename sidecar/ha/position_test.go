@@ -61,3 +61,36 @@ func TestParseLSN(t *testing.T) {
 		}
 	}
 }
+
+// TestMark: what two timelines of one number begin with tells them apart, in their own logs
+// and in those that go on from them; what is not known tells nothing.
+func TestMark(t *testing.T) {
+	marked := func(p ha.Position, own ha.Mark) ha.Position {
+		p.Mark = own
+		return p
+	}
+	fork := ha.Fork{TLI: 1, End: 100}
+	claimed, byHand, unknown := marked(at(2, 300, fork), 7), marked(at(2, 200, fork), 8), at(2, 200, fork)
+	after := at(3, 400, fork, ha.Fork{TLI: 2, End: 300, Mark: 7})
+	for _, c := range []struct {
+		name     string
+		p, q     ha.Position
+		contains bool
+	}{
+		{"its own beginning", claimed, marked(unknown, 7), true},
+		{"another's", claimed, byHand, false},
+		{"one that is not known", claimed, unknown, true},
+		{"in one that is not known", marked(claimed, 0), byHand, true},
+		{"in a descendant", after, marked(unknown, 7), true},
+		{"another's in a descendant", after, byHand, false},
+		{"the parent's log", byHand, at(1, 90), true},
+	} {
+		if got := c.p.Contains(c.q); got != c.contains {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+	r := ha.Record{Timeline: 2, Histories: ha.Histories{Claims: []ha.Claim{{TLI: 2, Term: 2, Parent: 1, Low: 100, High: 100, Mark: 7}}}}
+	if !r.Claimed(claimed) || !r.Claimed(unknown) || r.Claimed(byHand) {
+		t.Error("a claim tells its timeline from none of its number")
+	}
+}
