@@ -16,6 +16,7 @@ func Policy(prefix, cluster, service string) string {
 	return strings.NewReplacer(
 		`"pgsidecar/pg/"`, strconv.Quote(prefix+"/"+cluster+"/"),
 		`service "pg"`, "service "+strconv.Quote(service),
+		`service "pg-proxy"`, "service "+strconv.Quote(ProxyService(service)),
 		`the cluster "pg"`, "the cluster "+strconv.Quote(cluster),
 		"pgsidecar-pg", "pgsidecar-"+cluster,
 		"primary.pg.service", "primary."+service+".service",

@@ -23,6 +23,9 @@ service "pg" { policy = "write" }
 # its answers, and a second primary could be one of them.
 node_prefix "" { policy = "read" }
 
+# The proxies that are registered: each member's page shows where they lead clients.
+service "pg-proxy" { policy = "read" }
+
 # DNS does not ask with this token, but with that of the agent which is asked
 # (acl.tokens.dns, else acl.tokens.default). With default_policy = "deny" that
 # one needs the rules below, or names such as primary.pg.service.consul are not

@@ -13,6 +13,9 @@ type Availability struct {
 	Since   time.Time             `json:"since,omitzero"` // the oldest thing that is known; zero: nothing is
 	Until   time.Time             `json:"until"`
 	Outages []availability.Outage `json:"outages"`
+	// Unread is how many lines of the journals in Consul cannot be read: outages that are in
+	// no figure.
+	Unread int `json:"unread_lines,omitempty"`
 	// Objective is what the settings say; nil: they say none. Budget is what is left of it.
 	Objective *availability.Objective `json:"objective,omitempty"`
 	Budget    *availability.Budget    `json:"budget,omitempty"`
@@ -20,7 +23,7 @@ type Availability struct {
 
 // known is what this member knows of outages.
 func (f facts) known() Availability {
-	a := Availability{Cluster: f.Cluster, Until: time.Now(), Outages: f.Outages}
+	a := Availability{Cluster: f.Cluster, Until: time.Now(), Outages: f.Outages, Unread: f.UnreadOutages}
 	earlier := func(at time.Time) {
 		if !at.IsZero() && (a.Since.IsZero() || at.Before(a.Since)) {
 			a.Since = at

@@ -21,6 +21,17 @@ type PageOptions struct {
 	Next func() <-chan struct{}
 	// Clusters lists those of the same Consul.
 	Clusters func(ctx context.Context) ([]ClusterInConsul, error)
+	// Elsewhere asks the proxies of other hosts, and the members that switch one, where
+	// they lead clients.
+	Elsewhere func(ctx context.Context) ([]RouteElsewhere, error)
+}
+
+// RouteElsewhere is what leads clients to the cluster from another host.
+type RouteElsewhere struct {
+	Host      string          `json:"host"`                // Consul's node; of a member, its name
+	Check     string          `json:"check,omitempty"`     // of Consul: passing, warning or critical; empty for a member
+	Templates json.RawMessage `json:"templates,omitempty"` // its own templates.AgentStatus
+	Problem   string          `json:"problem,omitempty"`   // why it is not known where it leads
 }
 
 // ClusterInConsul is a cluster as Consul's catalog shows it.
@@ -69,6 +80,7 @@ type past struct {
 
 	Objective *availability.Objective `json:"objective"`
 	Budget    *availability.Budget    `json:"budget"`
+	Unread    int                     `json:"unread_lines"` // of the journals of outages
 }
 
 // pageOutages and pageDays are how many of the newest the page shows.
@@ -95,7 +107,7 @@ func (s *pageSource) Past() (version string, read func() any) {
 	if !known {
 		return "", nil
 	}
-	version = fmt.Sprintf("%p %p %p %d %d", head(f.History), head(f.Outages), head(f.Changes), f.ConfigVersion, time.Now().Unix()/60)
+	version = fmt.Sprintf("%p %p %d %p %d %d", head(f.History), head(f.Outages), f.UnreadOutages, head(f.Changes), f.ConfigVersion, time.Now().Unix()/60)
 	return version, func() any { return pastOf(f) }
 }
 
@@ -110,7 +122,7 @@ func head[T any](all []T) *T {
 func pastOf(f facts) past {
 	known := f.known()
 	p := past{History: f.History, Config: configOf(f.Config), Changes: f.Changes, Outages: last(known.Outages, pageOutages),
-		Objective: known.Objective, Budget: known.Budget}
+		Objective: known.Objective, Budget: known.Budget, Unread: known.Unread}
 	if known.Since.IsZero() {
 		return p
 	}
@@ -177,5 +189,24 @@ func (s *pageSource) Seldom(ctx context.Context) any {
 		}
 	}
 	slices.SortFunc(found.Clusters, func(a, b ClusterInConsul) int { return strings.Compare(a.Cluster, b.Cluster) })
+	return found
+}
+
+// elsewhere is what the page is told of other hosts.
+type elsewhere struct {
+	Routes  []RouteElsewhere `json:"routes"`
+	Problem string           `json:"problem,omitempty"` // why Consul does not say which there are
+}
+
+// Elsewhere asks them.
+func (s *pageSource) Elsewhere(ctx context.Context) any {
+	if s.options.Elsewhere == nil {
+		return nil
+	}
+	var found elsewhere
+	var err error
+	if found.Routes, err = s.options.Elsewhere(ctx); err != nil {
+		found.Problem = err.Error()
+	}
 	return found
 }

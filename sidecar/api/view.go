@@ -45,9 +45,11 @@ type View struct {
 	Changes      []json.RawMessage // of Config, oldest first, each with its time and difference
 	History      []failover.Record // oldest first
 	Outages      []availability.Outage
-	Objective    availability.Objective
-	Service      string         // in Consul
-	Registered   []Registration // the members, as Consul's catalog has them
+	// UnreadOutages is how many lines of their journals cannot be read.
+	UnreadOutages int
+	Objective     availability.Objective
+	Service       string         // in Consul
+	Registered    []Registration // the members, as Consul's catalog has them
 	// Slots is how far the consumers of the permanent physical slots are.
 	Slots map[string]ha.LSN
 	// Held are the slots of this server that keep log, or have lost it, those that keep most

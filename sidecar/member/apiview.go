@@ -36,7 +36,7 @@ func (m *Member) newAPI() (*api.Server, error) {
 	t := m.config.API.TLS
 	var page *api.PageOptions
 	if m.config.API.UI {
-		page = &api.PageOptions{Next: m.sidecar.Next, Clusters: m.clusters}
+		page = &api.PageOptions{Next: m.sidecar.Next, Clusters: m.clusters, Elsewhere: m.routesElsewhere}
 	}
 	return api.New(api.Options{
 		Member: m.config.Member, Cluster: m.config.Cluster, Version: m.version, Listen: m.config.API.Listen,
@@ -87,6 +87,7 @@ func (m *Member) view() *api.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v.History, v.Changes, v.Outages, v.PlanFailed = m.history, m.changes, m.outages, m.planFailed
+	v.UnreadOutages = m.unreadOutages
 	return v
 }
 

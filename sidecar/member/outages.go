@@ -90,7 +90,7 @@ func (m *Member) readOutages(ctx context.Context) {
 		m.log.Warn("lines of the outages in Consul cannot be read, and are left out", "lines", damaged)
 	}
 	m.mu.Lock()
-	m.outages = all
+	m.outages, m.unreadOutages = all, damaged
 	m.mu.Unlock()
 }
 

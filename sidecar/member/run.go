@@ -80,6 +80,8 @@ type accounts struct {
 	history []failover.Record
 	changes []json.RawMessage // of the settings
 	outages []availability.Outage
+	// unreadOutages is how many lines of the journals of outages are damaged.
+	unreadOutages int
 	// planFailed says why the last planned switchover was not done; empty: it was.
 	planFailed string
 }

@@ -1,6 +1,8 @@
 package page_test
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -26,6 +28,11 @@ func TestElements(t *testing.T) {
 	w := newWorld("pg", "n1", "n2", "n3")
 	w.view.State.Blocks = []ha.Block{{What: "commits wait", Missing: "a flush of n2 or n3", Override: "pgsidecar settings set durability.mode=async --yes",
 		Cost: "commits that no standby has may be lost", Since: w.now - ha.Instant(90*time.Second)}}
+	w.view.UnreadOutages = 2
+	w.routes = []api.RouteElsewhere{
+		{Host: "app1", Check: "passing", Templates: json.RawMessage(`{"haproxy":[{"socket":"/run/haproxy.sock","connected":true,"primary":"n1","term":7}],"pgbouncer":[{"address":"127.0.0.1:6432","paused":true}],"templates":[]}`)},
+		{Host: "app2", Check: "critical", Problem: "connection refused"},
+	}
 	url := w.serve(t, nil)
 	b := labtest.StartBrowser(t)
 	for _, window := range []struct {
@@ -35,14 +42,14 @@ func TestElements(t *testing.T) {
 		name, v := window.name, window.Viewport
 		b.Open(url+"/ui", v)
 		b.Await(`document.querySelectorAll('#cards article').length === 3 && document.querySelectorAll('#plots canvas').length === 3`)
-		b.Await(`document.querySelector('#drill strong') && document.querySelector('#clusters a')`)
+		b.Await(`document.querySelector('#drill strong') && document.querySelector('#clusters a') && document.getElementById('routes').innerText.includes('app1')`)
 		var text string
 		b.Eval(`document.body.innerText`, &text)
 		for _, want := range []string{"pg", "term 7", "leader n1", "streaming, voter", "2.0 kB", "4.5 s", "0/3000000", // members
 			"commits wait", "a flush of n2 or n3", "pgsidecar settings set durability.mode=async --yes", "may be lost", "1 min 30 s", // blocks
-			"primary.pg.service.consul", "n1 (10.0.0.1:5432)", // routes
+			"primary.pg.service.consul", "n1 (10.0.0.1:5432)", "app1: /run/haproxy.sock", "n1, term 7", "app1: 127.0.0.1:6432", "paused", "app2", "connection refused", // routes
 			"term 7: failover to n1 from n3", "writable after 105 ms", // terms
-			"postgres-killed", "paused for 105 ms", "billingpg (1 of 2, no primary)", "durability.standbys", "64MB", "2026-11", "100 %"} {
+			"postgres-killed", "paused for 105 ms", "billingpg (1 of 2, no primary)", "durability.standbys", "64MB", "2026-11", "100 %", "2 lines of the outages in Consul cannot be read"} {
 			if !strings.Contains(text, want) && !(want == "100 %" && strings.Contains(text, "99.9")) {
 				t.Errorf("%s: %q is not on the page:\n%s", name, want, text)
 			}
@@ -225,10 +232,16 @@ func TestHostileNames(t *testing.T) {
 	w.view.Config = []byte(`{"parameters":{"<img src=x onerror=window.pwned=1>":"<script>window.pwned=1</script>"}}`)
 	w.view.Observation.Peers[0].Report.API = `javascript:window.pwned=1//`
 	w.view.Observation.Peers[1].Report.API = `a@evil.example/?x=`
+	hostile, err := json.Marshal(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.routes = []api.RouteElsewhere{{Host: script, Check: script, Templates: fmt.Appendf(nil, `{"haproxy":[{"socket":%[1]s,"primary":%[1]s,"error":%[1]s}]}`, hostile)}, {Host: script, Problem: script}}
+	w.routesErr = errors.New(script)
 	url := w.serve(t, nil)
 	b := labtest.StartBrowser(t)
 	b.Open(url+"/ui", desk)
-	b.Await(`document.querySelectorAll('#cards article').length === 3 && document.querySelector('#clusters a') && document.querySelectorAll('#plots canvas').length === 3`)
+	b.Await(`document.querySelectorAll('#cards article').length === 3 && document.querySelector('#clusters a') && document.querySelectorAll('#plots canvas').length === 3 && document.getElementById('routes').innerText.includes('The proxies are not known')`)
 	var made struct {
 		Pwned, Scripts, Images, Handlers int
 		Links                            []string

@@ -4,7 +4,8 @@
 //
 //	GET /ui            the page
 //	GET /ui/NAME       its style sheet, scripts and picture
-//	GET /ui/events     server-sent events: "live", and "past" when that has changed
+//	GET /ui/events     server-sent events: "live", and "past" and "elsewhere" (what proxies of
+//	                   other hosts say) when they have changed
 //	GET /ui/seldom     the last drill, and the clusters that the same Consul knows
 //
 // The page only reads. What its buttons do are the API's own changes, which want the
@@ -17,7 +18,7 @@
 //
 // # Cost
 //
-// One goroutine, follow, watches the member for all open pages, while there are any. It
+// Two goroutines serve all open pages, while there are any. Follow watches the member. It
 // makes the text of an event once: at once when something has changed that a person waits
 // for (Source.Urgent), else once a second. There are at most MaxStreams streams; more are
 // refused, and a browser asks again.
@@ -25,6 +26,7 @@
 // # Goroutines
 //
 //	follow     reads the source while a page is open; ends with the last, or with Close
+//	ask        asks other hosts, every five seconds, as long as follow runs
 //
 // Each stream's goroutine is the server's own for its request.
 package page

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,8 @@ type Source interface {
 	Next() <-chan struct{}
 	// Seldom is what only Consul knows, as JSON, as far as it answers.
 	Seldom(ctx context.Context) any
+	// Elsewhere is what other hosts say of themselves, as JSON; nil: it never asks any.
+	Elsewhere(ctx context.Context) any
 }
 
 const (
@@ -41,6 +44,10 @@ const (
 	// bounds the asking.
 	seldomAge     = 10 * time.Second
 	seldomTimeout = 5 * time.Second
+	// elsewhereEvery is how often other hosts are asked while a page is open, and
+	// elsewhereTimeout bounds the asking.
+	elsewhereEvery   = 5 * time.Second
+	elsewhereTimeout = 4 * time.Second
 )
 
 // Page serves the page. Close ends its streams.
@@ -52,9 +59,10 @@ type Page struct {
 
 	mu      sync.Mutex
 	streams int
-	stop    context.CancelFunc // of follow; nil: it does not run
+	stop    context.CancelFunc // of follow and ask; nil: they do not run
 	newest  *frame
 	news    chan struct{} // closed with the next frame
+	asked   []byte        // the event of what other hosts say; nil: they were not asked yet
 
 	seldom memory
 }
@@ -63,6 +71,7 @@ type Page struct {
 type frame struct {
 	live, past []byte // past: as it was last made
 	version    string // of past
+	elsewhere  []byte // nil: nothing is known yet
 }
 
 // memory is what Consul was last asked for.
@@ -117,7 +126,7 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	for {
 		f, next := p.frame()
 		if f != nil && f != sent {
-			if err := send(w, to, f, sent == nil || sent.version != f.version); err != nil {
+			if err := send(w, to, f.since(sent)); err != nil {
 				return
 			}
 			sent = f
@@ -132,17 +141,26 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func send(w http.ResponseWriter, to *http.ResponseController, f *frame, past bool) error {
+// since are the events that a stream lacks which has sent another frame; nil: none.
+func (f *frame) since(sent *frame) [][]byte {
+	var events [][]byte
+	if sent == nil || sent.version != f.version {
+		events = append(events, f.past)
+	}
+	if sent == nil || !bytes.Equal(sent.elsewhere, f.elsewhere) {
+		events = append(events, f.elsewhere)
+	}
+	return append(events, f.live)
+}
+
+func send(w http.ResponseWriter, to *http.ResponseController, events [][]byte) error {
 	if err := to.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	if past {
-		if _, err := w.Write(f.past); err != nil {
+	for _, e := range events {
+		if _, err := w.Write(e); err != nil {
 			return err
 		}
-	}
-	if _, err := w.Write(f.live); err != nil {
-		return err
 	}
 	return to.Flush()
 }
@@ -154,7 +172,7 @@ func (p *Page) frame() (*frame, <-chan struct{}) {
 	return p.newest, p.news
 }
 
-// join counts a stream, and starts follow with the first.
+// join counts a stream, and starts follow and ask with the first.
 func (p *Page) join() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,8 +183,9 @@ func (p *Page) join() bool {
 	if p.stop == nil {
 		var ctx context.Context
 		ctx, p.stop = context.WithCancel(p.closed)
-		p.newest = nil // it is from when a page was last open
+		p.newest, p.asked = nil, nil // they are from when a page was last open
 		go p.follow(ctx)
+		go p.ask(ctx)
 	}
 	return true
 }
@@ -250,9 +269,34 @@ func (p *Page) publish(ctx context.Context, f *frame) {
 	if ctx.Err() != nil {
 		return // another follow may run already
 	}
+	f.elsewhere = p.asked
 	p.newest = f
 	close(p.news)
 	p.news = make(chan struct{})
+}
+
+// ask asks other hosts until ctx ends. The next frame has what they say.
+func (p *Page) ask(ctx context.Context) {
+	for {
+		asking, cancel := context.WithTimeout(ctx, elsewhereTimeout)
+		found := p.source.Elsewhere(asking)
+		cancel()
+		if found == nil {
+			return // there is nobody to ask
+		}
+		text, err := event("elsewhere", found)
+		if err != nil {
+			p.log.Error("what other hosts say cannot be written for the page", "error", err)
+		}
+		p.mu.Lock()
+		if ctx.Err() == nil { // else another ask may run already
+			p.asked = text
+		}
+		p.mu.Unlock()
+		if !pause(ctx, elsewhereEvery, nil) {
+			return
+		}
+	}
 }
 
 // askSeldom answers with what Consul says, which is asked once in a while at most.

@@ -3,6 +3,7 @@ package page_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -74,6 +76,39 @@ func TestEvents(t *testing.T) {
 			t.Fatal("the stream has ended")
 		case name == "past" && strings.Contains(data, `"term":8`), name == "live" && strings.Contains(data, `"leader":"n3"`):
 			seen[name] = true
+		}
+	}
+}
+
+// TestElsewhere: other hosts are asked while a page is open, and each page is told what
+// they say once.
+func TestElsewhere(t *testing.T) {
+	w := newWorld("pg", "n1", "n2", "n3")
+	var asked atomic.Int32
+	url := w.serve(t, func(o *api.Options) {
+		o.Page.Elsewhere = func(context.Context) ([]api.RouteElsewhere, error) {
+			asked.Add(1)
+			return []api.RouteElsewhere{{Host: "app1", Problem: "away"}}, errors.New("no right to read")
+		}
+	})
+	if resp := get(t, url+"/ui/seldom"); resp.StatusCode != http.StatusOK || asked.Load() != 0 {
+		t.Errorf("%s; asked %d times without an open page", resp.Status, asked.Load())
+	}
+	for range 2 { // pages
+		next, told := stream(t, url), 0
+		for live := 0; live < 2 || told == 0; {
+			name, data := next()
+			switch {
+			case name == "":
+				t.Fatal("the stream has ended")
+			case name == "live":
+				live++
+			case name == "elsewhere" && data == `{"routes":[{"host":"app1","problem":"away"}],"problem":"no right to read"}`:
+				told++
+			}
+		}
+		if told != 1 {
+			t.Errorf("told %d times", told)
 		}
 	}
 }

@@ -26,6 +26,9 @@ type world struct {
 	next  chan struct{}
 	now   ha.Instant
 	asked []string // what was requested of the member
+
+	routes    []api.RouteElsewhere // nil: other hosts are not asked
+	routesErr error
 }
 
 // newWorld is a cluster of three, which the first leads; its names are the test's.
@@ -169,6 +172,9 @@ func (w *world) serve(t testing.TB, change func(*api.Options)) string {
 			defer w.mu.Unlock()
 			return w.next
 		}}}
+	if w.routes != nil {
+		o.Page.Elsewhere = func(context.Context) ([]api.RouteElsewhere, error) { return w.routes, w.routesErr }
+	}
 	if change != nil {
 		change(&o)
 	}

@@ -29,6 +29,7 @@ type availabilityReport struct {
 	Whole     availability.Period   `json:"whole"`
 	Periods   []availability.Period `json:"periods"`
 	Outages   []availability.Outage `json:"outages"`
+	Unread    int                   `json:"unread_lines,omitempty"`
 }
 
 func newAvailabilityCommand(a *Process) *cobra.Command {
@@ -64,7 +65,7 @@ nobody saw, because no member ran, is unknown: it is in no figure.`,
 			if o := known.Objective; o != nil {
 				wanted.RTO, wanted.Availability = o.RTO, cmp.Or(share, o.Availability)
 			}
-			r := availabilityReport{Cluster: known.Cluster, Objective: wanted.Availability, RTO: wanted.RTO, Outages: known.Outages,
+			r := availabilityReport{Cluster: known.Cluster, Objective: wanted.Availability, RTO: wanted.RTO, Outages: known.Outages, Unread: known.Unread,
 				Budget: availability.BudgetOf(wanted, known.Since, known.Until, known.Outages)}
 			if !known.Since.IsZero() {
 				q := availability.Question{From: known.Since, To: known.Until, By: spans, Objective: r.Objective}
@@ -147,6 +148,9 @@ func writeAvailability(to io.Writer, r *availabilityReport) error {
 			fmt.Fprintf(to, "outages longer than %s in that time: %d\n", length(r.RTO), b.TooLong)
 		}
 	}
+	if r.Unread > 0 {
+		fmt.Fprintf(to, "\n%s of the outages in Consul cannot be read: what was written there is in no figure\n", lines(r.Unread))
+	}
 	if len(r.Outages) == 0 {
 		return nil
 	}
@@ -192,4 +196,11 @@ func length(s availability.Seconds) string {
 		return d.Round(time.Millisecond).String()
 	}
 	return d.Round(time.Second).String()
+}
+
+func lines(n int) string {
+	if n == 1 {
+		return "1 line"
+	}
+	return strconv.Itoa(n) + " lines"
 }

@@ -1,7 +1,8 @@
 // The page: listens to the member's events, and shows them.
-import { make, show, byId, apiLink, command, table } from './dom.js';
+import { make, show, byId, apiLink, command } from './dom.js';
 import { seconds } from './words.js';
 import { showMembers } from './members.js';
+import { showRoutes, keepElsewhere } from './routes.js';
 import { actions } from './actions.js';
 import { showTerms, showAvailability, showSettings, showDrill, showBackups } from './past.js';
 import { addSample } from './plots.js';
@@ -43,20 +44,6 @@ function showBlocks(s) {
       make('p', {}, 'waiting for: ' + b.missing),
       b.override ? [make('p', {}, 'override:'), command(b.override)] : null,
       b.cost ? make('p', { class: 'warn' }, 'risk: ' + b.cost) : null)),
-  ]);
-}
-
-function showRoutes(s) {
-  const named = s.registered || [], t = s.templates || {};
-  const of = (tag) => named.filter((r) => (r.tags || []).includes(tag) && r.status !== 'critical').map((r) => `${r.member} (${r.address})`).join(', ') || 'nobody';
-  const rows = [['DNS', `primary.${s.service}.service.consul`, of('primary'), ''], ['DNS', `replica.${s.service}.service.consul`, of('replica'), '']];
-  for (const p of t.haproxy || []) rows.push(['HAProxy', p.socket, p.primary ? `${p.primary}, term ${p.term}` : 'unknown', p.error || (p.connected ? 'connected' : 'not connected')]);
-  for (const p of t.pgbouncer || []) rows.push(['PgBouncer', p.address, p.paused ? 'paused' : 'open', p.error || '']);
-  for (const f of t.templates || []) rows.push(['file', f.destination, f.term ? `term ${f.term}` : 'not written', f.error || '']);
-  show(byId('routes').lastElementChild, rows, () => [
-    table(['by', 'where', 'leads to', ''], rows),
-    (t.haproxy || []).length + (t.pgbouncer || []).length === 0
-      ? make('p', { class: 'quiet' }, 'This member switches no HAProxy and no PgBouncer itself. Those of ', make('code', {}, 'pgsidecar proxy'), ' have a status of their own.') : null,
   ]);
 }
 
@@ -118,6 +105,7 @@ function listen() {
   stream = new EventSource('ui/events');
   stream.addEventListener('live', (e) => live(JSON.parse(e.data)));
   stream.addEventListener('past', (e) => past(JSON.parse(e.data)));
+  stream.addEventListener('elsewhere', (e) => keepElsewhere(JSON.parse(e.data)));
   stream.addEventListener('error', () => { if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 10000); });
 }
 listen();

@@ -52,12 +52,13 @@ function bar(s) {
 
 export function showAvailability(past) {
   const months = [...(past.months || [])].reverse().slice(0, 12), days = (past.days || []).filter((d) => d.outages > 0 || d.planned_seconds > 0);
-  show(byId('availability').lastElementChild, [past.whole, months, days, past.outages, past.objective, past.budget], () => {
+  show(byId('availability').lastElementChild, [past.whole, months, days, past.outages, past.objective, past.budget, past.unread_lines], () => {
     if (!past.months) return make('p', { class: 'quiet' }, 'Nothing is known yet: the cluster has no history.');
     const row = (p) => [p.name, percent(p.availability), String(p.outages), seconds(p.down_seconds), seconds(p.planned_seconds), seconds(p.unknown_seconds),
       ...(past.objective && past.objective.availability ? [p.budget_left_seconds < 0 ? 'spent' : seconds(p.budget_left_seconds)] : [])];
     const heads = ['time', 'available', 'outages', 'down', 'planned', 'nobody saw', ...(past.objective && past.objective.availability ? ['budget left'] : [])];
     return [
+      past.unread_lines ? make('p', { class: 'warn' }, `${past.unread_lines} lines of the outages in Consul cannot be read: what was written there is in no figure.`) : null,
       past.budget ? make('p', { class: past.budget.left_seconds < 0 ? 'bad' : '' }, `Objective ${Number((past.objective.availability * 100).toPrecision(10))} %: ` +
         (past.budget.left_seconds < 0 ? `the error budget of 30 days is spent, ${seconds(-past.budget.left_seconds)} too much.` : `${seconds(past.budget.left_seconds)} of ${seconds(past.budget.total_seconds)} left in 30 days.`)) : null,
       table(heads, [past.whole, ...months, ...days].map(row)),
