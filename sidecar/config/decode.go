@@ -195,6 +195,18 @@ func text(name string, to *string) field {
 	}}
 }
 
+// textOrNone takes a string, which may be empty: what it is of is not used then, as with
+// env("NAME", "") where the variable is not set.
+func textOrNone(name string, to *string) field {
+	return field{name: name, take: func(v cty.Value) string {
+		if v.Type() != cty.String {
+			return "a string"
+		}
+		*to = v.AsString()
+		return ""
+	}}
+}
+
 // secret takes what env or file returned.
 func secret(name string, to *Secret) field {
 	var s string

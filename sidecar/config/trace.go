@@ -21,7 +21,7 @@ const defaultTraceTimeout = 5 * time.Second
 func (r *reader) trace(b *hclsyntax.Body, path string, t *Trace) {
 	t.Timeout = defaultTraceTimeout
 	r.body(b, path, []field{
-		text("endpoint", &t.Endpoint),
+		textOrNone("endpoint", &t.Endpoint),
 		r.path("token_file", &t.TokenFile),
 		duration("timeout", &t.Timeout),
 	}, nil)

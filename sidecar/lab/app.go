@@ -11,6 +11,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sessions"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
@@ -60,6 +61,13 @@ consul {
 service {
   name = {{q .Plan.Cluster}}
 }
+
+{{- if .App.Ports.Status}}
+
+api {
+  listen = {{q .App.StatusAddress}}
+}
+{{- end}}
 
 haproxy {
   socket       = {{q .Plan.HAProxySocket}}
@@ -181,6 +189,25 @@ func (l *Lab) writePgBouncerConfig(h Host) error {
 		}
 	}
 	return nil
+}
+
+// proxyService registers `pgsidecar proxy` at the agent of its host, as `pgsidecar help
+// proxy` has it, so that members show where it leads clients.
+func (l *Lab) proxyService(h Host) (map[string]any, error) {
+	meta := map[string]string{"haproxy": "1", "api": h.StatusAddress()}
+	if l.plan.PgBouncer != "" {
+		meta["pgbouncer"] = "1"
+	}
+	service := map[string]any{"name": sessions.ProxyService(l.plan.Cluster), "port": h.Ports.Primary, "meta": meta,
+		"check": map[string]string{"name": "ready", "http": "http://" + h.StatusAddress() + "/readiness", "interval": "2s", "timeout": "2s"}}
+	if l.plan.Breakable {
+		token, err := l.plan.secret(managementToken)
+		if err != nil {
+			return nil, err
+		}
+		service["token"] = token
+	}
+	return service, nil
 }
 
 // appRuns are what the application's host runs besides Consul, in the order in

@@ -62,12 +62,8 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	}
 	c["retry_join"] = join
 	c["retry_interval"] = "1s"
-	if l.plan.Breakable {
-		acl, err := l.aclConfig(h, dialect)
-		if err != nil {
-			return err
-		}
-		c["acl"] = acl
+	if err := l.addToConsul(h, dialect, c); err != nil {
+		return err
 	}
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
@@ -75,6 +71,25 @@ func (l *Lab) writeConsulConfig(h Host) error {
 	}
 	if err := os.WriteFile(filepath.Join(h.Dir, "consul.json"), b, 0o600); err != nil {
 		return fmt.Errorf("write Consul's configuration: %w", err)
+	}
+	return nil
+}
+
+// addToConsul adds the ACLs and the services of a host to its agent's configuration.
+func (l *Lab) addToConsul(h Host, dialect programs.ConsulDialect, c map[string]any) error {
+	if l.plan.Breakable {
+		acl, err := l.aclConfig(h, dialect)
+		if err != nil {
+			return err
+		}
+		c["acl"] = acl
+	}
+	if h.Ports.Status != 0 {
+		service, err := l.proxyService(h)
+		if err != nil {
+			return err
+		}
+		c["services"] = []any{service}
 	}
 	return nil
 }

@@ -142,6 +142,10 @@ durability {
 failover {
   automatic = true
 }
+
+trace {
+  endpoint = env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+}
 {{- if .Plan.WALSegmentMB}}
 
 bootstrap {

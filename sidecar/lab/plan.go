@@ -115,6 +115,7 @@ type Ports struct {
 	Primary  int `json:"primary,omitempty"`  // HAProxy: to the primary
 	Replicas int `json:"replicas,omitempty"` // HAProxy: to the replicas
 	Pool     int `json:"pool,omitempty"`     // PgBouncer
+	Status   int `json:"status,omitempty"`   // of `pgsidecar proxy`
 }
 
 // HTTPAddress returns host:port of the host's Consul API.
@@ -137,6 +138,9 @@ func (h Host) ReplicasAddress() string { return h.at(h.Ports.Replicas) }
 
 // PoolAddress returns host:port of PgBouncer.
 func (h Host) PoolAddress() string { return h.at(h.Ports.Pool) }
+
+// StatusAddress returns host:port where `pgsidecar proxy` says how it does.
+func (h Host) StatusAddress() string { return h.at(h.Ports.Status) }
 
 // DataDir returns a member's PostgreSQL data directory.
 func (h Host) DataDir() string { return filepath.Join(h.Dir, "postgres", "data") }
@@ -218,6 +222,9 @@ func (p *Plan) givePorts() error {
 			h.Ports.Primary, h.Ports.Replicas = next(5000), next(5001)
 			if p.PgBouncer != "" {
 				h.Ports.Pool = next(6432)
+			}
+			if p.Binary != "" {
+				h.Ports.Status = next(8018)
 			}
 		}
 	}
