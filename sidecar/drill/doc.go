@@ -47,7 +47,7 @@
 //
 // Results are written as JSON (Schema describes it), as JUnit's XML, and as one
 // page with pictures; Report.WriteText is the summary for a terminal. What is
-// kept of the last drill (Last) lies in Consul under drill/last, where the
+// kept of the last drill, and of nine before it, (Last) lies in Consul under drill/last, where the
 // members' API finds it.
 //
 // # Beside Patroni

@@ -219,12 +219,52 @@ type Last struct {
 	// Objective is what was demanded.
 	Objective Demand   `json:"objective"`
 	Failures  []string `json:"failures,omitempty"`
+	// Before are the ones before it, the newest first; they have none themselves.
+	Before []Last `json:"before,omitempty"`
+}
+
+// lastsKept is how many drills are kept with the last one.
+const lastsKept = 9
+
+// After returns what is kept of the drill in place of what was kept before it; nil: there
+// was none.
+func (l Last) After(kept []byte) ([]byte, error) {
+	var before Last
+	if json.Unmarshal(kept, &before) != nil {
+		before = Last{} // there was none, or another version wrote it
+	}
+	older := before.Before
+	before.Before, l.Before = nil, nil
+	if before.Scenario != "" {
+		l.Before = append([]Last{before}, older[:min(len(older), lastsKept-1)]...)
+	}
+	text, err := json.Marshal(l)
+	if err != nil {
+		return nil, fmt.Errorf("encode the result of a drill: %w", err)
+	}
+	return text, nil
 }
 
 // Last returns what is kept of a report.
 func (r *Report) Last() Last {
 	return Last{Scenario: r.Scenario, At: r.Fault.UTC(), Passed: r.Passed(), RTOMs: r.RTOMs, RPORows: r.Rows.Lost, RPOBytes: r.Rows.LostBytes,
 		Objective: r.Objective, Failures: r.Failures}
+}
+
+// keepLast keeps a drill in Consul with those before it.
+func keepLast(ctx context.Context, client *api.Client, key string, last Last) error {
+	pair, _, err := client.KV().Get(key, new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return err
+	}
+	if pair == nil {
+		pair = &api.KVPair{Key: key}
+	}
+	if pair.Value, err = last.After(pair.Value); err != nil {
+		return err
+	}
+	_, err = client.KV().Put(pair, new(api.WriteOptions).WithContext(ctx))
+	return err
 }
 
 // remember keeps the drill in Consul as the last one. That it cannot is said,
@@ -235,11 +275,7 @@ func (r *rehearsal) remember(ctx context.Context) {
 	plan := r.Lab.Plan()
 	client, err := r.Lab.ConsulClient(plan.App().Name)
 	if err == nil {
-		var b []byte
-		if b, err = json.Marshal(r.report.Last()); err == nil {
-			pair := &api.KVPair{Key: plan.Prefix + "/" + plan.Cluster + "/drill/last", Value: b}
-			_, err = client.KV().Put(pair, new(api.WriteOptions).WithContext(ctx))
-		}
+		err = keepLast(ctx, client, plan.Prefix+"/"+plan.Cluster+"/drill/last", r.report.Last())
 	}
 	if err != nil {
 		r.Progress(fmt.Sprintf("the result is not kept in Consul: %v", err))

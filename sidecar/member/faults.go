@@ -27,15 +27,19 @@ func (d faultInjector) LastDrill(ctx context.Context) (json.RawMessage, error) {
 	return d.cluster.LastDrill(ctx)
 }
 
-// KeepDrill keeps it in Consul, if it is one.
+// KeepDrill keeps it in Consul, if it is one, with those before it.
 func (d faultInjector) KeepDrill(ctx context.Context, last json.RawMessage) error {
 	var l drill.Last
 	if err := json.Unmarshal(last, &l); err != nil || l.Scenario == "" || l.At.IsZero() {
 		return api.Refuse(http.StatusBadRequest, "the body is not the result of a drill")
 	}
-	text, err := json.Marshal(l)
+	kept, err := d.cluster.LastDrill(ctx)
 	if err != nil {
-		return fmt.Errorf("encode the result of a drill: %w", err)
+		return err
+	}
+	text, err := l.After(kept)
+	if err != nil {
+		return err
 	}
 	return d.cluster.PutLastDrill(ctx, text)
 }

@@ -29,6 +29,10 @@ func TestElements(t *testing.T) {
 	w.view.State.Blocks = []ha.Block{{What: "commits wait", Missing: "a flush of n2 or n3", Override: "pgsidecar settings set durability.mode=async --yes",
 		Cost: "commits that no standby has may be lost", Since: w.now - ha.Instant(90*time.Second)}}
 	w.view.UnreadOutages = 2
+	if err := json.Unmarshal([]byte(`[{"name":"main","engine":"pgbackrest","by":"n2","age_seconds":7200,"good":{"label":"20261129-0800F","size":3145728}}]`), &w.view.Backups); err != nil {
+		t.Fatal(err)
+	}
+	w.view.Archive = &api.Archive{Backup: "main", Engine: "pgbackrest", Files: 2}
 	w.routes = []api.RouteElsewhere{
 		{Host: "app1", Check: "passing", Templates: json.RawMessage(`{"haproxy":[{"socket":"/run/haproxy.sock","connected":true,"primary":"n1","term":7}],"pgbouncer":[{"address":"127.0.0.1:6432","paused":true}],"templates":[]}`)},
 		{Host: "app2", Check: "critical", Problem: "connection refused"},
@@ -49,7 +53,7 @@ func TestElements(t *testing.T) {
 			"commits wait", "a flush of n2 or n3", "pgsidecar settings set durability.mode=async --yes", "may be lost", "1 min 30 s", // blocks
 			"primary.pg.service.consul", "n1 (10.0.0.1:5432)", "app1: /run/haproxy.sock", "n1, term 7", "app1: 127.0.0.1:6432", "paused", "app2", "connection refused", // routes
 			"term 7: failover to n1 from n3", "writable after 105 ms", // terms
-			"postgres-killed", "paused for 105 ms", "billingpg (1 of 2, no primary)", "durability.standbys", "64MB", "2026-11", "100 %", "2 lines of the outages in Consul cannot be read"} {
+			"postgres-killed", "paused for 105 ms", "drills before it (1)", "last good one 20261129-0800F, 2 h 0 min ago, by n2, 3.0 MB", "2 files wait", "billingpg (1 of 2, no primary)", "durability.standbys", "64MB", "2026-11", "100 %", "2 lines of the outages in Consul cannot be read"} {
 			if !strings.Contains(text, want) && !(want == "100 %" && strings.Contains(text, "99.9")) {
 				t.Errorf("%s: %q is not on the page:\n%s", name, want, text)
 			}

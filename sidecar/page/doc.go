@@ -6,7 +6,7 @@
 //	GET /ui/NAME       its style sheet, scripts and picture
 //	GET /ui/events     server-sent events: "live", and "past" and "elsewhere" (what proxies of
 //	                   other hosts say) when they have changed
-//	GET /ui/seldom     the last drill, and the clusters that the same Consul knows
+//	GET /ui/seldom     the last drills, and the clusters that the same Consul knows
 //
 // The page only reads. What its buttons do are the API's own changes, which want the
 // API's token each time; the page keeps none. It loads nothing from another host, and its

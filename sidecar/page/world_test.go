@@ -154,7 +154,8 @@ func (w *world) clusters(context.Context) ([]api.ClusterInConsul, error) {
 type drills struct{ api.Drills }
 
 func (drills) LastDrill(context.Context) (json.RawMessage, error) {
-	return json.RawMessage(`{"scenario":"postgres-killed","at":"2026-11-20T10:00:00Z","passed":true,"rto_ms":105,"rpo_rows":0,"rpo_bytes":0,"objective":{}}`), nil
+	return json.RawMessage(`{"scenario":"postgres-killed","at":"2026-11-20T10:00:00Z","passed":true,"rto_ms":105,"rpo_rows":0,"rpo_bytes":0,"objective":{},
+		"before":[{"scenario":"host-lost","at":"2026-10-20T10:00:00Z","passed":false,"rto_ms":2200,"rpo_rows":3,"failures":["3 rows are lost"]}]}`), nil
 }
 
 // serve runs the API until the test ends, and returns the page's address.

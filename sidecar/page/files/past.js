@@ -58,7 +58,7 @@ export function showAvailability(past) {
       ...(past.objective && past.objective.availability ? [p.budget_left_seconds < 0 ? 'spent' : seconds(p.budget_left_seconds)] : [])];
     const heads = ['time', 'available', 'outages', 'down', 'planned', 'nobody saw', ...(past.objective && past.objective.availability ? ['budget left'] : [])];
     return [
-      past.unread_lines ? make('p', { class: 'warn' }, `${past.unread_lines} lines of the outages in Consul cannot be read: what was written there is in no figure.`) : null,
+      past.unread_lines ? make('p', { class: 'warn' }, `${past.unread_lines} ${past.unread_lines === 1 ? 'line' : 'lines'} of the outages in Consul cannot be read: what was written there is in no figure.`) : null,
       past.budget ? make('p', { class: past.budget.left_seconds < 0 ? 'bad' : '' }, `Objective ${Number((past.objective.availability * 100).toPrecision(10))} %: ` +
         (past.budget.left_seconds < 0 ? `the error budget of 30 days is spent, ${seconds(-past.budget.left_seconds)} too much.` : `${seconds(past.budget.left_seconds)} of ${seconds(past.budget.total_seconds)} left in 30 days.`)) : null,
       table(heads, [past.whole, ...months, ...days].map(row)),
@@ -88,10 +88,14 @@ export function showSettings(past) {
   ]);
 }
 
+const verdict = (d) => make('span', { class: d.passed ? 'good' : 'bad' }, d.passed ? 'passed' : 'failed: ' + (d.failures || []).join('; '));
+
 export function showDrill(last) {
+  const before = (last && last.before) || [];
   show(byId('drill'), last, () => (last
-    ? make('p', {}, make('strong', {}, 'Last drill: '), `${last.scenario}, ${time(last.at)}: writes paused for ${Math.round(last.rto_ms)} ms, ${last.rpo_rows} rows lost, `,
-      make('span', { class: last.passed ? 'good' : 'bad' }, last.passed ? 'passed' : 'failed: ' + (last.failures || []).join('; ')))
+    ? [make('p', {}, make('strong', {}, 'Last drill: '), `${last.scenario}, ${time(last.at)}: writes paused for ${Math.round(last.rto_ms)} ms, ${last.rpo_rows} rows lost, `, verdict(last)),
+      before.length === 0 ? null : make('details', { 'data-key': 'drills' }, make('summary', {}, `drills before it (${before.length})`),
+        table(['drill', 'at', 'writes paused for', 'rows lost', ''], before.map((d) => [d.scenario, time(d.at), Math.round(d.rto_ms) + ' ms', String(d.rpo_rows), verdict(d)])))]
     : make('p', { class: 'quiet' }, 'No drill has been done. ', make('code', {}, 'pgsidecar drill live'), ' does one.')));
 }
 
