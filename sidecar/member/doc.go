@@ -10,6 +10,7 @@
 //	adapters.go     Consul, peers and guard in the shell's words
 //	control.go      what the API's changes ask for; pause.go, restart.go, plans.go
 //	apiview.go      what the API shows, and the history
+//	elsewhere.go    where proxies of other hosts lead clients, for the page
 //	backups.go      the engines of backups; archive.go  the archive of the log
 //	routing.go      templates and proxies of the member's own configuration
 //	hooks.go        what hooks and notices are told

@@ -2,12 +2,14 @@ package member
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/sessions"
+	"github.com/pgsidecar/pgsidecar/sidecar/config"
 )
 
 // TestRoutesOfProxy: what a proxy of another host says is taken if it is a proxy's status,
@@ -55,5 +57,44 @@ func TestRoutesOfSlowProxy(t *testing.T) {
 	<-asked
 	if !strings.Contains(r.Problem, context.DeadlineExceeded.Error()) {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestRoutesElsewhere: every proxy that Consul names is asked; and where Consul does not
+// say which there are, it is said why.
+func TestRoutesElsewhere(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"haproxy":[{"socket":"/run/h","connected":true,"primary":"n2","term":7}]}`))
+	}))
+	defer proxy.Close()
+	denied := false
+	consul := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if denied || r.URL.Path != "/v1/health/service/pg-proxy" {
+			http.Error(w, "Permission denied", http.StatusForbidden)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `[{"Node":{"Node":"app1","Address":"10.0.0.9"},"Service":{"ID":"a","Service":"pg-proxy","Port":5000,"Meta":{"haproxy":"1","api":%q}},"Checks":[{"Status":"passing"}]},
+			{"Node":{"Node":"app2","Address":"10.0.0.10"},"Service":{"ID":"b","Service":"pg-proxy","Port":5000,"Meta":{"haproxy":"1"}},"Checks":[{"Status":"critical"}]}]`,
+			strings.TrimPrefix(proxy.URL, "http://"))
+	}))
+	defer consul.Close()
+	client, err := sessions.New(sessions.Options{Addresses: []string{strings.TrimPrefix(consul.URL, "http://")}, Cluster: "pg", Member: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Member{cluster: client, config: &config.Config{Member: "n1"}}
+	routes, err := m.routesElsewhere(t.Context())
+	if err != nil || len(routes) != 2 {
+		t.Fatalf("%+v, %v", routes, err)
+	}
+	for _, r := range routes {
+		if good := r.Host == "app1" && strings.Contains(string(r.Templates), `"primary":"n2"`) && r.Check == "passing"; !good && (r.Host != "app2" || r.Problem == "" || r.Check != "critical") {
+			t.Errorf("%+v", r)
+		}
+	}
+	denied = true
+	if routes, err := m.routesElsewhere(t.Context()); err == nil || len(routes) != 0 {
+		t.Errorf("%+v, %v", routes, err)
 	}
 }

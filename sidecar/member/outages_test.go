@@ -84,3 +84,100 @@ func TestSeen(t *testing.T) {
 		}
 	}
 }
+
+// year is a cluster of three members, each of which watches it and writes into the journals
+// what it ends.
+type year struct {
+	t        *testing.T
+	watches  map[string]*outageWatch
+	journals map[string][]byte // by month
+	term     uint64
+	leader   string
+	last     *failover.Record
+}
+
+// look has every member look: who leads, and whether it takes writes.
+func (y *year) look(at time.Time, serves bool) {
+	y.t.Helper()
+	for name, w := range y.watches {
+		s := &sidecar.Snapshot{State: ha.State{Role: ha.RoleReplica, Hears: serves}}
+		s.Observation.Consul.Record = ha.Record{Index: 1, Term: y.term, Leader: y.leader, Phase: ha.PhaseLeading}
+		if name == y.leader {
+			s.State = ha.State{Role: ha.RolePrimary}
+			s.Report.Writable = serves
+		}
+		for _, o := range w.news(s, y.last, at) {
+			journal, err := availability.Append(y.journals[o.Month()], o)
+			if err != nil {
+				y.t.Fatal(err)
+			}
+			y.journals[o.Month()] = journal
+		}
+	}
+}
+
+// outage is one from a moment on, after which the same member leads, or another.
+func (y *year) outage(from, to time.Time, other, planned bool) {
+	y.t.Helper()
+	y.look(from, false)
+	if other {
+		names := map[string]string{"n1": "n2", "n2": "n3", "n3": "n1"}
+		y.term++
+		y.last = &failover.Record{Term: y.term, Leader: names[y.leader], From: y.leader, Reason: "lost", Planned: planned, Detected: from, Writable: to}
+		y.leader = names[y.leader]
+	}
+	y.look(to, true)
+	y.look(to.Add(time.Second), true)
+}
+
+// TestYearOfOutages: forty outages of a year, of known length, that three members see, and
+// an hour in which none of them ran, give the known figures to the second: each is written
+// by one member once, into the journal of its month.
+func TestYearOfOutages(t *testing.T) {
+	begin := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+	y := &year{t: t, watches: map[string]*outageWatch{}, journals: map[string][]byte{}, term: 1, leader: "n1"}
+	for _, name := range []string{"n1", "n2", "n3"} {
+		y.watches[name] = &outageWatch{member: name}
+	}
+	y.last = &failover.Record{Term: 1, Leader: "n1", Writable: begin}
+	y.look(begin, true)
+	var down, planned time.Duration
+	for i := range 40 {
+		from, took := begin.Add(time.Duration(i+1)*210*time.Hour), time.Duration(i+1)*3*time.Second
+		y.look(from.Add(-time.Second), true)
+		switch i % 4 {
+		case 0: // another leads, as asked
+			y.outage(from, from.Add(took), true, true)
+			planned += took
+		case 1: // the same comes back
+			y.outage(from, from.Add(took), false, false)
+			down += took
+		default:
+			y.outage(from, from.Add(took), true, false)
+			down += took
+		}
+	}
+	away := begin.Add(8700 * time.Hour)
+	y.look(away, true)
+	for name, w := range y.watches {
+		y.watches[name] = &outageWatch{member: name, seen: w.seen} // the sidecars start again
+	}
+	y.outage(away.Add(time.Hour), away.Add(time.Hour+10*time.Second), true, false)
+	down += 10 * time.Second
+
+	var all []availability.Outage
+	for _, journal := range y.journals {
+		outages, damaged := availability.Read(journal)
+		if damaged > 0 {
+			t.Errorf("%d lines are damaged", damaged)
+		}
+		all = append(all, outages...)
+	}
+	p := availability.Compute(availability.Question{From: begin, To: begin.AddDate(1, 0, 0), By: availability.Yearly}, all)[0]
+	if p.Down != availability.Seconds(down.Seconds()) || p.Planned != availability.Seconds(planned.Seconds()) || p.Unknown != 3600 || p.Outages != 31 {
+		t.Errorf("%+v; down %v, planned %v", p, down, planned)
+	}
+	if len(all) != 42 || len(y.journals) != 12 {
+		t.Errorf("%d outages in %d journals", len(all), len(y.journals))
+	}
+}
