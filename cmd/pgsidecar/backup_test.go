@@ -64,17 +64,37 @@ func newSavedOn(t *testing.T, o lab.Options) *saved {
 	if err := l.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	token, err := os.ReadFile(l.Plan().APITokenFile())
+	s.here()
+	return s
+}
+
+// here has the commands that follow speak with this lab.
+func (s *saved) here() {
+	s.t.Helper()
+	token, err := os.ReadFile(s.Plan().APITokenFile())
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	var apis []string
-	for _, h := range l.Plan().Members() {
+	for _, h := range s.Plan().Members() {
 		apis = append(apis, h.APIAddress())
 	}
-	t.Setenv("PGSIDECAR_API", strings.Join(apis, ","))
-	t.Setenv("PGSIDECAR_TOKEN", strings.TrimSpace(string(token)))
-	return s
+	s.t.Setenv("PGSIDECAR_API", strings.Join(apis, ","))
+	s.t.Setenv("PGSIDECAR_TOKEN", strings.TrimSpace(string(token)))
+}
+
+// rewrite changes each member's pg.hcl, and restarts the sidecars alone.
+func (s *saved) rewrite(change func(pg string) string) {
+	s.t.Helper()
+	for _, h := range s.Plan().Members() {
+		path := filepath.Join(h.Dir, "pg.hcl")
+		text, err := os.ReadFile(path)
+		s.must(err)
+		s.must(os.WriteFile(path, []byte(change(string(text))), 0o644))
+		s.must(s.Kill(h.Name, lab.Sidecar))
+		s.must(s.Wait(s.within(time.Minute), h.Name, lab.Sidecar))
+		s.must(s.Start(s.within(time.Minute), h.Name, lab.Sidecar))
+	}
 }
 
 // end shows what the members said, if the test failed.
@@ -107,8 +127,11 @@ func (s *saved) status() *api.Status {
 }
 
 // statusOf is what the first member says of which is is so; nil: there is none.
-func (s *saved) statusOf(is func(*api.Status) bool) *api.Status {
-	for _, h := range s.Plan().Members() {
+func (s *saved) statusOf(is func(*api.Status) bool) *api.Status { return s.statusAt(s.Lab, is) }
+
+// statusAt is statusOf of a lab.
+func (s *saved) statusAt(l *lab.Lab, is func(*api.Status) bool) *api.Status {
+	for _, h := range l.Plan().Members() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.APIAddress()+"/status", nil)
 		if err != nil {
@@ -138,11 +161,17 @@ func (s *saved) await(what string, is func(*api.Status) bool) *api.Status {
 // awaitAny waits until some member's status is as wanted.
 func (s *saved) awaitAny(what string, is func(*api.Status) bool) *api.Status {
 	s.t.Helper()
+	return s.awaitOf(s.Lab, what, is)
+}
+
+// awaitOf is awaitAny of a lab.
+func (s *saved) awaitOf(l *lab.Lab, what string, is func(*api.Status) bool) *api.Status {
+	s.t.Helper()
 	ctx := s.within(2 * time.Minute)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if st := s.statusOf(is); st != nil {
+		if st := s.statusAt(l, is); st != nil {
 			return st
 		}
 		select {

@@ -12,9 +12,9 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 )
 
-// TestPageOfALab opens the page of a real cluster's replica: it has each member, a
-// switchover that is pressed is done and seen, and a failover is seen within 300 ms of the
-// decision.
+// TestPageOfALab opens the page of a real cluster's replica: it has each member, and where
+// the HAProxy of another host leads; a switchover that is pressed is done and seen, and a
+// failover is seen within 300 ms of the decision.
 func TestPageOfALab(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
@@ -35,6 +35,11 @@ func TestPageOfALab(t *testing.T) {
 	for _, want := range []string{"writable", "streaming, voter", "primary.", "service.consul", "bootstrap"} {
 		b.Await(fmt.Sprintf(`document.body.innerText.includes(%q)`, want))
 	}
+	// The lab's HAProxy is on another host.
+	proxy := func(leads string) string {
+		return fmt.Sprintf(`[...document.querySelectorAll('#routes tr')].some((r) => r.innerText.includes('HAProxy') && r.innerText.includes('app: ') && r.innerText.includes(%q))`, leads+", term")
+	}
+	b.Await(proxy(leader))
 	if elsewhere := b.RequestsElsewhere(page); len(elsewhere) > 0 {
 		t.Errorf("requests to elsewhere: %q", elsewhere)
 	}
@@ -46,6 +51,7 @@ func TestPageOfALab(t *testing.T) {
 	b.Await(fmt.Sprintf(`document.getElementById('summary').dataset.leader === %q`, heir))
 	b.Eval(`document.getElementById('ask-close').click()`, nil)
 	b.Await(`document.querySelector('#terms summary').textContent.includes('switchover to')`)
+	b.Await(proxy(heir))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := o.WaitReady(ctx); err != nil {
