@@ -41,8 +41,11 @@ func (v *view) mayNotStand() bool {
 
 // stale reports whether the record is not the newest that is known of: an election by it
 // would count votes of voters that may be others by now.
-func (v *view) stale() bool {
-	return v.putBack || v.rec.Term != max(v.seen.Term, v.o.Server.Promise) || v.seenLater() || v.promisedLater() || v.claimUnknown()
+func (v *view) stale() bool { return v.laterKnown() || v.claimUnknown() }
+
+// laterKnown reports whether a later record than Consul's is known of.
+func (v *view) laterKnown() bool {
+	return v.putBack || v.rec.Term != max(v.seen.Term, v.o.Server.Promise) || v.seenLater() || v.promisedLater()
 }
 
 // promisedLater reports whether a member that is heard has promised a later term than any
@@ -396,6 +399,11 @@ func (c candidate) better(than candidate) bool {
 
 // next is the record of the term after this one.
 func (t *turn) next(leader, reason string) Record {
+	return t.nextTerm(t.stale() || t.forced() && t.beyond() != "", leader, reason)
+}
+
+// nextTerm is that; old says that the record is not the newest, so that it is made anew.
+func (t *turn) nextTerm(old bool, leader, reason string) Record {
 	r := t.rec
 	r.endRestore()
 	if r.Phase == PhaseLeading || r.Phase == PhasePromoting {
@@ -403,7 +411,7 @@ func (t *turn) next(leader, reason string) Record {
 		r.Fenced = false
 	}
 	r.Term = max(r.Term, t.seen.Term, t.o.Server.Promise) + 1
-	if t.stale() || t.forced() && t.beyond() != "" {
+	if old {
 		t.anew(&r)
 	}
 	r.Leader, r.Phase, r.Reason = leader, PhaseElecting, reason

@@ -425,7 +425,8 @@ var supersededRules = [...]rule{
 		t.do(Action{Kind: Stop, Immediate: true, Why: t.o.Policy.StandbyOf + " takes writes in the place of this site"})
 	}, ends},
 	{"superseded-follow", func(v *view) bool { return v.lockMine() }, func(t *turn) {
-		r := t.next(t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
+		// That this member's log is on a later timeline is no lost claim: it may be that site's.
+		r := t.nextTerm(t.laterKnown(), t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
 		r.StandbyOf, r.Released, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, true
 		r.Timeline, r.Half = t.timelineOfSites(), t.ownHalf()+1
 		t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
