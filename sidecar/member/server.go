@@ -158,7 +158,7 @@ func (s *localServer) Read(ctx context.Context) (ha.SQL, error) {
 	if err != nil {
 		return ha.SQL{}, s.unread(err)
 	}
-	facts.Settled = facts.Settled && s.files.IsShut()
+	facts.Settled, facts.Position = facts.Settled && s.files.IsShut(), s.files.Mark(facts.Position)
 	if facts.ReplayPaused {
 		facts.Paused = cmp.Or(s.files.Lacking(ctx, facts.Limits), userPause)
 	}
@@ -244,6 +244,7 @@ func (s *localServer) Do(ctx context.Context, a ha.Action) (l sidecar.Learned, e
 		err = s.checkpoint(ctx, a.Planned)
 	}
 	if err == nil && l.Position.Known() {
+		l.Position = s.files.Mark(l.Position)
 		s.mu.Lock()
 		s.facts.Position = l.Position
 		s.mu.Unlock()

@@ -126,7 +126,7 @@ func (s *Server) inspectData(ctx context.Context, f Facts) (Facts, error) {
 	if end, err := s.endOfLog(c); err == nil {
 		history, err := s.History(c.timeline)
 		if err == nil {
-			f.CleanStop, f.End = true, ha.Position{History: history, TLI: c.timeline, LSN: end}
+			f.CleanStop, f.End = true, s.Mark(ha.Position{History: history, TLI: c.timeline, LSN: end})
 		}
 	}
 	return f, nil
