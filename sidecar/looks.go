@@ -259,7 +259,9 @@ func (f *facts) takeLook(seen *sight) lookNews {
 	news := lookQuiet
 	if v.FailingSince != 0 {
 		news = lookAnswersAgain
-		f.answered.Add(seen.end.Sub(v.FailingSince), seen.end)
+		if v.LoginProblem == "" { // else it was not slow
+			f.answered.Add(seen.end.Sub(v.FailingSince), seen.end)
+		}
 	}
 	f.answered.Add(seen.end.Sub(seen.at), seen.end)
 	seen.sql.SeenAt, seen.probes.FailingSince, seen.probes.Hangs, seen.probes.Starved = seen.at, 0, false, false
