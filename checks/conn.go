@@ -21,6 +21,7 @@ type Options struct {
 	User     string                 // a superuser
 	Password func() (string, error) // nil where the socket needs none
 	Member   string                 // this member's name
+	Major    int                    // the server's version: 17; 0: not known
 	Logger   hclog.Logger
 	Now      func() ha.Instant // CLOCK_BOOTTIME
 	// Shut reports whether the gate to the upstream is shut. While it is, a look
@@ -162,19 +163,31 @@ func (c *Conn) connectWith(ctx context.Context, more map[string]string) (*pgx.Co
 		}
 	}
 	conf.Fallbacks, conf.ConnectTimeout = nil, 0
-	conf.RuntimeParams = map[string]string{
-		"application_name": "pgsidecar", "search_path": "pg_catalog",
-		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0",
-		"default_transaction_read_only": "off", "client_min_messages": "error", "jit": "off",
-		"idle_in_transaction_session_timeout": "0", "log_statement": "none", "log_min_duration_statement": "-1",
-		"DateStyle": "ISO", "client_encoding": "UTF8",
-	}
+	conf.RuntimeParams = parameters(c.o.Major)
 	maps.Copy(conf.RuntimeParams, more)
 	conn, err := pgx.ConnectConfig(ctx, conf)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the local server: %w", kind(err))
 	}
 	return conn, nil
+}
+
+// parameters are what a session of this program asks of a server of that version, whatever its
+// user, its database or its files say. From PostgreSQL 17 a trigger of the event login may
+// refuse a session, or write, which no standby does; and transaction_timeout would end a
+// checkpoint or the wait for a promotion.
+func parameters(major int) map[string]string {
+	p := map[string]string{
+		"application_name": "pgsidecar", "search_path": "pg_catalog",
+		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0",
+		"default_transaction_read_only": "off", "client_min_messages": "error", "jit": "off",
+		"idle_in_transaction_session_timeout": "0", "log_statement": "none", "log_min_duration_statement": "-1",
+		"DateStyle": "ISO", "client_encoding": "UTF8",
+	}
+	if major >= 17 {
+		p["event_triggers"], p["transaction_timeout"] = "off", "0"
+	}
+	return p
 }
 
 // session is one connection, made when it is needed.

@@ -146,14 +146,20 @@ func (s *server) start() {
 	s.process = labtest.Start(s.t, s.command("postgres", "-D", s.data(), "-c", "config_file="+filepath.Join(s.data(), "test.conf")))
 	s.t.Cleanup(func() { s.stop(syscall.SIGQUIT) })
 	if s.conn == nil {
-		var err error
-		s.conn, err = checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Now: now,
-			Shut: func() bool { _, err := os.Stat(s.gate()); return err != nil }})
-		must(s.t, err)
+		s.conn = s.newConn()
 		conn := s.conn
 		s.t.Cleanup(conn.Close)
 	}
 	must(s.t, s.conn.Await(within(s.t, 20*time.Second)))
+}
+
+// newConn is what a sidecar has of its own server.
+func (s *server) newConn() *checks.Conn {
+	s.t.Helper()
+	conn, err := checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Major: s.major(), Now: now,
+		Shut: func() bool { _, err := os.Stat(s.gate()); return err != nil }})
+	must(s.t, err)
+	return conn
 }
 
 // stop ends the server by a signal, and waits for it and for its children.

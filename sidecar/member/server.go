@@ -117,7 +117,7 @@ func newLocalServer(cfg *config.Config, g *guard.Client, log hclog.Logger) (*loc
 	sql, err := checks.New(checks.Options{
 		Socket: files.SocketDir(), Port: files.Port(), User: pg.Superuser.Name,
 		Password: func() (string, error) { return process.Password(pg.Superuser) },
-		Member:   cfg.Member, Logger: log.Named("checks"), Now: guard.Now, Control: files,
+		Member:   cfg.Member, Major: files.Major(), Logger: log.Named("checks"), Now: guard.Now, Control: files,
 	})
 	if err != nil {
 		return nil, err
