@@ -27,10 +27,16 @@ func TestLoginTrigger(t *testing.T) {
 	if p.major() < 17 {
 		t.Skip("PostgreSQL has login triggers and transaction_timeout from 17 on")
 	}
-	p.exec("alter system set transaction_timeout = '1ms'")
-	p.exec("create function refuse() returns event_trigger language plpgsql as $$ begin raise 'nobody logs in'; end $$")
-	p.exec("create event trigger refuse on login execute function refuse()")
-	p.exec("select pg_reload_conf()")
+	session := p.sql() // nobody else gets in after this
+	for _, command := range []string{
+		"create function refuse() returns event_trigger language plpgsql as $$ begin raise 'nobody logs in'; end $$",
+		"create event trigger refuse on login execute function refuse()",
+		"alter system set transaction_timeout = '1s'",
+		"select pg_reload_conf()",
+	} {
+		_, err := session.Exec(within(t, 20*time.Second), command)
+		must(t, err)
+	}
 	conn := p.newConn()
 	defer conn.Close()
 	must(t, conn.Await(within(t, 20*time.Second)))
