@@ -138,8 +138,16 @@ func (m *Meeting) ofServer(st *api.Status, c *api.MemberStatus) {
 	}
 }
 
-// ofLeader says what the old primary meets when it comes back as a replica.
+// manyFiles is from how many files on the archive is a stop long: a few always wait.
+const manyFiles = 8
+
+// ofLeader says what the old primary meets when it stops, and when it comes back as a replica.
 func (m *Meeting) ofLeader(st *api.Status, c *api.MemberStatus) {
+	// PostgreSQL ends its archiver last of all, once that has tried all that waits.
+	if a := st.Archive; a != nil && a.Leads && a.Files >= manyFiles {
+		m.note("%d files (%s) of %s wait to be archived: it archives them before it stops, and writes wait for that, for postgres { stop_timeout } at most; "+
+			"to see why they wait: pgsidecar status", a.Files, BytesWords(uint64(a.Bytes)), c.Member)
+	}
 	if problem := configProblem(st, c); problem != "" {
 		m.note("PostgreSQL on %s refuses its configuration, and starts again with the last that it accepted: %s", c.Member, problem)
 	}
