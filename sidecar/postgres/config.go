@@ -33,13 +33,24 @@ func checkSettings(set Settings) error {
 var softLines = [...]string{
 	"max_wal_senders = 16",                // members, their clones, and some to spare
 	"max_replication_slots = 16",          // one for each other member, and the user's
-	"wal_keep_size = 512MB",               // so that a rewound or restarted member streams on
-	"max_slot_wal_keep_size = 16GB",       // a member that is gone for days must not fill the disk
 	"wal_sender_timeout = 5s",             // a dead replica's walsender is gone before it matters
 	"wal_retrieve_retry_interval = 100ms", // a replica finds its way to a new timeline soon
 	"wal_receiver_status_interval = 1s",
 	"password_encryption = 'scram-sha-256'",
 	"wal_level = 'replica'",
+}
+
+// boundLines bound the log that is kept for others, as the disk of pg_wal allows; disk is its
+// size in bytes, 0: not known.
+func boundLines(disk int64) []string {
+	keep, slots := int64(512), int64(16<<10) // MB
+	if mb := disk >> 20; mb > 0 {
+		keep, slots = min(keep, max(mb/16, 1)), min(slots, max(mb/4, 1))
+	}
+	return []string{
+		fmt.Sprintf("wal_keep_size = %dMB", keep),           // so that a rewound or restarted member streams on
+		fmt.Sprintf("max_slot_wal_keep_size = %dMB", slots), // a member that is gone for days must not fill the disk
+	}
 }
 
 // archiveTimeout bounds what the loss of all members costs, where little is written.
@@ -52,7 +63,7 @@ func (s *Server) render(set Settings, user string) string {
 	line := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quoteSetting(value)) }
 	b.WriteString("# Written by pgsidecar: changes are lost. Yours belong into " + s.data("postgresql.conf") +
 		"\n# or into the configuration of pgsidecar.\n" + lifeLine + "\n# Defaults.\n")
-	for _, l := range softLines {
+	for _, l := range append(boundLines(s.diskOfLog()), softLines[:]...) {
 		b.WriteString(l + "\n")
 	}
 	if s.o.WAL.ArchiveCommand != "" {

@@ -272,6 +272,20 @@ func (s *Server) free(path string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// diskOfLog is the size of the file system that pg_wal is on, or will be; 0: it was not told.
+func (s *Server) diskOfLog() int64 {
+	dir := s.data("pg_wal")
+	if s.o.WAL.Dir != "" {
+		dir = s.o.WAL.Dir
+	}
+	dir = s.existing(dir)
+	var st syscall.Statfs_t
+	if err := s.files.Do(func() error { return syscall.Statfs(dir, &st) }); err != nil {
+		return 0
+	}
+	return int64(st.Blocks) * st.Bsize
+}
+
 // empty reports whether a directory is missing or has nothing in it that
 // matters (a file system's own lost+found does not).
 func (s *Server) empty(path string) (bool, error) {

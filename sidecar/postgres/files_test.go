@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -97,7 +98,7 @@ func TestAdopt(t *testing.T) {
 	must(t, m.Start(soon(t), StartOptions{Primary: true, Sync: ha.SyncSetting{K: 1, Names: []string{`n"2`, "n3"}}}))
 	m.up()
 	for query, want := range map[string]string{"show work_mem": "34MB", "show wal_keep_size": "64MB", "show primary_conninfo": "",
-		"show max_slot_wal_keep_size": "16GB", "show synchronous_standby_names": `ANY 1 ("n""2", "n3")`,
+		"select pg_size_bytes(current_setting('max_slot_wal_keep_size')) <= 16 * 1024 ^ 3": "true", "show synchronous_standby_names": `ANY 1 ("n""2", "n3")`,
 		"select count(*) from pg_hba_file_rules where auth_method = 'trust'": "1"} {
 		if got := m.sql(query); got != want {
 			t.Errorf("%s: %q, want %q", query, got, want)
@@ -106,6 +107,21 @@ func TestAdopt(t *testing.T) {
 	for file, want := range map[string]string{"postgresql.conf": conf, "pg_hba.conf": hba} {
 		if got, err := os.ReadFile(m.data(file)); err != nil || string(got) != want {
 			t.Errorf("%s was changed: %v\n%s", file, err, got)
+		}
+	}
+}
+
+// TestBoundLines: what is kept for members that are away leaves most of the disk to the rest.
+func TestBoundLines(t *testing.T) {
+	for disk, want := range map[int64][]string{
+		0:         {"wal_keep_size = 512MB", "max_slot_wal_keep_size = 16384MB"}, // not known
+		2 << 40:   {"wal_keep_size = 512MB", "max_slot_wal_keep_size = 16384MB"},
+		20 << 30:  {"wal_keep_size = 512MB", "max_slot_wal_keep_size = 5120MB"},
+		1 << 30:   {"wal_keep_size = 64MB", "max_slot_wal_keep_size = 256MB"},
+		512 << 10: {"wal_keep_size = 512MB", "max_slot_wal_keep_size = 16384MB"}, // no disk is that small
+	} {
+		if got := boundLines(disk); !slices.Equal(got, want) {
+			t.Errorf("a disk of %d bytes: %q, want %q", disk, got, want)
 		}
 	}
 }
