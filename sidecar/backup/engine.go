@@ -41,6 +41,13 @@ type Placer interface {
 	Spaces(ctx context.Context, label string) ([]Space, error)
 }
 
+// Explainer is an engine that knows why log that waits is not archived, without another try.
+type Explainer interface {
+	// Unarchived returns why the oldest of what waits was not archived when that was last
+	// tried; nil: it is not known.
+	Unarchived() error
+}
+
 // Space is a tablespace of a backup.
 type Space struct {
 	OID uint32

@@ -264,8 +264,15 @@ func (a *archive) stored(ctx context.Context) (backup.Archive, error) {
 	return stored, err
 }
 
-// explain asks the engine why nothing is archived.
+// explain asks the engine why nothing is archived. A check is made only where it does not
+// know: each one begins a segment of log, which then waits too.
 func (a *archive) explain(ctx context.Context) {
+	if e, can := a.engine.(backup.Explainer); can {
+		if err := e.Unarchived(); err != nil {
+			a.wrong(ctx, err)
+			return
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, archiveCheckTimeout)
 	defer cancel()
 	if err := a.engine.Check(ctx); err != nil {

@@ -255,6 +255,46 @@ func TestFull(t *testing.T) {
 	if list := must2(w.engine.List(ctx))(t); len(list.Backups) != 0 || list.Free > 2<<20 {
 		t.Errorf("listed: %+v", list)
 	}
-	must(t, 0, os.Remove(filler))
+	if err := w.engine.Unarchived(); err != nil {
+		t.Errorf("all is archived, and still: %v", err)
+	}
+	rest := must2(w.engine.List(ctx))(t).Free
+	more := w.File("repo/more", strings.Repeat("x", int(rest)))
+	w.SQL("create table t as select md5(n::text) from generate_series(1, 1000) n; select pg_switch_wal()")
+	w.Eventually("select failed_count > 0 from pg_stat_archiver", "t")
+	if err := w.engine.Unarchived(); !errors.Is(err, backup.ErrFull) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("why log is not archived: %v", err)
+	}
+	must(t, 0, errors.Join(os.Remove(filler), os.Remove(more)))
 	w.backup(backup.Full)
+	if err := w.engine.Unarchived(); err != nil {
+		t.Errorf("after there is room: %v", err)
+	}
+}
+
+// TestUnarchived: what pgBackRest has left for the next try is told, of the oldest segment.
+func TestUnarchived(t *testing.T) {
+	dir := t.TempDir()
+	e := must2(New(Config{Stanza: "main", Dir: dir, Server: Server{DataDir: "/data"}, Repository: Repository{Path: "/repo"}}))(t)
+	out := filepath.Join(dir, "spool", "archive", "main", "out")
+	must(t, 0, os.MkdirAll(out, 0o700))
+	write := func(name, text string) { must(t, 0, os.WriteFile(filepath.Join(out, name), []byte(text), 0o600)) }
+	for _, c := range []struct {
+		file, text string
+		want       error
+	}{
+		{"000000010000000000000001.ok", "0\n", nil},
+		{"global.error", "", nil},
+		{"global.error", "103\nunable to find a valid repository", errInfo},
+		{"00000001000000000000000C.error", "104\nraised from local-1 protocol: archive-push command encountered error(s):\nrepo1: [FileWriteError] unable to write '/repo/C.lz4.pgbackrest.tmp'\n[CommandError] on retry after 0ms", backup.ErrFull},
+		{"00000001000000000000000B.error", "104\nrepo1: [FileWriteError] unable to write '/repo/B.lz4.pgbackrest.tmp': [28] No space left on device", backup.ErrFull},
+		{"00000001000000000000000A.error", "44\nPostgreSQL version 15, system-id 7 do not match stanza", backup.ErrOtherCluster},
+	} {
+		write(c.file, c.text)
+		err := e.Unarchived()
+		if (err == nil) != (c.want == nil) || c.want != nil && c.want != errInfo && !errors.Is(err, c.want) {
+			t.Errorf("%s %q: %v, want %v", c.file, c.text, err, c.want)
+		}
+		t.Log(err)
+	}
 }
