@@ -60,20 +60,22 @@ func (e *Engine) run(ctx context.Context, r program.Command, args ...string) (st
 }
 
 const (
-	// lockWait is how long Prepare waits for the lock that pgBackRest has while it
-	// archives in the background, for a second or so at a time (measured).
+	// lockWait is how long Prepare waits for one that outlived its sidecar.
 	lockWait  = 20 * time.Second
 	lockAgain = 200 * time.Millisecond
 )
 
-// Prepare makes the stanza; it needs the server, as primary.
+// Prepare makes the stanza; it needs the server, as primary. It has a lock of its own: with
+// the usual one it would keep pgBackRest's archiving in the background from its work, for
+// which archive-push then waits in vain until archive-timeout. Nothing is lost by that: what
+// archives needs a stanza that is there, and these locks are each member's own anyway.
 func (e *Engine) Prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	again := time.NewTicker(lockAgain)
 	defer again.Stop()
 	for {
-		_, err := e.run(ctx, program.Command{}, "stanza-create")
+		_, err := e.run(ctx, program.Command{}, "--lock-path="+filepath.Join(e.c.Dir, "lock", "prepare"), "stanza-create")
 		switch {
 		case err == nil:
 			return nil

@@ -272,6 +272,22 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// TestPrepareBesideArchiving: a repository is made ready while pgBackRest archives in the
+// background, and does not keep that from its work.
+func TestPrepareBesideArchiving(t *testing.T) {
+	w := newWorld(t)
+	ctx := within(t)
+	must(t, 0, w.engine.Prepare(ctx))
+	for _, name := range []string{"archive", "backup"} {
+		lock := must2(os.OpenFile(filepath.Join(w.config.Dir, "lock", "main-"+name+".lock"), os.O_RDWR|os.O_CREATE, 0o666))(t)
+		must(t, 0, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
+		t.Cleanup(func() { lock.Close() })
+	}
+	if err := w.engine.Prepare(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestUnarchived: what pgBackRest has left for the next try is told, of the oldest segment.
 func TestUnarchived(t *testing.T) {
 	dir := t.TempDir()
