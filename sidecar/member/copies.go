@@ -92,7 +92,7 @@ func (s *localServer) restoreCopy(ctx context.Context, leader postgres.Source) e
 	leader.Major, leader.Spaces, leader.Owed = survey.Version/10000, survey.Tablespaces, at
 	leader.Backup = &postgres.Backup{SystemID: systemID, Line: at, Delta: s.config.Load().DeltaRestores(),
 		Make: func(ctx context.Context, dir string, keep bool, run postgres.Program) error {
-			return engine.Restore(ctx, backup.Restore{DataDir: dir, Label: p.Backup.Label, Target: backup.Target{Timeline: at.TLI}, Standby: true, Delta: keep,
+			return s.byEngine(ctx, engine, backup.Restore{DataDir: dir, Label: p.Backup.Label, Target: backup.Target{Timeline: at.TLI}, Standby: true, Delta: keep,
 				Lock: run.Lock, Started: run.Started, Progress: func(done float64) { report(int64(done*float64(p.Backup.Size)), p.Backup.Size) }})
 		}}
 	if err = s.files.Clone(ctx, leader, nil); err != nil && ctx.Err() == nil {

@@ -47,9 +47,19 @@ func (s *localServer) restore(ctx context.Context, a ha.Action) error {
 	defer s.copies.progress.Store(nil)
 	return s.files.Restore(ctx, postgres.Restoration{ID: r.ID, From: r.From, Timeline: r.Timeline, Size: b.Size, Spaces: spaces,
 		Make: func(ctx context.Context, dir string, p postgres.Program) error {
-			return s.copies.engine.Restore(ctx, backup.Restore{DataDir: dir, Label: r.Backup, Target: target, Spaces: p.Spaces, Lock: p.Lock, Started: p.Started,
+			return s.byEngine(ctx, s.copies.engine, backup.Restore{DataDir: dir, Label: r.Backup, Target: target, Spaces: p.Spaces, Lock: p.Lock, Started: p.Started,
 				Progress: func(done float64) { report(int64(done*float64(b.Size)), b.Size) }})
 		}})
+}
+
+// byEngine has the backup's program restore, and says how much of the time was its own.
+func (s *localServer) byEngine(ctx context.Context, engine backup.Engine, r backup.Restore) error {
+	began := time.Now()
+	if err := engine.Restore(ctx, r); err != nil {
+		return err
+	}
+	s.log.Info("the backup's program has restored the data", "backup", r.Label, "took", time.Since(began).Round(time.Millisecond))
+	return nil
 }
 
 // spacesOf are a backup's tablespaces; nil: its engine does not know them, nor could it
@@ -101,7 +111,7 @@ func (s *localServer) init(ctx context.Context) error {
 	target.Timeline = p.Window.Timeline
 	return s.files.Restore(ctx, postgres.Restoration{Size: p.Backup.Size, Spaces: spaces,
 		Make: func(ctx context.Context, dir string, run postgres.Program) error {
-			return engine.Restore(ctx, backup.Restore{DataDir: dir, Label: p.Backup.Label, Target: target, Spaces: run.Spaces, Lock: run.Lock, Started: run.Started,
+			return s.byEngine(ctx, engine, backup.Restore{DataDir: dir, Label: p.Backup.Label, Target: target, Spaces: run.Spaces, Lock: run.Lock, Started: run.Started,
 				Progress: func(done float64) { report(int64(done*float64(p.Backup.Size)), p.Backup.Size) }})
 		}})
 }
