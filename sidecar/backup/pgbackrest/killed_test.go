@@ -131,8 +131,10 @@ func (k *killing) at(line, victim string) {
 	case host:
 		_ = cmd.Process.Kill()
 		_ = syscall.Kill(-pid, syscall.SIGKILL)
-		k.Stop()
-		k.StartOn(k.DataDir, "archive_mode=on", "archive_command="+k.engine.Commands().Archive)
+		if k.child.Label == "" { // a restore has no server beside it
+			k.Stop()
+			k.StartOn(k.DataDir, "archive_mode=on", "archive_command="+k.engine.Commands().Archive)
+		}
 	}
 	<-ended
 }
@@ -216,7 +218,7 @@ func killedExpiry(t *testing.T, w *world, list backup.Repository) {
 	}
 }
 
-// killedRestores kills at seven moments of a restore. Without pg_control, which comes
+// killedRestores kills at ten moments of a restore. Without pg_control, which comes
 // last, PostgreSQL does not start on what is half made, and the next restore is whole.
 func killedRestores(t *testing.T, w *world, label string) {
 	k := newKilling(w)
@@ -230,9 +232,12 @@ func killedRestores(t *testing.T, w *world, label string) {
 		{"begun", "restore command begin", sidecar, false},
 		{"the backup is chosen", "restore backup set", engine, false},
 		{"the first file", `restore file .*%\)`, sidecar, false},
+		{"a quarter", `, [2-9][0-9.]*%\)`, host, false},
 		{"the middle", `, [5-9][0-9.]*%\)`, engine, false},
+		{"the middle again", `, [5-9][0-9.]*%\)`, host, false},
 		{"all files", "write updated", sidecar, true}, // the engine outlives it until it is ended
 		{"pg_control", "restore global/pg_control", engine, true},
+		{"pg_control again", "restore global/pg_control", host, true},
 		{"done", "restore command end", sidecar, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
