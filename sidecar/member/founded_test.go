@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
@@ -34,8 +35,26 @@ func (a *alone) archives(repository, more string) {
 	a.rewrite("postgres {", fmt.Sprintf("backup \"main\" {\n  engine = \"pgbackrest\"\n  repository { path = %q }\n}\n%s\npostgres {", repository, more))
 }
 
+// space makes a directory for a tablespace.
+func (a *alone) space() string {
+	a.t.Helper()
+	dir := filepath.Join(filepath.Dir(a.path), "space")
+	info, err := os.Stat(a.data)
+	if err = errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
+		a.t.Fatal(err)
+	}
+	if of, is := info.Sys().(*syscall.Stat_t); is {
+		err = os.Chown(dir, int(of.Uid), int(of.Gid))
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return dir
+}
+
 // TestFoundedFromBackup: a cluster is founded from another one's backup, with all the log
-// that was archived after it; where that is not there status says so, and nothing is made.
+// that was archived after it, and its tablespace; where that is not there, or what another
+// server has in the tablespace's directory, status says so, and nothing is made.
 func TestFoundedFromBackup(t *testing.T) {
 	labtest.Program(t, programs.PgBackRest)
 	a := newAlone(t)
@@ -45,7 +64,9 @@ func TestFoundedFromBackup(t *testing.T) {
 	}
 	a.archives(repository, "")
 	stop := a.run()
-	a.sql("create table rows (n int); insert into rows select generate_series(1, 100)")
+	space := a.space()
+	a.sql("create tablespace elsewhere location '" + space + "'")
+	a.sql("create table rows (n int) tablespace elsewhere; insert into rows select generate_series(1, 100)")
 	a.until("an archive", func() bool {
 		st, err := a.client.StatusOf(t.Context(), a.api)
 		return err == nil && st.Archive != nil && st.Archive.Leads
@@ -75,7 +96,28 @@ func TestFoundedFromBackup(t *testing.T) {
 		t.Errorf("what cannot be restored has left a data directory: %v", err)
 	}
 	b.rewrite("nobody", "pg")
-	b.run()
+	b.begin()
+	b.until("word of another server's tablespace", func() bool {
+		st, err := b.client.StatusOf(t.Context(), b.api)
+		return err == nil && strings.Contains(st.Problem, "of another server; move that away")
+	})
+	if _, err := os.Stat(b.data); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a data directory beside another server's tablespace: %v", err)
+	}
+	theirs, err := filepath.Glob(filepath.Join(space, "PG_*"))
+	if err != nil || len(theirs) != 1 {
+		t.Fatalf("%v, %v", theirs, err)
+	}
+	if err := os.Rename(theirs[0], filepath.Join(filepath.Dir(space), "theirs")); err != nil {
+		t.Fatal(err)
+	}
+	b.until("a primary that takes writes", func() bool {
+		st, err := b.client.StatusOf(t.Context(), b.api)
+		return err == nil && st.Leader == "n1" && len(st.Members) == 1 && st.Members[0].Writable
+	})
+	if at := b.sql("select pg_tablespace_location(oid) from pg_tablespace where spcname = 'elsewhere'"); at != space {
+		t.Errorf("the tablespace is in %s, want %s", at, space)
+	}
 	if n := b.sql("select count(*) from rows"); n != "200" {
 		t.Errorf("%s rows", n)
 	}
