@@ -1,10 +1,11 @@
 // Package pgbackrest makes backups, archives the log and restores by pgBackRest
 // (2.45 and newer), which must be installed.
 //
-//	config.go   what is configured, and the two files that are written from it
-//	engine.go   the commands
-//	info.go     what `pgbackrest info` and `repo-ls` say
-//	failure.go  pgBackRest's errors as those of package backup
+//	config.go      what is configured, and the two files that are written from it
+//	engine.go      the commands
+//	info.go        what `pgbackrest info` and `repo-ls` say
+//	failure.go     pgBackRest's errors as those of package backup
+//	unarchived.go  why log was not archived, as its spool has it
 //
 // # Files
 //
