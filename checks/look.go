@@ -295,7 +295,7 @@ func parseHistory(content string) ([]ha.Fork, error) {
 		}
 		forks = append(forks, ha.Fork{TLI: ha.TLI(tli), End: at})
 	}
-	return forks, nil
+	return ha.Straight(forks), nil
 }
 
 // walsender is one row of pg_stat_replication.

@@ -195,7 +195,12 @@ func TestHistoryFiles(t *testing.T) {
 	if got, err := ParseHistory("# pgsidecar: this timeline was claimed and never used\n"); err != nil || got != nil {
 		t.Errorf("a placeholder: %v, %v", got, err)
 	}
-	for _, bad := range []string{"1", "x\t0/1", "1\tnowhere", "0\t0/1", "2\t0/9\n1\t0/A", "1\t0/9\n2\t0/8"} {
+	// A recovery that was to follow timeline 3 ended on timeline 1.
+	got, err = ParseHistory("1\t0/9000000\tx\n2\t0/A000000\tx\n3\t0/8000000\tbefore 2026-03-01 00:00:00+00\n")
+	if want := []ha.Fork{{TLI: 1, End: 0x8000000}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"1", "x\t0/1", "1\tnowhere", "0\t0/1", "2\t0/9\n1\t0/A"} {
 		if got, err := ParseHistory(bad); !errors.Is(err, ErrName) {
 			t.Errorf("%q: read as %v, %v", bad, got, err)
 		}

@@ -102,10 +102,10 @@ func ParseHistory(content string) ([]ha.Fork, error) {
 		if err != nil {
 			return nil, fmt.Errorf("history line %q: %w", scan.Text(), ErrName)
 		}
-		if n := len(forks); n > 0 && (forks[n-1].TLI >= ha.TLI(tli) || forks[n-1].End > end) {
+		if n := len(forks); n > 0 && forks[n-1].TLI >= ha.TLI(tli) {
 			return nil, fmt.Errorf("history line %q goes back: %w", scan.Text(), ErrName)
 		}
 		forks = append(forks, ha.Fork{TLI: ha.TLI(tli), End: end})
 	}
-	return forks, nil
+	return ha.Straight(forks), nil
 }

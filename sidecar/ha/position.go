@@ -32,6 +32,26 @@ type Position struct {
 	Mark    Mark   `json:"mark,omitempty"` // TLI's
 }
 
+// Straight is the history that a history file tells of. Where a recovery ended before a
+// fork of the timeline that it was to follow, PostgreSQL writes all of that one's line
+// into the new timeline's file, and last that it was left at a point which lies before its
+// own beginning. The log was never on what begins after that: on which it was, the file
+// tells nevertheless. Taken as it is, what others wrote between would pass for a part of it
+// (S7).
+func Straight(file []Fork) []Fork {
+	var line []Fork
+	for _, f := range file {
+		for i := range line {
+			if line[i].End > f.End {
+				f.TLI, f.Mark, line = line[i].TLI, line[i].Mark, line[:i]
+				break
+			}
+		}
+		line = append(line, f)
+	}
+	return line
+}
+
 // Known reports whether the position says anything.
 func (p Position) Known() bool { return p.TLI != 0 }
 

@@ -1,6 +1,7 @@
 package ha_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -92,5 +93,41 @@ func TestMark(t *testing.T) {
 	r := ha.Record{Timeline: 2, Histories: ha.Histories{Claims: []ha.Claim{{TLI: 2, Term: 2, Parent: 1, Low: 100, High: 100, Mark: 7}}}}
 	if !r.Claimed(claimed) || !r.Claimed(unknown) || r.Claimed(byHand) {
 		t.Error("a claim tells its timeline from none of its number")
+	}
+}
+
+// TestStraight: a recovery that was to follow timeline 3 may end before timeline 3, or even
+// 2, began. What others wrote on timeline 1 after that is no part of it.
+func TestStraight(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		file, want []ha.Fork
+	}{
+		{"none", nil, nil},
+		{"as it should be", []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 200}}, []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 200}}},
+		{"left where it began", []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 100}}, []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 100}}},
+		{"ended on 2", []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 200}, {TLI: 3, End: 150}}, []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 150}}},
+		{"ended on 1", []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 200}, {TLI: 3, End: 50}}, []ha.Fork{{TLI: 1, End: 50}}},
+		{"a child of such a one", []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 200}, {TLI: 3, End: 50}, {TLI: 4, End: 70}}, []ha.Fork{{TLI: 1, End: 50}, {TLI: 4, End: 70}}},
+		{"again", []ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 50}, {TLI: 3, End: 40}}, []ha.Fork{{TLI: 1, End: 40}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			told := slices.Clone(c.file)
+			if got := ha.Straight(c.file); !slices.Equal(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+			if !slices.Equal(told, c.file) {
+				t.Errorf("it has changed what it was told: %v", c.file)
+			}
+		})
+	}
+	restored := at(4, 60, ha.Straight([]ha.Fork{{TLI: 1, End: 100}, {TLI: 2, End: 200}, {TLI: 3, End: 50}})...)
+	for lsn, want := range map[ha.LSN]bool{40: true, 50: true, 51: false, 90: false} {
+		if got := restored.Contains(at(1, lsn)); got != want {
+			t.Errorf("contains %s on timeline 1: %t", lsn, got)
+		}
+	}
+	if restored.Passed(3) {
+		t.Error("it was never on timeline 3")
 	}
 }

@@ -330,9 +330,15 @@ func (s *Server) History(tli ha.TLI) ([]ha.Fork, error) {
 	return parseHistory(content)
 }
 
-// parseHistory reads a timeline history file: lines of timeline, switch
-// position and reason (PostgreSQL's timeline.c); "#" begins a comment.
+// parseHistory reads the history that a timeline history file tells of.
 func parseHistory(content []byte) ([]ha.Fork, error) {
+	told, err := toldHistory(content)
+	return ha.Straight(told), err
+}
+
+// toldHistory reads a timeline history file: lines of timeline, switch
+// position and reason (PostgreSQL's timeline.c); "#" begins a comment.
+func toldHistory(content []byte) ([]ha.Fork, error) {
 	var forks []ha.Fork
 	lines := bufio.NewScanner(bytes.NewReader(content))
 	for lines.Scan() {

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -72,5 +75,34 @@ func TestAncestry(t *testing.T) {
 	}
 	if got := string(ancestry(forks, 2)); !strings.HasPrefix(got, placeholder) {
 		t.Errorf("timeline 2: %q", got)
+	}
+}
+
+// TestStraightHistory: the history that PostgreSQL writes after a recovery which ended
+// before a fork of its line is written anew, once, on the primary.
+func TestStraightHistory(t *testing.T) {
+	dir := t.TempDir()
+	s := &Server{o: Options{DataDir: dir}, log: hclog.NewNullLogger()}
+	must(t, os.Mkdir(s.data("pg_wal"), 0o700))
+	write := func(tli ha.TLI, text string) {
+		must(t, os.WriteFile(s.data("pg_wal", historyName(tli)), []byte(text), 0o600))
+	}
+	write(2, "1\t0/9000000\tno recovery target specified\n")
+	write(3, "1\t0/9000000\tno recovery target specified\n2\t0/A000000\tno recovery target specified\n")
+	write(4, "1\t0/9000000\tno recovery target specified\n2\t0/A000000\tno recovery target specified\n3\t0/8000000\tbefore 2026-03-01 00:00:00+00\n")
+	for range 2 {
+		must(t, s.FillHistories(4))
+		content, err := os.ReadFile(s.data("pg_wal", historyName(4)))
+		must(t, err)
+		told, err := toldHistory(content)
+		if want := []ha.Fork{{TLI: 1, End: 0x8000000}}; err != nil || !slices.Equal(told, want) {
+			t.Errorf("written: %q (%v)", content, err)
+		}
+	}
+	before, err := os.ReadFile(s.data("pg_wal", historyName(3)))
+	must(t, err)
+	must(t, s.FillHistories(3))
+	if after, err := os.ReadFile(s.data("pg_wal", historyName(3))); err != nil || string(after) != string(before) {
+		t.Errorf("a history that is straight was changed: %q, %v", after, err)
 	}
 }

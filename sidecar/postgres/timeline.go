@@ -98,7 +98,14 @@ func (s *Server) HoldStrangers(own ha.TLI, of ha.Position) error {
 // those that the primary never was on, and streams nothing while one is missing; a clone
 // has only the newest. What an ancestor's says is the beginning of what its descendants'
 // say; of any other nothing is known but that its number is taken.
+//
+// The primary's own is written anew where a recovery ended before a fork of its line
+// (ha.Straight): a walsender would send a standby more of an old timeline than is a part of
+// this one.
 func (s *Server) FillHistories(own ha.TLI) error {
+	if err := s.straightenHistory(own); err != nil {
+		return err
+	}
 	var forks []ha.Fork
 	for tli := ha.TLI(2); tli < own; tli++ {
 		_, err := s.files.Lstat(s.data("pg_wal", historyName(tli)))
@@ -118,6 +125,34 @@ func (s *Server) FillHistories(own ha.TLI) error {
 		}
 		s.log.Info("wrote a missing timeline history, which standbys ask for", "timeline", tli)
 	}
+	return nil
+}
+
+func (s *Server) straightenHistory(own ha.TLI) error {
+	if own <= 1 {
+		return nil
+	}
+	path := s.data("pg_wal", historyName(own))
+	content, err := s.files.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // only clones look for it
+	}
+	if err != nil {
+		return fmt.Errorf("read history of timeline %d: %w", own, err)
+	}
+	told, err := toldHistory(content)
+	if err != nil {
+		return err
+	}
+	forks := ha.Straight(told)
+	if len(forks) == len(told) {
+		return nil
+	}
+	last := len(forks) - 1
+	if err := s.write(path, ancestry(append(forks, ha.Fork{TLI: own}), own)); err != nil {
+		return fmt.Errorf("write the history of timeline %d: %w", own, err)
+	}
+	s.log.Info("wrote the timeline's history anew: its recovery ended before a fork of the timeline that it followed", "timeline", own, "left", forks[last].TLI, "at", forks[last].End)
 	return nil
 }
 
