@@ -144,13 +144,37 @@ func (s saves) Cancel(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var run api.BackupRun
-	if held == nil || json.Unmarshal(held, &run) != nil {
+	if held == nil {
+		return s.forget(ctx)
+	}
+	if json.Unmarshal(held, &run) != nil {
 		return "", api.Refuse(http.StatusPreconditionFailed, "no backup is being made or verified")
 	}
 	if run.Member == s.member.config.Member {
 		return "", api.Refuse(http.StatusServiceUnavailable, "the backup is ending, or its session has yet to; try again in half a minute")
 	}
 	return control{s.member}.request(ctx, http.MethodDelete, run.Member, "/backup", api.BackupRequest{})
+}
+
+// forget has a backup that failed not be tried again.
+func (s saves) forget(ctx context.Context) (string, error) {
+	for _, b := range s.blocks {
+		if state, err := s.read(ctx, b.Name); err != nil {
+			return "", err
+		} else if state.Asked == nil {
+			continue
+		}
+		value, err := json.Marshal(api.BackupRun{Member: s.member.config.Member, Backup: b.Name, Began: time.Now().UTC()})
+		if err != nil {
+			return "", err
+		}
+		err = s.member.cluster.Alone(ctx, backupKey, value, func(ctx context.Context) error {
+			s.change(ctx, b.Name, func(k *keptBackups) { k.Asked = nil })
+			return nil
+		})
+		return fmt.Sprintf("cancelled: backup %s is not tried again before its next time", b.Name), refused(err)
+	}
+	return "", api.Refuse(http.StatusPreconditionFailed, "no backup is being made or verified")
 }
 
 // Check makes the repository ready, and sees a segment arrive. Only the leader can.

@@ -78,8 +78,9 @@ func newBackupChange(a *Process, path, short, long string) *cobra.Command {
 func newBackupCancelCommand(a *Process) *cobra.Command {
 	flags := clientFlags{app: a}
 	cmd := &cobra.Command{Use: "cancel", Short: "End the backup that is being made", Args: noArgs,
-		Long: `End the backup that is being made, wherever it is. It is not begun again before
-its next time. What was copied does not count as a backup.`,
+		Long: `End the backup that is being made, wherever it is, or that is to be tried again.
+It is not begun again before its next time. What was copied does not count as a
+backup.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.client(cmd)
 			if err != nil {
@@ -163,13 +164,17 @@ func followBackup(ctx context.Context, a *Process, c *client.Client, before api.
 			continue // a failover; the next leader goes on
 		}
 		switch b := backupOf(st, before.Name); {
+		case b.Failed != nil && (before.Failed == nil || !b.Failed.At.Equal(before.Failed.At)):
+			again := ""
+			if b.Running != nil {
+				again = " (it is tried again; pgsidecar backup cancel ends that)"
+			}
+			return fmt.Errorf("the backup failed on %s: %s%s", b.Failed.By, b.Failed.Error, again)
 		case b.Running != nil:
 			if words := fmt.Sprintf("%.0f %%", 100*b.Running.Done); b.Running.Done > 0 && words != shown {
 				shown = words
 				fmt.Fprintln(a.Stderr, words)
 			}
-		case b.Failed != nil && (before.Failed == nil || !b.Failed.At.Equal(before.Failed.At)):
-			return fmt.Errorf("the backup failed on %s: %s", b.Failed.By, b.Failed.Error)
 		case b.Good != nil && (before.Good == nil || b.Good.Label != before.Good.Label):
 			_, err := fmt.Fprintf(a.Stdout, "%s is done: %s, %s of data, %s stored, in %s\n", b.Good.Label, b.Good.Kind,
 				screen.BytesWords(uint64(b.Good.Size)), screen.BytesWords(uint64(b.Good.Stored)), b.Good.Stop.Sub(b.Good.Start).Round(time.Second))

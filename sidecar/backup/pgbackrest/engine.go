@@ -79,6 +79,8 @@ func (e *Engine) Prepare(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
+		case strings.Contains(err.Error(), "unable to create path '"+e.c.Repository.Path):
+			return fmt.Errorf("make the repository ready: %w: %w", backup.ErrNoRepository, err)
 		case !errors.Is(err, backup.ErrRunning):
 			return fmt.Errorf("make the repository ready: %w", err)
 		}
