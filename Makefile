@@ -31,6 +31,12 @@ CHAOSTIME ?= 2h
 # The members of its lab with ACTS=operator
 CHAOSMEMBERS ?= 5
 CHAOSDIR  ?= .cache/chaos
+# What make backup-proof runs: for how long primaries are killed, how large the database of
+# the figures is, in MB, and for how long the repository is full.
+PROOF     ?= TestRestoreAfterFailovers|TestLargeDatabase|TestArchiveFails
+PROOFTIME ?= 10m
+PROOFMB   ?= 2048
+FULLTIME  ?= 1h
 # Where make drills writes its report and, after a drill that failed, all logs.
 DRILLSDIR ?= .cache/drills
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -136,6 +142,11 @@ drills: programs build ## play every scenario, one after the other, and write DR
 chaos: programs ## inject random faults into real clusters for CHAOSTIME (2h), and look for lost rows (ACTS=operator: what operators do); as root, isolated
 	@mkdir -p $(CHAOSDIR)
 	ACTS=$(ACTS) CHAOSMEMBERS=$(CHAOSMEMBERS) CHAOSTIME=$(CHAOSTIME) CHAOSDIR=$(abspath $(CHAOSDIR)) $(GOTEST) -run '^TestChaos$$' -v -count 1 -timeout 0 ./sidecar/drill
+
+.PHONY: backup-proof
+backup-proof: programs ## prove backups on real pgBackRest: restores after PROOFTIME (10m) of failovers, figures of PROOFMB (2048), a repository that is full for FULLTIME (1h); PROOF=TestLargeDatabase: one of them; as root
+	GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)" $(GOTEST) -run '^($(PROOF))$$' -v -count 1 -timeout 0 ./cmd/pgsidecar -args \
+	    -proof.time $(PROOFTIME) -proof.every 20s -proof.restores 5 -figures.mb $(PROOFMB) -archive.full $(FULLTIME) -archive.rows 20
 
 .PHONY: matrix
 matrix: programs build ## run what meets other programs, and ten drills, on Debian 13 and unstable (MATRIX="sid:drills trixie:checks": a part); as root

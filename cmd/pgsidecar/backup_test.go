@@ -167,7 +167,18 @@ func (s *saved) awaitAny(what string, is func(*api.Status) bool) *api.Status {
 // awaitOf is awaitAny of a lab.
 func (s *saved) awaitOf(l *lab.Lab, what string, is func(*api.Status) bool) *api.Status {
 	s.t.Helper()
-	ctx := s.within(2 * time.Minute)
+	return s.awaitIn(l, 2*time.Minute, what, is)
+}
+
+// awaitFor is awaitAny with another patience.
+func (s *saved) awaitFor(limit time.Duration, what string, is func(*api.Status) bool) *api.Status {
+	s.t.Helper()
+	return s.awaitIn(s.Lab, limit, what, is)
+}
+
+func (s *saved) awaitIn(l *lab.Lab, limit time.Duration, what string, is func(*api.Status) bool) *api.Status {
+	s.t.Helper()
+	ctx := s.within(limit)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -3,118 +3,25 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
-var (
-	archiveFails = flag.Duration("figures.archive", 0, "how long the repository is full in TestArchiveFails; 0: it is not run")
-	memberSize   = flag.Int("figures.member", 0, "how many MB TestNewMember copies from the repository; 0: it is not run")
-)
-
-// onSmallDisk moves the lab's repository to a file system in memory.
-func (s *saved) onSmallDisk(size string) (path string, resize func(size string)) {
-	s.t.Helper()
-	if os.Geteuid() != 0 {
-		s.t.Skip("a small file system needs root")
-	}
-	path = s.Plan().RepositoryDir()
-	s.must(os.Rename(path, path+".was"))
-	s.must(os.Mkdir(path, 0o750))
-	s.must(syscall.Mount("repository", path, "tmpfs", 0, "size="+size+",mode=0700"))
-	s.t.Cleanup(func() { s.must(syscall.Unmount(path, syscall.MNT_DETACH)) })
-	s.must(exec.Command("cp", "-a", path+".was/.", path).Run())
-	return path, func(size string) {
-		s.t.Helper()
-		s.must(syscall.Mount("repository", path, "tmpfs", syscall.MS_REMOUNT, "size="+size))
-	}
-}
-
-func (s *saved) must(err error) {
-	s.t.Helper()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// TestArchiveFails: the repository's disk is full for a while. The primary serves, status
-// tells, and when there is room again all of the log is archived.
-func TestArchiveFails(t *testing.T) {
-	if *archiveFails == 0 {
-		t.Skip("it takes minutes: -figures.archive 3m")
-	}
-	s := newSaved(t)
-	st := s.whole("a cluster", 1)
-	conn := s.connect(st.Member)
-	s.sql(conn, "create table t(n bigint, pad text)", "select pg_switch_wal()")
-	s.await("an archive of all", func(st *api.Status) bool { return st.Archive.Files == 0 })
-	_, resize := s.onSmallDisk("16m")
-	var acked atomic.Int64
-	longest, ended := time.Duration(0), make(chan error, 1)
-	ctx, stop := context.WithCancel(t.Context())
-	go func() { // ends by stop
-		writer, pause, last := s.connect(st.Member), time.NewTicker(5*time.Millisecond), time.Now()
-		defer pause.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				ended <- nil
-				return
-			case <-pause.C:
-			}
-			if _, err := writer.Exec(context.Background(), "insert into t select $1, string_agg(md5(random()::text), '') from generate_series(1, 64)", acked.Load()); err != nil {
-				ended <- err
-				return
-			}
-			longest, last = max(longest, time.Since(last)), time.Now()
-			acked.Add(1)
-		}
-	}()
-	seen := s.await("word of it", func(st *api.Status) bool { return st.Archive.Files >= 3 })
-	began := time.Now()
-	t.Logf("%d rows: %s", acked.Load(), s.command("status"))
-	late := s.await("word of since when", func(st *api.Status) bool { return st.Archive.Oldest > 60 && st.Archive.FullIn != nil })
-	text, err := json.Marshal(late.Archive)
-	s.must(err)
-	t.Logf("after %s: %s\n%s", time.Since(began).Round(time.Second), text, s.command("status"))
-	select {
-	case err := <-ended:
-		t.Fatal(err)
-	case <-time.After(time.Until(began.Add(*archiveFails))):
-	}
-	now := s.status()
-	t.Logf("after %s: %d files wait, the first for %.0f s, the disk is full in %v; was %d files", time.Since(began).Round(time.Second), now.Archive.Files, now.Archive.Oldest, now.Archive.FullIn, seen.Archive.Files)
-	waiting := now.Archive.Files
-	resize("2g")
-	well := time.Now()
-	stop()
-	s.must(<-ended)
-	s.sql(conn, "select pg_switch_wal()")
-	s.await("an archive of all", func(st *api.Status) bool { return st.Archive.Files == 0 })
-	t.Logf("%d files archived %s after there was room; %d rows acknowledged, longest pause %s, term %d to %d", waiting, time.Since(well).Round(time.Second),
-		acked.Load(), longest, st.Term, s.status().Term)
-	names := s.archived("00000001")
-	for i := 1; i < len(names); i++ {
-		if next(names[i-1]) != names[i] {
-			t.Errorf("a hole between %s and %s", names[i-1], names[i])
-		}
-	}
-}
+var largeMB = flag.Int("figures.mb", 0, "of how many MB the database of TestLargeDatabase is; 0: it is not run")
 
 // sent is how many bytes have left a host by its network.
 func (s *saved) sent(h lab.Host) (bytes int64) {
@@ -132,58 +39,156 @@ func (s *saved) sent(h lab.Host) (bytes int64) {
 	return bytes
 }
 
-// TestNewMember: what a member that lost its data takes from the primary, if it is
-// restored from the repository. All that the primary's host sends counts.
-func TestNewMember(t *testing.T) {
-	if *memberSize == 0 {
-		t.Skip("it takes a large database: -figures.member 300")
+// TestLargeDatabase measures, on a database of so many MB: what a member that lost its data
+// takes from the primary, if it is restored from the repository (all that the primary's
+// host sends counts); and after a table was dropped, how long a restore in place to the
+// moment before takes to the first write, and how much of that is the backup program's own.
+//
+//	TMPDIR=/dev/shm go test -run TestLargeDatabase -v -timeout 30m ./cmd/pgsidecar -args -figures.mb 2048
+func TestLargeDatabase(t *testing.T) {
+	if *largeMB == 0 {
+		t.Skip("it takes a large database: -args -figures.mb 300")
 	}
 	s := newSavedOn(t, lab.Options{Isolated: true})
 	rec, err := s.Record(s.within(time.Minute))
 	s.must(err)
 	primary := s.host(rec.Leader)
-	config, err := s.ConnConfig(lab.SuperuserRole, primary.Name)
+	conn := s.superuser(primary.Name)
+	began := time.Now()
+	// No two of 256 pads are within what a program looks back for to compress.
+	s.sql(conn, "create table pads as select i, string_agg(md5(i || ',' || j), '') pad from generate_series(0, 255) i, generate_series(1, 128) j group by i",
+		"create table t(n int, pad text)", "alter table t alter pad set storage external")
+	for from := 0; from < *largeMB; from += 64 { // a MB is 240 rows of 4 kB
+		s.sql(conn, fmt.Sprintf("insert into t select n, pad from generate_series(%d, %d) n join pads on i = n %% 256", from*240, min(from+64, *largeMB)*240-1))
+	}
+	s.sql(conn, "checkpoint")
+	size := ask[int64](s, conn, "select sum(pg_database_size(oid))::bigint from pg_database")
+	t.Logf("a database of %d MB, made in %s", size>>20, time.Since(began).Round(time.Second))
+	began = time.Now()
+	s.operate(primary.Name, "backup", "run")
+	t.Logf("the backup took %s; the repository has %d MB", time.Since(began).Round(100*time.Millisecond), s.stored()>>20)
+	s.sql(conn, "select pg_switch_wal()")
+	s.newMember(conn, primary, rec.Durability.Voters[0], size)
+	s.accident(conn, primary, size)
+}
+
+// superuser connects to a member of an isolated lab.
+func (s *saved) superuser(member string) *pgx.Conn {
+	s.t.Helper()
+	config, err := s.ConnConfig(lab.SuperuserRole, member)
 	s.must(err)
 	conn, err := pgx.ConnectConfig(s.within(time.Minute), config)
 	s.must(err)
-	defer conn.Close(context.Background())
-	s.sql(conn, "create table t as select n, repeat(md5(n::text), 30) pad from generate_series(1, "+fmt.Sprint(*memberSize*1000)+") n", "checkpoint")
-	size := ask[int64](s, conn, "select sum(pg_database_size(oid))::bigint from pg_database")
-	s.must(s.Change(s.within(time.Minute), primary.Name, "/backup", []byte("{}")))
-	for list := filepath.Join(s.Plan().RepositoryDir(), "backup", "*", "latest"); ; {
-		if found, _ := filepath.Glob(list); len(found) > 0 {
-			break
+	s.t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// operate runs a command on a member's host.
+func (s *saved) operate(member string, args ...string) string {
+	s.t.Helper()
+	said, err := s.Pgsidecar(s.within(20*time.Minute), member, "pg", args...)
+	s.must(err)
+	return said
+}
+
+// stored is how much of its disk the repository takes.
+func (s *saved) stored() (bytes int64) {
+	s.t.Helper()
+	s.must(filepath.Walk(s.Plan().RepositoryDir(), func(_ string, info os.FileInfo, err error) error {
+		if err == nil {
+			bytes += info.Sys().(*syscall.Stat_t).Blocks * 512
 		}
-		select {
-		case <-t.Context().Done():
-			t.Fatal("no backup")
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-	s.sql(conn, "select pg_switch_wal()")
-	member := rec.Durability.Voters[0]
+		return err
+	}))
+	return bytes
+}
+
+// newMember has a member lose its data, and measures how it comes back.
+func (s *saved) newMember(conn *pgx.Conn, primary lab.Host, member string, size int64) {
+	s.t.Helper()
 	before, began := int64(0), time.Time{}
 	s.gone(member, func(h lab.Host) {
 		s.must(os.RemoveAll(h.DataDir()))
-		f, err := os.OpenFile(filepath.Join(h.Dir, "pg.hcl"), os.O_APPEND|os.O_WRONLY, 0)
+		f, err := os.OpenFile(h.ConfigFile(), os.O_APPEND|os.O_WRONLY, 0)
 		s.must(err)
 		_, err = f.WriteString("\nclone { methods = [\"backup\", \"basebackup\"] }\n")
 		s.must(err)
 		s.must(f.Close())
 		before, began = s.sent(primary), time.Now()
 	})
-	for ask[int](s, conn, "select count(*)::int from pg_stat_replication where state = 'streaming'") < 2 {
-		if time.Since(began) > 2*time.Minute {
-			t.Fatal("it does not stream")
-		}
-		select {
-		case <-t.Context().Done():
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	s.poll(10*time.Minute, "its stream", func() bool {
+		return ask[int](s, conn, "select count(*)::int from pg_stat_replication where state = 'streaming'") == 2
+	})
 	took, sent := time.Since(began), s.sent(primary)-before
-	t.Logf("%d MB, streaming after %s; the primary's host sent %d kB to all hosts, %.2f %% of the database", size>>20, took.Round(100*time.Millisecond), sent>>10, 100*float64(sent)/float64(size))
+	s.t.Logf("a new member of %d MB streams after %s, of which the backup's program took %s; the primary's host sent %d kB to all hosts, %.3f %% of the database",
+		size>>20, took.Round(100*time.Millisecond), s.restoredIn(member), sent>>10, 100*float64(sent)/float64(size))
 	if s.said(member, "restoring a copy from the backup") == 0 || sent*20 > size {
-		t.Errorf("%d of %d bytes came from the primary", sent, size)
+		s.t.Errorf("%d of %d bytes came from the primary", sent, size)
+	}
+}
+
+// accident drops the table, restores it, and measures that.
+func (s *saved) accident(conn *pgx.Conn, primary lab.Host, size int64) {
+	s.t.Helper()
+	rows := ask[int](s, conn, "select count(*)::int from t")
+	target := ask[time.Time](s, conn, "select clock_timestamp()")
+	s.sql(conn, "select pg_sleep(0.01)", "drop table t")
+	config, err := s.ConnConfig(lab.SuperuserRole, primary.Name)
+	s.must(err)
+	began, begun := time.Now(), make(chan time.Duration, 1)
+	go func() {
+		if _, err := s.WaitRecord(s.within(10*time.Minute), func(r ha.Record) bool { return r.Restore.ID != "" }); err == nil {
+			begun <- time.Since(began)
+		}
+		close(begun)
+	}()
+	s.operate(primary.Name, "restore", "--to-time", target.UTC().Format(time.RFC3339Nano), "--yes", "--detach")
+	s.poll(20*time.Minute, "the first write", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // one that is sent is waited for
+		defer cancel()
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err != nil {
+			return false
+		}
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, "insert into t values (-1)") // before the restore there is no table
+		return err == nil
+	})
+	total, own := time.Since(began), s.restoredIn(primary.Name)
+	s.t.Logf("restored %d MB to the moment before: the first write after %s; planned and begun after %s, the backup's program took %s (%.0f %%)",
+		size>>20, total.Round(10*time.Millisecond), (<-begun).Round(10*time.Millisecond), own, 100*own.Seconds()/total.Seconds())
+	if got := ask[int](s, s.superuser(primary.Name), "select count(*)::int from t"); got != rows+1 {
+		s.t.Errorf("%d rows, want %d", got, rows+1)
+	}
+}
+
+var tookWords = regexp.MustCompile(`the backup's program has restored the data.* took=(\S+)`)
+
+// restoredIn is what a member's log says of the backup program's last restore.
+func (s *saved) restoredIn(member string) time.Duration {
+	s.t.Helper()
+	log, err := os.ReadFile(filepath.Join(s.host(member).Dir, "sidecar.log"))
+	s.must(err)
+	all := tookWords.FindAllStringSubmatch(string(log), -1)
+	if len(all) == 0 {
+		s.t.Fatalf("%s does not say how long its restore took", member)
+	}
+	took, err := time.ParseDuration(all[len(all)-1][1])
+	s.must(err)
+	return took
+}
+
+// poll asks until something is so.
+func (s *saved) poll(limit time.Duration, what string, is func() bool) {
+	s.t.Helper()
+	ctx := s.within(limit)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-ctx.Done():
+			s.t.Fatalf("%s did not come", what)
+		case <-tick.C:
+		}
 	}
 }
