@@ -328,10 +328,10 @@ func TestBadSites(t *testing.T) {
 	t.Run("itself", func(t *testing.T) {
 		r := follower("self", `service = "self"`)
 		r.start()
-		r.logged(long, "waiting", "no standby cluster is founded", "the primary of self@local")
-		t.Log(r.log.String())
+		if code := r.exits(long); code == 0 || !strings.Contains(r.log.String(), "standby_of names this cluster itself: its service is self too") {
+			t.Errorf("exit status %d: %s", code, r.log.String())
+		}
 		nothing(t, r)
-		r.stop()
 	})
 	t.Run("a circle", func(t *testing.T) {
 		one, two := follower("one", `service = "two"`), follower("two", `service = "one"`)
