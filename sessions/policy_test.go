@@ -34,7 +34,8 @@ func rules(t *testing.T, policy string) []string {
 
 // TestPolicy: with ACLs on and everything denied, the policy is enough for all
 // that a member does; and without any of its rules, or with one that grants
-// reading alone, the error names the very rule.
+// reading alone, the error names the very rule. Where the proxies may not be read, they are
+// just not seen: only a member's page asks for them.
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	server := newAgent(t, "server", "", `acl { enabled = true  default_policy = "deny"  tokens { MANAGEMENT = "`+root+`"  agent = "`+root+`" } }`)
@@ -58,6 +59,8 @@ func TestPolicy(t *testing.T) {
 			variants = append(variants, variant{"with " + read, strings.Join(append(rest, read), "\n"), rule})
 		}
 	}
+	proxyService := sessions.ProxyService("pg")
+	must(t, server.api.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: proxyService, Port: 5009}))
 	for i, v := range append([]variant{{"with all of it", strings.Join(all, "\n"), ""}}, variants...) {
 		t.Run(v.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "token")
@@ -65,8 +68,15 @@ func TestPolicy(t *testing.T) {
 			o := options(fmt.Sprintf("n%d", i), server.http)
 			o.TokenFile = file
 			err := live(t, server, o)
-			if v.missing == "" {
+			if proxies := v.missing != "" && strings.Contains(v.missing, proxyService); v.missing == "" || proxies {
 				must(t, err)
+				// Before 1.11 Consul does not say that it leaves them out.
+				c, err := sessions.New(o)
+				must(t, err)
+				found, err := c.Proxies(background(t))
+				if hidden := len(found) == 0; hidden != proxies || err != nil && !proxies {
+					t.Errorf("the proxies are %+v, %v", found, err)
+				}
 				return
 			}
 			// The error may show the rule with less than the policy grants.

@@ -98,7 +98,7 @@ func TestAdopt(t *testing.T) {
 	must(t, m.Start(soon(t), StartOptions{Primary: true, Sync: ha.SyncSetting{K: 1, Names: []string{`n"2`, "n3"}}}))
 	m.up()
 	for query, want := range map[string]string{"show work_mem": "34MB", "show wal_keep_size": "64MB", "show primary_conninfo": "",
-		"select pg_size_bytes(current_setting('max_slot_wal_keep_size')) <= 16 * 1024 ^ 3": "true", "show synchronous_standby_names": `ANY 1 ("n""2", "n3")`,
+		"select pg_size_bytes(current_setting('max_slot_wal_keep_size')) <= 16 * 1024 ^ 3": "t", "show synchronous_standby_names": `ANY 1 ("n""2", "n3")`,
 		"select count(*) from pg_hba_file_rules where auth_method = 'trust'": "1"} {
 		if got := m.sql(query); got != want {
 			t.Errorf("%s: %q, want %q", query, got, want)
