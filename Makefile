@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # What runs tests: go test, or as CI has it (.ci/gotest).
 GOTEST    ?= go test
 TESTFLAGS ?= -timeout 45m
-# These run whole clusters, CLUSTERJOBS at a time. They mostly wait; but where a machine
+# How many jobs of tests run at a time (.tools/suite). They mostly wait; but where a machine
 # stands still at times, as those of CI do, two beside each other miss more of their
 # deadlines than one.
 CLUSTERJOBS ?= 3
