@@ -142,10 +142,12 @@ durability {
 failover {
   automatic = true
 }
+{{- if .Traced}}
 
 trace {
   endpoint = env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 }
+{{- end}}
 {{- if .Plan.WALSegmentMB}}
 
 bootstrap {
@@ -225,7 +227,8 @@ func (l *Lab) writeMemberConfig(ctx context.Context, h Host) error {
 	var b strings.Builder
 	err := memberTemplate.Execute(&b, map[string]any{"Plan": l.plan, "Host": h, "HBA": l.plan.hba(),
 		"Consul": l.plan.consulAddresses(h), "Superuser": SuperuserRole, "Replication": ReplicationRole,
-		"Archive": archive, "ConsulToken": l.plan.consulTokenFile()})
+		"Archive": archive, "ConsulToken": l.plan.consulTokenFile(),
+		"Traced": os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != ""})
 	if err != nil {
 		return fmt.Errorf("make pg.hcl: %w", err)
 	}
