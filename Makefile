@@ -114,7 +114,7 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 ##@ Prove it
 
 .PHONY: test
-test: programs build format vet ## run every test, on real programs where it matters (15 minutes)
+test: programs build format vet ## run every test, on real programs where it matters (20 minutes)
 	@export GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)"; \
 	GOTEST='$(GOTEST)' TESTFLAGS='$(TESTFLAGS)' CLUSTERJOBS='$(CLUSTERJOBS)' .tools/suite
 

@@ -84,8 +84,9 @@
 // within 400 ms of the restart). And where only the output of a check has changed, and not
 // its status, an agent tells the catalog 2.5 to 7.5 minutes later (check_update_interval),
 // with its tags of that moment: seen in chaos from an agent whose member had just been killed
-// and evicted. So the outputs never change so; what a check says stands in its notes, which
-// the agent tells with the registration. Therefore, first, the tag primary is given to
+// and evicted. For that reason an output changes only together with its status. What a check
+// says stands in its notes, which the agent tells with the registration. Therefore, first, the
+// tag primary is given to
 // the agent, and a new status of a check to an agent that has it, only after a
 // consistent read has shown that this member's session holds the lock, and a member that wants it while another holds the lock is
 // registered without it before its checks are told; while Consul does not say who

@@ -216,8 +216,8 @@ func (w *assessing) less() {
 }
 
 // assessed compares what assess says of this lab with what is true of it: yes and no name
-// the lines that must say so. A wrong answer is asked for again, as its evidence may be on
-// its way. It returns the level that is reached.
+// the lines that must say so. If an answer is wrong, it asks again: the evidence may take a
+// moment to arrive. It returns the level that is reached.
 func (w *assessing) assessed(when, yes, no string, flags ...string) (level int) {
 	w.t.Helper()
 	return w.assessedAt(w.Lab, when, yes, no, flags...)
