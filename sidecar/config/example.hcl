@@ -125,7 +125,7 @@ failover {
 # bootstrap {                           # how a new cluster is founded, by its first member; later it has no meaning
 #   initdb {
 #     encoding        = "UTF8"
-#     locale          = "C.UTF-8"       # default: that of the environment
+#     locale          = "C.UTF-8"       # default
 #     locale_provider = "icu"           # or libc, or (PostgreSQL 17) builtin with builtin_locale
 #     icu_locale      = "en-US"
 #     checksums       = true

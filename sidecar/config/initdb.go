@@ -11,7 +11,7 @@ import (
 // until the cluster is founded.
 type Initdb struct {
 	Encoding string // empty: UTF8
-	Locale   string // empty: as initdb finds it in the environment
+	Locale   string // empty: C.UTF-8, by the environment that initdb gets
 	// LocaleProvider is libc, icu or builtin (PostgreSQL 15, and 17 for builtin); empty:
 	// PostgreSQL's own default. ICULocale goes with icu, BuiltinLocale with builtin.
 	LocaleProvider string

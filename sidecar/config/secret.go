@@ -29,3 +29,15 @@ func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
 
 // MarshalText keeps the secret out of JSON.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Secrets are the member's own passwords, tokens and keys that came with the file or the
+// environment, and not in a file of their own: nobody else may get them.
+func (c *Config) Secrets() []string {
+	var own []string
+	for _, s := range []Secret{c.Consul.Token, c.API.Token, c.Peers.Key, c.Postgres.Superuser.Password, c.Postgres.Replication.Password} {
+		if !s.Empty() {
+			own = append(own, s.Reveal())
+		}
+	}
+	return own
+}

@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"os"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -21,7 +22,8 @@ func serverOptions(cfg *config.Config, g *guard.Client, log hclog.Logger) postgr
 		SuperuserName: pg.Superuser.Name, SuperuserPassword: func() (string, error) { return process.Password(pg.Superuser) },
 		ReplicationName: pg.Replication.Name, ReplicationPassword: func() (string, error) { return process.Password(pg.Replication) },
 		Parameters: pg.Parameters, HBA: pg.HBA, Ident: pg.Ident, TLS: postgres.TLS(pg.TLS), WALReceiverTimeout: cfg.Failover.FailureTimeout,
-		WAL:   postgres.WAL{Dir: pg.WALDir, SegmentMB: cfg.Bootstrap.Initdb.WALSegmentMB, Initdb: cfg.Bootstrap.Initdb.Args(), BaseBackup: pg.BaseBackup.Args()},
+		WAL: postgres.WAL{Dir: pg.WALDir, SegmentMB: cfg.Bootstrap.Initdb.WALSegmentMB, Initdb: cfg.Bootstrap.Initdb.Args(), BaseBackup: pg.BaseBackup.Args(),
+			Environment: postgres.Inherited(os.Environ(), cfg.Secrets())},
 		Guard: launcher{g}, Logger: log.Named("postgres"),
 	}
 }

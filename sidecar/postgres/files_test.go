@@ -240,7 +240,7 @@ func TestTLSRequired(t *testing.T) {
 	}
 }
 
-// Nothing of the sidecar's environment gets to PostgreSQL: no secret, nothing that
+// Nothing of the sidecar's own environment gets to PostgreSQL: no secret, nothing that
 // libpq reads, and no NOTIFY_SOCKET, by which the server would tell systemd that the
 // member is ready or ends (Patroni hid it from 4.1 on).
 func TestEnvironment(t *testing.T) {
@@ -248,6 +248,7 @@ func TestEnvironment(t *testing.T) {
 		t.Setenv(name, "a value of the sidecar's")
 	}
 	s := &Server{o: Options{BinDir: "/bin", User: "postgres"}, account: account{home: "/"}}
+	s.o.WAL.Environment = Inherited(os.Environ(), nil)
 	for _, variable := range s.environment() {
 		if strings.Contains(variable, "a value of the sidecar's") {
 			t.Errorf("PostgreSQL gets %s", variable)

@@ -30,18 +30,6 @@ type runOptions struct {
 	patience time.Duration
 }
 
-// environment is all that the server and its programs get: nothing of ours, so
-// that no variable of the sidecar's (PGHOST, PGPASSWORD) changes what they do,
-// and messages are in English, because some are read.
-func (s *Server) environment() []string {
-	return []string{
-		"PATH=" + s.o.BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=" + s.home, "USER=" + s.o.User, "LOGNAME=" + s.o.User,
-		"LC_ALL=C.UTF-8", "LC_MESSAGES=C", "PGCONNECT_TIMEOUT=5",
-		"PGPASSFILE=" + s.Passfile(), "PGSERVICEFILE=" + s.state("upstream"),
-	}
-}
-
 // program runs one of PostgreSQL's programs as the server's user and returns its
 // standard output. The call waits for its end; when ctx is done it is killed with all
 // that it has started.

@@ -118,6 +118,9 @@ type WAL struct {
 	ArchiveCommand string
 	// RestoreCommand fetches what ArchiveCommand has archived; empty: nothing does.
 	RestoreCommand string
+	// Environment are variables, as NAME=VALUE, for these commands (Inherited). The server
+	// and all of its programs get them.
+	Environment []string
 }
 
 // TLS names the files of the server's certificate; CertFile empty: what the
