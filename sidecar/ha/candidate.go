@@ -59,6 +59,7 @@ var electionRules = [...]rule{
 	// Members that are here are given the time to vote: it may have more.
 	{"elect-wait-for-heard", func(v *view) bool { return v.forced() && v.positionMissing("") != "" }, nil, ends},
 	{"elect-behind", func(v *view) bool { return v.ahead().member != "" && !v.sourceHas(v.ahead().position) }, func(t *turn) { t.try(yieldRules[:]) }, ends},
+	{"elect-without-given", func(v *view) bool { return v.lacksGiven() && !v.forced() }, blocked((*view).givenBlock), ends},
 	{"elect-unheard", func(v *view) bool { return v.foundElected() && v.votesDecideNothing() && v.hearsFew() && !v.forced() }, blocked((*view).unheardBlock), ends},
 	// It is soon over, so that nobody has to decide to have two primaries.
 	{"elect-lease", func(v *view) bool { return v.forced() && v.leaseRuns() != "" }, blocked(func(v *view) Block {

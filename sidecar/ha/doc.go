@@ -76,6 +76,7 @@
 //	handover.go    a planned handover
 //	lease.go       how long a primary may serve
 //	syncset.go     durabilityRules: who the voters are, and how that changes safely
+//	standbycluster.go, witness.go, given.go: two sites
 //	rules.go, view.go: the engine, and what conditions look at
 //	position.go    timelines and who is ahead; record.go, report.go, observation.go,
 //	action.go, state.go: the values

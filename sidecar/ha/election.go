@@ -27,6 +27,7 @@ var standRules = [...]rule{
 			Cost:     "every commit that only the silent members have"}
 	}), ends},
 	{"stand-lag", func(v *view) bool { return v.tooFarBehind() && !v.forced() }, blocked((*view).lagBlock), ends},
+	{"stand-without-given", func(v *view) bool { return v.lacksGiven() && !v.forced() && !v.givenInSight() }, blocked((*view).givenBlock), ends},
 	{"stand-after-better", (*view).betterFirst, nil, ends},
 	{"ballot", nil, func(t *turn) {
 		t.ballot("the leader of term " + itoa(t.rec.Term) + " (" + cmp.Or(t.rec.Leader, "none") + ") is not heard")
@@ -200,7 +201,7 @@ func (v *view) preVotes() (missing string) {
 	if v.oneDecides() {
 		return v.perhapsDecided()
 	}
-	if dur.Mode == ModeAsync || v.follower() {
+	if dur.Mode == ModeAsync || v.follower() || v.nothingAcknowledged() {
 		return v.preVotesAsync()
 	}
 	if dur.K == 0 {

@@ -391,7 +391,7 @@ var serveRules = [...]rule{
 func (t *turn) leads() {
 	t.tag, t.evict = "primary", t.others()
 	r := t.rec
-	r.Phase = PhaseLeading
+	r.Phase, r.Given = PhaseLeading, nil
 	r.Claims = t.claimsAsBegun()
 	if t.claimForgotten() {
 		r.Timeline = t.o.Server.Position.TLI

@@ -76,6 +76,9 @@ func (t *turn) withAllVoters() Record {
 	if t.seen.Phase.order() > r.Phase.order() {
 		r.Phase = t.seen.Phase
 	}
+	if r.Phase == PhaseLeading {
+		r.Given = nil
+	}
 	return r
 }
 

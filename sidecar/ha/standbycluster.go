@@ -278,7 +278,7 @@ func (t *turn) leadFromSite() {
 func (t *turn) promoteSite() {
 	t.s.Promotion = SitePromotion{Since: t.o.Intent.Since, Begun: true}
 	r := t.next(t.o.Self, "this site takes writes in the place of "+t.rec.StandbyOf)
-	r.StandbyOf, r.Released = "", nil
+	r.StandbyOf, r.Released, r.Given = "", nil, t.o.Intent.SiteFinal
 	r.Origin, r.Fenced, r.Final, r.Claims = Origin{}, true, nil, nil
 	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
 	known := t.timelineOfSites()
@@ -414,7 +414,7 @@ const siteSilence = 3 * time.Second
 func (t *turn) releaseSite() {
 	r := t.next(t.o.Self, "the writes go to "+t.o.Policy.StandbyOf+", as asked")
 	r.StandbyOf, r.Final, r.Fenced = t.o.Policy.StandbyOf, t.final(), true
-	r.Released, r.Half = &r.Final.Position, t.ownHalf()+1
+	r.Released, r.Given, r.Half = &r.Final.Position, nil, t.ownHalf()+1
 	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 }
 
@@ -427,7 +427,7 @@ var supersededRules = [...]rule{
 	{"superseded-follow", func(v *view) bool { return v.lockMine() }, func(t *turn) {
 		// That this member's log is on a later timeline is no lost claim: it may be that site's.
 		r := t.nextTerm(t.laterKnown(), t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
-		r.StandbyOf, r.Released, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, true
+		r.StandbyOf, r.Released, r.Given, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, nil, true
 		r.Timeline, r.Half = t.timelineOfSites(), t.ownHalf()+1
 		t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 	}, ends},

@@ -36,6 +36,7 @@ const (
 	PairDeaf                  // a site that was superseded does not see it
 	PairNoFinal               // a site takes the writes without all that the other had
 	PairNoEpochs              // a site that takes the writes begins the next timeline alone
+	PairForgets               // the record does not keep what was given up for this site
 	PairHasty                 // the witness gives its word although the other site may still renew it
 	PairOpen                  // a primary keeps its clients without the witness's word
 	PairWordless              // who is given the writes takes them without the witness's word
@@ -337,6 +338,8 @@ func (p *Pair) distort(w *World, r *ha.Record) {
 	case PairOneHalf:
 		r.Timeline -= r.Timeline % ha.EpochTimelines
 		r.Half = 1
+	case PairForgets:
+		r.Given = nil
 	case PairNoEpochs:
 		r.Timeline = w.consul.record.Timeline
 	}
