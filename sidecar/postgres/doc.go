@@ -28,6 +28,7 @@
 //	promise          the highest term promised, and whether fenced for it (S2)
 //	unfinished       the marker of a clone, rewind or initdb under way (S10)
 //	life             as what this member last ran the server, and how it ended (S7)
+//	logs             how long the log collector's files were at the start
 //	copy             which copy of the data this is
 //	owed             what the leader had when another member was cloned
 //	layout           which links the data directory has: a copy gets the same

@@ -124,6 +124,9 @@ func (s *Server) beginLife(as role) error {
 	if err != nil {
 		return err
 	}
+	if err := s.noteLogs(); err != nil {
+		return err
+	}
 	return s.writeLife(life{Role: as, Promise: p.Term, Before: before, Ran: was.Ran, LogAt: s.logSize(),
 		Tainted: was.Tainted || was.Recovered && was.Role == asStandby})
 }

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -223,41 +222,4 @@ func (l *lines) last() string {
 	l.take(string(bytes.TrimSpace(l.rest)))
 	l.rest = nil
 	return strings.Join(l.kept, "; ")
-}
-
-// LastWords returns the last severe message in the server's log since it was
-// started, for people who ask why it did not come up; empty if there is none.
-func (s *Server) LastWords() string {
-	f, err := s.files.Open(s.logFile())
-	if err != nil {
-		return ""
-	}
-	defer f.Close() // only read
-	const tail = 64 << 10
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	if _, err := f.Seek(max(info.Size()-tail, s.logOfLife(info.Size())), 0); err != nil {
-		return ""
-	}
-	words := ""
-	for scan := bufio.NewScanner(f); scan.Scan(); {
-		line := scan.Text()
-		switch {
-		case strings.Contains(line, "starting PostgreSQL"):
-			words = "" // an earlier life
-		case strings.Contains(line, "FATAL:"), strings.Contains(line, "PANIC:"):
-			if i := strings.Index(line, "FATAL:"); i >= 0 {
-				words = line[i:]
-			} else if i := strings.Index(line, "PANIC:"); i >= 0 {
-				words = line[i:]
-			}
-		case words != "" && (strings.Contains(line, "HINT:") || strings.Contains(line, "DETAIL:")):
-			if i := max(strings.Index(line, "HINT:"), strings.Index(line, "DETAIL:")); i >= 0 {
-				words += " " + line[i:]
-			}
-		}
-	}
-	return words
 }

@@ -9,7 +9,6 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -235,70 +234,6 @@ func (s *Server) sameFile(a, b string) bool {
 	}
 	y, err := s.files.Stat(b)
 	return err == nil && os.SameFile(x, y)
-}
-
-// logSize is how long the server's log is; zero: there is none.
-func (s *Server) logSize() int64 {
-	info, err := s.files.Stat(s.logFile())
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-// logOfLife is where the log of the server's present life begins: at its start, or at
-// the beginning of a file that has been cut off since.
-func (s *Server) logOfLife(size int64) int64 {
-	var l life
-	if err := readJSON(s.files, s.state("life"), &l); err != nil || l.LogAt > size {
-		return 0
-	}
-	return l.LogAt
-}
-
-// logEndsWith reports whether a text is in the newest 16 KiB of what the server has
-// logged since its start: a second's worth of clients that are turned away lies between
-// two lines of the startup process.
-func (s *Server) logEndsWith(text string) bool {
-	return bytes.Contains(s.endOfLife(), []byte(text))
-}
-
-// endOfLife is the newest 16 KiB, at most, of what the server has logged since its start.
-func (s *Server) endOfLife() []byte {
-	f, err := s.files.Open(s.logFile())
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil
-	}
-	tail := make([]byte, min(info.Size()-s.logOfLife(info.Size()), 16<<10))
-	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
-		return nil
-	}
-	return tail
-}
-
-// saidOfStream is what a walreceiver ends with that gets no log (libpqwalreceiver.c).
-var saidOfStream = regexp.MustCompile(`FATAL:  (could not (?:connect to the primary server|receive data from WAL stream|start WAL streaming|receive timeline history file)[^\n]*)`)
-
-// longestSaid bounds what is repeated of the server's log, in bytes.
-const longestSaid = 300
-
-// StreamProblem is why the standby's last attempt to receive log failed, in PostgreSQL's
-// words; empty: its log does not say.
-func (s *Server) StreamProblem() string {
-	all := saidOfStream.FindAllSubmatch(s.endOfLife(), -1)
-	if len(all) == 0 {
-		return ""
-	}
-	last := strings.TrimSpace(string(all[len(all)-1][1]))
-	if len(last) > longestSaid {
-		last = strings.ToValidUTF8(last[:longestSaid], "") + "…"
-	}
-	return last
 }
 
 // Starved reports whether the server's startup process waits for a log segment
