@@ -32,7 +32,7 @@ var leaderRules = [...]rule{
 	}), goesOn},
 	{"reacquire", func(v *view) bool { return !v.putBack && !v.lockMine() }, (*turn).reacquire, goesOn},
 	{"superseded", (*view).superseded, func(t *turn) { t.try(supersededRules[:]) }, ends},
-	{"untaken", (*view).untaken, func(t *turn) { t.try(supersededRules[:]) }, ends},
+	{"word-decides", (*view).wordDecides, func(t *turn) { t.try(supersededRules[:]) }, ends},
 	{"unwitnessed", (*view).unwitnessed, func(t *turn) { t.try(unwitnessedRules[:]) }, ends},
 	{"founding-standby-cluster", func(v *view) bool { return v.rec.Phase == PhaseBootstrap && v.follower() }, func(t *turn) { t.try(standbyFounderRules[:]) }, ends},
 	{"founding", inPhase(PhaseBootstrap), func(t *turn) { t.try(founderRules[:]) }, ends},

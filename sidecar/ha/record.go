@@ -111,6 +111,9 @@ type Standing struct {
 	// cluster that has it, and follows, may take them back without losing anything while
 	// the other has not taken them.
 	Released *Position `json:"released,omitempty"`
+	// Void is the timeline up to which this site had come when it gave way to the other, whose
+	// was earlier: that this site came to it says nothing of who took the writes last.
+	Void TLI `json:"void,omitempty"`
 	// Given is what the other site had when it gave up the writes to this one. Until a
 	// primary of this site has taken a write nobody is promoted here without it.
 	Given *Position `json:"given,omitempty"`

@@ -312,6 +312,14 @@ func (v *view) timelineOfSites() TLI {
 	return max(v.rec.Timeline, v.newestTimeline(), v.o.Source.Position.TLI)
 }
 
+// timelineOfWrites is that, but for those of this site's own that it gave up to the other's.
+func (v *view) timelineOfWrites() TLI {
+	if v.rec.Void < v.rec.Timeline {
+		return v.timelineOfSites()
+	}
+	return max(v.o.Source.Position.TLI, v.o.Server.Position.TLI)
+}
+
 // ownHalf is this site's half of each epoch. Who takes writes is in it, and who follows is
 // not in the other's; where this site has given up the writes, and the other has not begun
 // a timeline of its own yet, the newest is this one's.
@@ -380,8 +388,8 @@ func (t *turn) refusePromotion() {
 // promotionBarred is that, but for what the witness says.
 func (v *view) promotionBarred() string {
 	switch {
-	case v.o.Intent.SiteFinal != nil && v.timelineOfSites() > v.o.Intent.SiteFinal.TLI:
-		return "the writes were taken since they were given up: a site has come to timeline " + itoa(uint64(v.timelineOfSites())) +
+	case v.o.Intent.SiteFinal != nil && v.timelineOfWrites() > v.o.Intent.SiteFinal.TLI:
+		return "the writes were taken since they were given up: a site has come to timeline " + itoa(uint64(v.timelineOfWrites())) +
 			", and they were given up on " + itoa(uint64(v.o.Intent.SiteFinal.TLI))
 	case v.o.Intent.SiteFinal != nil:
 		return ""
@@ -428,7 +436,9 @@ var supersededRules = [...]rule{
 		// That this member's log is on a later timeline is no lost claim: it may be that site's.
 		r := t.nextTerm(t.laterKnown(), t.o.Self, t.o.Policy.StandbyOf+" takes writes in the place of this site")
 		r.StandbyOf, r.Released, r.Given, r.Final, r.Fenced = t.o.Policy.StandbyOf, nil, nil, nil, true
-		r.Timeline, r.Half = t.timelineOfSites(), t.ownHalf()+1
+		if r.Timeline, r.Half = t.timelineOfSites(), t.ownHalf()+1; r.Timeline > t.o.Source.Position.TLI {
+			r.Void = r.Timeline
+		}
 		t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
 	}, ends},
 }

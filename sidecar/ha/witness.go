@@ -93,27 +93,14 @@ func (v *view) takenThere() bool {
 	return !v.serving() && v.sourceServes() && v.o.Source.SeenAt > v.s.PhaseAt && v.o.Source.SystemID == v.rec.SystemID
 }
 
-// untaken reports whether this site was to take the writes and has not come to it, and the
-// other has them: its primary is heard since, and the witness says so. Each would else wait for
-// the other: that primary sees no later one that it were to give way to.
-func (v *view) untaken() bool {
-	return v.o.Policy.Witness != "" && v.o.Policy.StandbyOf != "" && !v.follower() && v.o.Busy.Server == NoAction &&
-		!v.witnessHeld() && v.wordElsewhere() && v.takenThere() && v.neverTook()
-}
-
-// neverTook reports whether no server of this site has written anything since it was to take
-// the writes: the first candidate has no timeline yet, or has one and was not promoted to it.
-func (v *view) neverTook() bool {
-	first := TLI(v.rec.Epoch)*EpochTimelines + v.ownHalf()*siteTimelines
-	sv := &v.o.Server
-	switch {
-	case v.rec.Epoch == 0:
-		return false
-	case v.rec.Phase == PhaseElecting:
-		return v.rec.Timeline == first
-	}
-	standby := v.stopped() && v.present() && !sv.WasPrimary || v.standby() && sv.Position.Known()
-	return v.rec.Phase == PhasePromoting && v.rec.Timeline == first+1 && standby && sv.Position.TLI < first
+// wordDecides reports whether this site, which lets nobody write now, gives way to the other as
+// that one has the word: its primary is heard since, and the witness says so. So a person has
+// let that one take the writes, and this one may have them no more, whatever it has written and
+// although its timeline may be the later one: neither had heard of the other's. Each would else
+// wait for the other, as that primary sees no later one that it were to give way to.
+func (v *view) wordDecides() bool {
+	return v.o.Policy.Witness != "" && v.o.Policy.StandbyOf != "" && !v.follower() && !v.forced() && v.rec.Phase != PhaseBootstrap &&
+		v.o.Busy.Server == NoAction && !v.witnessHeld() && v.wordElsewhere() && v.takenThere()
 }
 
 // unwitnessed reports whether the other site may take the writes in the place of this one,
