@@ -34,11 +34,14 @@ type Agent struct {
 	owing   chan struct{} // has room for one: commands may be to be run
 	turns   []sync.Mutex  // of each file: held while it is put, or its debt is settled
 
+	ran map[any]time.Time // when each command last ran, by File.told; of the goroutine that runs them
+
 	mu      sync.Mutex
 	current *Topology
 	before  *Topology // see Recall
 	files   []FileStatus
-	reload  bool // a file has changed that PgBouncers have not been told of
+	untaken []untaken // of each file
+	reload  bool      // a file has changed that PgBouncers have not been told of
 }
 
 // FileStatus is how it goes with one file.
@@ -79,7 +82,8 @@ func NewAgent(o AgentOptions) (*Agent, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	a := &Agent{options: o, log: o.Logger.Named("templates"), changed: make(chan struct{}, 1), owing: make(chan struct{}, 1), turns: make([]sync.Mutex, len(o.Files))}
+	a := &Agent{options: o, log: o.Logger.Named("templates"), changed: make(chan struct{}, 1), owing: make(chan struct{}, 1), turns: make([]sync.Mutex, len(o.Files)),
+		ran: map[any]time.Time{}, untaken: make([]untaken, len(o.Files))}
 	seen := map[string]string{}
 	for _, f := range o.Files {
 		if f.Template == nil || f.Destination == "" {
@@ -224,17 +228,26 @@ func (a *Agent) notify(ctx context.Context) {
 	retry := time.NewTimer(a.options.Retry)
 	retry.Stop()
 	defer retry.Stop()
+	confirm := time.NewTicker(confirmEvery)
+	defer confirm.Stop()
+	if len(a.options.Proxies) == 0 {
+		confirm.Stop()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.owing:
 		case <-retry.C:
+		case now := <-confirm.C:
+			if !a.confirmTaken(now) {
+				continue
+			}
 		}
-		if a.runOwedCommands(ctx) {
+		if wait := a.runOwedCommands(ctx); wait == 0 {
 			retry.Stop()
 		} else {
-			retry.Reset(a.options.Retry)
+			retry.Reset(wait)
 		}
 	}
 }
@@ -340,12 +353,17 @@ func (a *Agent) refresh(ctx context.Context, f *File, t Topology) (bool, error) 
 }
 
 // runOwedCommands runs what is owed, reloads of HAProxy too. What fails is owed until it
-// succeeds. While clients wait for a primary HAProxy is not reloaded: they wait in its
-// worker, and a new one does not know them. The topology that ends the waiting comes
-// here too.
-func (a *Agent) runOwedCommands(ctx context.Context) bool {
-	well := true
-	done := map[any]error{}
+// succeeds, and a command that ran just before runs once more. It returns when it should
+// be called again; zero: not before something changes. While clients wait for a primary
+// HAProxy is not reloaded: they wait in its worker, and a new one does not know them. The
+// topology that ends the waiting comes here too.
+func (a *Agent) runOwedCommands(ctx context.Context) time.Duration {
+	var wait time.Duration
+	type outcome struct {
+		err   error
+		again bool
+	}
+	done := map[any]outcome{}
 	a.mu.Lock()
 	var written []int // from the time before anybody is told
 	for _, f := range a.files {
@@ -358,22 +376,29 @@ func (a *Agent) runOwedCommands(ctx context.Context) bool {
 			continue
 		}
 		key := f.told()
-		err, ran := done[key]
+		o, ran := done[key]
 		if !ran {
-			err = f.notify(ctx)
-			done[key] = err
+			o.again = f.Reload == nil && a.soonAfter(key, time.Now())
+			o.err = f.notify(ctx)
+			done[key] = o
 		}
-		if err == nil {
+		err := o.err
+		if err == nil && !o.again {
 			a.turns[i].Lock()
 			if a.written(i) == written[i] { // else it has not been told of the newest
 				err = f.clearOwed()
 			}
 			a.turns[i].Unlock()
 		}
-		well = well && err == nil
+		switch {
+		case err != nil:
+			wait = a.options.Retry
+		case o.again && wait == 0:
+			wait = soon
+		}
 		a.note(i, err, func(s *FileStatus) { s.Commands++ })
 	}
-	return well
+	return wait
 }
 
 // written is how often the file has changed.
@@ -391,7 +416,7 @@ func (a *Agent) note(i int, err error, success func(*FileStatus)) {
 	before, written := s.Error, s.Writes
 	if err == nil {
 		success(s)
-		if !a.options.Files[i].owed() {
+		if !a.options.Files[i].owed() && a.untaken[i].told.IsZero() {
 			s.Error, s.Failures, s.Waits, s.Since = "", 0, false, time.Time{}
 			setDefault(&s.OKSince, time.Now())
 		}

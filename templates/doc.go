@@ -35,6 +35,12 @@
 // on disk too, by the caller of Build: while Consul is away at the start, files
 // that are missing are written of it (Agent.Recall), and nothing else.
 //
+// A program may miss that it was told: HAProxy misses a signal that comes during its
+// reload, and nothing says so. So a command that runs within a second after itself runs
+// once more a second later; and a file whose servers HAProxy still lacks after two
+// seconds is in error, and its command runs again, after 5 seconds, then 10, up to 5
+// minutes (takenup.go).
+//
 // Every file is rendered anew for each change of what it reads: 5,000 lines of 1,000
 // services take 50 ms.
 //

@@ -16,6 +16,9 @@ var (
 	ErrNotFound = errors.New("key not found")
 	// ErrCommand is returned when a program to be told of a change failed.
 	ErrCommand = errors.New("command failed")
+	// ErrNotTaken is returned when HAProxy runs with an earlier file than the one that
+	// was written.
+	ErrNotTaken = errors.New("HAProxy has not taken this file up")
 	// ErrTopology is returned by Build when a member's registration cannot be used.
 	ErrTopology = errors.New("registration cannot be used")
 )

@@ -61,6 +61,9 @@ type ProxyStatus struct {
 	Term        uint64    `json:"term,omitempty"` // of the last topology applied
 	Primary     string    `json:"primary,omitempty"`
 	AppliedAt   time.Time `json:"applied_at,omitzero"`
+	// Missing are the servers, with their addresses, that HAProxy should have and has not:
+	// it runs with an older file.
+	Missing     []string  `json:"missing,omitempty"`
 	Mended      int       `json:"mended"`            // how often its state was not what it should be
 	Expired     int       `json:"expired,omitempty"` // how often new clients were held too long, and let in
 	Error       string    `json:"error,omitempty"`

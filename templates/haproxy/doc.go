@@ -74,6 +74,9 @@
 // With HAProxy's master socket (`haproxy -W -S`), Proxy.Reload takes up a file that
 // has changed: HAProxy answers when it has, from 2.7 on; where no answer comes, `show
 // proc` is asked until a new worker runs, or the master counts one more failed reload.
+// Without that socket it is told by a signal, which it misses during a reload: each look
+// compares the servers it has with the topology's (ProxyStatus.Missing), and package
+// templates tells it again.
 // A reload leaves sessions in the old worker, which no stats socket leads to, and which
 // refuses `shutdown sessions server` ("Proxy is disabled"). While there are old workers,
 // the sessions are therefore ended one by one through the master when their member's

@@ -161,6 +161,7 @@ func (h *Proxy) remember(t *templates.Topology) bool {
 func (h *Proxy) Release() {
 	h.mu.Lock()
 	h.current, h.held, h.overdue = nil, time.Time{}, false
+	h.status.Missing = nil
 	h.mu.Unlock()
 	h.wake()
 }
@@ -292,6 +293,10 @@ func (h *Proxy) reconcile(ctx context.Context) (int, bool) {
 		h.fail(err)
 		return 0, false
 	}
+	missing := r.missing(*current, seen)
+	h.mu.Lock()
+	h.status.Missing = missing
+	h.mu.Unlock()
 	if err := h.mend(ctx, current, seen); err != nil && !errors.Is(err, ErrRuntime) {
 		h.fail(err)
 		return 0, false

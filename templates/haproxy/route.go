@@ -3,6 +3,7 @@ package haproxy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -168,6 +169,25 @@ func (r routing) differences(o observed) string {
 		}
 	}
 	return ""
+}
+
+// missing are the members that the primary's backend does not have, or has with another
+// address, each as the file has it: HAProxy runs with an older one. Addresses of hosts'
+// names are not compared: HAProxy looks them up.
+func (r routing) missing(t templates.Topology, o observed) []string {
+	var all []string
+	for _, m := range t.Members {
+		s, found := o.server(r.primaries, m.Name)
+		want, err := netip.ParseAddrPort(m.Address())
+		if found && err == nil {
+			has, err := netip.ParseAddr(s.address)
+			found = err == nil && has.Unmap() == want.Addr().Unmap() && s.port == int(want.Port())
+		}
+		if !found {
+			all = append(all, m.Name+" "+m.Address())
+		}
+	}
+	return all
 }
 
 // leftovers are the servers that should have no session, with how many they have.
