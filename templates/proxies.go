@@ -63,12 +63,12 @@ type ProxyStatus struct {
 	AppliedAt   time.Time `json:"applied_at,omitzero"`
 	// Missing are the servers, with their addresses, that HAProxy should have and has not:
 	// it runs with an older file.
-	Missing     []string  `json:"missing,omitempty"`
-	Mended      int       `json:"mended"`            // how often its state was not what it should be
-	Expired     int       `json:"expired,omitempty"` // how often new clients were held too long, and let in
-	Error       string    `json:"error,omitempty"`
-	LastError   string    `json:"last_error,omitempty"` // stays when all is well again
-	ErrorAt     time.Time `json:"error_at,omitzero"`    // when LastError was
+	Missing   []string  `json:"missing,omitempty"`
+	Mended    int       `json:"mended"`            // how often its state was not what it should be
+	Expired   int       `json:"expired,omitempty"` // how often new clients were held too long, and let in
+	Error     string    `json:"error,omitempty"`
+	LastError string    `json:"last_error,omitempty"` // stays when all is well again
+	ErrorAt   time.Time `json:"error_at,omitzero"`    // when LastError was
 
 	// Of the master socket, where there is one.
 	MasterSocket string `json:"master_socket,omitempty"`
