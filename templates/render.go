@@ -42,7 +42,7 @@ func NewPage(t Topology, s Settings) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	return Page{Topology: t, HAProxy: h, PgBouncer: b}, nil
+	return Page{Topology: t, HAProxy: h.across(t.RoundTrip), PgBouncer: b}, nil
 }
 
 // Builtin lists the templates that are part of this program, by the names that

@@ -256,6 +256,28 @@ func TestSettingsRefuseInjection(t *testing.T) {
 	}
 }
 
+// TestConnectTimeout: HAProxy's connection attempts outlast the way to the farthest member,
+// unless the configuration says otherwise, and a client that is refused is held for 10 s.
+func TestConnectTimeout(t *testing.T) {
+	for _, c := range []struct{ roundTrip, said, want time.Duration }{
+		{0, 0, 50 * time.Millisecond}, {25 * time.Millisecond, 0, 50 * time.Millisecond}, {50 * time.Millisecond, 0, 100 * time.Millisecond},
+		{500 * time.Millisecond, 0, time.Second}, {100 * time.Millisecond, 70 * time.Millisecond, 70 * time.Millisecond},
+	} {
+		settings, err := templates.HAProxySettings{Socket: "/run/s", ConnectTimeout: c.said}.Complete("pg")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := templates.NewPage(templates.Topology{Service: "pg", RoundTrip: c.roundTrip}, templates.Settings{HAProxy: settings})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := page.HAProxy
+		if held := time.Duration(h.Retries) * min(h.ConnectTimeout, time.Second); h.ConnectTimeout != c.want || held < 9*time.Second || held > 10*time.Second {
+			t.Errorf("%+v: %s, and clients are held for %s", c, h.ConnectTimeout, held)
+		}
+	}
+}
+
 func TestDiff(t *testing.T) {
 	var a, b []string
 	for i := range 30 {

@@ -34,7 +34,8 @@ type HAProxySettings struct {
 	// ConnectTimeout is also the pause after an attempt that was refused (HAProxy
 	// has no other setting for it), and so the shortest time that a client waits
 	// which came back before HAProxy was told that its primary is gone. It has to
-	// be more than the round trip to the farthest member; default 50 ms.
+	// be more than the round trip to the farthest member; default: twice that
+	// (Topology.RoundTrip), and 50 ms at least.
 	ConnectTimeout time.Duration
 	QueueTimeout   time.Duration // how long a client may wait for a primary; default 30 s
 	IdleTimeout    time.Duration // of a silent connection; default 24 d, HAProxy's longest (tcp keepalive finds the dead)
@@ -101,6 +102,16 @@ func (s HAProxySettings) APIName(member string) string {
 // nobody tells HAProxy of another.
 const refusedFor = 10 * time.Second
 
+// leastConnectTimeout is enough for members nearby.
+const leastConnectTimeout = 50 * time.Millisecond
+
+// across sets what depends on how far away the members are.
+func (s HAProxySettings) across(roundTrip time.Duration) HAProxySettings {
+	setDefault(&s.ConnectTimeout, max(leastConnectTimeout, 2*roundTrip))
+	setDefault(&s.Retries, max(3, int(refusedFor/min(s.ConnectTimeout, time.Second))))
+	return s
+}
+
 // ServerMaxConn is the maxconn of each server of the primary's backend: more than the
 // process can have, so that it never limits. It has to be there, as setting it again is
 // what makes HAProxy look at the queue: when a server leaves drain it does not.
@@ -110,7 +121,7 @@ const ServerMaxConn = 1 << 20
 func (HAProxySettings) ServerMaxConn() int { return ServerMaxConn }
 
 // Complete is these settings with their defaults for a service, as templates
-// see them. It returns ErrUnsafe for text that cannot be a configuration word.
+// see them, but for ConnectTimeout and Retries, which depend on the members. It returns ErrUnsafe for text that cannot be a configuration word.
 func (s HAProxySettings) Complete(service string) (HAProxySettings, error) {
 	if !SafeName(service) {
 		return s, fmt.Errorf("service %q: %w", service, ErrUnsafe)
@@ -132,8 +143,6 @@ func (s HAProxySettings) withDefaults(service string) (HAProxySettings, error) {
 	setDefault(&s.PrimaryPort, 5000)
 	setDefault(&s.ReplicaPort, 5001)
 	setDefault(&s.MaxConn, 2000)
-	setDefault(&s.ConnectTimeout, 50*time.Millisecond)
-	setDefault(&s.Retries, max(3, int(refusedFor/min(s.ConnectTimeout, time.Second))))
 	setDefault(&s.QueueTimeout, 30*time.Second)
 	setDefault(&s.IdleTimeout, 24*24*time.Hour)
 	if host, port, err := parseAddress(s.Socket); err == nil {

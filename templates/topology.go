@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -35,6 +36,9 @@ type Topology struct {
 	// Members are all there are, sorted by name, whatever they do: it is the
 	// list to make static configuration of.
 	Members []Member `json:"members"`
+	// RoundTrip is how long it takes from here to the farthest member and back, rounded up;
+	// zero: nobody has measured it.
+	RoundTrip time.Duration `json:"round_trip,omitempty"`
 }
 
 // Waits reports whether clients of the primary are to wait: there is none, or

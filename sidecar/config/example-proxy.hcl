@@ -38,7 +38,7 @@ haproxy {
   # resolvers     = ["127.0.0.1:8600"]  # DNS servers, such as Consul's agent, for members that advertise a
   #                                     # name (n1.node.consul:5432); HAProxy follows it while it runs
   # maxconn         = 2000
-  # connect_timeout = "50ms"            # more than the round trip to the farthest member
+  # connect_timeout = "200ms"           # default: twice the measured round trip to the farthest member, 50ms at least
   # queue_timeout   = "30s"             # how long a client waits for a primary
   # idle_timeout    = "576h"            # of a silent connection; HAProxy knows no longer one
   # global          = ["user haproxy", "group haproxy", "log /dev/log local0", "cpu-map auto:1/1-4 0-3"]

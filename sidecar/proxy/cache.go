@@ -43,6 +43,8 @@ type cachedTopology struct {
 	Service string                   `json:"service"`
 	Record  ha.Record                `json:"record"`
 	Members []templates.Registration `json:"members"`
+	// RoundTrip is Topology's.
+	RoundTrip time.Duration `json:"round_trip,omitempty"`
 }
 
 // load returns the stored topology; false if there is none of this cluster.
@@ -70,6 +72,7 @@ func (k *topologyCache) load(cfg *config.Config) (templates.Topology, bool, erro
 	if err != nil {
 		return t, false, fmt.Errorf("read what was known before: %w", err)
 	}
+	t.RoundTrip = max(0, min(was.RoundTrip, farAway))
 	return t, true, nil
 }
 
@@ -79,7 +82,7 @@ func (k *topologyCache) save(record ha.Record, t templates.Topology) error {
 	if k.path == "" {
 		return nil
 	}
-	now := cachedTopology{Cluster: t.Cluster, Service: t.Service, Record: record}
+	now := cachedTopology{Cluster: t.Cluster, Service: t.Service, Record: record, RoundTrip: t.RoundTrip}
 	for _, m := range t.Members {
 		now.Members = append(now.Members, templates.Registration{Name: m.Name, Postgres: m.Address(), API: m.API(), Tags: m.Tags, Status: m.Status, Meta: m.Meta})
 	}
@@ -103,6 +106,9 @@ func (f *Follower) loadCache() {
 	t, found, err := f.known.load(f.config)
 	if err != nil {
 		f.log.Warn("what was known of the cluster before is not used", "error", err)
+	}
+	if found && f.away != nil {
+		f.away.recall(t.RoundTrip)
 	}
 	if found {
 		f.last, f.recalled = t, true

@@ -48,7 +48,8 @@ type Follower struct {
 	problem string
 
 	lags     lagPoller
-	wantLags bool // a template does
+	wantLags bool       // a template does
+	away     *distances // nil: no template needs to know
 	known    topologyCache
 	recalled bool   // last is older than this process
 	unsaved  string // why known cannot be kept
@@ -68,6 +69,9 @@ func NewFollower(cfg *config.Config, client *sessions.Client, log hclog.Logger) 
 	}
 	f := &Follower{config: cfg, log: log.Named("proxy"), client: client, changed: make(chan struct{}, 1), known: newTopologyCache(cfg),
 		lags: lagPoller{config: cfg, log: log.Named("proxy")}, wantLags: wantsLags(files)}
+	if wantsDistances(files, settings) {
+		f.away = newDistances()
+	}
 	if f.far, err = otherSite(cfg, log); err != nil {
 		return nil, err
 	}
@@ -119,6 +123,9 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 	if f.wantLags {
 		all.Go(func() { f.lags.run(ctx, f.client.View, f.Wake) })
+	}
+	if f.away != nil {
+		all.Go(func() { f.away.run(ctx, f.Wake) })
 	}
 	tick := time.NewTicker(time.Second) // a view also grows old
 	defer tick.Stop()
@@ -208,6 +215,9 @@ func (f *Follower) seeBoth(here, there sessions.View, now ha.Instant) {
 
 // give hands a topology on.
 func (f *Follower) give(t templates.Topology, record ha.Record) {
+	if f.away != nil {
+		t.RoundTrip = f.away.farthest(t.Members)
+	}
 	if f.given && reflect.DeepEqual(t, f.last) {
 		return
 	}

@@ -74,6 +74,12 @@ func (o RenderOptions) Render(ctx context.Context, cfg *config.Config, names []s
 	if err != nil {
 		return nil, err
 	}
+	if wantsDistances(files, settings) {
+		away := newDistances()
+		away.farthest(t.Members) // says which to measure
+		away.look(ctx)
+		t.RoundTrip = away.farthest(t.Members)
+	}
 	page, err := templates.NewPage(t, settings)
 	if err != nil {
 		return nil, err
