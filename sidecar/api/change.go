@@ -291,10 +291,13 @@ func handedOver(verb, leader, candidate string, err error) (int, string, error) 
 	case err != nil:
 		return 0, "", Refuse(unavailable, "%sover failed: %s", what, err)
 	case candidate != "" && leader != candidate:
-		return http.StatusOK, fmt.Sprintf("%sed over to %q instead of %q", what, leader, candidate), nil
+		return http.StatusOK, fmt.Sprintf("%sed over to %q%s", what, leader, InsteadOf(candidate)), nil
 	}
 	return http.StatusOK, fmt.Sprintf("Successfully %sed over to %q", verb, leader), nil
 }
+
+// InsteadOf is how the answer to a handover ends whose candidate does not lead.
+func InsteadOf(candidate string) string { return fmt.Sprintf(" instead of %q", candidate) }
 
 func (s *Server) cancelSwitchover(ctx context.Context, _ []byte) (int, string, error) {
 	return http.StatusOK, "scheduled switchover deleted", s.control.CancelSwitchover(ctx)

@@ -329,6 +329,16 @@ func (o *Observation) stopHangsAt() Instant {
 	return o.Busy.Since.Add(o.Policy.StopTimeout + hangTime)
 }
 
+// passes reports whether this primary has been stopped for a handover, and has the lock and
+// a Consul to pass it on by. That takes a transaction, and before it the end of the stop and
+// a look at the final position: on a busy machine longer than others would wait.
+func (o *Observation) passes() bool {
+	sv, c := &o.Server, &o.Consul
+	planned := o.Intent.Switchover || o.Intent.Shutdown || c.AgentLostAt != 0 || c.HiddenAt != 0
+	return planned && sv.Process == ProcessStopped && sv.Asked && sv.Stray == 0 && !o.hangs() &&
+		c.Record.Leader == o.Self && c.Record.Phase == PhaseLeading && c.Session != "" && c.Lock.Session == c.Session && c.Reachable != No
+}
+
 // hangTime is how long after its time-out a fast stop may take, as it becomes an immediate
 // one then. That takes as long until SIGKILL, and the kernel ends the processes.
 const hangTime = time.Second
@@ -390,6 +400,7 @@ func MakeReport(s State, o Observation) Report {
 	r.Hidden, r.ConfigProblem, r.Misled = o.Consul.HiddenBy, v.ConfigProblem, v.Misled
 	r.Restarting = !r.Serving && (o.Intent.Restart || o.Intent.ReleaseSite || s.Damped) && !o.Busy.gaveUp(Start) && o.Consul.Record.Leader == o.Self && o.Consul.Record.Phase == PhaseLeading
 	r.Restarting = r.Restarting || o.rewindsToSite()
+	r.Passing = o.passes()
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
 		r.Term = o.Consul.Record.Term

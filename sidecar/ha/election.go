@@ -166,7 +166,8 @@ func (v *view) candidateAtWork() bool {
 const replayTime = time.Minute
 
 // gone reports whether a primary that is not heard was heard and is silent, says
-// that its server is down, or refuses connections. One that was never heard, or
+// that its server is down, or refuses connections. One that hands over as planned has the
+// time of a handover. One that was never heard, or
 // whose last report is of an earlier term, gets the failure time-out to be heard
 // (S8): a member that has just started takes nobody for lost.
 func (v *view) gone(p *Peer) bool {
@@ -175,6 +176,8 @@ func (v *view) gone(p *Peer) bool {
 		return true
 	case p == nil || p.ReceivedAt == 0 || v.fresh(p) && !p.Report.Down:
 		return v.after(max(v.s.LostAt, v.s.PhaseAt), v.o.Policy.FailureTimeout)
+	case v.fresh(p) && p.Report.Passing:
+		return v.after(v.s.LostAt, v.o.Policy.HandoverTimeout)
 	case v.fresh(p):
 		// It says itself that its server is down, so it is passing the lock on.
 		return v.after(v.s.LostAt, resignPause)

@@ -227,3 +227,51 @@ func TestCannotLead(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowHandover: a primary that was stopped for a handover is slow to pass the lock on. The
+// others leave it the time of a handover, so that the member leads that was asked for; they do
+// not wait for one that cannot pass it, or has gone meanwhile.
+func TestSlowHandover(t *testing.T) {
+	for name, c := range map[string]struct {
+		but  func(o *ha.Observation) // the primary
+		lost time.Duration           // since when the others do not hear it
+		seen func(p *ha.Peer)
+		wait bool
+	}{
+		"the stop is not over":      {but: func(o *ha.Observation) { o.Busy.Server, o.Busy.Since = ha.Stop, now.Add(-time.Second) }, wait: true},
+		"the transaction is slow":   {wait: true},
+		"asked to stop":             {but: func(o *ha.Observation) { o.Intent.Switchover, o.Intent.Shutdown = false, true }, wait: true},
+		"its agent is gone":         {but: func(o *ha.Observation) { o.Intent.Switchover, o.Consul.AgentLostAt = false, now.Add(-time.Minute) }, wait: true},
+		"too slow":                  {lost: time.Minute},
+		"nobody asked":              {but: func(o *ha.Observation) { o.Intent = ha.Intent{} }},
+		"it ended by itself":        {but: func(o *ha.Observation) { o.Server.Asked = false }},
+		"Consul is away from it":    {but: func(o *ha.Observation) { o.Consul.Reachable = ha.No }},
+		"it has lost the lock":      {but: func(o *ha.Observation) { o.Consul.Lock = ha.Lock{} }},
+		"a server runs beside it":   {but: func(o *ha.Observation) { o.Server.Stray = 4711 }, wait: true}, // it is not down
+		"its sidecar has gone":      {seen: func(p *ha.Peer) { p.Link = ha.LinkRefused }},
+		"its sidecar is not heard":  {seen: func(p *ha.Peer) { p.Link, p.ReceivedAt = ha.LinkSilent, now.Add(-time.Minute) }},
+		"a version that says less":  {seen: func(p *ha.Peer) { p.Report.Passing = false }},
+		"its stop hangs altogether": {but: func(o *ha.Observation) { o.Busy.Server, o.Busy.Since = ha.Stop, now.Add(-time.Hour) }},
+	} {
+		o := leading()
+		o.Intent = ha.Intent{Switchover: true, Target: "n3", Since: now.Add(-2 * time.Second)}
+		o.Server.Process, o.Server.InRecovery, o.Server.Writable, o.Server.Asked, o.Server.ExitedAt = ha.ProcessStopped, ha.Unknown, ha.Unknown, true, now.Add(-time.Second)
+		if c.but != nil {
+			c.but(&o)
+		}
+		r := ha.MakeReport(ha.State{Role: ha.RoleStopped}, o)
+		f := following()
+		f.Server.Receiving = ha.No
+		p := &f.Peers[0].Report
+		p.Serving, p.Writable, p.Role, p.Down, p.Passing, p.Stopping = false, false, ha.RoleStopped, r.Down, r.Passing, r.Stopping
+		f.Peers[1].Report.Hears = false
+		if c.seen != nil {
+			c.seen(&f.Peers[0])
+		}
+		lost := now.Add(-max(c.lost, time.Second))
+		_, actions := ha.Decide(ha.State{LostAt: lost, LostTerm: f.Consul.Record.Term, PhaseAt: now.Add(-time.Minute), PhaseTerm: f.Consul.Record.Term, Phase: f.Consul.Record.Phase}, f)
+		if got := committed(actions); (got == "nothing") != c.wait {
+			t.Errorf("%s: %s is committed (down %t, passing %t)", name, got, r.Down, r.Passing)
+		}
+	}
+}

@@ -46,6 +46,9 @@ type Report struct {
 	// give the writes to the other site, or a standby cluster's leader that is rewound to the
 	// other site, and is coming back; it is not deposed for that.
 	Restarting bool `json:"restarting,omitempty"`
+	// Passing: a primary whose server was stopped for a handover, and that is to pass the
+	// lock on: nobody else takes it before the time of a handover is over.
+	Passing bool `json:"passing,omitempty"`
 
 	// Checkpointed: a primary's last checkpoint is on its current timeline; a
 	// pg_rewind from it is right only then.

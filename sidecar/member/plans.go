@@ -133,6 +133,11 @@ func (m *Member) trySwitchover(ctx context.Context, p settings.PlannedSwitchover
 		m.failPlan(planPrefix(p) + err.Error())
 		return waited(ctx, min(retrySwitchover, max(time.Until(until), 0)))
 	}
+	if p.To != "" && leader != p.To {
+		m.log.Warn("the planned switchover was done to another member: it won the election", "to", p.To, "leader", leader)
+		m.failPlan("the switchover planned for " + p.At.Format(time.RFC3339) + " went to " + leader + ", and not to " + p.To)
+		return m.dropPlan(ctx)
+	}
 	m.log.Info("planned switchover done", "leader", leader)
 	m.failPlan("")
 	return m.dropPlan(ctx)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -23,6 +24,7 @@ type fakeMember struct {
 	mu     sync.Mutex
 	status api.Status
 	asked  []string // "POST /pause {…}"
+	answer string   // to a change; empty: "done"
 	// onStatus changes the status before it is told; nil: nobody does.
 	onStatus func(*api.Status)
 }
@@ -57,7 +59,7 @@ func (m *fakeMember) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	body, _ := io.ReadAll(r.Body)
 	m.asked = append(m.asked, r.Method+" "+r.URL.Path+" "+string(body))
-	_, _ = io.WriteString(w, "done")
+	_, _ = io.WriteString(w, cmp.Or(m.answer, "done"))
 }
 
 func (m *fakeMember) requests() string {
@@ -463,5 +465,31 @@ func TestHandoverMeets(t *testing.T) {
 	}
 	if code, _, stderr := command(t, "switchover", "--check", "--at", "2026-01-31T04:00:00Z", "--api", n2.address()); code != ExitUsage {
 		t.Errorf("--check --at: exit status %d, %s", code, stderr)
+	}
+}
+
+// TestHandedOverElsewhere: a switchover or failover after which another member leads than the
+// one that was asked for has failed.
+func TestHandedOverElsewhere(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(fakeToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		line, answer string
+		code         int
+	}{
+		{"switchover --to n1", `Switched over to "n3" instead of "n1"`, ExitFailed},
+		{"switchover --to n1", `Successfully switched over to "n1"`, ExitOK},
+		{"switchover", `Successfully switched over to "n3"`, ExitOK},
+		{"failover --to n1", `Failed over to "n3" instead of "n1"`, ExitFailed},
+		{"failover --to n1", `Successfully failed over to "n1"`, ExitOK},
+	} {
+		n1, n2 := fakeCluster(t)
+		n1.answer, n2.answer = c.answer, c.answer
+		code, out, stderr := command(t, append(strings.Fields(c.line), "--token-file", token, "--api", n2.address())...)
+		if code != c.code || !strings.Contains(out, c.answer) || (code != ExitOK) != strings.Contains(stderr, "n1 does not lead") {
+			t.Errorf("%s, %s: status %d, %q, %q", c.line, c.answer, code, out, stderr)
+		}
 	}
 }

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -71,7 +73,8 @@ func newSwitchoverCommand(a *Process) *cobra.Command {
 		Long: `Hand the lead over, without losing anything. If it cannot begin, or the new primary
 dies in the middle, another takes over or the old one continues: clients wait at most
 failover.handover_timeout. A transaction that stays open for half a second stops it;
---force ends those. After a minute it is given up.`,
+--force ends those. After a minute it is given up. If another member leads in the end
+than the one of --to, the exit status is 1.`,
 		Example: `  pgsidecar switchover --to n2
   pgsidecar switchover --force --drain 5s
   pgsidecar switchover --to n2 --at 2026-01-31T04:00:00Z --within 30m
@@ -113,7 +116,7 @@ failover.handover_timeout. A transaction that stays open for half a second stops
 				fmt.Fprint(a.Stderr, notes(&met))
 			}
 			body.Leader = st.Leader
-			err = c.Change(cmd.Context(), a.Stdout, leader, "/switchover", body)
+			err = handOver(cmd.Context(), a, c, leader, "/switchover", body)
 			if err != nil && strings.Contains(err.Error(), "open transactions") {
 				err = fmt.Errorf("%w. To end them: pgsidecar switchover --force --drain 5s", err)
 			}
@@ -130,6 +133,19 @@ failover.handover_timeout. A transaction that stays open for half a second stops
 	cmd.Flags().DurationVar(&f.within, "within", 0, "the `time` that a planned one is tried for (default 1m)")
 	completeMembers(&flags, cmd, "to")
 	return cmd
+}
+
+// handOver asks the member at the address for it, prints its answer, and fails if another
+// member leads than the one that was asked for. The API's own status is 200 then, as
+// Patroni's is.
+func handOver(ctx context.Context, a *Process, c *client.Client, address, path string, body handoverBody) error {
+	var answer strings.Builder
+	err := c.Change(ctx, io.MultiWriter(a.Stdout, &answer), address, path, body)
+	if err == nil && body.Candidate != "" && strings.Contains(answer.String(), api.InsteadOf(body.Candidate)) {
+		err = fmt.Errorf("%s does not lead, as another member won the election; nothing was lost. pgsidecar status says who leads, and pgsidecar history why. "+
+			"To try again: pgsidecar switchover --to %[1]s", body.Candidate)
+	}
+	return err
 }
 
 // checked says what a handover would meet, and fails if it cannot be done.
@@ -202,7 +218,7 @@ deposes a primary that works. A failover that is not done in a minute is given u
 					return err
 				}
 			}
-			err = c.Change(cmd.Context(), a.Stdout, candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose})
+			err = handOver(cmd.Context(), a, c, candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose})
 			if err == nil && lose && st.Durability.Mode == ha.ModeQuorum {
 				fmt.Fprintln(a.Stdout, "If no standby is left, commits wait for one: pgsidecar status says so, and what ends it.")
 			}

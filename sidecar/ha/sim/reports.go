@@ -37,7 +37,7 @@ func same(a, b *ha.Report) bool {
 		a.Streaming == b.Streaming && a.Writable == b.Writable && a.Serving == b.Serving && a.Down == b.Down &&
 		a.Checkpointed == b.Checkpointed && a.Eligible == b.Eligible && a.Priority == b.Priority && a.NoSync == b.NoSync &&
 		a.Session == b.Session && a.Record == b.Record && a.Position.TLI == b.Position.TLI && a.ServerID == b.ServerID &&
-		a.Stopping == b.Stopping && a.Strayed == b.Strayed && a.Copy == b.Copy
+		a.Stopping == b.Stopping && a.Passing == b.Passing && a.Strayed == b.Strayed && a.Copy == b.Copy
 }
 
 func (w *World) sendReport(m int, r *ha.Report) {
