@@ -72,9 +72,8 @@ func newSwitchoverCommand(a *Process) *cobra.Command {
 		Short: "Hand the lead over, without losing anything",
 		Long: `Hand the lead over, without losing anything. If it cannot begin, or the new primary
 dies in the middle, another takes over or the old one continues: clients wait at most
-failover.handover_timeout. A transaction that stays open for half a second stops it;
---force ends those. After a minute it is given up. If another member leads in the end
-than the one of --to, the exit status is 1.`,
+failover.handover_timeout. A transaction open for 0.5 s stops it; --force ends those.
+It ends after a minute. It fails if another than --to leads.`,
 		Example: `  pgsidecar switchover --to n2
   pgsidecar switchover --force --drain 5s
   pgsidecar switchover --to n2 --at 2026-01-31T04:00:00Z --within 30m
