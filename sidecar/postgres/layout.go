@@ -113,6 +113,30 @@ func (s *Server) layLinks(dir string) error {
 	return s.syncDir(dir)
 }
 
+// takeLinks takes the links out of the data directory that are no part of PostgreSQL's own
+// data: pg_rewind ends at each of them, as the source has something else in its place.
+// pg_wal and tablespaces it knows. The layout is noted, and by the marker they are
+// put back (layLinks) where the rewind ends half-way.
+func (s *Server) takeLinks(m marker) error {
+	l, err := s.keptLayout()
+	if err != nil || len(l.Links) == 0 {
+		return err
+	}
+	if err := s.mark(m); err != nil {
+		return err
+	}
+	for name := range l.Links {
+		path := s.data(name)
+		if _, err := s.files.Readlink(path); err != nil {
+			continue // it is there no more, or is no link any more
+		}
+		if err := s.files.Remove(path); err != nil {
+			return fmt.Errorf("take the link %s out of the way of pg_rewind: %w", name, err)
+		}
+	}
+	return s.step("rewind links")
+}
+
 // matchMode gives a copy's directory the mode of those in it: a source whose group may
 // read its data has a copy that the same group may read.
 func (s *Server) matchMode(dir string) error {

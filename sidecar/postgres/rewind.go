@@ -35,7 +35,8 @@ type Kept struct {
 
 // Rewind makes the data directory's log a prefix of the source's, by pg_rewind.
 // The server is stopped; if it crashed, its crash recovery is done first. What
-// diverged is kept aside before anything is overwritten. It returns
+// diverged is kept aside before anything is overwritten. Links in the data directory, such
+// as log, are taken out of pg_rewind's way and put back. It returns
 // ErrNoCommonPast if only a clone can help, as where the data has strayed. The source's last checkpoint must be
 // on its current timeline.
 func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
@@ -43,6 +44,9 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 		return Rewound{}, err
 	}
 	if err := s.checkStrayed(); err != nil {
+		return Rewound{}, err
+	}
+	if err := s.noteLayout(); err != nil {
 		return Rewound{}, err
 	}
 	_, err := s.files.Lstat(s.data("standby.signal"))
@@ -66,6 +70,9 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 			return r, err
 		}
 	}
+	if err := s.layLinks(s.o.DataDir); err != nil {
+		return r, err
+	}
 	if err := s.step("rewind done"); err != nil {
 		return r, err
 	}
@@ -78,6 +85,9 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 // prepareRewind does all that comes before the first byte is overwritten.
 func (s *Server) prepareRewind(ctx context.Context, m marker, from Source) (Rewound, error) {
 	if err := s.recover(ctx, m); err != nil {
+		return Rewound{}, err
+	}
+	if err := s.takeLinks(m); err != nil {
 		return Rewound{}, err
 	}
 	fork, needed, err := s.findFork(ctx, from)

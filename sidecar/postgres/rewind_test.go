@@ -101,3 +101,68 @@ func TestRewindStandby(t *testing.T) {
 	c.up()
 	c.follow(b)
 }
+
+// TestRewindLinks: log and a configuration file that are links to another disk, as
+// an operator has put them there, end no rewind, and are links again after it: also
+// if it is killed at any step.
+func TestRewindLinks(t *testing.T) {
+	a := newPrimary(t, "n1")
+	b := a.newStandby("n2")
+	b.caughtUp(a)
+	at := b.fenced(1)
+	a.sql("insert into t select generate_series(1, 1000)")
+	a.guard.crash()
+	must(t, b.ReserveTimeline(at, 2))
+	b.promote()
+	must(t, errors.Join(os.MkdirAll(b.data("log"), 0o700), os.WriteFile(b.data("log", "theirs"), nil, 0o600)))
+	must(t, errors.Join(b.own(b.data("log")), b.own(b.data("log", "theirs"))))
+	disk := filepath.Join(a.base, "disk")
+	must(t, errors.Join(os.MkdirAll(filepath.Join(disk, "log"), 0o700), os.Rename(a.data("postgresql.conf"), filepath.Join(disk, "postgresql.conf"))))
+	must(t, os.WriteFile(filepath.Join(disk, "log", "mine"), nil, 0o600))
+	for _, name := range []string{"log", "postgresql.conf"} {
+		must(t, errors.Join(os.RemoveAll(a.data(name)), os.Symlink(filepath.Join(disk, name), a.data(name)), a.own(a.data(name))))
+	}
+	must(t, exec.Command("chown", "-R", "--reference="+a.o.DataDir, disk).Run())
+	linked := func(when string) {
+		t.Helper()
+		for _, name := range []string{"log", "postgresql.conf"} {
+			if to, err := os.Readlink(a.data(name)); err != nil || to != filepath.Join(disk, name) {
+				t.Errorf("%s: %s leads to %q, %v", when, name, to, err)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(disk, "log", "mine")); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(disk, "log", "theirs")); err == nil {
+			t.Error("the source's log was copied into this member's")
+		}
+	}
+	for _, step := range []string{"rewind prepare", "rewind links"} {
+		killed(t, a.o, step, "KILL_DO=rewind", "KILL_SOURCE="+strconv.Itoa(b.Port()))
+		if f := a.inspect(); f.DataDir != ha.DataHalfMade {
+			t.Fatalf("killed at %q: %+v", step, f)
+		}
+		must(t, a.Discard(soon(t)))
+		linked("killed at " + step)
+	}
+	if _, err := a.Rewind(soon(t), Source{Member: "n2", Host: "127.0.0.1", Port: 1}); !errors.Is(err, ErrUnreachable) {
+		t.Fatalf("rewind from nobody: %v", err)
+	}
+	linked("after a rewind that could not begin")
+	r, err := a.Rewind(soon(t), b.source())
+	must(t, err)
+	if !r.Needed {
+		t.Fatal("no rewind needed")
+	}
+	linked("after the rewind")
+	must(t, a.Start(soon(t), StartOptions{}))
+	a.up()
+	must(t, a.Consistent())
+	a.follow(b)
+	linked("started")
+	must(t, a.Stop(soon(t), false))
+	killed(t, a.o, "rewind done", "KILL_DO=rewind", "KILL_SOURCE="+strconv.Itoa(b.Port()))
+	must(t, a.Discard(soon(t))) // the data are removed, and the next copy has the links
+	must(t, a.Clone(soon(t), b.source(), nil))
+	linked("killed at its end, and cloned")
+}

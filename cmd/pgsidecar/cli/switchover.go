@@ -115,7 +115,7 @@ It ends after a minute. It fails if another than --to leads.`,
 				fmt.Fprint(a.Stderr, notes(&met))
 			}
 			body.Leader = st.Leader
-			err = handOver(cmd.Context(), a, c, leader, "/switchover", body)
+			err = handOver(cmd.Context(), a, c, request{leader, "/switchover", body})
 			if err != nil && strings.Contains(err.Error(), "open transactions") {
 				err = fmt.Errorf("%w. To end them: pgsidecar switchover --force --drain 5s", err)
 			}
@@ -134,15 +134,20 @@ It ends after a minute. It fails if another than --to leads.`,
 	return cmd
 }
 
-// handOver asks the member at the address for it, prints its answer, and fails if another
-// member leads than the one that was asked for. The API's own status is 200 then, as
-// Patroni's is.
-func handOver(ctx context.Context, a *Process, c *client.Client, address, path string, body handoverBody) error {
+// request is one for a handover, and whom it goes to.
+type request struct {
+	address, path string
+	body          handoverBody
+}
+
+// handOver sends the request, prints the answer, and fails if another member leads than the
+// candidate. The API's own status is 200 then, as Patroni's is.
+func handOver(ctx context.Context, a *Process, c *client.Client, r request) error {
 	var answer strings.Builder
-	err := c.Change(ctx, io.MultiWriter(a.Stdout, &answer), address, path, body)
-	if err == nil && body.Candidate != "" && strings.Contains(answer.String(), api.InsteadOf(body.Candidate)) {
+	err, candidate := c.Change(ctx, io.MultiWriter(a.Stdout, &answer), r.address, r.path, r.body), r.body.Candidate
+	if err == nil && candidate != "" && strings.Contains(answer.String(), api.InsteadOf(candidate)) {
 		err = fmt.Errorf("%s does not lead, as another member won the election; nothing was lost. pgsidecar status says who leads, and pgsidecar history why. "+
-			"To try again: pgsidecar switchover --to %[1]s", body.Candidate)
+			"To try again: pgsidecar switchover --to %[1]s", candidate)
 	}
 	return err
 }
@@ -217,7 +222,7 @@ deposes a primary that works. A failover that is not done in a minute is given u
 					return err
 				}
 			}
-			err = handOver(cmd.Context(), a, c, candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose})
+			err = handOver(cmd.Context(), a, c, request{candidate, "/failover", handoverBody{Candidate: to, AcceptDataLoss: lose}})
 			if err == nil && lose && st.Durability.Mode == ha.ModeQuorum {
 				fmt.Fprintln(a.Stdout, "If no standby is left, commits wait for one: pgsidecar status says so, and what ends it.")
 			}
