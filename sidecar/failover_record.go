@@ -14,28 +14,42 @@ import (
 type failoverRecord struct {
 	mu     sync.Mutex // guards what follows
 	record failover.Record
-	stored uint64    // the newest term whose record was stored
-	lostAt time.Time // the leader was lost then, by this member's wall clock; zero: it was not
+	stored uint64 // the newest term whose record was stored
+	lostAt moment // the leader was lost then; zero: it was not
+	began  moment // the record's first
 }
 
-// stamp notes something in the record of a term. A later term begins a new
-// record, which keeps since when the leader before was lost.
-func (f *failoverRecord) stamp(term uint64, note func(*failover.Record)) {
+// moment is one by the wall clock, and by the clock that nobody sets.
+type moment struct {
+	wall time.Time
+	at   ha.Instant
+}
+
+func (s *Sidecar) moment() moment { return moment{time.Now(), s.opts.Now()} }
+
+// stamp notes something in the record of a term, with the time. A later term begins a new
+// record, which keeps since when the leader before was lost. Only the record's first moment
+// is by the wall clock, and the others are as long after it as they were: somebody may set
+// that clock meanwhile, and an outage is as long all the same.
+func (f *failoverRecord) stamp(term uint64, now moment, note func(r *failover.Record, now time.Time)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
 	case f.record.Term > term:
 		return
 	case f.record.Term < term:
-		f.record = failover.Record{Term: term, Detected: f.lostAt}
-		f.lostAt = time.Time{}
+		f.record = failover.Record{Term: term, Detected: f.lostAt.wall}
+		if f.began = f.lostAt; f.began == (moment{}) {
+			f.began = now
+		}
+		f.lostAt = moment{}
 	}
-	note(&f.record)
+	note(&f.record, f.began.wall.Add(now.at.Sub(f.began.at)))
 }
 
-// lost notes when the leader was lost; the zero time, that it was heard again and
+// lost notes when the leader was lost; the zero moment, that it was heard again and
 // no failover came of it.
-func (f *failoverRecord) lost(at time.Time) {
+func (f *failoverRecord) lost(at moment) {
 	f.mu.Lock()
 	f.lostAt = at
 	f.mu.Unlock()
@@ -53,17 +67,17 @@ func (f *failoverRecord) complete(term uint64, member string) (r failover.Record
 
 // stampLeader notes whose term it is.
 func (s *Sidecar) stampLeader(before, r *ha.Record) {
-	s.failover.stamp(r.Term, func(c *failover.Record) {
+	s.failover.stamp(r.Term, s.moment(), func(c *failover.Record, now time.Time) {
 		c.Leader, c.From, c.Reason, c.Timeline = r.Leader, r.Origin.Leader, r.Reason, r.Timeline
 		c.Planned = c.Planned || r.Final != nil
 		if c.Elected.IsZero() {
-			c.Elected = time.Now()
+			c.Elected = now
 		}
 		if c.Detected.IsZero() {
 			c.Detected = c.Elected
 		}
 		if c.Writable.IsZero() && r.Phase == ha.PhaseLeading && before.Term == r.Term {
-			c.Writable = time.Now() // the first primary of all was not promoted
+			c.Writable = now // the first primary of all was not promoted
 		}
 	})
 }
@@ -86,7 +100,7 @@ func (s *Sidecar) awaitRouted(ctx context.Context, term uint64) {
 		return named || snap.Observation.Consul.Record.Term > term
 	})
 	if err == nil && named {
-		s.failover.stamp(term, func(r *failover.Record) { r.Routed = time.Now() })
+		s.failover.stamp(term, s.moment(), func(r *failover.Record, now time.Time) { r.Routed = now })
 	}
 }
 

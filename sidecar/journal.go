@@ -21,10 +21,10 @@ func (s *Sidecar) note(o ha.Observation) {
 		s.noteRole(snap.State.Role, o)
 		if snap.State.Hears && !st.Hears && o.Consul.Record.Leader != o.Self {
 			s.log.Warn("the primary is not heard any more", "leader", o.Consul.Record.Leader, "term", st.LostTerm)
-			s.failover.lost(time.Now())
+			s.failover.lost(s.moment())
 		}
 		if st.Hears && !snap.State.Hears && o.Consul.Record.Leader != o.Self {
-			s.failover.lost(time.Time{})
+			s.failover.lost(moment{})
 		}
 		before := snap.Observation.Consul.Record
 		if r := o.Consul.Record; r.Term != before.Term || r.Phase != before.Phase {

@@ -413,19 +413,19 @@ func (s *Sidecar) stopServer(ctx context.Context, a ha.Action) error {
 func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, promoteTimeout)
 	defer cancel()
-	s.failover.stamp(a.Term, func(r *failover.Record) { r.Fenced = time.Now() })
+	s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) { r.Fenced = now })
 	l, err := s.opts.Server.Do(ctx, a)
 	if err != nil {
 		return err
 	}
-	s.failover.stamp(a.Term, func(r *failover.Record) {
-		r.Promoted = time.Now()
+	s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) {
+		r.Promoted = now
 		if n := len(l.Position.History); n > 0 {
 			r.Forked = l.Position.History[n-1].End
 		}
 	})
 	writable := ha.Known(s.opts.Server.Probe(ctx) == nil)
-	s.failover.stamp(a.Term, func(r *failover.Record) { r.Writable = time.Now() })
+	s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) { r.Writable = now })
 	now := s.opts.Now()
 	s.facts.learn(func(v *ha.Server) {
 		apply(v, a, l, now)

@@ -120,7 +120,7 @@ func (s *Sidecar) announce(run context.Context, a ha.Action) {
 		s.log.Info("announced", "tag", a.Tag, "term", a.Term)
 		s.notify()
 		if a.Tag == "primary" {
-			s.failover.stamp(a.Term, func(r *failover.Record) { r.Announced = time.Now() })
+			s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) { r.Announced = now })
 			s.start(run, routedTimeout+historyTimeout, func(ctx context.Context) { s.storeFailover(ctx, a.Term) })
 		}
 	})

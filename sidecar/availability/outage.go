@@ -19,8 +19,8 @@ const (
 	Unseen     Kind = "unseen"  // no member was there to see
 )
 
-// Outage is a time in which no primary took writes, by the wall clock of the leader that
-// ended it.
+// Outage is a time in which no primary took writes. It begins by the wall clock of the leader
+// that ended it, and is as long as by the clock that nobody sets.
 type Outage struct {
 	From    time.Time `json:"from"` // the last primary was lost, or stopped taking writes
 	To      time.Time `json:"to"`   // the next took a write
@@ -31,7 +31,8 @@ type Outage struct {
 	Leader  string    `json:"leader"` // that ended it
 }
 
-// Took is how long it was; zero where a clock was set back meanwhile.
+// Took is how long it was; zero where its end is before its beginning, as an earlier version
+// wrote it where a clock was set back meanwhile.
 func (o Outage) Took() time.Duration { return max(o.To.Sub(o.From), 0) }
 
 // Month is the name of the journal that an outage is in.

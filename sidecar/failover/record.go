@@ -11,8 +11,9 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
-// Record is what became of one term, with the wall clock of its leader's host for
-// each phase; a phase that was not gone through has the zero time. It is stored in
+// Record is what became of one term, with the time of each phase: the first by the wall
+// clock of its leader's host, the others as long after it as they were, however that clock
+// was set meanwhile. A phase that was not gone through has the zero time. It is stored in
 // Consul when the catalog leads to the term's leader, or does not a second after that
 // was announced.
 type Record struct {

@@ -101,9 +101,11 @@ type outageWatch struct {
 	term   uint64    // the newest that was written down, or had begun before
 	begun  bool
 	// served is the term in which this member took writes; zero: it does not. lost is
-	// since when it does not any more in that term; asked: as somebody wanted.
+	// since when it does not any more in that term, and lostAt the same by the clock that
+	// nobody sets; asked: as somebody wanted.
 	served uint64
 	lost   time.Time
+	lostAt ha.Instant
 	asked  bool
 }
 
@@ -126,13 +128,13 @@ func (w *outageWatch) news(s *sidecar.Snapshot, term *failover.Record, now time.
 	serves := r.Leader == w.member && r.Phase == ha.PhaseLeading && s.State.Role == ha.RolePrimary && s.Report.Writable
 	switch {
 	case serves && w.served == r.Term && !w.lost.IsZero():
-		ended = append(ended, availability.Outage{From: w.lost, To: now, Kind: availability.Restart, Cause: "the primary did not take writes",
+		ended = append(ended, availability.Outage{From: w.lost, To: w.lost.Add(s.Observation.Now.Sub(w.lostAt)), Kind: availability.Restart, Cause: "the primary did not take writes",
 			Planned: w.asked, Term: r.Term, Leader: w.member})
 		w.lost, w.asked = time.Time{}, false
 	case serves:
 		w.served, w.lost, w.asked = r.Term, time.Time{}, false
 	case w.served == r.Term && w.served != 0 && w.lost.IsZero():
-		w.lost = now
+		w.lost, w.lostAt = now, s.Observation.Now
 	case w.served != r.Term:
 		w.served = 0
 	}

@@ -25,6 +25,9 @@ func TestOutageNews(t *testing.T) {
 	w := outageWatch{member: "n1"}
 	step := func(at int, s *sidecar.Snapshot, r *failover.Record, want ...availability.Outage) {
 		t.Helper()
+		if s != nil {
+			s.Observation.Now = ha.Instant(time.Hour).Add(time.Duration(at) * time.Second)
+		}
 		got := w.news(s, r, second(at))
 		if len(got) != len(want) {
 			t.Fatalf("second %d: %+v, want %+v", at, got, want)
@@ -52,6 +55,15 @@ func TestOutageNews(t *testing.T) {
 	step(25, primary(7), seven, availability.Outage{From: second(21), To: second(25), Kind: availability.Restart, Planned: true, Term: 7})
 	step(30, snap(7, "n1", ha.RolePrimary, false, false), seven)
 	step(31, primary(7), seven, availability.Outage{From: second(30), To: second(31), Kind: availability.Restart, Term: 7})
+	// Somebody sets the clock meanwhile: the outage is as long as it was.
+	for i, set := range []time.Duration{-time.Hour, time.Hour} {
+		step(32+2*i, snap(7, "n1", ha.RolePrimary, false, false), seven)
+		back := primary(7)
+		back.Observation.Now = ha.Instant(time.Hour + time.Duration(33+2*i)*time.Second)
+		if got := w.news(back, seven, second(33+2*i).Add(set)); len(got) != 1 || got[0].Took() != time.Second {
+			t.Errorf("the clock is set by %v: %+v", set, got)
+		}
+	}
 	// Another leads: that is its business.
 	step(40, snap(8, "n2", ha.RoleReplica, false, true), &failover.Record{Term: 8, Leader: "n2", From: "n1", Detected: second(35), Writable: second(40)})
 
@@ -101,6 +113,7 @@ func (y *year) look(at time.Time, serves bool) {
 	y.t.Helper()
 	for name, w := range y.watches {
 		s := &sidecar.Snapshot{State: ha.State{Role: ha.RoleReplica, Hears: serves}}
+		s.Observation.Now = ha.Instant(at.Unix()) * ha.Instant(time.Second)
 		s.Observation.Consul.Record = ha.Record{Index: 1, Term: y.term, Leader: y.leader, Phase: ha.PhaseLeading}
 		if name == y.leader {
 			s.State = ha.State{Role: ha.RolePrimary}

@@ -28,7 +28,7 @@ func Term(systemID string, r *failover.Record) []Span {
 		if p.At.IsZero() {
 			continue
 		}
-		// The wall clock may have been set back meanwhile.
+		// An earlier version's account has the wall clock, which may have been set back meanwhile.
 		from, to := root.To, p.At
 		if to.Before(from) {
 			to = from
