@@ -2,6 +2,7 @@ package availability_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,13 +44,13 @@ func TestYear(t *testing.T) {
 		y.Planned != availability.Seconds(planned.Seconds()) || y.Outages != 30 || y.Longest != 280 {
 		t.Errorf("%+v; down %v, planned %v", y, down, planned)
 	}
-	if want := float64(total-down-planned) / float64(total); y.Availability != want {
-		t.Errorf("availability %v, want %v", y.Availability, want)
+	if want := float64(total-down-planned) / float64(total); *y.Availability != want {
+		t.Errorf("availability %v, want %v", *y.Availability, want)
 	}
 	if got := float64(y.Budget); math.Abs(got-(0.0001*total.Seconds()-down.Seconds()-planned.Seconds())) > 0.001 {
 		t.Errorf("budget %v", got)
 	}
-	if ratio := float64(y.MTBF / (y.MTBF + y.MTTR)); math.Abs(ratio-float64(total-down-planned)/float64(total-planned)) > 1e-12 {
+	if ratio := *y.ByMeans; math.Abs(ratio-float64(total-down-planned)/float64(total-planned)) > 1e-12 {
 		t.Errorf("MTBF/(MTBF+MTTR) is %v", ratio)
 	}
 	for _, spans := range []availability.Spans{availability.Daily, availability.Monthly} {
@@ -63,6 +64,9 @@ func TestYear(t *testing.T) {
 		}
 	}
 }
+
+// share reports whether a figure is one of a whole.
+func share(f float64) bool { return f >= 0 && f <= 1 }
 
 func TestOverlaps(t *testing.T) {
 	day := at("2026-11-01T00:00:00Z")
@@ -89,8 +93,8 @@ func TestOverlaps(t *testing.T) {
 			if p.Down != c.down || p.Planned != c.planned || p.Unknown != c.unknown {
 				t.Errorf("%+v", p)
 			}
-			if p.Availability < 0 || p.Availability > 1 || math.IsNaN(p.Availability) {
-				t.Errorf("availability %v", p.Availability)
+			if a := p.Availability; (a == nil) != (p.Unknown == p.Total) || a != nil && !share(*a) {
+				t.Errorf("availability %v of %+v", a, p)
 			}
 		})
 	}
@@ -126,4 +130,34 @@ func TestJournal(t *testing.T) {
 	if months := availability.Months(at("2025-11-30T23:00:00Z"), at("2026-02-01T00:00:00Z")); strings.Join(months, " ") != "2025-11 2025-12 2026-01 2026-02" {
 		t.Error(months)
 	}
+}
+
+// FuzzJournal: whatever is in a month's journal, the next outage is written and read, what
+// was read before stays, and the figures are figures.
+func FuzzJournal(f *testing.F) {
+	for _, text := range []string{"", "\n\n", "{\"from\": damaged\n", "\x00\xff\n{}\nnull\n[1]\n",
+		`{"from":"2026-11-29T10:00:00Z","to":"2026-11-29T09:00:00Z","kind":"failover","term":7,"leader":"n2"}`,
+		`{"from":"0001-01-01T00:00:00Z","to":"9999-12-31T23:59:59Z","kind":"unseen","planned":true,"term":18446744073709551615}` + "\n{"} {
+		f.Add([]byte(text))
+	}
+	o := availability.Outage{From: at("2026-11-30T10:00:00Z"), To: at("2026-11-30T10:00:01Z"), Kind: availability.Restart, Term: 99_999_999_999, Leader: "n3"}
+	f.Fuzz(func(t *testing.T, journal []byte) {
+		before, damaged := availability.Read(journal)
+		next, err := availability.Append(journal, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, still := availability.Read(next)
+		if !slices.Contains(after, o) {
+			t.Fatalf("it is not in %q", next)
+		}
+		if len(journal) < 100<<10 && (len(after) < len(before) || still != damaged) {
+			t.Fatalf("%d outages and %d damaged lines became %d and %d: %q", len(before), damaged, len(after), still, next)
+		}
+		for _, p := range availability.Compute(availability.Question{From: at("2026-11-01T00:00:00Z"), To: at("2026-12-01T00:00:00Z"), By: availability.Daily, Objective: 0.999}, after) {
+			if p.Availability != nil && !share(*p.Availability) || p.ByMeans != nil && !share(*p.ByMeans) || p.Down < 0 || p.Planned < 0 || p.Unknown < 0 {
+				t.Fatalf("%+v of %q", p, next)
+			}
+		}
+	})
 }

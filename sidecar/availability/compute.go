@@ -20,12 +20,15 @@ type Period struct {
 	Outages int     `json:"outages"` // that began in it and were not planned
 	Longest Seconds `json:"longest_seconds"`
 
-	// Availability is (known − down − planned) / known; 1 where nothing is known.
-	Availability float64 `json:"availability"`
+	// Availability is (known − down − planned) / known; nil where nothing is known.
+	Availability *float64 `json:"availability"`
 	// MTBF and MTTR are the mean times between failures and to repair, of what was not
 	// planned; zero without an outage.
 	MTBF Seconds `json:"mtbf_seconds"`
 	MTTR Seconds `json:"mttr_seconds"`
+	// ByMeans is MTBF / (MTBF + MTTR), the availability without what was planned; nil without
+	// an outage.
+	ByMeans *float64 `json:"availability_by_mtbf,omitempty"`
 	// Budget is what of the objective's error budget is left; below zero it is spent.
 	// Zero without an objective.
 	Budget Seconds `json:"budget_left_seconds"`
@@ -36,8 +39,14 @@ type Seconds float64
 
 func seconds(d time.Duration) Seconds { return Seconds(d.Seconds()) }
 
-// Nines is the number of nines of the availability: 3 for 0.999. It is infinite for 1.
-func (p Period) Nines() float64 { return -math.Log10(1 - p.Availability) }
+// Nines is the number of nines of the availability: 3 for 0.999. It is infinite for 1, and 0
+// where nothing is known.
+func (p Period) Nines() float64 {
+	if p.Availability == nil {
+		return 0
+	}
+	return -math.Log10(1 - *p.Availability)
+}
 
 // Spans are how finely Compute divides a time.
 type Spans string
@@ -103,13 +112,17 @@ func (p *Period) fill(t times, outages []Outage, objective float64) {
 		p.Longest = max(p.Longest, seconds(o.Took()))
 	}
 	known := total - unseen
-	p.Availability = 1
 	if known > 0 {
-		p.Availability = float64(known-lost-asked) / float64(known)
+		share := float64(known-lost-asked) / float64(known)
+		p.Availability = &share
 	}
 	if p.Outages > 0 {
 		p.MTBF = seconds(known-lost-asked) / Seconds(p.Outages)
 		p.MTTR = p.Down / Seconds(p.Outages)
+		if sum := p.MTBF + p.MTTR; sum > 0 {
+			share := float64(p.MTBF / sum)
+			p.ByMeans = &share
+		}
 	}
 	if objective > 0 {
 		p.Budget = Seconds((1-objective)*known.Seconds()) - p.Down - p.Planned

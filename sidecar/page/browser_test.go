@@ -84,7 +84,8 @@ func TestElements(t *testing.T) {
 	}
 }
 
-// TestFirstPaint: the page is small, and is there at once.
+// TestFirstPaint: the page is small, and is there within 300 ms: the best of five counts, as
+// machines stand still at times.
 func TestFirstPaint(t *testing.T) {
 	b := labtest.StartBrowser(t)
 	url := newWorld("pg", "n1", "n2", "n3").serve(t, nil)
@@ -103,7 +104,7 @@ func TestFirstPaint(t *testing.T) {
 		b.Eval(`performance.getEntriesByName('first-contentful-paint')[0].startTime`, &at)
 		best = min(best, at)
 	}
-	if t.Logf("first paint after %.0f ms", best); best > 3000 {
+	if t.Logf("first paint after %.0f ms", best); best > 300 {
 		t.Errorf("the first paint takes %.0f ms", best)
 	}
 }
@@ -192,8 +193,8 @@ func TestActions(t *testing.T) {
 	}
 }
 
-// TestFailoverSeen: an open page shows a new leader at once: 300 ms after the decision are
-// wanted, and a few measured; the bound is for a busy machine.
+// TestFailoverSeen: an open page shows a new leader within 300 ms of the decision: the best
+// of nine counts, as machines stand still at times.
 func TestFailoverSeen(t *testing.T) {
 	w := newWorld("pg", "n1", "n2", "n3")
 	url := w.serve(t, nil)
@@ -219,7 +220,7 @@ func TestFailoverSeen(t *testing.T) {
 			best = min(best, took)
 		}
 	}
-	if best > 3*time.Second {
+	if best > 300*time.Millisecond {
 		t.Errorf("a new leader is seen after %v at best", best)
 	}
 }
@@ -288,4 +289,27 @@ func TestPausedShown(t *testing.T) {
 	b.Await(`document.getElementById('blocks').hidden`)
 	w.change(func(v *api.View) { v.Observation.Policy.Paused, v.PausedReason = true, "new disks" })
 	b.Await(`document.getElementById('blocks').innerText.includes('new disks')`)
+}
+
+// TestWords: a number is rounded before it is put in words, so that no minute has 60 seconds; and
+// what nobody saw is unknown.
+func TestWords(t *testing.T) {
+	url := newWorld("pg", "n1").serve(t, nil)
+	b := labtest.StartBrowser(t)
+	b.Open(url+"/ui", desk)
+	for seconds, want := range map[float64]string{0.0004: "0 ms", 0.9996: "1.0 s", 9.96: "10 s", 59.4: "59 s", 59.7: "1 min 0 s", 119.7: "2 min 0 s",
+		3599.6: "1 h 0 min", 7199: "1 h 59 min", 7199.7: "2 h 0 min", 86399: "23 h 59 min", 90000: "1 day 1 h", 180000: "2 days 2 h", -1: "never"} {
+		var got string
+		b.Eval(fmt.Sprintf(`import('/ui/words.js').then((words) => words.seconds(%v))`, seconds), &got)
+		if got != want {
+			t.Errorf("%v s are %q, want %q", seconds, got, want)
+		}
+	}
+	for share, want := range map[string]string{"1": "100 %", "0.99999": "99.99900 %", "0": "0.00 %", "null": "unknown"} {
+		var got string
+		b.Eval(`import('/ui/words.js').then((words) => words.percent(`+share+`))`, &got)
+		if got != want {
+			t.Errorf("the share %s is %q, want %q", share, got, want)
+		}
+	}
 }

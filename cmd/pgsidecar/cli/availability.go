@@ -140,7 +140,7 @@ func writeAvailability(to io.Writer, r *availabilityReport) error {
 		return err
 	}
 	if w := r.Whole; w.Outages > 0 {
-		fmt.Fprintf(to, "\nmean time between failures %s, to repair %s; %s\n", length(w.MTBF), length(w.MTTR), nines(w))
+		fmt.Fprintf(to, "\nmean time between failures %s, to repair %s: %s without what was planned; %s\n", length(w.MTBF), length(w.MTTR), percent(w.ByMeans), nines(w))
 	}
 	if b := r.Budget; b != nil {
 		fmt.Fprintf(to, "\nobjective %s %%: %s of the error budget of %d days is left, of %s\n", strconv.FormatFloat(r.Objective*100, 'g', 10, 64), length(b.Left), availability.BudgetDays, length(b.Total))
@@ -166,8 +166,12 @@ func writeAvailability(to io.Writer, r *availabilityReport) error {
 	return t.Flush()
 }
 
-// percent is a share with as many digits as its nines need.
-func percent(share float64) string {
+// percent is a share with as many digits as its nines need; nil: what nobody saw is not up.
+func percent(known *float64) string {
+	if known == nil {
+		return "unknown"
+	}
+	share := *known
 	if share >= 1 {
 		return "100 %"
 	}
