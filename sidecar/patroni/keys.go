@@ -51,7 +51,7 @@ const (
 	madeOnce     = "it counts only when a cluster is made; an existing one is taken over as it is"
 	notYet       = "not supported"
 	byHand       = "not imported: make these roles by SQL once the cluster is up"
-	cloneByRules = "a new member is cloned by pg_basebackup from a replica with the tag clonefrom, else from the primary; see backup in pgsidecar help for copies from a repository"
+	cloneByRules = "a new member is cloned by pg_basebackup from a replica with the tag clonefrom, else from the primary; for a copy from a repository write a block backup, and clone { methods = [\"backup\", \"basebackup\"] } (pgsidecar help backup)"
 )
 
 // rules has one for each key that is known.
@@ -127,7 +127,7 @@ var rules = map[string]rule{
 	"bootstrap.dcs.postgresql.remove_data_directory_on_rewind_failure":     says(own + ": what diverged is kept aside first"),
 	"bootstrap.dcs.postgresql.remove_data_directory_on_diverged_timelines": says(own + ": what diverged is kept aside first"),
 
-	"bootstrap.method":                                       says(notYet + ": a new cluster is made by initdb"),
+	"bootstrap.method":                                       says("not imported: a new cluster is made by initdb, or from a backup by bootstrap { from_backup } (pgsidecar help backup)"),
 	"bootstrap.initdb":                                       (*importer).initdb,
 	"bootstrap.users":                                        says(byHand),
 	"bootstrap.post_bootstrap":                               (*importer).postInit,
