@@ -256,10 +256,11 @@ func TestNoMarkupFromText(t *testing.T) {
 	}
 }
 
-// TestHundredPages: a hundred open pages cost the member less than a hundredth of a core.
+// TestHundredPages: a hundred open pages cost the member less than a hundredth of a core:
+// the best of three times counts, as what else runs on a machine costs caches.
 func TestHundredPages(t *testing.T) {
 	if testing.Short() {
-		t.Skip("measures for ten seconds")
+		t.Skip("measures for five seconds")
 	}
 	w := newWorld("pg", "n1", "n2", "n3")
 	url := w.serve(t, nil)
@@ -279,12 +280,19 @@ func TestHundredPages(t *testing.T) {
 	}
 	tick := time.NewTicker(250 * time.Millisecond) // decisions, as those of a busy member
 	defer tick.Stop()
-	begun, before := time.Now(), processor(t)
-	for time.Since(begun) < 10*time.Second {
-		<-tick.C
-		w.change(func(v *api.View) { v.Observation.Server.Position.LSN += 4096 })
+	best := 1.0
+	for range 3 {
+		begun, before := time.Now(), processor(t)
+		for time.Since(begun) < 5*time.Second {
+			<-tick.C
+			w.change(func(v *api.View) { v.Observation.Server.Position.LSN += 4096 })
+		}
+		share := (processor(t) - before).Seconds() / time.Since(begun).Seconds()
+		t.Logf("%.2f %% of a core", share*100)
+		if best = min(best, share); best < 0.01 {
+			break
+		}
 	}
-	share := (processor(t) - before).Seconds() / time.Since(begun).Seconds()
 	if err := other.Process.Kill(); err != nil {
 		t.Error(err)
 	}
@@ -293,8 +301,8 @@ func TestHundredPages(t *testing.T) {
 	if len(rest) > 0 {
 		t.Errorf("the readers: %s", rest)
 	}
-	if t.Logf("%.2f %% of a core", share*100); share > 0.03 { // 0.4 % measured; 1 % is wanted
-		t.Errorf("100 pages cost %.2f %% of a core", share*100)
+	if best >= 0.01 {
+		t.Errorf("100 pages cost %.2f %% of a core", best*100)
 	}
 }
 

@@ -67,8 +67,10 @@ export function command(text) {
   return make('div', { class: 'command' }, make('pre', { tabindex: 0 }, text), button);
 }
 
+// table keeps a number and its unit in one line; a cell with more text than that is broken.
 export function table(heads, rows) {
+  const cell = (c) => make('td', { class: typeof c !== 'object' && String(c).length <= 26 ? 'short' : '' }, c);
   return make('div', { class: 'scroll' }, make('table', {},
     make('thead', {}, make('tr', {}, heads.map((h) => make('th', { scope: 'col' }, h)))),
-    make('tbody', {}, rows.map((r) => make('tr', {}, r.map((c) => make('td', {}, c)))))));
+    make('tbody', {}, rows.map((r) => make('tr', {}, r.map(cell))))));
 }

@@ -27,12 +27,12 @@ export function showTerms(terms) {
         make('summary', {}, `term ${t.term}: ${kind(t)} to ${t.leader}` + (t.from ? ` from ${t.from}` : ''),
           ', ' + time(t.announced || t.writable || t.detected), writable ? ', writable after ' + exact(writable.at) : '', bar(s)),
         make('p', {}, t.reason || ''),
-        table(['phase', 'after the loss', 'at'], s.map((x) => [x.name, exact(x.at), new Date(t[x.name]).toISOString()])));
+        table(['phase', 'after the loss', 'at (UTC)'], s.map((x) => [x.name, exact(x.at), new Date(t[x.name]).toISOString().slice(11, 23)])));
     })]);
 }
 
-const legend = () => make('p', { class: 'quiet', 'aria-hidden': 'true' }, phases.map((name, i) => [
-  draw('svg', { viewBox: '0 0 12 12', width: 12, height: 12, class: 'swatch' }, draw('rect', { class: 'phase' + i, width: 12, height: 12 })), ' ' + name + ' ']));
+const legend = () => make('p', { class: 'quiet', 'aria-hidden': 'true' }, phases.map((name, i) => make('span', { class: 'key' },
+  draw('svg', { viewBox: '0 0 12 12', width: 12, height: 12, class: 'swatch' }, draw('rect', { class: 'phase' + i, width: 12, height: 12 })), ' ' + name)));
 
 // bar is a term's phases in their order, each as long as it took.
 function bar(s) {
@@ -54,7 +54,8 @@ export function showAvailability(past) {
   const months = [...(past.months || [])].reverse().slice(0, 12), days = (past.days || []).filter((d) => d.outages > 0 || d.planned_seconds > 0);
   show(byId('availability').lastElementChild, [past.whole, months, days, past.outages, past.objective, past.budget, past.unread_lines], () => {
     if (!past.months) return make('p', { class: 'quiet' }, 'Nothing is known yet: the cluster has no history.');
-    const row = (p) => [p.name, percent(p.availability), String(p.outages), seconds(p.down_seconds), seconds(p.planned_seconds), seconds(p.unknown_seconds),
+    const length = (s) => (s === 0 ? '-' : seconds(s));
+    const row = (p) => [p.name, percent(p.availability), String(p.outages), length(p.down_seconds), length(p.planned_seconds), length(p.unknown_seconds),
       ...(past.objective && past.objective.availability ? [p.budget_left_seconds < 0 ? 'spent' : seconds(p.budget_left_seconds)] : [])];
     const heads = ['time', 'available', 'outages', 'down', 'planned', 'nobody saw', ...(past.objective && past.objective.availability ? ['budget left'] : [])];
     return [

@@ -3,6 +3,7 @@ import { make, byId } from './dom.js';
 import { bytes, seconds, position } from './words.js';
 
 const kept = 600; // seconds
+const least = 60; // seconds that a plot shows, also when there are fewer
 const samples = [];
 let plots = [];
 let names = '';
@@ -32,11 +33,14 @@ function draw(status) {
   if (typeof uPlot === 'undefined') return;
   const members = status.members.map((m) => m.member).sort();
   if (names !== members.join('\n')) build(members);
-  const x = samples.map((s) => s.now);
+  const begin = samples[samples.length - 1].now - least;
+  const shown = begin < samples[0].now ? [{ now: begin, lags: {} }, ...samples] : samples;
+  const of = (value) => shown.map((s) => value(s) ?? null);
+  const x = of((s) => s.now);
   const data = [
-    [x, ...members.map((m) => samples.map((s) => s.lags[m] ?? null))],
-    [x, samples.map((s) => s.rate)],
-    [x, samples.map((s) => s.lease), samples.map((s) => s.heard)],
+    [x, ...members.map((m) => of((s) => s.lags[m]))],
+    [x, of((s) => s.rate)],
+    [x, of((s) => s.lease), of((s) => s.heard)],
   ];
   plots.forEach((p, i) => p.setData(data[i]));
 }
