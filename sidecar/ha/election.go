@@ -352,7 +352,8 @@ func (v *view) serverless(member string) bool {
 // rank counts the better candidates that are in sight.
 func (v *view) rank() int {
 	better := 0
-	me := candidate{member: v.o.Self, position: v.o.Server.Position, paused: v.o.Server.Paused != "", late: late(v.o.Server.Position, v.o.Server.Replayed), priority: v.o.Policy.Priority}
+	me := candidate{member: v.o.Self, position: v.o.Server.Position, paused: v.o.Server.Paused != "", late: late(v.o.Server.Position, v.o.Server.Replayed),
+		hidden: v.o.Consul.strandedAt() != 0, priority: v.o.Policy.Priority}
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
 		if !v.fresh(p) || !p.Report.Eligible || p.Report.Hears || v.strays(p) {
@@ -373,12 +374,13 @@ type candidate struct {
 	// paused: it replays nothing, and may have to be restarted before it can. Another
 	// that has less first fetches what it lacks.
 	paused   bool
+	hidden   bool // clients do not find it by DNS
 	priority int
 }
 
 func (p *Peer) candidate() candidate {
 	r := &p.Report
-	return candidate{member: p.Member, position: r.Position, paused: r.Paused != "", late: late(r.Position, r.Replay), priority: r.Priority}
+	return candidate{member: p.Member, position: r.Position, paused: r.Paused != "", late: late(r.Position, r.Replay), hidden: r.Agentless, priority: r.Priority}
 }
 
 // late reports whether a standby that has received the log up to at has much to
@@ -394,6 +396,9 @@ func (c candidate) better(than candidate) bool {
 	}
 	if c.late != than.late {
 		return than.late
+	}
+	if c.hidden != than.hidden {
+		return than.hidden
 	}
 	if c.priority != than.priority {
 		return c.priority > than.priority

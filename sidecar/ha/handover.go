@@ -62,8 +62,14 @@ func (v *view) handoverUnready() bool {
 	return !v.o.Intent.Restart && v.unready() != "" && !v.shutdown()
 }
 
-// handoverSince is when the handover was requested, or the agent was lost.
-func (v *view) handoverSince() Instant { return max(v.o.Intent.Since, v.o.Consul.AgentLostAt) }
+// handoverSince is when the handover was requested, or became due as nobody finds this member.
+func (v *view) handoverSince() Instant {
+	due := v.o.Consul.strandedAt()
+	if due != 0 {
+		due = due.Add(v.o.Policy.AgentTimeout)
+	}
+	return max(v.o.Intent.Since, due)
+}
 
 // withdrawnSince is when the registration could first be withdrawn: after the checkpoint.
 func (v *view) withdrawnSince() Instant { return max(v.handoverSince(), v.o.Server.CheckpointAt) }
@@ -75,17 +81,28 @@ func (v *view) consulMissing() bool {
 func (t *turn) stopToHandOver() {
 	why := "hand over as asked"
 	if t.agentGone() {
-		why = "hand over: this member's Consul agent does not answer, and DNS hides the node"
+		why = "hand over: " + t.strandedWhy()
 	}
 	drain := t.o.Intent.Drain
 	t.do(Action{Kind: Stop, Planned: true, Yield: t.yields() && drain == 0, Drain: drain, Why: why})
 }
 
-// agentGone reports whether this primary's own agent has been gone so long that
-// another member, which DNS does not hide, is to lead. Where all of Consul is away
+// strandedAt is since when nobody finds this member by DNS; zero: it is found.
+func (c *Consul) strandedAt() Instant { return cmp.Or(c.AgentLostAt, c.HiddenAt) }
+
+// strandedWhy says why not.
+func (v *view) strandedWhy() string {
+	if v.o.Consul.AgentLostAt == 0 {
+		return "DNS hides " + v.o.Self + ": " + v.o.Consul.HiddenBy
+	}
+	return "the Consul agent of " + v.o.Self + " does not answer, and DNS hides the node"
+}
+
+// agentGone reports whether this primary has been hidden, by the loss of its own agent or by
+// what Consul says of its node, so long that another member, which DNS does not hide, is to lead. Where all of Consul is away
 // nothing can be handed over, and nobody would be better off.
 func (v *view) agentGone() bool {
-	at, policy := cmp.Or(v.o.Consul.AgentLostAt, v.o.Consul.HiddenAt), &v.o.Policy
+	at, policy := v.o.Consul.strandedAt(), &v.o.Policy
 	return at != 0 && v.o.Consul.Reachable == Yes && policy.AgentTimeout > 0 && policy.Automatic && !policy.Paused && v.after(at, policy.AgentTimeout)
 }
 

@@ -245,7 +245,7 @@ func (v *view) passTarget() *Peer { return v.chosenSuccessor(v.final() != nil) }
 func (t *turn) handOver() {
 	why := "the server of " + t.o.Self + " is down"
 	if t.agentGone() {
-		why = "the Consul agent of " + t.o.Self + " does not answer"
+		why = t.strandedWhy()
 	}
 	if t.o.Intent.Switchover || t.o.Intent.Shutdown {
 		why = t.o.Self + " hands over as asked"

@@ -106,6 +106,67 @@ func TestAgentGone(t *testing.T) {
 	}
 }
 
+// TestHidden: a primary that DNS hides although its agent is there (maintenance mode, a
+// node's check) hands over after a while as one does whose agent is gone: after a checkpoint,
+// and when its tag is withdrawn, which this agent can do. It says by what it is hidden.
+func TestHidden(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*ha.Observation)
+		want   ha.ActionKind
+	}{
+		{"for a minute", func(*ha.Observation) {}, ha.Stop},
+		{"and no checkpoint was made since", func(o *ha.Observation) { o.Server.CheckpointAt = now.Add(-50 * time.Second) }, ha.Checkpoint},
+		{"and the tag stands", func(o *ha.Observation) { o.Announced.Tag = "primary" }, ha.Announce},
+		{"for a second", func(o *ha.Observation) { o.Consul.HiddenAt = now.Add(-time.Second) }, ha.NoAction},
+		{"for ever, if asked so", func(o *ha.Observation) { o.Policy.AgentTimeout = 0 }, ha.NoAction},
+		{"with the best of the others", func(o *ha.Observation) { o.Peers[0].Report.Agentless = true }, ha.Stop},
+		{"with all others", func(o *ha.Observation) { o.Peers[0].Report.Agentless, o.Peers[1].Report.Agentless = true, true }, ha.NoAction},
+		{"and nobody streams", func(o *ha.Observation) { o.Server.Walsenders = nil }, ha.NoAction},
+		{"with all of Consul", func(o *ha.Observation) { o.Consul.Reachable = ha.No }, ha.NoAction},
+		{"in a pause", func(o *ha.Observation) { o.Policy.Paused = true }, ha.NoAction},
+		{"with automatic = false", func(o *ha.Observation) { o.Policy.Automatic = false }, ha.NoAction},
+		{"no more", func(o *ha.Observation) { o.Consul.HiddenAt = 0 }, ha.NoAction},
+	} {
+		o := leading()
+		o.Consul.HiddenAt, o.Consul.HiddenBy = now.Add(-40*time.Second), "maintenance mode of node h1"
+		o.Server.CheckpointAt, o.Announced.Tag = now.Add(-time.Second), ""
+		c.change(&o)
+		for _, kind := range []ha.ActionKind{ha.Stop, ha.Checkpoint, ha.Announce} {
+			got, _ := asked(o, kind)
+			wanted := kind == c.want
+			if kind == ha.Announce { // it announces itself as the primary wherever it stays one
+				wanted = wanted || c.want == ha.NoAction
+			}
+			if c.want == ha.Checkpoint && kind == ha.Announce {
+				continue // the tag is withdrawn after it
+			}
+			if (got != nil) != wanted {
+				t.Errorf("hidden %s: asked for %v", c.name, got)
+			}
+			if got != nil && kind == ha.Announce && (got.Tag == "primary") != (c.want == ha.NoAction) {
+				t.Errorf("hidden %s: announces %q", c.name, got.Tag)
+			}
+			if got != nil && kind == ha.Stop && (!got.Planned || !strings.Contains(got.Why, "maintenance mode of node h1")) {
+				t.Errorf("hidden %s: asked for %+v", c.name, *got)
+			}
+		}
+	}
+	o := leading()
+	o.Consul.HiddenAt, o.Consul.HiddenBy = now.Add(-40*time.Second), "maintenance mode of node h1"
+	if r := ha.MakeReport(ha.State{}, o); !r.Agentless || r.Hidden != o.Consul.HiddenBy {
+		t.Errorf("the others are told %t, %q", r.Agentless, r.Hidden)
+	}
+	// Its server is down: the lock goes to the one that DNS does not hide.
+	o.Server.Process, o.Server.InRecovery, o.Server.Writable, o.Server.Asked, o.Server.ExitedAt = ha.ProcessStopped, ha.Unknown, ha.Unknown, true, now
+	o.Server.CleanStop = true
+	o.Peers[0].Report.Agentless = true
+	pass, _ := asked(o, ha.Commit)
+	if pass == nil || pass.Change.Record.Leader != "n3" || !strings.Contains(pass.Change.Record.Reason, "maintenance mode of node h1") {
+		t.Errorf("it is passed on by %+v", pass)
+	}
+}
+
 // A standby that starts with damaged log is cloned anew, but not while its copy
 // of the last commits counts.
 func TestStarved(t *testing.T) {

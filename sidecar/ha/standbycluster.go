@@ -40,7 +40,7 @@ var standbyLeaderRules = [...]rule{
 		if t.shutdown() || t.o.Intent.Switchover {
 			why = t.o.Self + " hands over as asked"
 		} else if t.agentGone() {
-			why = "the Consul agent of " + t.o.Self + " does not answer"
+			why = t.strandedWhy()
 		}
 		t.passLock(t.relayHeir(), why, nil)
 	}, ends},
