@@ -44,7 +44,7 @@ func (c *Client) tagged(ctx context.Context) ([]string, error) {
 		found, _, err := consul.Catalog().Services((&api.QueryOptions{}).WithContext(ctx))
 		names = nil
 		for name, tags := range found {
-			if slices.Contains(tags, primaryTag) || slices.Contains(tags, "replica") {
+			if slices.Contains(tags, primaryTag) || slices.Contains(tags, replicaTag) {
 				names = append(names, name)
 			}
 		}

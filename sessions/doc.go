@@ -139,7 +139,7 @@
 //
 //	keepSession      makes and renews the session; owns one follow for its end
 //	keepConfirming   reads record and lock: when woken, each second while the lease lives on that, after failures
-//	keepRegistered   compares the registration with the agent; takes the tag from rivals; puts back what is taken
+//	keepRegistered   compares the registration with the agent; takes the tag from rivals, and from replicas that are gone; puts back what is taken
 //	returnHome       goes back to the first address
 //	watchDNS         sees that DNS finds the service, which asks with the agent's token
 //	follow (four)    the blocking queries: state, leader, config, service

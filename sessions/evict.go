@@ -28,7 +28,7 @@ func (c *Client) Evict(ctx context.Context, members []string) error {
 		if len(rivals) == 0 {
 			return nil
 		}
-		if err := c.untag(ctx, rivals); err != nil {
+		if err := c.untag(ctx, rivals, primaryTag); err != nil {
 			return fmt.Errorf("evict: %w", err)
 		}
 	}
@@ -55,13 +55,13 @@ func (c *Client) isOwn(m Member) bool {
 
 // untag writes the instances back without the tag, in one transaction and each
 // only if it has not changed since it was read.
-func (c *Client) untag(ctx context.Context, rivals []*api.ServiceEntry) error {
+func (c *Client) untag(ctx context.Context, rivals []*api.ServiceEntry, from string) error {
 	var ops api.TxnOps
 	for _, e := range rivals {
 		s := *e.Service
-		s.Tags = slices.DeleteFunc(slices.Clone(s.Tags), func(tag string) bool { return tag == primaryTag })
+		s.Tags = slices.DeleteFunc(slices.Clone(s.Tags), func(tag string) bool { return tag == from })
 		ops = append(ops, &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceCAS, Node: e.Node.Node, Service: s}})
-		c.log.Info("tag primary taken from another instance", "node", e.Node.Node, "service_id", s.ID)
+		c.log.Info("tag "+from+" taken from another instance", "node", e.Node.Node, "service_id", s.ID)
 	}
 	need := c.needService("write")
 	return c.do(ctx, request{need: need, timeout: commitTimeout, run: func(ctx context.Context, consul *api.Client) error {
@@ -91,5 +91,39 @@ func (c *Client) evictRivals(ctx context.Context) error {
 		}
 		return c.Evict(ctx, nil)
 	}
+	return c.evictGone(ctx)
+}
+
+// evictGone takes the tag replica from members that are gone while the catalog has them as
+// well. Their agents make them critical within a check's TTL; but one whose token was deleted
+// can tell the catalog nothing, and DNS would name a dead server for days. A member that
+// comes back is announced anew, and has its tag again. Nothing is written while nobody is so.
+func (c *Client) evictGone(ctx context.Context) error {
+	if c.opts.Gone == nil || !slices.ContainsFunc(c.View().Members, c.goneReplica) {
+		return nil
+	}
+	if err := c.mustHold(ctx); err != nil {
+		return fmt.Errorf("evict members that are gone: %w", err)
+	}
+	entries, err := c.instances(ctx, c.opts.Service, replicaTag)
+	if err != nil {
+		return fmt.Errorf("evict members that are gone: %w", err)
+	}
+	entries = slices.DeleteFunc(entries, func(e *api.ServiceEntry) bool {
+		m := c.member(e)
+		return c.others(m.Meta) || !c.goneReplica(m)
+	})
+	if len(entries) == 0 {
+		return nil
+	}
+	c.log.Warn("members that are not heard are still passing in Consul's catalog, and their tag replica is taken: was their agents' token deleted?", "instances", len(entries))
+	if err := c.untag(ctx, entries, replicaTag); err != nil {
+		return fmt.Errorf("evict members that are gone: %w", err)
+	}
 	return nil
+}
+
+// goneReplica reports whether DNS answers reads with a member that is gone.
+func (c *Client) goneReplica(m Member) bool {
+	return !c.isOwn(m) && m.Status != api.HealthCritical && slices.Contains(m.Tags, replicaTag) && c.opts.Gone(m.Name)
 }

@@ -57,6 +57,11 @@ type Options struct {
 	// answer took, and why there was none. It must return at once. Nil: nobody is.
 	Requested func(operation string, took time.Duration, err error)
 
+	// Gone reports whether a member has been away for so long that DNS is not to name it any
+	// more, whatever its agent says. It is asked while this member is announced as primary.
+	// Nil: nobody knows.
+	Gone func(member string) bool
+
 	Logger hclog.Logger // default: none
 }
 

@@ -39,6 +39,9 @@ type Check struct {
 // primaryTag is the tag that DNS answers primary.<service>.service.consul by.
 const primaryTag = "primary"
 
+// replicaTag is the one of those that answer reads.
+const replicaTag = "replica"
+
 // Register makes this member's instance at the local agent as given, and keeps
 // it so: Run compares and mends it, also when Register itself failed. The
 // agent tells the catalog in the next milliseconds.

@@ -100,7 +100,7 @@ func New(path, version string, log io.Writer) (*Member, error) {
 		m.log.Error("something is wrong with the cluster's stored settings; the rest of them holds", "error", err)
 	}
 	o := process.Consul(cfg, m.log)
-	o.Requested = m.recorder.ConsulRequest
+	o.Requested, o.Gone = m.recorder.ConsulRequest, m.gone
 	if m.task, err = newTask(cfg, m.log); err != nil {
 		return nil, err
 	}
