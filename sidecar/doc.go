@@ -35,6 +35,7 @@
 //	name         owner  ends when              does
 //	loop         Run    ctx, or an Exit        owns ha.State: observe, decide, act, report
 //	look         Run    ctx                    SQL looks and write probes of the server
+//	standstill   look   the look               whether this process runs while it waits for an answer
 //	maintenance  Run    ctx                    settings, roles and replication slots
 //	cluster      Run    ctx                    Cluster.Run: session, watches, registration
 //	peers        Run    ctx                    Peers.Run: streams to the other members

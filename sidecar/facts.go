@@ -35,6 +35,7 @@ type facts struct {
 	// at least be silent before it is taken for one that hangs. Zero: for ever.
 	answered  recent.Longest
 	hangAfter time.Duration
+	silent    time.Duration // for how long it has been asked in vain since it fell silent, this process running
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant
 	// unwritableAt is the first of the write probes in a row that failed, starvedAt

@@ -187,40 +187,42 @@ func TestHangs(t *testing.T) {
 	const second = time.Second
 	late := fmt.Errorf("look: %w", context.DeadlineExceeded)
 	for name, c := range map[string]struct {
-		hangAfter  time.Duration
-		usual      time.Duration // what an answer took before
-		starting   bool
-		err        error
-		stoodStill bool
-		silent     time.Duration
-		want       bool
+		hangAfter time.Duration
+		usual     time.Duration // what an answer took before
+		starting  bool
+		err       error
+		stood     time.Duration // of each look, in which this process did not run
+		silent    time.Duration
+		want      bool
 	}{
-		"it is silent":               {second, 10 * time.Millisecond, false, late, false, second, true},
-		"it is not silent for long":  {second, 10 * time.Millisecond, false, late, false, second - 1, false},
-		"its answers were slow":      {second, 500 * time.Millisecond, false, late, false, 1400 * time.Millisecond, false},
-		"longer than three of those": {second, 500 * time.Millisecond, false, late, false, 1500 * time.Millisecond, true},
-		"it refuses":                 {second, 10 * time.Millisecond, false, ErrRefused, false, 2 * second, false},
-		"this process was not there": {second, 10 * time.Millisecond, false, late, true, 2 * second, false},
-		"it has never answered":      {second, 0, true, late, false, 2 * second, false},
-		"nobody wants to know":       {0, 10 * time.Millisecond, false, late, false, 2 * second, false},
+		"it is silent":               {second, 10 * time.Millisecond, false, late, 0, second, true},
+		"it is not silent for long":  {second, 10 * time.Millisecond, false, late, 0, second - 1, false},
+		"its answers were slow":      {second, 500 * time.Millisecond, false, late, 0, 1400 * time.Millisecond, false},
+		"longer than three of those": {second, 500 * time.Millisecond, false, late, 0, 1500 * time.Millisecond, true},
+		"it refuses":                 {second, 10 * time.Millisecond, false, ErrRefused, 0, 2 * second, false},
+		"this process was not there": {second, 10 * time.Millisecond, false, late, 700 * time.Millisecond, 2 * second, false},
+		"nor was it before the end":  {second, 10 * time.Millisecond, false, late, 300 * time.Millisecond, 1500 * time.Millisecond, false},
+		"it was there for long":      {second, 10 * time.Millisecond, false, late, 200 * time.Millisecond, 2 * second, true},
+		"it has never answered":      {second, 0, true, late, 0, 2 * second, false},
+		"nobody wants to know":       {0, 10 * time.Millisecond, false, late, 0, 2 * second, false},
 	} {
 		f := facts{hangAfter: c.hangAfter}
 		f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
-		look := func(at ha.Instant, took time.Duration, err error, stoodStill bool) {
+		look := func(at ha.Instant, took time.Duration, err error, stood time.Duration) {
 			seen := f.beginLook(at)
-			seen.err, seen.end, seen.stoodStill = err, at.Add(took), stoodStill
+			seen.err, seen.end, seen.stood = err, at.Add(took), stood
 			f.takeLook(&seen)
 		}
 		if !c.starting {
-			look(5, c.usual, nil, false)
+			look(5, c.usual, nil, 0)
 		}
 		began := ha.Instant(5).Add(second)
-		look(began, c.silent/2, c.err, c.stoodStill)
-		look(began.Add(c.silent/2), c.silent-c.silent/2, c.err, c.stoodStill)
+		look(began, c.silent/2, c.err, c.stood)
+		look(began.Add(c.silent/2), c.silent-c.silent/2, c.err, c.stood)
 		if f.server.Hangs != c.want {
 			t.Errorf("%s: hangs %v, want %v", name, f.server.Hangs, c.want)
 		}
-		if look(began.Add(2*c.silent), time.Millisecond, nil, false); f.server.Hangs {
+		if look(began.Add(2*c.silent), time.Millisecond, nil, 0); f.server.Hangs {
 			t.Errorf("%s: it answers, and hangs", name)
 		}
 	}

@@ -79,7 +79,7 @@ func (f *facts) pace(now ha.Instant, leaderSilent bool) time.Duration {
 		return lookStart
 	case running && v.InRecovery == ha.Yes && (leaderSilent || v.Receiving != ha.Yes):
 		return lookSoon
-	case running && v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || v.Writable != ha.Yes || commitsWait(v)):
+	case running && v.InRecovery == ha.No && (v.SyncAt == 0 || v.Hidden || v.Writable != ha.Yes || v.FailingSince != 0 || commitsWait(v)):
 		return lookSoon
 	}
 	return lookEvery
@@ -177,13 +177,11 @@ type sight struct {
 	at, end ha.Instant
 	started ha.Instant
 	changes uint64
-	// stoodStill: this process was not there when the time for the answer ended. The
-	// answer may have been.
-	stoodStill bool
-	primary    bool // the server was out of recovery before
-	sql        ha.SQL
-	probes     ha.Probes
-	err        error
+	stood   time.Duration // of the time between, in which this process did not run
+	primary bool          // the server was out of recovery before
+	sql     ha.SQL
+	probes  ha.Probes
+	err     error
 }
 
 // look reads the SQL facts, probes and proves; it returns when the last write probe was made.
@@ -192,9 +190,9 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	defer cancel()
 	seen := s.facts.beginLook(s.opts.Now())
 	syncAt := seen.sql.SyncAt // proved once for each setting
+	stood := watchStandstill(s.opts.Now)
 	seen.sql, seen.err = s.opts.Server.Read(ctx)
-	seen.end = s.opts.Now()
-	seen.stoodStill = late(ctx, seen.err)
+	seen.end, seen.stood = s.opts.Now(), stood()
 	s.opts.Recorder.Check("look", seen.err)
 	if seen.err == nil && seen.sql.InRecovery == ha.No {
 		if seen.probes.Writable != ha.Yes || !probed.Within(probeEvery, seen.at) {
@@ -316,21 +314,18 @@ func (f *facts) unanswered(seen *sight) lookNews {
 	case v.FailingSince == 0:
 		v.FailingSince, news = seen.at, lookFailed
 	}
-	v.Hangs = v.FailingSince != 0 && errors.Is(seen.err, context.DeadlineExceeded) && !seen.stoodStill && f.hangAfter > 0 &&
-		seen.end.Sub(v.FailingSince) >= max(f.hangAfter, usualAnswers*f.answered.At(seen.end))
+	if v.FailingSince == seen.at {
+		f.silent = 0
+	}
+	f.silent += seen.end.Sub(seen.at) - seen.stood
+	v.Hangs = v.FailingSince != 0 && errors.Is(seen.err, context.DeadlineExceeded) && f.hangAfter > 0 &&
+		f.silent >= max(f.hangAfter, usualAnswers*f.answered.At(seen.end))
 	return news
 }
 
 // usualAnswers is how many times longer than its slowest answer of late a server must be silent
 // to be taken for one that hangs.
 const usualAnswers = 3
-
-// late reports whether a look's time ended while this process did not run, or could not: its
-// machine stood still, and not the server.
-func late(ctx context.Context, err error) bool {
-	end, limited := ctx.Deadline()
-	return err != nil && limited && time.Since(end) > 100*time.Millisecond
-}
 
 // hungTime is how long writes may take too long before the disk counts as hung: a
 // slow server is not a dead one.
