@@ -35,6 +35,10 @@ type facts struct {
 	// at least be silent before it is taken for one that hangs. Zero: for ever.
 	answered  recent.Longest
 	hangAfter time.Duration
+	// wrote is how long write probes took of late; unwritten is for how long those in a row
+	// that failed have waited, this process running.
+	wrote     recent.Longest
+	unwritten time.Duration
 	silent    time.Duration // for how long it has been asked in vain since it fell silent, this process running
 	// leaderGoneAt is when the stream to the leader ended; zero while it stands.
 	leaderGoneAt ha.Instant

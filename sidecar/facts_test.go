@@ -163,7 +163,7 @@ func TestUnwellBesideAnOperation(t *testing.T) {
 				if seen.err = c.err; seen.err != nil {
 					seen.sql = ha.SQL{}
 				} else {
-					f.takeProbe(&seen.probes, c.probe, at)
+					f.takeProbe(&seen.probes, attempt{err: c.probe, at: at, end: at})
 				}
 				if f.operation == ha.NoAction {
 					c.meanwhile(&f)
@@ -224,6 +224,54 @@ func TestHangs(t *testing.T) {
 		}
 		if look(began.Add(2*c.silent), time.Millisecond, nil, 0); f.server.Hangs {
 			t.Errorf("%s: it answers, and hangs", name)
+		}
+	}
+}
+
+// TestWritesHang: a disk hangs that takes no write for three times as long as one took of
+// late, and for twice hangAfter at least; not one that is full, and not while this process did
+// not run. After hungTime it does whatever it took before.
+func TestWritesHang(t *testing.T) {
+	const second = time.Second
+	late, full := fmt.Errorf("write: %w", context.DeadlineExceeded), fmt.Errorf("write: %w", ErrMachine)
+	for name, c := range map[string]struct {
+		hangAfter time.Duration
+		usual     time.Duration // what a write took before
+		err       error
+		stood     time.Duration
+		after     int // probes of a second, of which the last is the first that hangs; 0: none of 9
+	}{
+		"it hangs":                   {second, 10 * time.Millisecond, late, 0, 2},
+		"its writes were slow":       {second, 1100 * time.Millisecond, late, 0, 4},
+		"it is full":                 {second, 10 * time.Millisecond, full, 0, 0},
+		"this process was not there": {second, 10 * time.Millisecond, late, 800 * time.Millisecond, 0},
+		"it was there for half":      {second, 10 * time.Millisecond, late, 500 * time.Millisecond, 4},
+		"another is under way":       {second, 10 * time.Millisecond, ErrOccupied, 0, 0},
+		"nobody wants to know":       {0, 10 * time.Millisecond, late, 0, 0},
+	} {
+		f := facts{hangAfter: c.hangAfter}
+		var p ha.Probes
+		at := ha.Instant(5)
+		probe := func(took time.Duration, err error, stood time.Duration) {
+			f.takeProbe(&p, attempt{err: err, at: at, end: at.Add(took), stood: stood})
+			at = at.Add(took)
+		}
+		probe(c.usual, nil, 0)
+		first := 0
+		for n := 1; n <= 9; n++ {
+			if probe(second, c.err, c.stood); p.WritesHang && first == 0 {
+				first = n
+			}
+		}
+		if first != c.after {
+			t.Errorf("%s: hangs from probe %d on, want %d", name, first, c.after)
+		}
+		probe(2*second, c.err, 0)
+		if probe(2*second, c.err, 0); p.WritesHang != (c.err != full) {
+			t.Errorf("%s: after %v hangs: %v", name, hungTime, p.WritesHang)
+		}
+		if probe(time.Millisecond, nil, 0); p.WritesHang || p.Writable != ha.Yes {
+			t.Errorf("%s: it takes writes, and hangs", name)
 		}
 	}
 }

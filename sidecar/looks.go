@@ -14,7 +14,7 @@ const (
 	lookSoon   = 100 * time.Millisecond // something is under way
 	lookGap    = 25 * time.Millisecond  // at least, between two looks that other members' news ask for
 	lookStart  = 10 * time.Millisecond  // the server is starting, or the leader's sidecar has just gone
-	probeEvery = 5 * time.Second        // the write probe
+	probeEvery = 5 * time.Second        // the write probe of a server that has little to write
 	// starvedTime is how long a starting server may wait for log: between two
 	// segments it does so for a moment.
 	starvedTime = 5 * time.Second
@@ -189,13 +189,13 @@ func (s *Sidecar) look(ctx context.Context, probed ha.Instant) ha.Instant {
 	ctx, cancel := context.WithTimeout(ctx, max(s.configuration.now().FailureTimeout/2, 500*time.Millisecond))
 	defer cancel()
 	seen := s.facts.beginLook(s.opts.Now())
-	syncAt := seen.sql.SyncAt // proved once for each setting
+	syncAt, before := seen.sql.SyncAt, seen.sql.Position // the first is proved once for each setting
 	stood := watchStandstill(s.opts.Now)
 	seen.sql, seen.err = s.opts.Server.Read(ctx)
 	seen.end, seen.stood = s.opts.Now(), stood()
 	s.opts.Recorder.Check("look", seen.err)
 	if seen.err == nil && seen.sql.InRecovery == ha.No {
-		if seen.probes.Writable != ha.Yes || !probed.Within(probeEvery, seen.at) {
+		if seen.probes.Writable != ha.Yes || !probed.Within(probeEvery, seen.at) || busy(before, seen.sql.Position) {
 			probed = seen.at
 			s.probe(ctx, &seen.probes)
 		}
@@ -326,58 +326,3 @@ func (f *facts) unanswered(seen *sight) lookNews {
 // usualAnswers is how many times longer than its slowest answer of late a server must be silent
 // to be taken for one that hangs.
 const usualAnswers = 3
-
-// hungTime is how long writes may take too long before the disk counts as hung: a
-// slow server is not a dead one.
-const hungTime = 10 * time.Second
-
-// probe writes, and notes in p how that went.
-func (s *Sidecar) probe(ctx context.Context, p *ha.Probes) {
-	err := s.opts.Server.Probe(ctx)
-	made, news := s.facts.takeProbe(p, err, s.opts.Now())
-	if made {
-		s.opts.Recorder.Check("write", err)
-	}
-	switch {
-	case news && err == nil:
-		s.log.Info("the server takes writes again")
-	case news:
-		s.log.Error("the server takes no writes", "error", err)
-	}
-}
-
-// takeProbe notes in p what came of a write probe. It reports whether it says
-// anything (one that could not be made does not, for a while), and whether that
-// is news.
-func (f *facts) takeProbe(p *ha.Probes, err error, now ha.Instant) (made, news bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch occupied := errors.Is(err, ErrOccupied); {
-	case !occupied:
-		f.occupiedAt = 0
-	case f.occupiedAt == 0:
-		f.occupiedAt = now
-	}
-	if f.occupiedAt != 0 && now.Sub(f.occupiedAt) < hungTime {
-		return false, false // nothing was learnt, and nothing is wrong yet
-	}
-	if err == nil {
-		news = f.unwritableAt != 0 && p.Writable == ha.No
-		f.unwritableAt = 0
-		p.Writable, p.FaultyAt, p.WriteProblem = ha.Yes, 0, ""
-		return true, news
-	}
-	if f.unwritableAt == 0 {
-		news = true
-		f.unwritableAt = now
-		if f.occupiedAt != 0 {
-			f.unwritableAt = f.occupiedAt // what is under way may itself wait for the disk
-		}
-	}
-	hung := (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrOccupied)) && now.Sub(f.unwritableAt) >= hungTime
-	p.Writable, p.FaultyAt, p.WriteProblem = ha.No, 0, err.Error()
-	if hung || errors.Is(err, ErrMachine) {
-		p.FaultyAt = f.unwritableAt
-	}
-	return true, news
-}

@@ -324,7 +324,11 @@ type Probes struct {
 	// FaultyAt is the first of the write probes in a row that failed by the fault
 	// of this machine (a full or hung disk), which another would not suffer; zero:
 	// the last was well. WriteProblem says, for people, why a probe failed.
-	FaultyAt     Instant
+	FaultyAt Instant
+	// WritesHang: a write has been waited for in vain, for much longer than one has taken
+	// of late, while this member ran: the disk hangs. A stop that is to make a checkpoint
+	// would hang as well.
+	WritesHang   bool
 	WriteProblem string
 	// Starved: a starting standby waits for log that it has not got, so it will
 	// not take connections by itself.

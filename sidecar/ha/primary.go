@@ -363,7 +363,8 @@ var serveRules = [...]rule{
 	{"no-writes", func(v *view) bool { return v.o.Server.Writable == No }, blocked((*view).noWritesBlock), goesOn},
 	{"both-sites", (*view).bothSites, blocked((*view).bothSitesBlock), goesOn},
 	{"machine-fault", (*view).machineFault, func(t *turn) {
-		t.do(Action{Kind: Stop, Why: "it takes no writes, and another member can: " + t.o.Server.WriteProblem})
+		sv := &t.o.Server
+		t.do(Action{Kind: Stop, Immediate: sv.WritesHang, Why: "it takes no writes, and another member can: " + sv.WriteProblem})
 	}, ends},
 	{"port-unreached", (*view).unreached, blocked((*view).unreachedBlock), goesOn},
 	{"claim-record", (*view).claimToRecord, (*turn).recordClaim, goesOn},
@@ -430,8 +431,11 @@ func (v *view) serverHangs() bool {
 // hangsEarly reports whether the server is taken for one that hangs before its silence has
 // lasted for the failure time-out. In quorum mode a wrong guess costs a short pause, and no
 // commit; after crashes in a row it would cost one pause after the other.
-func (v *view) hangsEarly() bool {
-	return v.o.Server.Hangs && v.rec.Durability.Mode == ModeQuorum && !v.follower() && v.patience() == v.o.Policy.FailureTimeout
+func (v *view) hangsEarly() bool { return v.o.Server.Hangs && v.guessIsCheap() }
+
+// guessIsCheap reports whether a handover that was not needed costs a short pause and no more.
+func (v *view) guessIsCheap() bool {
+	return v.rec.Durability.Mode == ModeQuorum && !v.follower() && v.patience() == v.o.Policy.FailureTimeout
 }
 
 // noWritesBlock names who could lead in the place of a machine that is at fault, where nobody
@@ -448,7 +452,8 @@ func (v *view) noWritesBlock() Block {
 // and another can take over.
 func (v *view) machineFault() bool {
 	sv, policy := &v.o.Server, &v.o.Policy
-	return sv.Writable == No && sv.FaultyAt != 0 && policy.Automatic && !policy.Paused && v.after(sv.FaultyAt, policy.FailureTimeout) && v.chosenSuccessor(false) != nil
+	faulty := sv.FaultyAt != 0 && v.after(sv.FaultyAt, policy.FailureTimeout) || sv.WritesHang && v.guessIsCheap()
+	return sv.Writable == No && faulty && policy.Automatic && !policy.Paused && v.chosenSuccessor(false) != nil
 }
 
 // covered reports whether the setting with which the server was started asks for

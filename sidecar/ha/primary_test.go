@@ -60,6 +60,11 @@ func TestPrimaryTakesNoWrites(t *testing.T) {
 	}{
 		{"disk full", func(*ha.Observation) {}, true},
 		{"disk full just now", func(o *ha.Observation) { o.Server.FaultyAt = now.Add(-time.Second) }, false},
+		{"disk hangs just now", func(o *ha.Observation) { o.Server.FaultyAt, o.Server.WritesHang = 0, true }, true},
+		{"disk hangs just now, async", func(o *ha.Observation) {
+			o.Server.FaultyAt, o.Server.WritesHang = 0, true
+			o.Consul.Record.Durability = ha.Durability{Mode: ha.ModeAsync}
+		}, false},
 		{"read only", func(o *ha.Observation) { o.Server.FaultyAt = 0 }, false},
 		{"paused", func(o *ha.Observation) { o.Policy.Paused = true }, false},
 		{"nobody else", func(o *ha.Observation) { o.Peers = nil }, false},
@@ -71,6 +76,10 @@ func TestPrimaryTakesNoWrites(t *testing.T) {
 		stop, s := asked(o, ha.Stop)
 		if (stop != nil) != c.stops {
 			t.Errorf("%s: asked for %v", c.name, stop)
+		}
+		// A stop that makes a checkpoint would hang.
+		if stop != nil && stop.Immediate != o.Server.WritesHang {
+			t.Errorf("%s: immediate: %v", c.name, stop.Immediate)
 		}
 		if len(s.Blocks) == 0 || s.Blocks[0].Missing != "no space left" {
 			t.Errorf("%s: nothing says why no writes are taken: %v", c.name, s.Blocks)

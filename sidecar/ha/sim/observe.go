@@ -141,6 +141,7 @@ func (w *World) lookPrimary(m int, f *ha.Server) {
 		f.WriteProblem = "the disk is full"
 		if v.hung > w.now {
 			f.WriteProblem = "the disk does not answer"
+			f.WritesHang = now.Sub(k.faulty) >= 1600e6
 		}
 	}
 	f.RecoveryEnd = w.lsn(v.recoveryEnd)
