@@ -129,11 +129,14 @@ func TestArchiveFails(t *testing.T) {
 	s.restored(l, end)
 }
 
+// restoreLimit is what one restore may take: it replays up to all that was written.
+const restoreLimit = 10 * time.Minute
+
 // restored restores the cluster to a moment, and compares its rows.
 func (s *saved) restored(l *ledger, moment time.Time) {
 	s.t.Helper()
 	began, moment := time.Now(), moment.Truncate(time.Microsecond) // as PostgreSQL has it
-	s.command("restore", "--to-time", moment.UTC().Format(time.RFC3339Nano), "--yes")
+	s.commandFor(restoreLimit, "restore", "--to-time", moment.UTC().Format(time.RFC3339Nano), "--yes")
 	took := time.Since(began)
 	st := s.await("the restored cluster", func(st *api.Status) bool {
 		return st.Primary && st.Restored != "" && st.Archive != nil && st.Archive.Leads

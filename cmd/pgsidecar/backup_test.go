@@ -369,16 +369,27 @@ func TestBackups(t *testing.T) {
 
 // run runs a command line as a person would.
 func (s *saved) run(args ...string) (code int, stdout, stderr string) {
+	return s.runFor(3*time.Minute, args...)
+}
+
+// runFor is run with another patience.
+func (s *saved) runFor(limit time.Duration, args ...string) (code int, stdout, stderr string) {
 	var out, errs strings.Builder
 	p := &cli.Process{Stdin: strings.NewReader("pg\n"), Stdout: &out, Stderr: &errs, Getenv: os.Getenv, Version: "test"}
-	code = p.Run(s.within(3*time.Minute), args)
+	code = p.Run(s.within(limit), args)
 	return code, out.String(), errs.String()
 }
 
 // command runs one that must succeed.
 func (s *saved) command(args ...string) string {
 	s.t.Helper()
-	code, stdout, stderr := s.run(args...)
+	return s.commandFor(3*time.Minute, args...)
+}
+
+// commandFor is command with another patience.
+func (s *saved) commandFor(limit time.Duration, args ...string) string {
+	s.t.Helper()
+	code, stdout, stderr := s.runFor(limit, args...)
 	if code != 0 {
 		s.t.Fatalf("%q: exit status %d: %s%s", args, code, stdout, stderr)
 	}

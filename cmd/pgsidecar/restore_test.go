@@ -17,14 +17,14 @@ import (
 // whole waits until a member leads and two replicas stream from it.
 func (s *saved) whole(what string, term uint64) *api.Status {
 	s.t.Helper()
-	return s.await(what, func(st *api.Status) bool {
+	return s.awaitFor(5*time.Minute, what, func(st *api.Status) bool { // replicas may be made anew before
 		streaming := 0
 		for _, m := range st.Members {
 			if m.Member != st.Leader && m.Streaming && m.Term == st.Term {
 				streaming++
 			}
 		}
-		return st.Term >= term && streaming == 2 && st.Archive != nil && st.Archive.Leads && len(st.Durability.Voters) == 2
+		return st.Primary && st.Term >= term && streaming == 2 && st.Archive != nil && st.Archive.Leads && len(st.Durability.Voters) == 2
 	})
 }
 
