@@ -89,6 +89,7 @@ var situationRules = [...]rule{
 		t.do(Action{Kind: Stop, Why: "the restore was given up"})
 	}, ends},
 	{"restore-undone", (*view).toUndo, func(t *turn) { t.try(undoRules[:]) }, ends},
+	{"restore-unsure", (*view).unsureOfRestore, func(t *turn) { t.try(unsureRules[:]) }, ends},
 	{"instructed-in-cluster", func(v *view) bool {
 		return v.o.Server.Instructed != "" && !v.o.Server.Undoable && v.stopped() && v.rec.Phase != PhaseBootstrap
 	}, exit(func(v *view) string {

@@ -32,7 +32,8 @@
 // A restore in place is a term of its own that a person asks for. It begins with the
 // phase restoring, in which nobody serves, and ends with leading, or with an election
 // among the data from before: until the restored server has taken a write no member has
-// given any of them up. No timeline of a restore is ever used twice.
+// given any of them up. No timeline of a restore is ever used twice. A member that does not
+// know whether the cluster has gone on with what it has restored does not start it.
 //
 // # Why no acknowledged commit is lost (quorum mode)
 //

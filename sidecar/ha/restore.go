@@ -145,6 +145,23 @@ func (v *view) toUndo() bool {
 	return v.o.Server.Undoable && id != v.rec.Restore.ID && id != v.rec.Restored && !v.putBack && v.rec.Term > v.o.Server.Promise && v.rec.Term == v.seen.Term
 }
 
+// unsureOfRestore reports whether the data are of a restore of which this member does not know
+// whether the cluster has gone on with it, as it has not read the newest record.
+func (v *view) unsureOfRestore() bool {
+	return v.o.Server.Undoable && v.o.Server.Restored != v.rec.Restored && !v.mayLead() && !v.forced()
+}
+
+// unsureRules keep such data from being started: as a vote they would lack what the data
+// before them have, and PostgreSQL, which was told to recover them, would promote itself.
+var unsureRules = [...]rule{
+	{"unsure-exit", (*view).shutdown, (*turn).stopAndExit, ends},
+	{"unsure-stop", (*view).running, stopNow("it is not known whether the cluster has gone on with the restored data"), ends},
+	{"unsure", nil, blocked(func(v *view) Block {
+		return Block{What: "this member's server is not started", Missing: "Consul's record of term " + itoa(max(v.seen.Term, v.o.Server.Promise)) +
+			": it says whether the cluster has gone on with the data that this member has restored"}
+	}), ends},
+}
+
 // restoresInVain reports whether a restore is being made that was given up. It may take
 // hours, in which this member could neither vote nor lead.
 func (v *view) restoresInVain() bool {
@@ -152,9 +169,9 @@ func (v *view) restoresInVain() bool {
 }
 
 // besideRestore reports whether another member restores. Where one has seen that it is
-// done, Consul was put back.
+// done, Consul was put back. A person who has this member lead does without the restore.
 func (v *view) besideRestore() bool {
-	return v.rec.Phase == PhaseRestoring && v.seen.Phase == PhaseRestoring && v.seen.Term == v.rec.Term
+	return !v.forced() && v.rec.Phase == PhaseRestoring && v.seen.Phase == PhaseRestoring && v.seen.Term == v.rec.Term
 }
 
 // besideRules are what the other members do while the leader restores: they stop, as soon

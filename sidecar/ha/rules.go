@@ -82,7 +82,7 @@ func allTables() [][]rule {
 	return [][]rule{
 		situationRules[:], exitRules[:],
 		bootstrapRules[:], founderRules[:], abandonRules[:], takeOverRules[:],
-		restoringRules[:], undoRules[:], besideRules[:],
+		restoringRules[:], undoRules[:], unsureRules[:], besideRules[:],
 		memberRules[:], standbyRules[:], followRules[:], joinRules[:], rejoinRules[:], strayedRules[:],
 		startStandbyRules[:], startRewoundRules[:], starvedRules[:], cloneRules[:], spareRules[:],
 		standRules[:], candidateRules[:], unfitRules[:], electionRules[:], yieldRules[:],

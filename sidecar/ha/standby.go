@@ -42,10 +42,10 @@ var memberRules = [...]rule{
 	{"rewound-in-vain", func(v *view) bool {
 		return v.o.Server.Rewound != "" && v.leaderPeer() != nil && v.seen.Leader != v.o.Server.Rewound
 	}, clone("another member leads since the rewind"), ends},
-	// That one leads, and has another site's data now.
+	// That one leads, and has another site's data now, or those of a backup.
 	{"rewound-replaced", func(v *view) bool {
 		sv := &v.o.Server
-		return v.follower() && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
+		return (v.follower() || v.rec.Restored != "") && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
 	}, clone("the log that it needs since the rewind is no more"), ends},
 	{"rewound-reinit", func(v *view) bool { return v.unseen() && v.o.Server.Rewound != "" && v.o.Intent.Reinit }, clone("a new clone was requested"), ends},
 	{"rewound-waits", func(v *view) bool {

@@ -107,7 +107,14 @@ func (w *World) aims(m int) {
 }
 
 func (w *World) reachTarget(m int, epoch uint32) {
-	if s := &w.members[m].server; s.epoch == epoch && w.serverRuns(m) {
+	s := &w.members[m].server
+	switch {
+	case s.epoch != epoch:
+	case s.odd.place.recovers && (!w.serverRuns(m) || s.hung > w.now):
+		w.push(100*milli, event{kind: evSelf, m: int8(m), epoch: epoch})
+	case s.odd.place.recovers:
+		w.recoveredToTarget(m)
+	case w.serverRuns(m):
 		w.promoteByHand(m)
 	}
 }

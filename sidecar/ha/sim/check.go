@@ -140,7 +140,7 @@ func (w *World) holds(a *ackedUpTo) {
 	lack := 0
 	for _, v := range d.Voters {
 		s := &w.members[w.index(v)].server
-		if s.data == ha.DataPresent && !s.half && s.rewound < 0 && !w.noVote(s) && (s.flushed < a.n || s.log[a.n-1] != a.id) {
+		if s.data == ha.DataPresent && !s.half && s.rewound < 0 && !s.undone() && !w.noVote(s) && (s.flushed < a.n || s.log[a.n-1] != a.id) {
 			lack++
 		}
 	}
@@ -334,6 +334,7 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 			s.term = max(s.term, r.Term)
 		}
 	}
+	w.checkRestores(r, old)
 	if r.Term != old.Term {
 		w.res.Ballots++
 		w.poke(pointBallot, m)

@@ -29,7 +29,8 @@
 //   - faults from outside of the protocol, each off by default (outside.go):
 //     hosts and disks that do not come back, and disks that hang (disk.go),
 //     histories that people make (byhand.go), Consul put back, emptied or
-//     damaged, and programs of two versions (restore.go); and an operator, who
+//     damaged, and programs of two versions (restore.go), the cluster restored in
+//     place from a backup (inplace.go); and an operator, who
 //     types what status names where a cluster does not mend itself (rescue.go).
 //
 // A script (script.go, testdata) is an incident by hand: nothing is drawn in it.

@@ -96,7 +96,7 @@ func pointOf(k ha.ActionKind) point {
 		return pointStart
 	case ha.Stop:
 		return pointStop
-	case ha.Init, ha.Discard:
+	case ha.Init, ha.Discard, ha.Restore:
 		return pointFiles
 	case ha.Unhide:
 		return pointUnhide

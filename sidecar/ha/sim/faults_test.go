@@ -72,8 +72,8 @@ func judgeFaults(t *testing.T, o sim.Options) {
 		}
 		kinds[rule] = append(kinds[rule], r)
 	}
-	t.Logf("%d runs, %.0f a second; accepted losses: %d; cancelled waits: %d; commits at people's own risk: %d; needless rewinds: %d; troubled by clocks beyond S6: %d",
-		*runs, float64(*runs)/time.Since(begun).Seconds(), x.Accepted, x.Cancelled, x.Local, x.Needless, x.Clock)
+	t.Logf("%d runs, %.0f a second; accepted losses: %d; cancelled waits: %d; commits at people's own risk: %d; needless rewinds: %d; troubled by clocks beyond S6: %d; restores in place: %d",
+		*runs, float64(*runs)/time.Since(begun).Seconds(), x.Accepted, x.Cancelled, x.Local, x.Needless, x.Clock, x.Restored)
 	for _, rule := range slices.Sorted(maps.Keys(kinds)) {
 		bad := kinds[rule]
 		slices.SortFunc(bad, func(a, b sim.Result) int { return cmp.Compare(a.Seed, b.Seed) })

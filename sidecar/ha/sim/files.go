@@ -11,14 +11,6 @@ import (
 func (w *World) opFiles(m int) {
 	b := &w.members[m]
 	s, a := &b.server, &b.op.action
-	if a.Kind == ha.Discard {
-		if s.data == ha.DataHalfMade || s.founding && s.run == stopped {
-			w.wipe(s)
-			s.data, s.half, s.founding = ha.DataAbsent, false, false
-		}
-		w.done(m, false)
-		return
-	}
 	if b.op.stage == 1 {
 		w.opFilesBegin(m)
 		return

@@ -39,11 +39,12 @@ const (
 	MutateAmid                 // who was started amid an election knows that it was not decided
 	MutateBeyond               // the record of an election that is written again has the term that it had
 	MutateMarks                // nothing tells timelines of one number apart
+	MutateUndone               // the data of a restore that was given up count like any other
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -58,7 +59,8 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"a server that was run by hand as a primary counts like any other", "nor is it looked at which timelines were claimed",
 	"a copy votes before it has what its member acknowledged", "whatever Consul says is the newest record", "a cluster is founded beside the data of another",
 	"an election is under way if Consul's record says so", "who was started amid an election knows that it was not decided",
-	"the record of an election that is written again has the term that it had", "nothing tells timelines of one number apart"}
+	"the record of an election that is written again has the term that it had", "nothing tells timelines of one number apart",
+	"the data of a restore that was given up count like any other"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -134,6 +136,10 @@ func (w *World) mutate(o *ha.Observation) {
 		}
 	case MutateDecided, MutateAmid:
 		w.underWay(o)
+	case MutateUndone:
+		if o.Server.Restored != o.Consul.Record.Restore.ID {
+			o.Server.Undoable = false
+		}
 	case MutateBase:
 		w.peersCopy(o)
 		o.Consul.Record.Base = 0

@@ -6,6 +6,7 @@ import "github.com/pgsidecar/pgsidecar/sidecar/ha"
 func (w *World) observe(m int) (o ha.Observation) {
 	b := &w.members[m]
 	s := &b.sidecar
+	w.restoreAsked(m)
 	o.Now, o.Self, o.Policy = b.read(w.now), b.name, w.policies[s.policy]
 	o.Consul, o.Peers, o.Intent = s.consul, s.peers, s.intent
 	o.Consul.AgentLostAt, o.Consul.Registered = b.agentLostAt, w.registeredPrimary(m)
@@ -53,6 +54,10 @@ func (w *World) seen(m int, f *ha.Server) {
 		f.Rewound = w.nameOf(int(v.rewound))
 	}
 	f.Strayed, f.Owed, f.Copy = v.odd.strayed, v.odd.owed, v.odd.copy
+	f.Restored, f.Undoable = v.odd.place.of, v.undone()
+	if v.odd.place.recovers && v.run == stopped && v.data == ha.DataPresent {
+		f.Instructed = "recovery to a target"
+	}
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
 	f.Hangs = f.FailingSince != 0 && b.read(w.now).Sub(f.FailingSince) >= 800e6
@@ -72,7 +77,7 @@ func (w *World) seen(m int, f *ha.Server) {
 	if v.data != ha.DataPresent {
 		return
 	}
-	f.WasPrimary = !v.standby
+	f.WasPrimary = !v.standby || v.odd.place.recovers
 	f.CleanStop = v.clean
 	if v.clean {
 		f.Position = w.position(v, v.flushed)
@@ -116,7 +121,7 @@ func (w *World) lookNow(m int) {
 	}
 	f.Position = w.position(v, v.flushed)
 	if v.inRecovery {
-		f.Settled = !v.receiver.active && v.flushed == len(v.log) && (v.upstream < 0 || w.leaks())
+		f.Settled = !v.receiver.active && v.flushed == len(v.log) && (v.upstream < 0 || w.leaks()) && !v.odd.place.recovers
 		w.lookReplay(m, f)
 		f.Writable = ha.No
 		return
@@ -195,6 +200,9 @@ func (w *World) look(m int, epoch uint32) {
 	}
 	if epoch == s.epoch {
 		w.push(w.slow(m, w.odd.between(w.shape.lookGap/2, w.shape.lookGap*3/2)), event{kind: evLook, m: int8(m), epoch: s.epoch})
+	}
+	if r := &s.consul.Record; r.Restored == b.server.odd.place.of && r.Phase == ha.PhaseLeading {
+		w.settles(m)
 	}
 	w.lookNow(m)
 	if w.twoSites() {

@@ -102,8 +102,12 @@ func (w *World) opStage(m int) {
 	}
 	o.stage++
 	switch o.action.Kind {
-	case ha.Init, ha.Clone, ha.Rewind, ha.Discard:
+	case ha.Init, ha.Clone, ha.Rewind:
 		w.opFiles(m)
+	case ha.Restore:
+		w.opRestore(m)
+	case ha.Discard:
+		w.opDiscard(m)
 	case ha.Start:
 		w.opStart(m)
 	case ha.Stop:
@@ -322,6 +326,7 @@ func (w *World) takesEffect(m int, a *ha.Action) bool {
 		}
 	case ha.Unhide:
 		if s.hidden {
+			w.settles(m)
 			s.hidden = false
 			w.visible(m)
 			w.checkSetting()

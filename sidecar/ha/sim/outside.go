@@ -14,37 +14,38 @@ type Outside uint64
 
 // The faults from outside, in the order of their names.
 const (
-	LoseHost      Outside = 1 << iota // a host does not come back
-	LoseData                          // a data directory is lost: its member comes back empty
-	LoseState                         // a state directory is lost: promise and fence are forgotten
-	LoseDisk                          // both
-	CloneReplica                      // lost data are cloned from a replica (tag clonefrom, reinit --from), which may lag
-	PromoteByHand                     // pg_promote() on a replica
-	StartByHand                       // a replica is started by hand as a primary, on the timeline that it has
-	RecoveryGoal                      // a standby promotes itself at a recovery target
-	LoseHistory                       // a leader's timeline history files are missing, as after a clone
-	RestoreTerm                       // Consul is put back to a snapshot from before a failover
-	RestoreVoters                     // or from before a change of voters, in the same term
-	EmptyConsul                       // Consul's data are lost: keys and sessions
-	DeleteKeys                        // somebody deletes the cluster's keys
-	DeleteState                       // or only the state key
-	DeleteLock                        // or only the lock
-	DamageState                       // the state key is overwritten with something else
-	EmptyWithHost                     // Consul's data are lost, and with them the primary's host
-	OtherLease                        // one member is configured with another lease
-	OtherTimeout                      // with another failure time-out
-	OtherMode                         // with another mode, for a while
-	OtherVersion                      // some members' program knows a field of the record that the others do not
-	HungDisk                          // a disk does not answer: what waits for it cannot be killed
-	ClockStops                        // a paused host's clock does not count the pause
-	WildClocks                        // clocks are wrong by up to half
-	MidRecord                         // what a standby has received may end inside a record
-	SlowReplay                        // standbys have a minute or two to replay
-	AcceptLoss                        // an operator types failover --accept-data-loss at any time
-	LocalCommit                       // ALTER SYSTEM SET synchronous_commit = local
-	CancelWait                        // sessions cancel their wait for a standby
-	LoseWAL                           // the log that a standby needs is gone
-	ForgetMember                      // a member leaves Consul's catalog, and lives
+	LoseHost       Outside = 1 << iota // a host does not come back
+	LoseData                           // a data directory is lost: its member comes back empty
+	LoseState                          // a state directory is lost: promise and fence are forgotten
+	LoseDisk                           // both
+	CloneReplica                       // lost data are cloned from a replica (tag clonefrom, reinit --from), which may lag
+	PromoteByHand                      // pg_promote() on a replica
+	StartByHand                        // a replica is started by hand as a primary, on the timeline that it has
+	RecoveryGoal                       // a standby promotes itself at a recovery target
+	LoseHistory                        // a leader's timeline history files are missing, as after a clone
+	RestoreTerm                        // Consul is put back to a snapshot from before a failover
+	RestoreVoters                      // or from before a change of voters, in the same term
+	EmptyConsul                        // Consul's data are lost: keys and sessions
+	DeleteKeys                         // somebody deletes the cluster's keys
+	DeleteState                        // or only the state key
+	DeleteLock                         // or only the lock
+	DamageState                        // the state key is overwritten with something else
+	EmptyWithHost                      // Consul's data are lost, and with them the primary's host
+	OtherLease                         // one member is configured with another lease
+	OtherTimeout                       // with another failure time-out
+	OtherMode                          // with another mode, for a while
+	OtherVersion                       // some members' program knows a field of the record that the others do not
+	HungDisk                           // a disk does not answer: what waits for it cannot be killed
+	ClockStops                         // a paused host's clock does not count the pause
+	WildClocks                         // clocks are wrong by up to half
+	MidRecord                          // what a standby has received may end inside a record
+	SlowReplay                         // standbys have a minute or two to replay
+	AcceptLoss                         // an operator types failover --accept-data-loss at any time
+	LocalCommit                        // ALTER SYSTEM SET synchronous_commit = local
+	CancelWait                         // sessions cancel their wait for a standby
+	LoseWAL                            // the log that a standby needs is gone
+	ForgetMember                       // a member leaves Consul's catalog, and lives
+	RestoreInPlace                     // the cluster is restored from a backup, in place
 	outsideEnd
 
 	AllOutside = outsideEnd - 1
@@ -53,7 +54,7 @@ const (
 var outsideNames = [...]string{"lose-host", "lose-data", "lose-state", "lose-disk", "clone-replica", "promote-by-hand", "start-by-hand", "recovery-target",
 	"lose-history", "restore-term", "restore-voters", "empty-consul", "delete-keys", "delete-state", "delete-lock", "damage-state", "empty-with-host",
 	"other-lease", "other-timeout", "other-mode", "other-version", "hung-disk", "clock-stops", "wild-clocks", "mid-record", "slow-replay",
-	"accept-loss", "local-commit", "cancel-wait", "lose-wal", "forget-member"}
+	"accept-loss", "local-commit", "cancel-wait", "lose-wal", "forget-member", "restore-in-place"}
 
 // OutsideNames are the names of all faults from outside.
 func OutsideNames() []string { return outsideNames[:] }
@@ -134,6 +135,7 @@ type risk struct {
 	accepted     int    // what Outcome.Accepted was when a loss was accepted last
 	acceptedTerm uint64 // the term of the newest promotion with an accepted loss
 	accepting    bool   // an operator has accepted a loss, and it has not come yet
+	restores     []saved
 	// localAt is since when the server localOf, which was told not to wait, acknowledges
 	// commits in one life.
 	localAt int64
@@ -150,11 +152,12 @@ type Outcome struct {
 	Local     int    // commits acknowledged by a server that was told not to wait, or that a person had promoted
 	Clock     int    // times that async mode had two writers, or no leader, as a clock had stopped or was wrong by more than S6 allows for
 	Needless  int    // rewinds of servers that had nothing to rewind
+	Restored  int    // restores in place with whose data the cluster went on
 	Nothing   bool   // no member has any data left
 }
 
 func (b *beyond) reset() {
-	*b = beyond{hands: b.hands[:0], past: b.past[:0], typed: b.typed[:0]}
+	*b = beyond{hands: b.hands[:0], past: b.past[:0], typed: b.typed[:0], risk: risk{restores: b.restores[:0]}}
 }
 
 // mode is the mode of durability that is in force, also while Consul has no
@@ -186,14 +189,18 @@ type oddFiles struct {
 	copy        string      // Files.Copy
 	cancels     bool        // some sessions do not wait for standbys to the end
 	replay      replay
+	place       restoration
 }
 
 // drawOutside draws faults from outside. They come after all others, so that
 // Options.Drop names those as before.
 func (w *World) drawOutside() {
+	if w.has(RestoreInPlace) {
+		w.drawRestoreInPlace()
+	}
 	var kinds []Outside
 	for o := Outside(1); o < outsideEnd; o <<= 1 {
-		if w.has(o) {
+		if o != RestoreInPlace && w.has(o) {
 			kinds = append(kinds, o)
 		}
 	}
@@ -216,6 +223,21 @@ func (w *World) drawOutside() {
 		}
 		w.drawBeside(o, &f)
 		w.faults = append(w.faults, f)
+	}
+}
+
+// drawRestoreInPlace draws a restore, and what may go wrong in it; beside other faults from
+// outside only in a third of the runs. Those others are drawn as without it.
+func (w *World) drawRestoreInPlace() {
+	r := &random{w.opt.Seed*0x9e3779b97f4a7c15 ^ 0x726573746f7265}
+	if w.opt.Outside != RestoreInPlace && !r.chance(333) {
+		return
+	}
+	f := fault{at: r.between(300*milli, max(w.shape.length, second)), kind: RestoreInPlace.kind(), target: theLeader, lasts: r.between(300*milli, 7*second), how: uint8(r.below(256))}
+	w.faults = append(w.faults, f)
+	if r.chance(700) {
+		kind := [...]faultKind{crashHost, crashSidecar, crashServer, isolate, cutConsul, loseSession, pauseHost}[r.below(7)]
+		w.faults = append(w.faults, fault{at: f.at + r.between(0, 6*second), kind: kind, lasts: r.between(500*milli, 9*second), target: theLeader, how: uint8(r.below(256))})
 	}
 }
 
@@ -295,6 +317,8 @@ func (w *World) outside(f *fault, m int) {
 		w.cancelWaits(m)
 	case ForgetMember:
 		w.forget(m, 1)
+	case RestoreInPlace:
+		w.drawRestore(f.how)
 	}
 }
 
@@ -318,6 +342,10 @@ func (w *World) outsideEnds(f *fault, m int) {
 	case ForgetMember:
 		if f.how&3 != 0 { // else it stays away
 			w.forget(m, -1)
+		}
+	case RestoreInPlace:
+		if f.how&96 == 0 {
+			w.giveUpRestore()
 		}
 	}
 }

@@ -60,6 +60,9 @@ func (w *World) sendReport(m int, r *ha.Report) {
 	if r.Voted && b.server.half {
 		w.fail("S10", m, "%s votes with a half-made data directory", b.name)
 	}
+	if x := w.savedAs(b.server.odd.place.of); r.Voted && x != nil && !x.goneOn {
+		w.fail("restore", m, "%s votes with the data of restore %s, with which the cluster has not gone on", names[m], b.server.odd.place.of)
+	}
 	if w.opt.Story {
 		w.tell(m, "reports term=%d %s voted=%v serving=%v hears=%v down=%v pos=%v", r.Term, r.Role, r.Voted, r.Serving, r.Hears, r.Down, r.Position)
 	}

@@ -164,6 +164,8 @@ func (w *World) typeCommand(text string) {
 	case text == "pgsidecar settings set durability.strict=false":
 		p.Strict = false
 		w.setPolicy(p)
+	case text == "pgsidecar restore --give-up":
+		w.giveUpRestore()
 	case strings.HasPrefix(text, moveAway):
 		w.loseDisk(&fault{}, w.index(strings.TrimPrefix(text, moveAway)), false)
 	case strings.HasPrefix(text, "pgsidecar reinit ") && w.index(word[2]) >= 0:

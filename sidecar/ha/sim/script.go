@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,7 +41,8 @@ func NewScript(c Cluster) *Script {
 func Verbs() []string {
 	return []string{"run DURATION", "status MEMBER...", "record", "crash MEMBER [server|sidecar]", "boot MEMBER", "lose-host MEMBER", "lose-data MEMBER",
 		"pause MEMBER DURATION [server|sidecar]", "cut MEMBER [MEMBER|consul|members]", "heal", "full MEMBER", "hang MEMBER", "consul away|back|empty|restore|restore-voters|delete-keys|delete-lock|damage",
-		"switchover MEMBER [MEMBER]", "shutdown MEMBER", "reinit MEMBER", "promote-by-hand MEMBER", "start-by-hand MEMBER", "type COMMAND"}
+		"switchover MEMBER [MEMBER]", "shutdown MEMBER", "reinit MEMBER", "promote-by-hand MEMBER", "start-by-hand MEMBER",
+		"restore MEMBER RECORDS [broken]", "type COMMAND"}
 }
 
 // Do does what a line says, and returns what came of it: the story since the
@@ -83,6 +85,8 @@ func (s *Script) Do(verb string, args ...string) (string, error) {
 		return s.story(), s.cut(m, rest)
 	case "pause":
 		return s.story(), s.pause(m, rest)
+	case "restore":
+		return s.story(), s.restore(m, rest)
 	case "switchover":
 		in := ha.Intent{Switchover: true, Since: w.members[m].read(w.now)}
 		if len(rest) > 0 {
@@ -203,6 +207,19 @@ func (s *Script) pause(m int, rest []string) error {
 	case "sidecar":
 		b.sidecar.pausedUntil = until
 	}
+	return nil
+}
+
+// restore has the leader restore so many of its records, from a backup of half of them.
+func (s *Script) restore(m int, rest []string) error {
+	n, err := 0, error(nil)
+	if len(rest) > 0 {
+		n, err = strconv.Atoi(rest[0])
+	}
+	if have := s.w.members[m].server.flushed; err != nil || n < 1 || n > have {
+		return fmt.Errorf("restore: how many of %d records", have)
+	}
+	s.w.askRestore(m, saved{log: s.w.members[m].server.log[:n], backup: (n + 1) / 2, broken: len(rest) > 1})
 	return nil
 }
 

@@ -158,7 +158,9 @@ func (w *World) launch(m int) {
 // recovered is the end of crash recovery: the server takes connections, but
 // for one that was rewound, which begins to receive what it needs first.
 func (w *World) recovered(m int, a *ha.Action) {
-	if s := &w.members[m].server; s.rewound < 0 {
+	if s := &w.members[m].server; s.odd.place.recovers {
+		w.recovers(m, a)
+	} else if s.rewound < 0 {
 		w.ready(m, a.Primary, a.Hidden)
 	} else if s.flushed >= s.needs {
 		w.ready(m, false, false)
