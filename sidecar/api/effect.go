@@ -43,6 +43,8 @@ type Oddities struct {
 	// Misled: something else answers where the others and clients are told that its server
 	// is, and what.
 	Misled string `json:"misled,omitempty"`
+	// Apart: its data and its state are on different file systems, and which.
+	Apart string `json:"apart,omitempty"`
 	// Upstream is the member that its server follows; empty: none.
 	Upstream string `json:"upstream,omitempty"`
 	// Tags are its own and the settings'.
@@ -73,7 +75,7 @@ func (f facts) inEffect() *InEffect {
 // oddities are what is known of a member: of this one more than of the others.
 func (f facts) oddities(member string) Oddities {
 	r, _ := f.reportOf(member)
-	return Oddities{Override: r.Override, Cost: r.Cost, Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Misled: r.Misled, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
+	return Oddities{Override: r.Override, Cost: r.Cost, Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Misled: r.Misled, Apart: r.Apart, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
 }
 
 // hidden says why DNS does not show a member; empty: it does, as far as is known.

@@ -101,6 +101,8 @@ type Report struct {
 	ConfigProblem string `json:"config_problem,omitempty"`
 	// Misled: where the others are told that its server is, something else answers.
 	Misled string `json:"misled,omitempty"`
+	// Apart: its data and its state are on different file systems, and which.
+	Apart string `json:"apart,omitempty"`
 	// Tags are the member's own and the settings', by their names; PendingWhat are the
 	// parameters that wait for a restart. For people and other programs.
 	Tags        []Tag          `json:"tags,omitempty"`

@@ -129,6 +129,7 @@ func tagsOf(t settings.Tags) map[string]string {
 // describe tells the other members what no decision depends on.
 func (m *Member) describe(r *ha.Report) {
 	tags := tagsOf(m.tags())
+	r.Apart = m.apart
 	if m.reads.refused() != "" {
 		tags["lagging"] = "true" // it gets no reads, as with noloadbalance
 	}

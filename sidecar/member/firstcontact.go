@@ -21,6 +21,9 @@ func (m *Member) begin() error {
 	if err := m.firstContact(); err != nil {
 		return err
 	}
+	if m.apart = postgres.Apart(m.config.Postgres.StateDir, m.config.Postgres.DataDir); m.apart != "" {
+		m.log.Warn(m.apart)
+	}
 	return m.task.begin(m.config.Member)
 }
 

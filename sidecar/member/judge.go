@@ -55,8 +55,12 @@ func Tried(cfg *config.Config) string {
 	if where == "" {
 		where = "the directories on PATH"
 	}
+	apart := postgres.Apart(cfg.Postgres.StateDir, cfg.Postgres.DataDir)
+	if apart != "" {
+		apart = "\nnote: " + apart
+	}
 	return fmt.Sprintf("tried: the parameters (%d), with the PostgreSQL in %s; the files that it names\n"+
-		"not tried: whether Consul answers, ports are free, and memory suffices; lines of ident, and of hba where the data directory has no server yet", len(cfg.Postgres.Parameters), where)
+		"not tried: whether Consul answers, ports are free, and memory suffices; lines of ident, and of hba where the data directory has no server yet%s", len(cfg.Postgres.Parameters), where, apart)
 }
 
 // JudgeSettings checks cluster-wide settings before they are stored, as CheckSettings

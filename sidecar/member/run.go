@@ -44,6 +44,7 @@ type parts struct {
 	saving *saving
 	traces *trace.Exporter // nil: spans are not exported
 	reads  reads
+	apart  string // postgres.Apart, at the start
 }
 
 // Member is one running member's parts.
@@ -115,6 +116,9 @@ func New(path, version string, log io.Writer) (*Member, error) {
 		return nil, asFault(path, err)
 	}
 	if _, err := postgres.New(serverOptions(cfg, nil, m.log)); err != nil {
+		return nil, asFault(path, err)
+	}
+	if err := postgres.CheckMounts(cfg.Postgres.StateDir, cfg.Postgres.DataDir); err != nil {
 		return nil, asFault(path, err)
 	}
 	if err := foundWithoutConfiguration(cfg.Postgres.StateDir, cfg.Postgres.DataDir); err != nil {

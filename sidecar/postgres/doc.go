@@ -32,6 +32,7 @@
 //	copy             which copy of the data this is
 //	owed             what the leader had when another member was cloned
 //	layout           which links the data directory has: a copy gets the same
+//	mounts           on which file system the data are: they are not copied below it
 //	strayed          why the data has log that belongs to no term
 //	rewound          whose log a server still needs to be consistent that was rewound, or
 //	                 restored from a backup

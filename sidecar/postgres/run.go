@@ -54,7 +54,7 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.Shut(), s.MakeState(), s.noteLayout()); err != nil {
+	if err := errors.Join(s.Shut(), s.MakeState(), s.noteLayout(), s.noteMounts()); err != nil {
 		return err
 	}
 	s.makeRoom()

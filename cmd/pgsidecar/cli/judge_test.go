@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -235,5 +236,36 @@ func TestUnknownAccounts(t *testing.T) {
 		if code == ExitOK != (c.want == "") || !strings.Contains(said, c.want) {
 			t.Errorf("status %d, %s\n%s", code, said, c.text)
 		}
+	}
+}
+
+// TestStateLost: a configuration whose data have lost the state that belongs to them is
+// refused, as run refuses it, until somebody says that they are to be used all the same.
+func TestStateLost(t *testing.T) {
+	dir, bin := judgeDir(t)
+	data, state := filepath.Join(dir, "data"), filepath.Join(dir, "data.pgsidecar")
+	text := "member = \"n1\"\npostgres {\n data_dir = \"" + data + "\"\n listen = \"127.0.0.1:5432\"\n bin_dir = \"" + bin + "\"\n" +
+		" superuser {\n password_file = \"" + dir + "/secret\"\n }\n replication {\n password_file = \"" + dir + "/secret\"\n }\n" +
+		"}\napi {\n listen = \"127.0.0.1:8008\"\n}\n"
+	for name, content := range map[string]string{
+		filepath.Join(dir, "pg.hcl"): text, filepath.Join(data, "PG_VERSION"): "15\n", filepath.Join(data, "postgresql.conf"): "",
+		filepath.Join(data, "postmaster.opts"): bin + `/postgres "-D" "` + data + `" "-c" "config_file=` + state + `/postgresql.conf"` + "\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	validate := func() (int, string) {
+		code, out, said := command(t, "config", "validate", "-config", filepath.Join(dir, "pg.hcl"))
+		return code, out + said
+	}
+	if code, said := validate(); code != ExitUsage || !strings.Contains(said, "Is its file system mounted?") {
+		t.Errorf("status %d, %s", code, said)
+	}
+	if err := errors.Join(os.Mkdir(state, 0o755), os.WriteFile(filepath.Join(state, "state-lost"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := validate(); code != ExitOK {
+		t.Errorf("accepted: status %d, %s", code, said)
 	}
 }

@@ -53,6 +53,11 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		}
 	}
 	for _, m := range st.Members {
+		if m.Apart != "" && !Unheard(st, m.Member) {
+			fmt.Fprintf(b, "\nNOTE: %s: %s\n", m.Member, m.Apart)
+		}
+	}
+	for _, m := range st.Members {
 		if m.Hidden != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: Consul's DNS does not show %s: %s\n", m.Member, m.Hidden)
 		}
