@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -99,6 +101,17 @@ var datacenter = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}$`)
 
 const nameRule = "expected lower-case letters, digits and hyphens, at most 63, such as %q"
 
+// roleTags are those that Consul's DNS finds the roles by.
+var roleTags = []string{"primary", "replica", "standby-leader"}
+
+// goodTag reports whether Consul can keep a tag, and files list it. Only one that DNS is to
+// find has to be a name; other programs have their own forms, such as traefik.enable=true or
+// urlprefix-:5432 proto=tcp.
+func goodTag(tag string) bool {
+	return tag != "" && len(tag) <= 255 && utf8.ValidString(tag) && tag == strings.TrimSpace(tag) &&
+		!strings.ContainsFunc(tag, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 func (r *reader) checkNames(c *Config) {
 	r.require(name.MatchString(c.Cluster), "cluster", "cluster %q: "+nameRule, c.Cluster, "pg")
 	if r.set("member") || c.Member != "" {
@@ -108,8 +121,9 @@ func (r *reader) checkNames(c *Config) {
 	}
 	r.require(name.MatchString(c.Service.Name) || !r.set("service.name"), "service.name", "service %q: "+nameRule, c.Service.Name, "pg")
 	for _, tag := range c.Service.Tags {
-		r.require(name.MatchString(tag), "service.tags", "tag %q: "+nameRule, tag, "europe")
-		r.require(tag != "primary" && tag != "replica", "service.tags", "tag %q is given by pgsidecar to the member that has the role", tag)
+		r.require(goodTag(tag), "service.tags", "tag %q: expected 1 to 255 printable characters, without blanks around them, such as %q", tag, "europe")
+		r.require(!slices.ContainsFunc(roleTags, func(role string) bool { return strings.EqualFold(tag, role) }), "service.tags",
+			"tag %q is given by pgsidecar to the member that has the role", tag)
 	}
 	own := []string{"member", "term", "timeline", "api", "version", "cluster", "prefix"}
 	for _, key := range sortedKeys(c.Service.Meta) {

@@ -492,3 +492,22 @@ func TestBackups(t *testing.T) {
 		t.Errorf("got %+v", rows)
 	}
 }
+
+// TestServiceTags: what other programs look for in Consul is taken, as they write it; what ends
+// a line, or is a role's, is not.
+func TestServiceTags(t *testing.T) {
+	minimal, err := os.ReadFile("testdata/minimal.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tag, want := range map[string]bool{
+		"europe": true, "Europe": true, "traefik.enable=true": true, "traefik.tcp.routers.pg.rule=HostSNI(`*`)": true,
+		"urlprefix-:5432 proto=tcp": true, "prometheus.io/scrape=true": true, "größe": true,
+		"": false, " europe": false, "a\nb": false, "a\tb": false, "primary": false, "Replica": false, "standby-leader": false, strings.Repeat("x", 256): false,
+	} {
+		_, err := config.Parse("testdata/pg.hcl", fmt.Appendf(minimal[:len(minimal):len(minimal)], "\nservice {\n  tags = [%q]\n}\n", tag), environment())
+		if (err == nil) != want {
+			t.Errorf("tag %q: %v", tag, err)
+		}
+	}
+}

@@ -9,6 +9,11 @@ import (
 //go:embed files/pgsidecar.service
 var SystemdUnit string
 
+// Needrestart is a file for needrestart's conf.d.
+//
+//go:embed files/needrestart.conf
+var Needrestart string
+
 //go:embed files/Dockerfile
 var Dockerfile string
 

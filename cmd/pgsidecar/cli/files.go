@@ -27,6 +27,7 @@ func newFilesCommand(a *Process) *cobra.Command {
 	}
 	for _, f := range []struct{ name, short, text string }{
 		{"systemd", "Print the systemd unit of a member", install.SystemdUnit},
+		{"needrestart", "Print the file by which Debian's needrestart leaves members alone", install.Needrestart},
 		{"docker", "Print a Dockerfile of a member", install.Dockerfile},
 		{"grafana", "Print a Grafana dashboard, in JSON", api.Dashboard()},
 		{"alerts", "Print alert rules for Prometheus", api.Alerts()},

@@ -162,3 +162,27 @@ func TestDockerfile(t *testing.T) {
 		t.Error("Docker and systemd do not give a stop the same time")
 	}
 }
+
+// TestNeedrestart: the file is Perl that needrestart can read, and sets that members are not
+// restarted: needrestart takes the first pattern that fits a service's name, and 0 is no.
+func TestNeedrestart(t *testing.T) {
+	perl, err := exec.LookPath("perl")
+	if err != nil {
+		t.Skip(err)
+	}
+	file := filepath.Join(t.TempDir(), "pgsidecar.conf")
+	if err := os.WriteFile(file, []byte(install.Needrestart), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// As needrestart does with its main file and those of conf.d.
+	script := `use strict; our %nrconf = (override_rc => { qr(^dbus) => 0 }); my $text = do { local (@ARGV, $/) = $ARGV[0]; <> };
+		eval "$text"; die $@ if $@;
+		for my $rc (qw(pgsidecar.service pgsidecar-proxy.service nginx.service)) {
+			my @found = grep { $rc =~ /$_/ } keys %{$nrconf{override_rc}};
+			print "$rc ", (@found ? $nrconf{override_rc}{$found[0]} : "restarts"), "\n";
+		}`
+	out, err := exec.Command(perl, "-e", script, file).CombinedOutput()
+	if want := "pgsidecar.service 0\npgsidecar-proxy.service 0\nnginx.service restarts\n"; err != nil || string(out) != want {
+		t.Errorf("%v\n%swant\n%s", err, out, want)
+	}
+}
