@@ -101,9 +101,12 @@ func ensureRewindRights(ctx context.Context, conn *pgx.Conn, role string) error 
 // iterations is PostgreSQL's own number for SCRAM-SHA-256.
 const iterations = 4096
 
-// newVerifier makes what pg_authid keeps of a password (RFC 5803). Passwords
-// outside ASCII are taken as they are written, already normalized.
+// newVerifier makes what pg_authid keeps of a password (RFC 5803).
 func newVerifier(password string) (string, error) {
+	password, err := prepared(password)
+	if err != nil {
+		return "", err
+	}
 	salt := make([]byte, 16)
 	rand.Read(salt) // never fails
 	return verifier(password, salt, iterations)
@@ -138,6 +141,9 @@ func verifies(have, password string) bool {
 	}
 	salt, err := base64.StdEncoding.DecodeString(salt64)
 	if err != nil {
+		return false
+	}
+	if password, err = prepared(password); err != nil {
 		return false
 	}
 	made, err := verifier(password, salt, rounds)

@@ -372,6 +372,27 @@ func TestRolesAndSlots(t *testing.T) {
 	}
 }
 
+// TestPreparedPasswords: a password outside ASCII is kept as PostgreSQL itself keeps it, so
+// that whoever has it gets in; one of which that is not certain is refused.
+func TestPreparedPasswords(t *testing.T) {
+	p := primary(t, "n1")
+	p.exec("create role odd login")
+	for _, password := range []string{
+		"plain", "größe", "pa\u0308\u00df", "x\u00a0y", "a\u00adb", "\ufb01sh", "\uff41\uff42 wide", "no\u200bspace", "\u2168 and \u00bd", "\u00ad", "日本語", "\u30ac\uff76\uff9e",
+		"\u0645\u0631\u062d\u0628\u0627", "emoji \U0001f600", "\u0440\u0443\u0441\u0441\u043a\u0438\u0439", "tab\tx", "\u200e\u00e4", "\ue000",
+	} {
+		p.exec("alter role odd superuser password '" + password + "'")
+		if changed, err := p.conn.EnsureRoles(within(t, 5*time.Second), []checks.Role{{Name: "odd", Password: password, Superuser: true}}); err != nil || changed {
+			t.Errorf("%q: PostgreSQL keeps another (changed %t), %v", password, changed, err)
+		}
+	}
+	for _, password := range []string{"\u00a0\U0001f600", "e\u0301\u05d0", "\ufb01\ue000"} {
+		if _, err := p.conn.EnsureRoles(within(t, 5*time.Second), []checks.Role{{Name: "odd", Password: password, Superuser: true}}); !errors.Is(err, checks.ErrOddPassword) {
+			t.Errorf("%q: %v", password, err)
+		}
+	}
+}
+
 // The verifier that we make is one that the server takes the password for.
 func TestScramVerifier(t *testing.T) {
 	p := primary(t, "n1")
