@@ -26,5 +26,6 @@
 // and export spans (keepTraces, trace.Exporter.Run), the one that runs templates and
 // proxies (followed.run), those of archive and backups (runBackups, and one for each backup), and
 // the one that turns signals into what
-// they mean (handleSignals). Run waits for all of them.
+// they mean (handleSignals), and, as the first process of a container, the one that reaps
+// orphans (process.ReapOrphans). Run waits for all of them.
 package member

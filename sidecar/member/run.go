@@ -242,6 +242,7 @@ func (m *Member) Run(asked context.Context) (err error) {
 	stopSignals := m.handleSignals(asked, cancel)
 	defer stopSignals()
 	beside.Go(func() error { return server.Run(besideCtx) })
+	beside.Go(func() error { process.ReapOrphans(besideCtx); return nil })
 	beside.Go(func() error { m.keepHistory(besideCtx); return nil })
 	beside.Go(func() error { m.keepPlans(besideCtx); return nil })
 	beside.Go(func() error { m.keepSettings.run(besideCtx, m); return nil })

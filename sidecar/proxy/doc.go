@@ -13,7 +13,8 @@
 //	render.go      what would be written, shown and not written
 //	status.go      /status, /metrics, /readiness, /liveness
 //
-// Goroutines: Run starts Consul's watches and the status server; a Follower starts those
-// of the other site's Consul, the agent, the reader of the catalog and, if a template wants to know, the one that asks
-// for lag. Both wait for what they have started.
+// Goroutines: Run starts Consul's watches, the status server and, as the first process of a
+// container, the one that reaps orphans (process.ReapOrphans); a Follower starts those of the
+// other site's Consul, the agent, the reader of the catalog and, if a template wants to know,
+// those that ask for lag and measure how far away the members are. Both wait for what they have started.
 package proxy

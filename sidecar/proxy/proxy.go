@@ -40,6 +40,7 @@ func Run(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
 		}
 		all.Go(func() { server.run(ctx) })
 	}
+	all.Go(func() { process.ReapOrphans(ctx) })
 	all.Go(func() { client.Follow(ctx, f.Wake) }) //nolint:errcheck // it ends with ctx
 	log.Info("following the cluster", "cluster", cfg.Cluster, "service", cfg.Service.Name)
 	f.Run(ctx)
