@@ -50,7 +50,7 @@ func TestStatusOfOddities(t *testing.T) {
 	o.Consul.HiddenAt, o.Consul.HiddenBy = start-second, "maintenance mode of the node"
 	o.Consul.Record.Timeline, o.Consul.Record.Claims = 3, []ha.Claim{{TLI: 3, Term: 7}}
 	o.Consul.Record.Diverged = []ha.Diverged{{Member: "n3", Copy: "c3"}}
-	v.Report.Lease = 5 * time.Second
+	v.Report.Lease, v.Report.Apart = 5*time.Second, "state_dir is elsewhere"
 	o.Peers[0].Report.Lease, o.Peers[0].Report.Agentless, o.Peers[0].Report.Position = 10*time.Second, true, ha.Position{TLI: 9, LSN: 0x3000000}
 	o.Peers[1].Report.Copy = "c3"
 	o.Peers[1].Report.Hidden, o.Peers[1].Report.Agentless, o.Peers[1].Report.ConfigProblem = "a check of n3", true, "postgresql.conf line 9"
@@ -60,7 +60,7 @@ func TestStatusOfOddities(t *testing.T) {
 		t.Errorf("in effect: %+v, %q", st.InEffect, st.ConfigProblem)
 	}
 	n1, n2, n3 := st.Members[0], st.Members[1], st.Members[2]
-	if n1.Hidden != o.Consul.HiddenBy || n1.Strayed != "" || n1.Lease != 5 {
+	if n1.Hidden != o.Consul.HiddenBy || n1.Strayed != "" || n1.Lease != 5 || n1.Apart != "state_dir is elsewhere" {
 		t.Errorf("n1: %+v", n1.Oddities)
 	}
 	if n2.Hidden != "its Consul agent does not answer" || n2.Lease != 10 || !strings.Contains(n2.Strayed, "no term of this cluster began") {

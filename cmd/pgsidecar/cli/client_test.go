@@ -152,6 +152,7 @@ func TestStatusOddities(t *testing.T) {
 	st.ConfigProblem, st.Members[0].ConfigProblem = "pg_hba.conf line 3: invalid method", "postgresql.conf line 9: syntax error"
 	st.Members[1].Misled = "postgres.advertise is 10.0.0.2:6432, and a pooler answers"
 	st.Members[0].Blocked, st.Members[0].Override, st.Members[0].Cost = "this standby comes no further", "pgsidecar reinit n1 ", "it is cloned anew"
+	st.Members[0].Apart = "state_dir is on another file system"
 	st.Members[0].Lease, st.Members[0].Strayed, st.Members[1].Hidden = 10, "promoted by hand", "maintenance mode of the node"
 	got := shown()
 	for _, words := range []string{"the primary's server waits for no standby, synchronous_commit = off, when last seen; a change is under way\n",
@@ -161,7 +162,7 @@ func TestStatusOddities(t *testing.T) {
 		"PostgreSQL on n1 refuses its configuration: postgresql.conf line 9: syntax error. Correct that, then type: pgsidecar reload n1",
 		"\nn1 is blocked: this standby comes no further\n  override:    pgsidecar reinit n1 \n  risk:        it is cloned anew\n",
 		"WARNING: clients and the other members do not get to the server of n2: postgres.advertise is 10.0.0.2:6432, and a pooler answers.",
-		"writable, not in DNS ", "WARNING: Consul's DNS does not show n2: maintenance mode of the node\n", "streaming, voter, strayed"} {
+		"writable, not in DNS ", "WARNING: Consul's DNS does not show n2: maintenance mode of the node\n", "streaming, voter, strayed", "NOTE: n1: state_dir is on another file system\n"} {
 		if !strings.Contains(got, words) {
 			t.Errorf("no %q in\n%s", words, got)
 		}
