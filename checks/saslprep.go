@@ -22,7 +22,7 @@ var nothing = &unicode.RangeTable{R16: []unicode.Range16{
 	{0x00AD, 0x00AD, 1}, {0x034F, 0x034F, 1}, {0x1806, 0x1806, 1}, {0x180B, 0x180D, 1}, {0x200C, 0x200D, 1}, {0x2060, 0x2060, 1},
 	{0xFE00, 0xFE0F, 1}, {0xFEFF, 0xFEFF, 1}}, LatinOffset: 1}
 
-// plain are characters that Unicode 3.2 has, which RFC 4013 goes by, that are not prohibited, and are
+// plain are characters that Unicode 3.2 has, which RFC 4013 uses, that are not prohibited, and are
 // written from left to right. There are more of them; who needs those has to choose a
 // password that is not changed by being prepared.
 var plain = &unicode.RangeTable{R16: []unicode.Range16{

@@ -44,6 +44,7 @@ const (
 	rapid      = "pgregory.net/rapid"
 	xsync      = "golang.org/x/sync"
 	xsys       = "golang.org/x/sys"
+	xtext      = "golang.org/x/text" // which pgx needs already
 	jsonpatch  = "github.com/evanphx/json-patch/v5"
 	godiff     = "github.com/rogpeppe/go-internal/diff"
 	isatty     = "github.com/mattn/go-isatty"
@@ -90,7 +91,7 @@ var graph = map[string]arrows{
 	"sidecar/lab/labtest":  {ours: []string{"sidecar/lab/programs"}},
 	"sidecar/lab/programs": {},
 	"sidecar/drill":        {ours: []string{"*"}, vendors: []string{consulAPI, pgx, dns}, tests: []string{porcupine}},
-	"checks":               {ours: []string{"sidecar/ha"}, vendors: []string{pgx}},
+	"checks":               {ours: []string{"sidecar/ha"}, vendors: []string{pgx, xtext}},
 	"sessions":             {ours: []string{"sidecar/ha"}, vendors: []string{consulAPI}, tests: []string{dns}},
 	"templates":            {ours: []string{"sidecar/ha"}, vendors: []string{godiff}},
 	"templates/haproxy":    {ours: []string{"sidecar/ha", "templates"}, tests: []string{dns}},

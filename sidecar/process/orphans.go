@@ -19,7 +19,7 @@ const reapEvery = 30 * time.Second
 // would stay as zombies until no process can be made. It returns when ctx ends, and at
 // once where another process does that (docker run --init, systemd).
 //
-// Whoever starts a process here waits for it as soon as it has ended. So one that was dead at
+// What starts a process here waits for it as soon as it has ended. So one that was dead at
 // the look before, too, is nobody's.
 func ReapOrphans(ctx context.Context) {
 	if os.Getpid() != 1 {
