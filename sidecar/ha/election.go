@@ -166,7 +166,7 @@ func (v *view) candidateAtWork() bool {
 const replayTime = time.Minute
 
 // gone reports whether a primary that is not heard was heard and is silent, says
-// that its server is down, or refuses connections. One that hands over as planned has the
+// that its server is down, or does not come down, or refuses connections. One that hands over as planned has the
 // time of a handover. One that was never heard, or
 // whose last report is of an earlier term, gets the failure time-out to be heard
 // (S8): a member that has just started takes nobody for lost.
@@ -174,12 +174,13 @@ func (v *view) gone(p *Peer) bool {
 	switch {
 	case p != nil && p.Link == LinkRefused:
 		return true
-	case p == nil || p.ReceivedAt == 0 || v.fresh(p) && !p.Report.Down:
+	case p == nil || p.ReceivedAt == 0 || v.fresh(p) && !p.Report.Down && !p.Report.Stopping:
 		return v.after(max(v.s.LostAt, v.s.PhaseAt), v.o.Policy.FailureTimeout)
 	case v.fresh(p) && p.Report.Passing:
 		return v.after(v.s.LostAt, v.o.Policy.HandoverTimeout)
 	case v.fresh(p):
-		// It says itself that its server is down, so it is passing the lock on.
+		// It says itself that its server is down, so it is passing the lock on; or that it
+		// does not come down, so it never will.
 		return v.after(v.s.LostAt, resignPause)
 	case p.Report.Term == v.seen.Term && (p.Report.leads() || p.Report.Down):
 		return true
