@@ -147,6 +147,9 @@ func play(t *testing.T, l *lab.Lab, name string) *drill.Report {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if m := r.Measuring; m == nil || m.RowMs <= 0 || m.ConnectionMs <= m.RowMs || m.WriteEveryMs <= 0 {
+		t.Errorf("what the measuring costs here: %+v", m)
+	}
 	show(t, r)
 	for _, f := range r.Failures {
 		t.Error(f)

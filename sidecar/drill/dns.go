@@ -43,13 +43,16 @@ type DNSPoller struct {
 	done    chan struct{}
 }
 
+// dnsInterval is the usual Interval.
+const dnsInterval = 2 * time.Millisecond
+
 // seldom is an Interval from which on both questions are asked each time.
 const seldom = 10 * time.Millisecond
 
 // Every returns how often each of the two questions is asked: so much later than
 // it began may an answer be seen.
 func (p *DNSPoller) Every() time.Duration {
-	if i := cmp.Or(p.Interval, 2*time.Millisecond); i < seldom {
+	if i := cmp.Or(p.Interval, dnsInterval); i < seldom {
 		return 2 * i
 	}
 	return p.Interval
@@ -81,7 +84,7 @@ func (p *DNSPoller) Stop() {
 func (p *DNSPoller) poll(ctx context.Context, conn net.Conn) {
 	defer close(p.done)
 	defer conn.Close()
-	tick := time.NewTicker(cmp.Or(p.Interval, 2*time.Millisecond))
+	tick := time.NewTicker(cmp.Or(p.Interval, dnsInterval))
 	defer tick.Stop()
 	questions := [...]*question{{name: p.Name, kind: dns.TypeA}, {name: p.Name, kind: dns.TypeSRV}}
 	for i := 0; ; i++ {
@@ -120,6 +123,13 @@ func (p *DNSPoller) note(kind string, found []string, err error) {
 	if len(p.answers) < maxAnswers || len(found) > 1 {
 		p.answers = append(p.answers, Answer{At: time.Now(), Type: kind, Addresses: found})
 	}
+}
+
+// Ask asks once, by an A question, and notes nothing.
+func (p *DNSPoller) Ask(conn net.Conn) error {
+	q := question{name: p.Name, kind: dns.TypeA}
+	_, err := q.ask(conn, 200*time.Millisecond)
+	return err
 }
 
 // Answers returns every change of the answers, in order.

@@ -20,6 +20,14 @@
 //
 // All clocks are this process's monotonic one: the whole lab is on one machine.
 //
+// # What measuring costs
+//
+// On a small machine the measuring would be the load: without a pace the writers of four
+// routes took all of two cores. So a drill finds first what a row, a connection and an
+// answer of DNS cost there, on all sides together, and asks no more often than a quarter of
+// the machine is enough for (Measuring, which the report shows). A pause is then exact to
+// the time between two writes of a route.
+//
 // # A drill
 //
 // Run starts the measuring, injects the fault of a Scenario, waits for writes

@@ -145,7 +145,10 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 	if err := Prepare(ctx, conn, lab.ApplicationRole, strings.TrimSpace(string(password))); err != nil {
 		return err
 	}
-	return r.makeWriters()
+	if err := r.makeWriters(); err != nil {
+		return err
+	}
+	return r.holdBack(ctx)
 }
 
 // mend undoes what a drill that was killed has left.
@@ -206,7 +209,7 @@ func (r *rehearsal) makeWriters() error {
 		return address
 	}
 	add := func(route Route) *Writer {
-		return &Writer{Route: route, Run: r.run, First: 100 * (len(r.routes) + len(r.direct)), Workers: cmp.Or(r.Workers, 4),
+		return &Writer{Route: route, Run: r.run, First: 100 * (len(r.routes) + len(r.direct)), Workers: cmp.Or(r.Workers, routeWorkers),
 			Member: name, Primaries: r.primaries, Frontier: frontier, Traced: true, log: r.log}
 	}
 	routes, err := Routes(r.Lab)
@@ -240,7 +243,7 @@ func (r *rehearsal) makeWriters() error {
 			return err
 		}
 		w := add(route)
-		w.Direct, w.Workers, w.Interval = true, 1, 10*time.Millisecond
+		w.Direct, w.Workers, w.Interval = true, 1, directInterval
 		r.direct = append(r.direct, w)
 	}
 	asked := r.Lab

@@ -39,7 +39,7 @@ func (r *rehearsal) close(ctx context.Context) error {
 			p.Failures = append(p.Failures, fmt.Sprintf("the members' data could not be inspected: %v", err))
 		}
 	}
-	if _, err := conn.Exec(ctx, "DELETE FROM drill.writes WHERE run = $1", r.run); err != nil {
+	if _, err := conn.Exec(ctx, "DELETE FROM drill.writes WHERE run IN ($1, $2)", r.run, r.weighed()); err != nil {
 		return fmt.Errorf("remove the drill's rows: %w", err)
 	}
 	r.reportRoutes()

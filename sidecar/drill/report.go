@@ -32,11 +32,13 @@ type Report struct {
 
 	Objective Demand `json:"objective"`
 
-	Initial Initial   `json:"initial"`
-	Machine Machine   `json:"machine,omitzero"` // that measured
-	Started time.Time `json:"started"`
-	Fault   time.Time `json:"fault"`
-	FaultMs float64   `json:"fault_ms"` // how long it took to inject it
+	Initial Initial `json:"initial"`
+	Machine Machine `json:"machine,omitzero"` // that measured
+	// Measuring is what the measuring took of it; nil: nothing was held back.
+	Measuring *Measuring `json:"measuring,omitempty"`
+	Started   time.Time  `json:"started"`
+	Fault     time.Time  `json:"fault"`
+	FaultMs   float64    `json:"fault_ms"` // how long it took to inject it
 	// Stopped is the last acknowledged write before the longest pause, on the
 	// route where that began first. Where the role of primary stays, or is handed
 	// over, it is the fault itself.

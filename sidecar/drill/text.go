@@ -27,6 +27,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	if r.Machine.Processors > 0 {
 		line("machine", "a load of %s processors before the fault", r.Machine.words())
 	}
+	if r.Measuring != nil {
+		line("measuring", "%s", r.Measuring.words())
+	}
 	r.writePhases(line)
 	if len(r.Routes) > 0 {
 		r.writeRoutes(&b)

@@ -45,6 +45,9 @@ type Writer struct {
 	wait   sync.WaitGroup
 }
 
+// routeWorkers is the usual number of connections of a writer.
+const routeWorkers = 4
+
 // outcomes is what became of the rows that a writer has sent.
 type outcomes struct {
 	acked   map[int]*rows // by worker
@@ -72,7 +75,7 @@ func (w *Writer) Start() {
 	w.changed = make(chan struct{})
 	w.pauses.start(time.Now())
 	w.steps = steps{from: time.Now()}
-	workers := cmp.Or(w.Workers, 4)
+	workers := cmp.Or(w.Workers, routeWorkers)
 	for i := range workers {
 		number := w.First + i
 		w.acked[number] = new(rows)
