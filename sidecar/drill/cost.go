@@ -121,7 +121,12 @@ func (r *rehearsal) holdBack(ctx context.Context) error {
 		return fmt.Errorf("reach DNS: %w", err)
 	}
 	defer dns.Close()
-	m, err := weighing{used: r.processorTime}.weigh(ctx, r.routes[0].Route, r.weighed(), func() error { return r.dns.Ask(dns) })
+	w := weighing{used: r.processorTime}
+	m, err := w.weigh(ctx, r.routes[0].Route, r.weighed(), func() error { return r.dns.Ask(dns) })
+	for err != nil && ctx.Err() == nil { // a route may be on its way to the primary still
+		sleep(ctx, triedFor)
+		m, err = w.weigh(ctx, r.routes[0].Route, r.weighed(), func() error { return r.dns.Ask(dns) })
+	}
 	if err != nil {
 		return err
 	}
