@@ -133,7 +133,7 @@ func (v *view) bestCandidate() *Peer {
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
 		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Eligible || p.Report.Session == "" || p.Report.Role == RoleStopped ||
-			!slices.Contains(v.rec.Members, p.Member) || v.strays(p) {
+			!slices.Contains(v.rec.Members, p.Member) || v.strays(p) || v.rec.replaced(p.Report.Position) {
 			continue
 		}
 		c := p.candidate()
@@ -181,6 +181,9 @@ func (t *turn) claim(sync SyncSetting) {
 		// have of it by their numbers and positions says nothing.
 		r.Claims, r.Base, c.Parent, c.Low = nil, timeline, 0, 0
 		r.Durability = t.rec.Durability
+	}
+	if r.replaced(own.Position) {
+		r.Since = 0 // as a person wants
 	}
 	r.Claims = r.claims(c)
 	r.Timeline = timeline

@@ -26,6 +26,7 @@ var standRules = [...]rule{
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
 			Cost:     "every commit that only the silent members have"}
 	}), ends},
+	{"stand-replaced", func(v *view) bool { return v.rec.replaced(v.o.Server.Position) && !v.follower() && !v.forced() }, blocked((*view).replacedBlock), ends},
 	{"stand-lag", func(v *view) bool { return v.tooFarBehind() && !v.forced() }, blocked((*view).lagBlock), ends},
 	{"stand-without-given", func(v *view) bool { return v.lacksGiven() && !v.forced() && !v.givenInSight() }, blocked((*view).givenBlock), ends},
 	{"stand-after-better", (*view).betterFirst, nil, ends},
@@ -357,7 +358,7 @@ func (v *view) rank() int {
 		hidden: v.o.Consul.strandedAt() != 0, priority: v.o.Policy.Priority}
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
-		if !v.fresh(p) || !p.Report.Eligible || p.Report.Hears || v.strays(p) {
+		if !v.fresh(p) || !p.Report.Eligible || p.Report.Hears || v.strays(p) || v.rec.replaced(p.Report.Position) {
 			continue
 		}
 		if p.candidate().better(me) {

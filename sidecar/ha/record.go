@@ -120,10 +120,12 @@ type Standing struct {
 }
 
 // Restores are the restores in place: Restore is what one is to do, in its phase, and
-// Restored names the newest whose data the cluster went on with.
+// Restored names the newest whose data the cluster went on with. Since is the timeline that
+// they began: log without it is what they have replaced. Zero: it is the cluster's again.
 type Restores struct {
 	Restore  Restoring `json:"restore,omitzero"`
 	Restored string    `json:"restored,omitempty"`
+	Since    TLI       `json:"since,omitempty"`
 }
 
 // Record is the cluster's state key in Consul, changed only by compare-and-swap.

@@ -110,9 +110,20 @@ func (t *turn) leadRestored() {
 	if r.seen().lacksBase(*at) != "" {
 		r.Base = at.TLI // the backup is from before
 	}
-	r.Timeline, r.Diverged = at.TLI, nil
+	r.Timeline, r.Since, r.Diverged = at.TLI, at.TLI, nil
 	r.Durability = Durability{Mode: t.o.Policy.Mode, Voters: []string{}}
 	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the restored server takes writes")
+}
+
+// replaced reports whether log is from before the newest restore. Who has it leads by itself
+// in no mode: not what was written since would be lost, but what a person has restored.
+func (r *Record) replaced(p Position) bool {
+	return r.Since != 0 && p.Known() && !p.Passed(r.Since)
+}
+
+func (v *view) replacedBlock() Block {
+	return Block{What: "no election is begun", Missing: "a member with the data that were restored: " + v.o.Self + " has those from before",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what was restored, and every commit since"}
 }
 
 // endRestore takes a restore off the record with which the cluster does not go on. Its

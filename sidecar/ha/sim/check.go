@@ -238,6 +238,7 @@ func (w *World) checkPromotion(m int, act *ha.Action) {
 		w.beyond.acceptedTerm = act.Term
 	}
 	w.forgetLost(m, act.Term)
+	w.checkBrought(m, act.Term)
 }
 
 // forgetLost forgets the commits of earlier terms that the leader of a term lacks, if they may be

@@ -21,6 +21,7 @@ type saved struct {
 	broken   bool     // the repository cannot be read
 	goneOn   bool     // the cluster has gone on with it
 	givenUp  bool     // or not
+	replaced bool     // other data may lead again, as a person wants
 }
 
 // restoration is what a member's files say of restores in place (postgres/restore.go).
@@ -320,6 +321,23 @@ func (w *World) goesOn(m int, id string) {
 	}
 	for j := range w.n {
 		w.members[j].server.acked = -1
+	}
+}
+
+// checkBrought: nobody brings back by itself what a restore has replaced, whatever else may be
+// lost: who is promoted has what the cluster continued with.
+func (w *World) checkBrought(m int, term uint64) {
+	for i := len(w.beyond.restores) - 1; i >= 0; i-- {
+		x := &w.beyond.restores[i]
+		if !x.goneOn {
+			continue
+		}
+		if w.beyond.accepting || w.beyond.putBack {
+			x.replaced = true // from now on
+		} else if !x.replaced && !slices.ContainsFunc(w.members[m].server.log, func(id uint64) bool { return timelineOf(id) == x.timeline }) {
+			w.fail("restore", m, "%s is promoted in term %d with the data from before %s, with which the cluster had continued", names[m], term, x.id)
+		}
+		return
 	}
 }
 
