@@ -115,7 +115,7 @@ func (w *assessing) change() {
 	w.east.here(w.t)
 	name(w.Lab)
 	w.here()
-	w.await("the other site to be known", func(st *api.Status) bool { return st.Site != nil && st.Site.Lag != nil })
+	w.await("the other site to be known", func(st *api.Status) bool { return st.Site != nil && st.Site.Streams })
 	w.command("site", "switch")
 	w.follows(w.Lab)
 	w.east.here(w.t)

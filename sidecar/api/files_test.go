@@ -119,6 +119,48 @@ func TestSiteMetrics(t *testing.T) {
 	}
 }
 
+// TestSiteStatus: the site that takes the writes says whether the other receives its log, and
+// what that one lacks; the site that follows, whether its own leader does.
+func TestSiteStatus(t *testing.T) {
+	site := func(v *api.View) *api.SiteStatus {
+		var st api.Status
+		if err := json.Unmarshal(newBench(t, v, nil).ask(http.MethodGet, "/status").Body.Bytes(), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Site
+	}
+	v := viewOf("n1")
+	o := &v.Observation
+	o.Policy.Sites = ha.Sites{StandbyOf: "pg@dc2"}
+	o.Source = ha.Source{HeardAt: start - second, Problem: "2 of its servers answer as standbys, and none as a primary"}
+	at := o.Server.Position.LSN
+	for name, c := range map[string]struct {
+		senders []ha.Walsender
+		behind  int // -1: it does not stream
+	}{
+		"nobody":              {nil, -1},
+		"members alone":       {[]ha.Walsender{{Member: "n2", Streaming: true, Flush: at}}, -1},
+		"a copy":              {[]ha.Walsender{{Member: "pg/n2", Flush: at}}, -1},
+		"its leader":          {[]ha.Walsender{{Member: "n2", Streaming: true, Flush: at}, {Member: "pg/n2", Streaming: true, Flush: at - 100}}, 100},
+		"more than was known": {[]ha.Walsender{{Member: "pg/n2", Streaming: true, Flush: at + 100}}, 0},
+		"the one before too":  {[]ha.Walsender{{Member: "pg/n2", Streaming: true, Flush: at - 900}, {Member: "pg/n1", Streaming: true, Flush: at - 8}}, 8},
+	} {
+		o.Server.Walsenders = c.senders
+		s := site(v)
+		if s.Streams != (c.behind >= 0) || s.Streams && (s.Behind == nil || *s.Behind != uint64(c.behind)) || s.Answered != 1.1 || s.Heard != -1 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	v = following()
+	if s := site(v); s.Streams || s.Behind != nil {
+		t.Errorf("a leader that does not stream: %+v", s)
+	}
+	v.Report.Streaming = true
+	if s := site(v); !s.Streams || s.Behind != nil || s.Answered != 1.1 {
+		t.Errorf("a leader that streams: %+v", s)
+	}
+}
+
 // dashboard is what of a Grafana dashboard is checked.
 type dashboard struct {
 	Title       string

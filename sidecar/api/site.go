@@ -19,6 +19,13 @@ type SiteStatus struct {
 	Primary  string      `json:"primary,omitempty"`
 	Heard    float64     `json:"heard_seconds_ago"`
 	Position ha.Position `json:"position"`
+	// Answered is how long ago any server of it answered, in seconds; -1: never.
+	Answered float64 `json:"answered_seconds_ago"`
+	// Streams: the leader of the site that follows receives the log, as this cluster's leader
+	// sees it. Behind is what it has not flushed of that, in bytes, as the primary that sends
+	// it sees; nil: not known, or this cluster follows.
+	Streams bool    `json:"streams"`
+	Behind  *uint64 `json:"behind_bytes,omitempty"`
 	// Lag is what the leader of this cluster lacks of it, in bytes; nil: not known, or this
 	// cluster takes writes.
 	Lag *uint64 `json:"lag_bytes"`
@@ -50,8 +57,12 @@ func (f facts) site() *SiteStatus {
 	}
 	src := &o.Source
 	s := &SiteStatus{Name: name, Follows: rec.StandbyOf != "", Epoch: rec.Epoch, Primary: src.Address, Heard: f.age(src.SeenAt),
-		Position: src.Position, Problem: src.Problem}
-	if r, known := f.reportOf(rec.Leader); s.Follows && known && src.Position.Known() && r.Position.Known() {
+		Position: src.Position, Answered: f.age(src.HeardAt), Problem: src.Problem}
+	r, known := f.reportOf(rec.Leader)
+	if s.Streams = s.Follows && known && r.Streaming; !s.Follows {
+		s.Streams, s.Behind = f.sending()
+	}
+	if s.Follows && known && src.Position.Known() && r.Position.Known() {
 		lag := uint64(0)
 		if src.Position.LSN > r.Position.LSN {
 			lag = uint64(src.Position.LSN - r.Position.LSN)
@@ -65,6 +76,26 @@ func (f facts) site() *SiteStatus {
 	}
 	s.LagSeconds, s.WhyNot = f.siteLag(s), f.whyNot(s)
 	return s
+}
+
+// sending is whether this server sends its log to the other site, and what is not flushed
+// there.
+func (f facts) sending() (streams bool, behind *uint64) {
+	server := &f.Observation.Server
+	for i := range server.Walsenders {
+		w := &server.Walsenders[i]
+		if !ha.OfOtherSite(w.Member) || !w.Streaming {
+			continue
+		}
+		lacks := uint64(0)
+		if server.Position.LSN > w.Flush {
+			lacks = uint64(server.Position.LSN - w.Flush)
+		}
+		if behind == nil || lacks < *behind {
+			streams, behind = true, &lacks
+		}
+	}
+	return streams, behind
 }
 
 // siteLag is how old the newest commit is that this member has of the site that it follows.

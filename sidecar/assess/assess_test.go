@@ -14,7 +14,7 @@ var now = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 // What the best cluster's evidence is; each test changes a part.
 func servers() []assess.Server {
 	return []assess.Server{
-		{Member: "n1", Host: "a", Zone: "east", Primary: true},
+		{Member: "n1", Host: "a", Zone: "east", Leads: true, Primary: true},
 		{Member: "n2", Host: "b", Zone: "east", Streams: true},
 		{Member: "n3", Host: "c", Zone: "west", Streams: true},
 	}
@@ -32,7 +32,7 @@ var (
 	runbook    = assess.Runbook{Address: "https://wiki.example/pg"}
 	drill      = assess.Drill{Scenario: "primary-killed", At: now.AddDate(0, 0, -20), Passed: true, RTO: 640 * time.Millisecond}
 	objective  = assess.Objective{Availability: 0.9999, RTO: time.Second, Left: 3 * time.Minute}
-	site       = assess.Site{Name: "dc2", Heard: time.Second, Lag: 512, Switched: true}
+	site       = assess.Site{Name: "dc2", Heard: time.Second, Streams: true, Lag: 512, Switched: true}
 )
 
 func proxies() []assess.Proxy {
@@ -58,7 +58,12 @@ var no = map[string][]func(e *assess.Evidence){
 	"primary": {func(e *assess.Evidence) {
 		e.Servers = but(servers(), func(s *[]assess.Server) { (*s)[0].Primary = false })
 	}},
-	"standby": {func(e *assess.Evidence) { e.Servers = but(servers(), func(s *[]assess.Server) { *s = (*s)[:1] }) }},
+	"standby": {
+		func(e *assess.Evidence) { e.Servers = but(servers(), func(s *[]assess.Server) { *s = (*s)[:1] }) },
+		func(e *assess.Evidence) { // at a site that follows another one
+			e.Servers = but(servers(), func(s *[]assess.Server) { *s = (*s)[:1]; (*s)[0].Primary, (*s)[0].Streams = false, true })
+		},
+	},
 	"other-host": {func(e *assess.Evidence) {
 		e.Servers = but(servers(), func(s *[]assess.Server) { (*s)[1].Host, (*s)[2].Host = "a", "a" })
 	}},
@@ -126,6 +131,7 @@ var no = map[string][]func(e *assess.Evidence){
 		func(e *assess.Evidence) { e.Site = assess.Known(assess.Site{}) },
 		func(e *assess.Evidence) { e.Site = but(site, func(s *assess.Site) { s.Heard = -1 }) },
 		func(e *assess.Evidence) { e.Site = but(site, func(s *assess.Site) { s.Heard = time.Minute }) },
+		func(e *assess.Evidence) { e.Site = but(site, func(s *assess.Site) { s.Streams = false }) },
 	},
 	"pooling": {func(e *assess.Evidence) {
 		e.Proxies = but(proxies(), func(p *[]assess.Proxy) { (*p)[0].PgBouncer, (*p)[1].PgBouncer = false, false })

@@ -43,6 +43,7 @@ type Server struct {
 	Member  string
 	Host    string // Consul's node, else the host of the server's address
 	Zone    string // the member's tag zone, else the node's; empty: none is set
+	Leads   bool   // its cluster: the primary, or who follows the other site for it
 	Primary bool   // it takes writes
 	Streams bool   // it receives the log
 }
@@ -138,9 +139,10 @@ type Objective struct {
 
 // Site is the other one; the zero value: there is none.
 type Site struct {
-	Name  string
-	Heard time.Duration // ago; negative: never
-	Lag   int64         // bytes; negative: unknown
+	Name    string
+	Heard   time.Duration // ago; negative: never
+	Streams bool          // the one that follows receives the log
+	Lag     int64         // bytes; negative: unknown
 	// Switched: the sites have changed places at least once.
 	Switched bool
 }

@@ -71,7 +71,7 @@ func lookStandbys(wanted int) func(*Evidence) verdict {
 		return by(e.Servers, func(all []Server) (bool, string) {
 			var streaming []string
 			for _, s := range all {
-				if s.Streams && !s.Primary {
+				if s.Streams && !s.Leads {
 					streaming = append(streaming, s.Member)
 				}
 			}
@@ -264,7 +264,10 @@ func lookSite(e *Evidence) verdict {
 		if s.Lag >= 0 {
 			evidence += fmt.Sprintf(", %d bytes behind", s.Lag)
 		}
-		return s.Heard <= heardWithin, evidence
+		if !s.Streams {
+			evidence += "; it does not receive the log"
+		}
+		return s.Heard <= heardWithin && s.Streams, evidence
 	})
 }
 

@@ -171,7 +171,7 @@ func (v *view) cannotLead(member string) string {
 func (v *view) siteUnready() string {
 	for i := range v.o.Server.Walsenders {
 		w := &v.o.Server.Walsenders[i]
-		if ofOtherSite(w.Member) && w.Streaming && w.Flush+maxHandoverLag >= v.o.Server.Position.LSN {
+		if OfOtherSite(w.Member) && w.Streaming && w.Flush+maxHandoverLag >= v.o.Server.Position.LSN {
 			return ""
 		}
 	}

@@ -47,7 +47,8 @@ func IsSite(name string) bool { return strings.Contains(name, "@") }
 // member has such a name.
 func SiteWalsender(cluster, member string) string { return cluster + "/" + member }
 
-func ofOtherSite(walsender string) bool { return strings.Contains(walsender, "/") }
+// OfOtherSite reports whether a walsender is one of another site's cluster.
+func OfOtherSite(walsender string) bool { return strings.Contains(walsender, "/") }
 
 // Announced is the service registration as last made.
 type Announced struct {

@@ -51,7 +51,7 @@ func siteWords(st *api.Status) string {
 	s := st.Site
 	var b strings.Builder
 	if !s.Follows {
-		fmt.Fprintf(&b, "cluster %s takes the writes (epoch %d); %s follows it, or may\n", st.Cluster, s.Epoch, s.Name)
+		fmt.Fprintf(&b, "cluster %s takes the writes (epoch %d); %s %s\n", st.Cluster, s.Epoch, s.Name, followsWords(st))
 		if s.Primary != "" && s.Heard >= 0 && s.Problem == "" {
 			fmt.Fprintf(&b, "  and a primary answers at %s: it is the primary of %s\n", s.Primary, s.Name)
 		}
@@ -74,6 +74,17 @@ func siteWords(st *api.Status) string {
 	}
 	b.WriteString(witnessWords(s) + changeWords(s))
 	return b.String()
+}
+
+// followsWords says how far behind the other site is, as the primary that sends to it sees.
+func followsWords(st *api.Status) string {
+	switch s := st.Site; {
+	case s.Behind != nil:
+		return fmt.Sprintf("follows it, %d bytes behind", *s.Behind)
+	case st.Primary:
+		return "may follow it, and does not receive the log now"
+	}
+	return "follows it, or may"
 }
 
 // witnessWords says what the witness says.

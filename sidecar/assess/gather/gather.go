@@ -90,7 +90,8 @@ func (l *look) silent() string {
 func (l *look) servers(around client.Surroundings) assess.Fact[[]assess.Server] {
 	var all []assess.Server
 	for i, m := range l.leader.Members {
-		all = append(all, assess.Server{Member: m.Member, Host: l.hostOf(i, around), Zone: m.Zone, Primary: m.Writable && m.Member == l.leader.Leader,
+		all = append(all, assess.Server{Member: m.Member, Host: l.hostOf(i, around), Zone: m.Zone,
+			Leads: m.Member == l.leader.Leader, Primary: m.Writable && m.Member == l.leader.Leader,
 			Streams: m.Streaming && (m.Link == "up" || m.Link == "self")})
 	}
 	return assess.Known(all)
@@ -279,9 +280,12 @@ func (l *look) site() assess.Fact[assess.Site] {
 	if s == nil {
 		return assess.Known(assess.Site{})
 	}
-	found := assess.Site{Name: s.Name, Heard: seconds(s.Heard), Lag: -1, Switched: s.Epoch > 0}
-	if s.Lag != nil {
-		found.Lag = int64(*s.Lag)
+	if why := l.notLeader(); why != "" {
+		return assess.Unknown[assess.Site](why)
+	}
+	found := assess.Site{Name: s.Name, Heard: seconds(s.Answered), Streams: s.Streams, Lag: -1, Switched: s.Epoch > 0}
+	if lag := cmp.Or(s.Lag, s.Behind); lag != nil {
+		found.Lag = int64(*lag)
 	}
 	return assess.Known(found)
 }

@@ -73,7 +73,7 @@ func (w *world) fill(apis map[string]string) {
 	leader.Archive = &api.Archive{Engine: "pgbackrest", Leads: true}
 	leader.Backups = []api.BackupStatus{{Name: "main", Engine: "pgbackrest", Good: &backup.Backup{Stop: now.Add(-time.Hour)}, Next: now.Add(time.Hour),
 		Verified: &api.Verified{Good: &api.Verification{Label: "b", By: "n2", Ended: now.Add(-24 * time.Hour)}}}}
-	leader.Site = &api.SiteStatus{Name: "dc2", Heard: 1, Epoch: 2, Lag: new(uint64)}
+	leader.Site = &api.SiteStatus{Name: "dc2", Heard: -1, Answered: 1, Epoch: 2, Streams: true, Behind: new(uint64)} // its servers are standbys
 	w.answers["/backup"] = []api.BackupList{{Name: "main", Continuity: &backup.Continuity{Windows: []backup.Window{{From: now.Add(-time.Hour), To: now}}}}}
 	w.answers["/availability"] = api.Availability{Objective: &availability.Objective{Availability: .9999, RTO: 1}, Budget: &availability.Budget{Left: 200}}
 	w.answers["/config"] = map[string]string{"runbook": ""}
@@ -196,6 +196,12 @@ func TestUnseen(t *testing.T) {
 		"the last proof failed": {func(w *world) {
 			w.statuses["n1"].Backups[0].Verified.Failed = &api.Verification{By: "n3", Ended: time.Now(), Error: "no room"}
 		}, map[string]assess.Answer{"restore": assess.No}},
+		"a site that follows": {func(w *world) {
+			leader := &w.statuses["n1"].Members[0] // all statuses have the same list
+			leader.Writable, leader.Streaming = false, true
+			w.statuses["n1"].Members[2].Streaming = false
+		}, map[string]assess.Answer{"primary": assess.No, "standby": assess.Yes, "two-standbys": assess.No, "other-host": assess.Yes}},
+		"a site that takes nothing":     {func(w *world) { w.statuses["n1"].Site.Streams = false }, map[string]assess.Answer{"remote": assess.No}},
 		"settings that nobody can read": {func(w *world) { delete(w.answers, "/config") }, map[string]assess.Answer{"runbook": assess.NotKnown}},
 	} {
 		t.Run(name, func(t *testing.T) {
