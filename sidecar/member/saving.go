@@ -176,7 +176,8 @@ func (s *saving) look(ctx context.Context, b savingBlock, snap *sidecar.Snapshot
 		return err
 	}
 	s.log.Info("a backup is due", "backup", b.Name, "kind", kind, "member", member)
-	return s.ask(ctx, member, api.BackupRequest{Backup: b.Name, Kind: kind, Here: true})
+	_, err = s.ask(ctx, member, api.BackupRequest{Backup: b.Name, Kind: kind, Here: true})
+	return err
 }
 
 // due is the kind that is to be begun now; empty: none.
@@ -245,19 +246,18 @@ func (s *saving) choose(b savingBlock, snap *sidecar.Snapshot) (string, error) {
 	return member, nil
 }
 
-// ask has a member begin a backup.
-func (s *saving) ask(ctx context.Context, member string, r api.BackupRequest) error {
+// ask has a member begin a backup, as due or as requested.
+func (s *saving) ask(ctx context.Context, member string, r api.BackupRequest) (string, error) {
 	if member == s.member.config.Member {
-		_, err := s.start(ctx, r)
-		return err
+		return s.start(ctx, r)
 	}
 	r.Here = true
 	asked := time.Now()
-	_, err := control{s.member}.post(ctx, member, "/backup", r)
+	text, err := control{s.member}.post(ctx, member, "/backup", r)
 	if err == nil {
 		s.member.traceAsk(ctx, asked)
 	}
-	return err
+	return text, err
 }
 
 // start begins a backup on this member, and returns when it holds the key and has written

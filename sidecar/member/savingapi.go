@@ -116,11 +116,8 @@ func (s saves) Begin(ctx context.Context, r api.BackupRequest) (string, error) {
 	if err != nil {
 		return "", api.Refuse(http.StatusPreconditionFailed, "%v", err)
 	}
-	r.Backup, r.Here = b.Name, true
-	if member != leader {
-		return control{s.member}.post(ctx, member, "/backup", r)
-	}
-	text, err := s.start(ctx, r)
+	r.Backup = b.Name
+	text, err := s.ask(ctx, member, r)
 	return text, refused(err)
 }
 

@@ -108,7 +108,16 @@ func (s *saving) lookVerify(ctx context.Context, b savingBlock, snap *sidecar.Sn
 	}
 	by := cmp.Or(askedOf(state.Verify).By, s.prover(b, snap))
 	s.log.Info("a verification is due", "backup", b.Name, "member", by)
-	return s.ask(ctx, by, api.BackupRequest{Backup: b.Name, Verify: true, Member: by})
+	_, err := s.askProof(ctx, b, by)
+	return err
+}
+
+// askProof begins a proof on a member.
+func (s *saving) askProof(ctx context.Context, b savingBlock, member string) (string, error) {
+	if member == s.member.config.Member {
+		return s.startVerify(ctx, b)
+	}
+	return control{s.member}.post(ctx, member, "/backup", api.BackupRequest{Backup: b.Name, Verify: true, Member: member, Here: true})
 }
 
 // mark writes the mark on this member, which leads.
@@ -205,11 +214,7 @@ func (s saves) beginVerify(ctx context.Context, r api.BackupRequest) (string, er
 	if err := s.mark(ctx); err != nil {
 		return "", api.Refuse(http.StatusPreconditionFailed, "%v", err)
 	}
-	r.Member, r.Here = cmp.Or(r.Member, s.prover(b, snap)), true
-	if r.Member == leader {
-		return s.startVerify(ctx, b)
-	}
-	return control{s.member}.post(ctx, r.Member, "/backup", r)
+	return s.askProof(ctx, b, cmp.Or(r.Member, s.prover(b, snap)))
 }
 
 // startVerify begins a proof on this member, and returns when it holds the key.
