@@ -1,8 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
-	"flag"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,8 +22,6 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
-var assessLab = flag.Bool("figures.assess", false, "run TestAssess, which takes three minutes")
-
 // assessing is two labs that are assessed: the one that takes the writes has backups, the
 // other follows it.
 type assessing struct {
@@ -38,9 +37,6 @@ const everyLine = "primary standby other-host backup monitored runbook two-stand
 // TestAssess: assess says of real clusters what is true of them. Each line is once yes and
 // once no, and a cluster with backups and a second site reaches level 4.
 func TestAssess(t *testing.T) {
-	if !*assessLab {
-		t.Skip("it takes three minutes: -figures.assess")
-	}
 	collector := httptest.NewServer(new(collector))
 	t.Cleanup(collector.Close)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
@@ -169,15 +165,14 @@ func (w *assessing) secondProxy(at lab.Host) {
 		ports[port] = free
 		change = append(change, strconv.Itoa(port), strconv.Itoa(free))
 	}
-	for _, name := range []string{"haproxy.cfg", "proxy.hcl"} {
-		text, err := os.ReadFile(filepath.Join(app.Dir, name))
-		w.must(err)
-		next, _, _ := strings.Cut(strings.NewReplacer(change...).Replace(string(text)), "# Clients wait in it") // without PgBouncer
-		if _, rest, more := strings.Cut(string(text), "# The state first"); more && name == "proxy.hcl" {
-			next += "# The state first" + strings.NewReplacer(change...).Replace(rest)
-		}
-		w.must(os.WriteFile(filepath.Join(dir, name), []byte(next), 0o644))
-	}
+	text, err := os.ReadFile(filepath.Join(app.Dir, "proxy.hcl"))
+	w.must(err)
+	before, rest, _ := strings.Cut(string(text), "# Clients wait in it") // without PgBouncer
+	_, rest, _ = strings.Cut(rest, "# The state first")
+	w.must(os.WriteFile(filepath.Join(dir, "proxy.hcl"), []byte(strings.NewReplacer(change...).Replace(before+"# The state first"+rest)), 0o644))
+	// pgsidecar proxy writes what comes after this one.
+	w.must(os.WriteFile(filepath.Join(dir, "haproxy.cfg"), fmt.Appendf(nil, "global\n  stats socket %s/haproxy.sock mode 600 level admin expose-fd listeners\n"+
+		"defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\nlisten first\n  bind %s:%d\n", dir, app.Address, ports[app.Ports.Primary]), 0o644))
 	w.beside(w.Plan().HAProxy, "-W", "-db", "-f", filepath.Join(dir, "haproxy.cfg"), "-p", filepath.Join(dir, "haproxy.pid"))
 	w.beside(w.Plan().Binary, "proxy", "-config", filepath.Join(dir, "proxy.hcl"))
 	status := "127.0.0.1:" + strconv.Itoa(ports[app.Ports.Status])
@@ -191,12 +186,16 @@ func (w *assessing) secondProxy(at lab.Host) {
 	w.must(res.Body.Close())
 }
 
-// beside runs a program until the test ends.
+// beside runs a program until the test ends, and shows what it said if that failed.
 func (w *assessing) beside(argv ...string) {
 	w.t.Helper()
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd, said := exec.Command(argv[0], argv[1:]...), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = said, said
 	w.must(cmd.Start())
 	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			defer func() { w.t.Logf("%s:\n%s", strings.Join(argv, " "), said) }() // when it has ended
+		}
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			w.t.Error(err)
 		}

@@ -13,6 +13,7 @@ import (
 // makes no further one for that.
 func TestBackupProvedAlone(t *testing.T) {
 	s := newSavedOn(t, lab.Options{Members: 1})
+	s.await("an archive", func(st *api.Status) bool { return st.Archive != nil && st.Archive.Leads })
 	s.command("backup", "run")
 	saved := s.await("a backup", func(st *api.Status) bool { return len(st.Backups) == 1 && st.Backups[0].Good != nil })
 	s.rewrite(func(pg string) string {

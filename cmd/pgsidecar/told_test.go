@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -102,15 +101,10 @@ type told struct {
 	ended map[string]time.Time // when that was over
 }
 
-var toldLab = flag.Bool("figures.told", false, "run TestTold, which takes a minute")
-
 // TestTold: a switchover, a failover and a backup of a real cluster are each one trace over
 // its members; every member has each outage a moment after its end; and a damaged line of
 // the journal is said, and takes nothing else with it.
 func TestTold(t *testing.T) {
-	if !*toldLab {
-		t.Skip("it takes a minute: -figures.told")
-	}
 	w := &told{seen: map[string]time.Time{}, ended: map[string]time.Time{}}
 	server := httptest.NewServer(&w.collector)
 	t.Cleanup(server.Close)
@@ -131,13 +125,15 @@ func TestTold(t *testing.T) {
 	w.lose(st.Leader)
 	w.await("another leader", func(now *api.Status) bool { return now.Term > st.Term && now.Leader != st.Leader })
 	w.must(w.Start(w.within(time.Minute), st.Leader, lab.Sidecar))
-	w.whole("a cluster after the failover", st.Term+1)
+	st = w.whole("a cluster after the failover", st.Term+1)
+	w.command("restart", st.Leader)
+	w.whole("a cluster after the restart", st.Term)
 	w.command("backup", "run", "dump")
 
 	w.traced("switchover", 3, "elect", "promote", "first write", "announce", "route", "vote", "follow", "stop")
 	w.traced("failover", 2, "elect", "collect votes", "promote", "first write", "announce", "route", "vote", "follow")
 	w.traced("backup", 2, "make", "expire", "ask")
-	w.outages("switchover", "failover")
+	w.outages("switchover", "failover", "restart")
 	if said := w.command("availability"); !strings.Contains(said, "1 line of the outages in Consul cannot be read") ||
 		!strings.Contains(said, "switchover") || !strings.Contains(said, "failover") {
 		t.Errorf("availability says\n%s", said)

@@ -142,10 +142,10 @@ durability {
 failover {
   automatic = true
 }
-{{- if .Traced}}
+{{- with .Traces}}
 
 trace {
-  endpoint = env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+  endpoint = {{q .}}
 }
 {{- end}}
 {{- if .Plan.WALSegmentMB}}
@@ -228,7 +228,7 @@ func (l *Lab) writeMemberConfig(ctx context.Context, h Host) error {
 	err := memberTemplate.Execute(&b, map[string]any{"Plan": l.plan, "Host": h, "HBA": l.plan.hba(),
 		"Consul": l.plan.consulAddresses(h), "Superuser": SuperuserRole, "Replication": ReplicationRole,
 		"Archive": archive, "ConsulToken": l.plan.consulTokenFile(),
-		"Traced": os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != ""})
+		"Traces": os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")})
 	if err != nil {
 		return fmt.Errorf("make pg.hcl: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
+	"github.com/pgsidecar/pgsidecar/sidecar/availability"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
 	"github.com/pgsidecar/pgsidecar/sidecar/failover"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
@@ -150,43 +151,68 @@ func asked(p settings.PlannedRestart) api.Restart {
 	return api.Restart{At: p.At, Role: p.Role, Pending: p.Pending, PostgresVersion: p.PostgresVersion, Timeout: timeout}
 }
 
-// keepHistory reads the accounts of past terms whenever the leadership has
-// changed, until ctx ends.
+// keepHistory reads the accounts of past terms and the outages whenever the leadership has
+// changed, or the leader takes writes again, until ctx ends.
 func (m *Member) keepHistory(ctx context.Context) {
 	var term, version uint64
 	var announced ha.Announced
+	writes, restarts := false, -1
 	for {
 		version = m.cluster.View().SettingsIndex
-		m.awaitHistory(ctx, term)
+		m.awaitHistory(ctx, term, restarts)
 		snap, err := m.sidecar.Await(ctx, func(s *sidecar.Snapshot) bool {
 			r := &s.Observation.Consul.Record
-			return r.Phase == ha.PhaseLeading && (r.Term != term || s.Observation.Announced != announced) ||
+			return r.Phase == ha.PhaseLeading && (r.Term != term || s.Observation.Announced != announced || leaderWrites(s) != writes) ||
 				m.cluster.View().SettingsIndex != version
 		})
 		if err != nil {
 			return
 		}
-		term, announced = snap.Observation.Consul.Record.Term, snap.Observation.Announced
+		again := snap.Observation.Consul.Record.Term == term && leaderWrites(snap) && !writes
+		term, announced, writes = snap.Observation.Consul.Record.Term, snap.Observation.Announced, leaderWrites(snap)
+		if restarts = -1; again {
+			restarts = m.restartsIn(term)
+		}
 	}
+}
+
+// leaderWrites reports whether another member leads and says that it takes writes.
+func leaderWrites(s *sidecar.Snapshot) bool {
+	for i := range s.Observation.Peers {
+		if p := &s.Observation.Peers[i]; p.Member == s.Observation.Consul.Record.Leader {
+			return p.Link == ha.LinkUp && p.Report.Writable
+		}
+	}
+	return false
+}
+
+// restartsIn counts the outages that are known of a term after which the same primary took
+// writes again.
+func (m *Member) restartsIn(term uint64) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.outages {
+		if o := &m.outages[i]; o.Term == term && o.Kind == availability.Restart {
+			n++
+		}
+	}
+	return n
 }
 
 // historyLimit is how many terms the API shows.
 const historyLimit = 100
 
-// awaitHistory reads the history until it has the account of a term, which its
-// leader writes a moment after what woke us. Where there is none, because that
-// leader was lost before, it gives up.
-func (m *Member) awaitHistory(ctx context.Context, term uint64) {
-	for range 5 {
+// awaitHistory reads the history until it has the account of a term and the outage before it,
+// which its leader writes a moment after what woke us, and more outages in the term than
+// so many. Where there is no such account, because that leader was lost before, or no such
+// outage, as where only the stream was interrupted, it gives up.
+func (m *Member) awaitHistory(ctx context.Context, term uint64, restarts int) {
+	for pause := firstHistory; pause <= lastHistory; pause *= 2 {
 		m.readHistory(ctx)
-		m.mu.Lock()
-		n := len(m.history)
-		known := n > 0 && m.history[n-1].Term >= term
-		m.mu.Unlock()
-		if known || term == 0 {
+		if term == 0 || m.told(term) && m.restartsIn(term) > restarts {
 			return
 		}
-		again := time.NewTimer(500 * time.Millisecond)
+		again := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			again.Stop()
@@ -194,6 +220,26 @@ func (m *Member) awaitHistory(ctx context.Context, term uint64) {
 		case <-again.C:
 		}
 	}
+}
+
+// The pauses of awaitHistory, which double.
+const (
+	firstHistory = 100 * time.Millisecond
+	lastHistory  = 1600 * time.Millisecond
+)
+
+// told reports whether the account of a term is known, and, unless it was the first of all,
+// the outage that it ended.
+func (m *Member) told(term uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := len(m.history)
+	if n == 0 || m.history[n-1].Term < term {
+		return false
+	}
+	return m.history[n-1].Kind() == "bootstrap" || slices.ContainsFunc(m.outages, func(o availability.Outage) bool {
+		return o.Term >= term && (o.Kind == availability.Failover || o.Kind == availability.Switchover)
+	})
 }
 
 func (m *Member) readHistory(ctx context.Context) {
