@@ -78,6 +78,11 @@ func (m *Meeting) ofCluster(st *api.Status, h Handover, led bool) {
 	if s := st.Scheduled; s != nil {
 		m.note("the switchover planned for %s stays planned; to forget it: pgsidecar switchover --cancel", s.At.Local().Format(TimeWithZone))
 	}
+	for i := range st.Backups {
+		if b := &st.Backups[i]; b.Running != nil && b.Running.Member == st.Leader {
+			m.note("%s makes backup %s (%.0f %%): the handover ends it, and it is begun again after that", st.Leader, b.Name, 100*b.Running.Done)
+		}
+	}
 	if st.Restore != nil {
 		m.stop("a restore is under way; see pgsidecar status")
 	}

@@ -37,7 +37,13 @@ func TestMeets(t *testing.T) {
 		"an archive that trails": {func(s *api.Status, _, _ *api.MemberStatus) {
 			s.Archive = &api.Archive{Leads: true, Files: 12, Bytes: 192 << 20}
 		}, Handover{To: "n2"}, nil, []string{"12 files (192 MB) of n1 wait to be archived", "stop_timeout"}},
-		"an archive that is well":    {func(s *api.Status, _, _ *api.MemberStatus) { s.Archive = &api.Archive{Leads: true, Files: 2} }, Handover{To: "n2"}, nil, nil},
+		"an archive that is well": {func(s *api.Status, _, _ *api.MemberStatus) { s.Archive = &api.Archive{Leads: true, Files: 2} }, Handover{To: "n2"}, nil, nil},
+		"a backup from the primary": {func(s *api.Status, _, _ *api.MemberStatus) {
+			s.Backups = []api.BackupStatus{{Name: "main", Running: &api.BackupRun{Member: "n1", Done: 0.42}}}
+		}, Handover{To: "n2"}, nil, []string{"n1 makes backup main (42 %): the handover ends it, and it is begun again"}},
+		"a backup from a replica": {func(s *api.Status, _, _ *api.MemberStatus) {
+			s.Backups = []api.BackupStatus{{Name: "main", Running: &api.BackupRun{Member: "n3"}}}
+		}, Handover{To: "n2"}, nil, nil},
 		"a server of somebody else":  {func(_ *api.Status, n2, _ *api.MemberStatus) { byHand(n2) }, Handover{To: "n2"}, []string{"process 123", "pgsidecar resume (that server is stopped)"}, nil},
 		"that of another member":     {func(_ *api.Status, _, n3 *api.MemberStatus) { byHand(n3) }, Handover{To: "n2"}, nil, []string{"n3 is blocked: ", "process 123", "pgsidecar resume"}},
 		"a lagging replica":          {func(_ *api.Status, n2, _ *api.MemberStatus) { n2.Lag = &big }, Handover{To: "n2"}, []string{"n2 is 200 MB behind", "wait until"}, nil},
