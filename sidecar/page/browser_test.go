@@ -280,6 +280,28 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// TestNothingKnown: of a cluster without settings, and of a member whose server is down, the
+// page says that nothing is stored, and that nothing is known.
+func TestNothingKnown(t *testing.T) {
+	w := newWorld("pg", "n1", "n2")
+	w.view.Config = nil
+	w.view.Observation.Peers[0].Report.Position = ha.Position{}
+	url := w.serve(t, nil)
+	b := labtest.StartBrowser(t)
+	b.Open(url+"/ui", desk)
+	b.Await(`document.getElementById('settings').innerText.includes('None is stored')`)
+	b.Await(`document.querySelectorAll('#cards article').length === 2`)
+	var position, timeline string
+	b.Eval(`document.querySelector('[data-member=n2] [data-field=position]').textContent`, &position)
+	b.Eval(`document.querySelector('[data-member=n2] [data-field=timeline]').textContent`, &timeline)
+	if position != "unknown" || timeline != "unknown" {
+		t.Errorf("position %q on timeline %q", position, timeline)
+	}
+	if all := b.Complaints(); len(all) > 0 {
+		t.Errorf("the browser complains: %q", all)
+	}
+}
+
 // TestPausedShown: what the cluster does not do while it is paused is said.
 func TestPausedShown(t *testing.T) {
 	w := newWorld("pg", "n1", "n2", "n3")

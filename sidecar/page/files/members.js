@@ -27,8 +27,8 @@ function card(element, m, status) {
   element.className = away(m) ? 'away' : leads && m.writable ? 'primary' : '';
   const rows = [
     ['term', m.term],
-    ['timeline', m.position.tli],
-    ['position', m.position.lsn],
+    ['timeline', m.position.tli || 'unknown'],
+    ['position', m.position.tli ? m.position.lsn : 'unknown'],
     leads ? null : ['lag', bytes(m.lag_bytes) + (m.lag_seconds > 0.05 ? ', ' + seconds(m.lag_seconds) : '')],
     ['heard', m.link === 'self' ? 'this member' : m.heard_seconds_ago < 0 ? 'never' : seconds(m.heard_seconds_ago) + ' ago'],
     leads && m.link === 'self' ? ['lease left', seconds(status.lease_left_seconds)] : ['lease', m.lease_seconds ? seconds(m.lease_seconds) : 'unknown'],

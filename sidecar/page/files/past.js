@@ -79,8 +79,9 @@ function flat(value, prefix, into) {
 
 export function showSettings(past) {
   const changes = [...(past.changes || [])].reverse().slice(0, 30);
-  show(byId('settings').lastElementChild, [past.config, changes], () => [
-    table(['setting', 'value'], flat(past.config || {}, '', [])),
+  const stored = flat(past.config || {}, '', []);
+  show(byId('settings').lastElementChild, [stored, changes], () => [
+    stored.length === 0 ? make('p', { class: 'quiet' }, 'None is stored: what each pg.hcl says holds.') : table(['setting', 'value'], stored),
     make('h3', {}, 'Changes'),
     changes.length === 0 ? make('p', { class: 'quiet' }, 'None yet.') : changes.map((c) => make('details', { 'data-key': 'change ' + c.at },
       make('summary', {}, `${time(c.at)}, by ${c.by || 'unknown'}, stored by ${c.member || 'unknown'}`),
