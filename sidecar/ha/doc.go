@@ -75,6 +75,7 @@
 //	candidate.go   votes, the claim, passing the candidacy on
 //	primary.go     the leader in each phase; down; restart in place; serving
 //	handover.go    a planned handover
+//	hangs.go       a primary whose server does not answer, or whose machine is at fault
 //	lease.go       how long a primary may serve
 //	syncset.go     durabilityRules: who the voters are, and how that changes safely
 //	standbycluster.go, witness.go, given.go: two sites

@@ -350,6 +350,7 @@ var serveRules = [...]rule{
 		t.do(Action{Kind: Stop, Immediate: true, Why: cmp.Or(t.o.Server.LoginProblem, "the server has stopped answering")})
 	}, ends},
 	{"login-refused", func(v *view) bool { return v.o.Server.LoginProblem != "" }, (*turn).sayLogin, goesOn},
+	{"server-silent", func(v *view) bool { return v.silentLong() && v.o.Server.LoginProblem == "" }, blocked((*view).silentBlock), goesOn},
 	// A rest of this member's, that was under way when the server was started, has
 	// been done since: nothing may be acknowledged beyond what it stands for (S3).
 	{"final-is-stale", func(v *view) bool { return v.rec.Final != nil && v.lockMine() }, (*turn).resume, ends},
@@ -416,45 +417,6 @@ func (v *view) promotedAsVoted() bool {
 // checkpointPause is how long a new primary leaves disk and processor to the
 // clients that come back, before it makes the checkpoint for pg_rewind.
 const checkpointPause = 500 * time.Millisecond
-
-// serverHangs reports whether a server that did answer has been silent so long that
-// another should take over, and one can.
-func (v *view) serverHangs() bool {
-	sv := &v.o.Server
-	if sv.LoginRefused && sv.Writable == Yes && !sv.Hidden {
-		return false // it serves its clients, and refuses this program
-	}
-	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && v.o.Policy.Automatic && !v.o.Policy.Paused &&
-		(v.hangsEarly() || v.after(sv.FailingSince, v.patience())) && v.chosenSuccessor(false) != nil
-}
-
-// hangsEarly reports whether the server is taken for one that hangs before its silence has
-// lasted for the failure time-out. In quorum mode a wrong guess costs a short pause, and no
-// commit; after crashes in a row it would cost one pause after the other.
-func (v *view) hangsEarly() bool { return v.o.Server.Hangs && v.guessIsCheap() }
-
-// guessIsCheap reports whether a handover that was not needed costs a short pause and no more.
-func (v *view) guessIsCheap() bool {
-	return v.rec.Durability.Mode == ModeQuorum && !v.follower() && v.patience() == v.o.Policy.FailureTimeout
-}
-
-// noWritesBlock names who could lead in the place of a machine that is at fault, where nobody
-// does by itself, as no standby surely holds each commit.
-func (v *view) noWritesBlock() Block {
-	b := Block{What: "the primary takes no writes", Missing: cmp.Or(v.o.Server.WriteProblem, "a write that succeeds")}
-	if p := v.chosenSuccessor(true); p != nil && v.o.Server.FaultyAt != 0 && v.chosenSuccessor(false) == nil {
-		b.Override, b.Cost = "pgsidecar failover --to "+p.Member+" --accept-data-loss", "every commit that "+p.Member+" does not have"
-	}
-	return b
-}
-
-// machineFault reports whether the server takes no writes by the fault of its machine,
-// and another can take over.
-func (v *view) machineFault() bool {
-	sv, policy := &v.o.Server, &v.o.Policy
-	faulty := sv.FaultyAt != 0 && v.after(sv.FaultyAt, policy.FailureTimeout) || sv.WritesHang && v.guessIsCheap()
-	return sv.Writable == No && faulty && policy.Automatic && !policy.Paused && v.chosenSuccessor(false) != nil
-}
 
 // covered reports whether the setting with which the server was started asks for
 // no fewer of the recorded voters than the record: the record may have been

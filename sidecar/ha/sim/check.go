@@ -331,6 +331,7 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		if w.beyond.accepting && r.Phase == ha.PhaseLeading && r.Phase != old.Phase {
 			w.forgetLost(leader, r.Term) // it founds a cluster, or a person has promoted it
 		}
+		w.checkForced(leader, old)
 		if s := &w.members[leader].server; s.run == up && !s.inRecovery {
 			s.term = max(s.term, r.Term)
 		}
@@ -347,6 +348,16 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		for i := range w.n {
 			w.checkWriters(i)
 		}
+	}
+}
+
+// checkForced: from the claim on of a member that a person has decided to make lead it may be
+// primary, and the record goes by those that have what it has.
+func (w *World) checkForced(leader int, old *ha.Record) {
+	r := &w.consul.record
+	if r.Phase == ha.PhasePromoting && old.Phase != ha.PhasePromoting && w.forcedTo(leader) {
+		w.beyond.acceptedTerm = r.Term
+		w.forgetLost(leader, r.Term)
 	}
 }
 

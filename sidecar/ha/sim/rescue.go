@@ -235,6 +235,9 @@ func (w *World) acceptedLoss() bool {
 	return w.beyond.accepting
 }
 
+// forcedTo says whether a person has decided that m is to lead, whatever it lacks.
+func (w *World) forcedTo(m int) bool { return w.beyond.accepting && w.members[m].sidecar.intent.Force }
+
 // checkPrice: what a member has that has voted, as the candidate knows, is not
 // in the price of an accepted loss.
 func (w *World) checkPrice(m int, ch *ha.Change) {
