@@ -282,9 +282,9 @@ func (v *view) votesMissing() string {
 	return ""
 }
 
-// foundElected reports whether the term is the first that this process has read of: it did
-// not see it begin.
-func (v *view) foundElected() bool { return v.s.FirstTerm == v.rec.Term }
+// foundElected reports whether the term is the first that this process has read of, or that it
+// has read none yet since it stood still, or did not hear Consul: it did not see it begin.
+func (v *view) foundElected() bool { return v.s.FirstTerm == 0 || v.s.FirstTerm == v.rec.Term }
 
 // votesDecideNothing reports whether this candidate needs nobody's vote, so that no promise of a
 // later term would keep it from leading.
@@ -292,14 +292,28 @@ func (v *view) votesDecideNothing() bool {
 	return v.rec.Durability.Mode == ModeAsync || v.rec.Durability.K == 0 || v.rec.Final != nil || v.rec.Origin.Leader == v.o.Self
 }
 
+// heardReign reports whether this process has heard the primary of the term since it follows the
+// record: what that one has made of the record it has read.
+func (v *view) heardReign() bool { return v.s.LedTerm == v.rec.Term && v.s.LedAt > v.s.GapAt }
+
+// ownVoteElects reports whether this member needs no other's vote, as each of the voters on record
+// has all that was acknowledged: if the record is an earlier one, they may have been others since.
+func (v *view) ownVoteElects() bool {
+	dur := &v.rec.Durability
+	return dur.Mode == ModeQuorum && dur.K > 0 && dur.VotesNeeded() == 1 && dur.Has(v.o.Self) && !v.follower()
+}
+
 // hearsFew reports whether fewer than half of the other members that may live say that they
 // know of no later term. The last primary may well be gone.
 func (v *view) hearsFew() bool {
-	agree, living := 0, 0
+	agree, living, last := 0, 0, v.standsForAll()
+	if last == v.o.Self {
+		last = v.rec.Origin.Leader
+	}
 	for _, m := range v.others() {
 		p := v.peer(m)
 		heard := p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term
-		if !heard && (m == v.rec.Origin.Leader || p != nil && p.Link == LinkRefused) {
+		if !heard && (m == last || p != nil && p.Link == LinkRefused) {
 			continue
 		}
 		if living++; heard {
@@ -327,8 +341,8 @@ func (v *view) unheardOthers() bool {
 }
 
 func (v *view) unheardBlock() Block {
-	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later term has begun: pgsidecar was started amid the term, and Consul may have been put back meanwhile",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
+	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later record is known: pgsidecar was started amid the term, and Consul may have been put back meanwhile",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have, if Consul was put back"}
 }
 
 // leaseMissing says, in async mode, why the old primary may still be writing

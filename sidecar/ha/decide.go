@@ -279,7 +279,7 @@ func (t *turn) noteCandidate() {
 	}
 	r := &p.Report
 	if r.Serving && r.Position.Known() {
-		s.Led = r.Position
+		s.Led, s.LedAt, s.LedTerm = r.Position, p.ReceivedAt, t.seen.Term
 	}
 	if s.Replayed != r.Replay {
 		s.ReplayAt, s.Replayed = t.o.Now, r.Replay

@@ -27,6 +27,13 @@ var standRules = [...]rule{
 			Cost:     "every commit that only the silent members have"}
 	}), ends},
 	{"stand-replaced", func(v *view) bool { return v.rec.replaced(v.o.Server.Position) && !v.follower() && !v.forced() }, blocked((*view).replacedBlock), ends},
+	{"stand-unheard", func(v *view) bool {
+		return v.foundElected() && !v.heardReign() && v.ownVoteElects() && v.hearsFew() && !v.forced()
+	}, blocked(func(v *view) Block {
+		b := v.unheardBlock()
+		b.What = "no election is begun"
+		return b
+	}), ends},
 	{"stand-lag", func(v *view) bool { return v.tooFarBehind() && !v.forced() }, blocked((*view).lagBlock), ends},
 	{"stand-without-given", func(v *view) bool { return v.lacksGiven() && !v.forced() && !v.givenInSight() }, blocked((*view).givenBlock), ends},
 	{"stand-after-better", (*view).betterFirst, nil, ends},
@@ -210,7 +217,7 @@ func (v *view) preVotes() (missing string) {
 		return v.preVotesAsync()
 	}
 	if dur.K == 0 {
-		return "the last primary (" + v.standsForAll() + "): no standby held each commit, so only it surely has them all"
+		return v.lastPrimary() + ": no standby held each commit, so only it surely has them all"
 	}
 	agree, silent := 0, ""
 	for _, voter := range dur.Voters {
@@ -302,6 +309,13 @@ func (v *view) standsForAll() string {
 		return v.rec.Leader
 	}
 	return v.rec.Origin.Leader
+}
+
+func (v *view) lastPrimary() string {
+	if m := v.standsForAll(); m != "" {
+		return "the last primary (" + m + ")"
+	}
+	return "the last primary, which the record does not name"
 }
 
 // lost reports whether the member, reachable, hears no primary.

@@ -109,8 +109,10 @@ type State struct {
 	Forced Forced
 	// Promotion is what came of the newest request that this site take the writes.
 	Promotion SitePromotion
-	// Led is the newest position that a primary was heard to have.
-	Led Position
+	// Led is the newest position that a primary was heard to have, at LedAt, in LedTerm.
+	Led     Position
+	LedAt   Instant
+	LedTerm uint64
 }
 
 // SitePromotion is what came of a request that a site take the writes. One that was refused is
