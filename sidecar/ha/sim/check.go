@@ -352,7 +352,7 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 }
 
 // checkForced: from the claim on of a member that a person has decided to make lead it may be
-// primary, and the record goes by those that have what it has.
+// primary, and the record follows those that have what it has.
 func (w *World) checkForced(leader int, old *ha.Record) {
 	r := &w.consul.record
 	if r.Phase == ha.PhasePromoting && old.Phase != ha.PhasePromoting && w.forcedTo(leader) {
