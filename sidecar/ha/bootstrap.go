@@ -208,6 +208,8 @@ func (v *view) dataElsewhere() string {
 		return "word from " + v.o.Consul.Registered + ", which is registered as the primary, and may have the cluster's data"
 	case begun && v.unheard() != "":
 		return "word from " + v.unheard() + ", which may have the cluster's data, or have founded it in this member's place"
+	case v.unheard() != "" && !v.after(v.s.EmptySince, foundingTime): // it may be starting
+		return "word from " + v.unheard() + ", which is known, and may have the cluster's data; it is not waited for longer than " + foundingTime.String()
 	}
 	return ""
 }

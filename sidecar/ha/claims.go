@@ -91,6 +91,12 @@ func (v *view) claimLost() bool {
 	return !v.putBack && !v.follower() && v.rec.Phase == PhaseElecting && v.stopped() && v.present() && sv.WasPrimary && sv.Strayed == "" && sv.Promise == v.rec.Term
 }
 
+// claimLostBlock: others may have been elected since as well, of which Consul knows no more either.
+func (v *view) claimLostBlock() Block {
+	return Block{What: "the primary is not started", Missing: "word from at least half of the other members that no later term has begun: Consul was put back to before the claim of term " + itoa(v.rec.Term),
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
+}
+
 // restoreClaim writes what is true no matter what was claimed, and who the voters were: this
 // member has all that was acknowledged. On which timeline it was promoted its server will say.
 func (t *turn) restoreClaim() {

@@ -37,6 +37,7 @@ var leaderRules = [...]rule{
 	{"founding-standby-cluster", func(v *view) bool { return v.rec.Phase == PhaseBootstrap && v.follower() }, func(t *turn) { t.try(standbyFounderRules[:]) }, ends},
 	{"founding", inPhase(PhaseBootstrap), func(t *turn) { t.try(founderRules[:]) }, ends},
 	{"restoring", inPhase(PhaseRestoring), func(t *turn) { t.try(restoringRules[:]) }, ends},
+	{"claim-lost-unheard", func(v *view) bool { return v.claimLost() && !v.halfSince(v.s.BegunAt) && !v.forced() }, blocked((*view).claimLostBlock), ends},
 	{"claim-lost", (*view).claimLost, (*turn).restoreClaim, ends},
 	{"voters-lost", (*view).votersLost, (*turn).restoreVoters, goesOn},
 	{"electing", inPhase(PhaseElecting), func(t *turn) { t.try(candidateRules[:]) }, ends},

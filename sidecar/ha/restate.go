@@ -7,15 +7,23 @@ import "slices"
 // confirmedSince reports whether nobody can have been elected by a record that Consul has
 // lost. A lease would say so by a clock, which may have stood still while another was elected:
 // where voters elect, as many as an election fails without have confirmed this term since the
-// loss was seen.
+// loss was seen. One without data may have promised a later term, and have lost that with them.
 func (v *view) confirmedSince() bool {
 	if v.rec.Phase == PhaseElecting && !v.follower() {
 		return v.halfSince(v.s.PutBackAt)
 	}
 	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
-		return v.confirmedAt() >= v.s.PutBackAt
+		return v.kthEcho(v.withData(v.rec.Durability.Voters), v.confirming()) >= v.s.PutBackAt
 	}
 	return v.leaseUntil() > v.o.Now
+}
+
+// withData are those of the members that are not known to have none.
+func (v *view) withData(members []string) []string {
+	return slices.DeleteFunc(slices.Clone(members), func(m string) bool {
+		p := v.peer(m)
+		return p != nil && p.Report.ServerID == ""
+	})
 }
 
 // halfSince reports whether half of the others have said since then that they know of no later
@@ -24,7 +32,7 @@ func (v *view) confirmedSince() bool {
 func (v *view) halfSince(since Instant) bool {
 	agree, others := 0, v.others()
 	for _, m := range others {
-		if p := v.peer(m); p != nil && v.fresh(p) && p.EchoSentAt >= since && p.Report.Record.Term == v.rec.Term && p.Report.Term <= v.rec.Term {
+		if p := v.peer(m); p != nil && v.fresh(p) && p.Report.ServerID != "" && p.EchoSentAt >= since && p.Report.Record.Term == v.rec.Term && p.Report.Term <= v.rec.Term {
 			agree++
 		}
 	}

@@ -83,6 +83,9 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 5000165, Members: 7}, // a loss was accepted, and the claim let it come before the promotion
 		// Consul was put back to other voters, of which the only one had just started, and heard nobody.
 		{Seed: 1796103305446537610, Members: 5},
+		{Seed: 11000782, Members: 3}, // who had lost its data, and its promise of a later term, confirmed an earlier one
+		{Seed: 11038942, Members: 3}, // Consul was put back to before a claim, whose leader went on although another had led since
+		{Seed: 11038669, Members: 3}, // an empty cluster was founded beside the data of a member that was just not heard
 	} {
 		o.Outside = sim.AllOutside
 		if r := w.Run(o); r.Violation != "" {
