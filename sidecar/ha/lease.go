@@ -11,8 +11,8 @@ import (
 // no other could be elected. Zero if there was none.
 func (v *view) leaseUntil() Instant {
 	since := Instant(0)
-	if c := &v.o.Consul; c.HeldTerm == v.rec.Term {
-		since = c.HeldAt
+	if c := &v.o.Consul; c.HeldTerm == v.rec.Term && !(v.putBack && c.HeldAt >= v.s.PutBackAt) {
+		since = c.HeldAt // a Consul that was put back names whoever led then
 	}
 	since = max(since, v.confirmedAt())
 	if since == 0 {

@@ -13,12 +13,12 @@ var leaderRules = [...]rule{
 	{"restate-forced", func(v *view) bool { return v.putBack && v.forced() && !v.confirmedSince() },
 		func(t *turn) { t.ballot("Consul has lost the record, and nobody can say that it is the newest") }, ends},
 	{"restate-asks", func(v *view) bool {
-		return v.putBack && !v.confirmedSince() && v.leaseUntil() > v.o.Now && !v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout)
+		return v.putBack && !v.confirmedSince() && v.askedJustNow()
 	}, blocked(func(v *view) Block {
 		return Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(v.rec.Term) + ", which Consul has lost; the members are asked whether a later term has begun"}
 	}), goesOn},
 	{"restate-unsure", func(v *view) bool {
-		return v.putBack && !v.confirmedSince() && (v.leaseUntil() <= v.o.Now || v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout))
+		return v.putBack && !v.confirmedSince() && !v.askedJustNow()
 	}, blocked(func(v *view) Block {
 		return Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(v.rec.Term) + ", which Consul has lost, and word from enough members that no later term has begun",
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}

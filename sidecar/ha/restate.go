@@ -18,6 +18,11 @@ func (v *view) confirmedSince() bool {
 	return v.leaseUntil() > v.o.Now
 }
 
+// askedJustNow reports whether the members may still answer before anybody is worse off.
+func (v *view) askedJustNow() bool {
+	return (v.leaseUntil() > v.o.Now || v.rec.Phase == PhaseElecting) && !v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout)
+}
+
 // withData are those of the members that are not known to have none.
 func (v *view) withData(members []string) []string {
 	return slices.DeleteFunc(slices.Clone(members), func(m string) bool {

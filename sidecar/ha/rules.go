@@ -164,6 +164,10 @@ func (t *turn) commit(c Change, why string) {
 	if at := t.o.Busy.CommitFailedAt; at != 0 && !t.after(at, commitPause) {
 		return
 	}
+	// What else is written in a term that may be over would restate it.
+	if t.putBack && c.Record.Term == t.rec.Term && !t.confirmedSince() {
+		return
+	}
 	c.Record.Version = c.Record.version()
 	if c.Record.Changes++; c.Record.Term == t.seen.Term {
 		c.Record.Changes = max(c.Record.Changes, t.s.Last.Changes+1)

@@ -86,6 +86,9 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 11000782, Members: 3}, // who had lost its data, and its promise of a later term, confirmed an earlier one
 		{Seed: 11038942, Members: 3}, // Consul was put back to before a claim, whose leader went on although another had led since
 		{Seed: 11038669, Members: 3}, // an empty cluster was founded beside the data of a member that was just not heard
+		// Consul was put back: the last primary woke up, and elected itself while all others were starting;
+		// another went on by the lock in it, and wrote what restated its term.
+		{Seed: 12010823, Members: 5}, {Seed: 12018099, Members: 5}, {Seed: 13001735, Members: 7},
 	} {
 		o.Outside = sim.AllOutside &^ sim.RestoreInPlace // which they were drawn without
 		if r := w.Run(o); r.Violation != "" {
