@@ -359,6 +359,9 @@ var serveRules = [...]rule{
 	{"reveal", func(v *view) bool { return v.mayReveal() && (v.recoverySafe() || v.forced()) },
 		func(t *turn) { t.do(Action{Kind: Unhide, Why: "what the server recovered is safe"}) }, goesOn},
 	{"promotion-leads", func(v *view) bool { return v.rec.Phase == PhasePromoting && v.o.Server.Writable == Yes }, (*turn).leads, ends},
+	{"promotion-no-writes", func(v *view) bool {
+		return v.rec.Phase == PhasePromoting && v.o.Server.Writable == No && v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout)
+	}, blocked((*view).noWritesBlock), goesOn},
 	{"promotion-not-writable", inPhase(PhasePromoting), nil, ends},
 	{"register-primary", func(v *view) bool { return v.o.Server.Writable != No && !v.o.Server.Hidden },
 		func(t *turn) { t.tag, t.evict = "primary", t.others() }, goesOn},

@@ -69,7 +69,7 @@ func (w *World) stuckRule(rule string) string {
 // served says whether there is a primary on record that takes writes.
 func (w *World) served() bool {
 	l := w.index(w.consul.record.Leader)
-	return l >= 0 && w.accepts(l)
+	return l >= 0 && w.accepts(l) && w.members[l].server.hung <= w.now
 }
 
 // stuckAs says what is wrong, and what the members say of it.
@@ -256,7 +256,7 @@ func (w *World) checkPrice(m int, ch *ha.Change) {
 		}
 		for k := range w.check.acked {
 			a := &w.check.acked[k]
-			if s.has(a) && !mine.has(a) {
+			if a.term < ch.Record.Term && s.has(a) && !mine.has(a) { // it may have more since, in a term that this one has not heard of
 				w.fail("price", m, "%s claims a timeline without commit %d, which %s has, and it has voted: that was not named", names[m], a.n, p.Member)
 			}
 		}
