@@ -1,6 +1,9 @@
 package ha
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+)
 
 // A primary whose server does not answer, or takes no writes by the fault of its machine.
 // Another takes over by itself if it surely has all that was acknowledged, or can get it; else
@@ -55,7 +58,19 @@ func (v *view) couldLead() string {
 	if p := v.chosenSuccessor(true); p != nil {
 		return p.Member
 	}
-	return v.bestHeard()
+	if to := v.bestHeard(); to != "" {
+		return to
+	}
+	best := candidate{} // one that is to be cloned anew, say, from this primary
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		c := p.candidate()
+		if v.fresh(p) && p.Link == LinkUp && p.Report.Role == RoleReplica && c.position.Known() && !v.strays(p) &&
+			!slices.Contains(p.Report.Tags, Tag{Name: "nofailover", Value: "true"}) && (best.member == "" || c.better(best)) {
+			best = c
+		}
+	}
+	return best.member
 }
 
 // namesSuccessor completes the block of a primary that takes no writes, where nobody takes over by
