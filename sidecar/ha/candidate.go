@@ -313,7 +313,7 @@ func (v *view) hearsFew() bool {
 	for _, m := range v.others() {
 		p := v.peer(m)
 		heard := p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term
-		if !heard && (m == last || p != nil && p.Link == LinkRefused) {
+		if !heard && (m == last || p != nil && p.Link == LinkRefused && !v.o.Policy.DistrustRefusal) {
 			continue
 		}
 		if living++; heard {
@@ -385,6 +385,12 @@ func (v *view) positionMissing(but string) string {
 // this many.
 const clockDrift = 20
 
+// deadByPorts reports whether both of the member's ports refuse, and that says that nobody is
+// there.
+func (v *view) deadByPorts(p *Peer) bool {
+	return p.Link == LinkRefused && p.PostgresRefused == Yes && !v.o.Policy.DistrustRefusal
+}
+
 // provenDead reports whether the old primary's server surely runs no more: its
 // own word, or both its ports refuse (the guard makes the second follow from
 // the first: S6), and have done so since it was seen to take the lock: it may have
@@ -397,7 +403,7 @@ func (v *view) provenDead() bool {
 	if p == nil {
 		return false
 	}
-	if p.Link == LinkRefused && p.PostgresRefused == Yes && v.s.Revived != p.Member && !v.o.Policy.DistrustRefusal {
+	if v.deadByPorts(p) && v.s.Revived != p.Member {
 		return true
 	}
 	return v.fresh(p) && p.Report.Term >= v.rec.Term && !p.Report.Serving && (p.Report.Voted || p.Report.Down)

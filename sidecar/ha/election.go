@@ -265,7 +265,7 @@ func (v *view) perhapsDecided() string {
 		switch {
 		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && (p.Report.First == 0 || p.Report.First < v.rec.Term):
 			agree++
-		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && p.Link == LinkRefused && p.PostgresRefused == Yes && !v.foundElected():
+		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && v.deadByPorts(p) && !v.foundElected():
 			continue // it may well be gone; or, where this one has just started, be starting as well
 		default:
 			silent += " " + m
