@@ -12,7 +12,7 @@ import (
 func (v *view) leaseUntil() Instant {
 	since := Instant(0)
 	if c := &v.o.Consul; c.HeldTerm == v.rec.Term && !(v.putBack && c.HeldAt >= v.s.PutBackAt) {
-		since = c.HeldAt // a Consul that was put back names whoever led then
+		since = c.HeldAt // a Consul that was put back names who led then
 	}
 	since = max(since, v.confirmedAt())
 	if since == 0 {

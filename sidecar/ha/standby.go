@@ -74,7 +74,7 @@ var starvedRules = [...]rule{
 // spareRules wait until the leader does without this member's copy. Only a strict one
 // may never do so.
 var spareRules = [...]rule{
-	// There is nobody to do without it, nor to clone it from: it is asked for too early.
+	// There is nobody to do without it, nor to clone it from: the request came too early.
 	{"voter-spared-alone", func(v *view) bool { return v.o.Intent.Reinit && v.leaderPeer() == nil }, func(t *turn) {
 		b := t.sparedBlock()
 		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "every commit that "+t.o.Self+" does not have"
