@@ -259,7 +259,7 @@ func (t *turn) handOver() {
 // for a lock passed to one that cannot win only costs time.
 func (v *view) chosenSuccessor(final bool) *Peer {
 	if t := v.o.Intent.Target; t != "" && v.o.Intent.Switchover {
-		if p := v.peer(t); v.fresh(p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Session != "" && slices.Contains(v.rec.Members, t) {
+		if p := v.peer(t); v.fresh(p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Session != "" && slices.Contains(v.rec.Members, t) && !v.rec.replaced(p.Report.Position) {
 			return p
 		}
 	}
