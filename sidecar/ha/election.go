@@ -422,9 +422,10 @@ func (c candidate) better(than candidate) bool {
 	return c.member < than.member
 }
 
-// next is the record of the term after this one.
+// next is the record of the term after this one. Where a person decides what nobody can say, whether
+// the election in Consul's record was won, its numbers may be in use.
 func (t *turn) next(leader, reason string) Record {
-	return t.nextTerm(t.stale() || t.forced() && t.beyond() != "", leader, reason)
+	return t.nextTerm(t.stale() || t.forced() && (t.beyond() != "" || t.perhapsDecided() != ""), leader, reason)
 }
 
 // nextTerm is that; old says that the record is not the newest, so that it is made anew.

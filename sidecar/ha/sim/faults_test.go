@@ -89,6 +89,7 @@ func TestFaultSeeds(t *testing.T) {
 		// Consul was put back: the last primary woke up, and elected itself while all others were starting;
 		// another went on by the lock in it, and wrote what restated its term.
 		{Seed: 12010823, Members: 5}, {Seed: 12018099, Members: 5}, {Seed: 13001735, Members: 7},
+		{Seed: 17017767, Members: 3}, // a person decided in an election that had been won, and its timeline was claimed twice
 		{Seed: 11011221, Members: 3}, // the disk of a primary hung before its first write, and nobody said so
 		{Seed: 14010453, Members: 2}, // who could lead was to be cloned anew from the primary whose disk hangs, so nobody was named
 		{Seed: 13005751, Members: 7}, // what a member had got in a later term was taken for a price that was not named
