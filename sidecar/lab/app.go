@@ -74,9 +74,6 @@ haproxy {
   bind         = {{q .App.Address}}
   primary_port = {{.App.Ports.Primary}}
   replica_port = {{.App.Ports.Replicas}}
-{{- if .OtherDatacenter}}
-  connect_timeout = "500ms"
-{{- end}}
 }
 {{- if .Plan.PgBouncer}}
 
