@@ -89,7 +89,22 @@ func (v *view) mayElectAnew() bool {
 			return false
 		}
 	}
-	return len(v.rec.Members) > 0 && v.rec.SystemID != ""
+	return len(v.rec.Members) > 0 && v.rec.SystemID != "" && !v.unrecordedMayHave()
+}
+
+// unrecordedMayHave reports whether a member that an earlier record does not name is not heard, or
+// has data: it may have joined since, and have what was acknowledged.
+func (v *view) unrecordedMayHave() bool {
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if slices.Contains(v.rec.Members, p.Member) || slices.Contains(v.s.Dismissed, p.Member) || !v.related(p) {
+			continue
+		}
+		if !v.fresh(p) || p.Report.ServerID != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // seenLater reports whether a member has seen a later record. (Its index says nothing:
