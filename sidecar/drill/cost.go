@@ -116,6 +116,8 @@ func (r *rehearsal) holdBack(ctx context.Context) error {
 	if r.PauseOnly {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
 	dns, err := r.dns.Dial(ctx, "udp", r.dns.Server)
 	if err != nil {
 		return fmt.Errorf("reach DNS: %w", err)

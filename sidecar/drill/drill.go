@@ -79,10 +79,14 @@ func Run(ctx context.Context, s Scenario, o Options) (*Report, error) {
 	}
 	r := &rehearsal{Options: o, scenario: s, primaries: new(Primaries), run: rand.Int64(),
 		report: &Report{Scenario: s.Name, Why: s.Why, Expect: s.Expect, Started: time.Now(), Objective: o.Objective.demand()}}
-	if err := r.prepare(ctx); err != nil {
+	err := r.prepare(ctx)
+	if err == nil {
+		err = r.holdBack(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrNotPossible, s.Name, err)
 	}
-	err := r.play(ctx)
+	err = r.play(ctx)
 	r.stop()
 	if err == nil {
 		err = r.close(ctx)
@@ -145,10 +149,7 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 	if err := Prepare(ctx, conn, lab.ApplicationRole, strings.TrimSpace(string(password))); err != nil {
 		return err
 	}
-	if err := r.makeWriters(); err != nil {
-		return err
-	}
-	return r.holdBack(ctx)
+	return r.makeWriters()
 }
 
 // mend undoes what a drill that was killed has left.
