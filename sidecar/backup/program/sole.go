@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -60,15 +62,44 @@ func (s *Sole) forget() error {
 }
 
 // endLeft ends the program that holds the lock: it lives, so the number is still its own.
-// If that fails the lock stays held, and that is the error.
+// If that fails the lock stays held, and that is the error. One whose group was not noted any
+// more, as its sidecar was killed just then, is found by the lock.
 func (s *Sole) endLeft() {
 	text, err := s.user.Files().ReadFile(s.group())
+	if err == nil {
+		if group, err := strconv.Atoi(string(text)); err == nil && group > 1 {
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+		}
+	}
+	for _, pid := range s.holders() {
+		if group, err := syscall.Getpgid(pid); err == nil && group > 1 && group != syscall.Getpgrp() {
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+		}
+	}
+}
+
+// holders are the processes that have the lock's file open, this one and what it is just
+// starting apart: a child has all files of its parent until it runs its program.
+func (s *Sole) holders() (pids []int) {
+	own, err := s.lock.Stat()
 	if err != nil {
-		return
+		return nil
 	}
-	if group, err := strconv.Atoi(string(text)); err == nil && group > 1 {
-		_ = syscall.Kill(-group, syscall.SIGKILL)
+	self, _ := os.Readlink("/proc/self/exe")
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well formed
+	for _, fd := range fds {
+		pid, err := strconv.Atoi(strings.Split(fd, "/")[2])
+		if err != nil || pid == os.Getpid() || len(pids) > 0 && pids[len(pids)-1] == pid {
+			continue
+		}
+		if it, err := os.Stat(fd); err != nil || !os.SameFile(own, it) {
+			continue
+		}
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && exe != self {
+			pids = append(pids, pid)
+		}
 	}
+	return pids
 }
 
 // await waits until nobody else has the lock.
@@ -95,8 +126,7 @@ func (s *Sole) File() *os.File { return s.lock }
 
 // Started notes a program's process group.
 func (s *Sole) Started(group int) {
-	// Not synced: a program does not outlive the machine's fall. This process waits for one
-	// whose group could not be noted.
+	// Not synced: a program does not outlive the machine's fall.
 	_ = s.user.Files().Replace(s.group(), fmt.Append(nil, group))
 }
 
