@@ -108,7 +108,7 @@ var graph = map[string]arrows{
 
 	// The engines of backups know its types, and run their programs by program.
 	"sidecar/backup":            {ours: []string{"sidecar/ha"}, vendors: []string{cron}},
-	"sidecar/backup/program":    {ours: []string{"sidecar/rights"}},
+	"sidecar/backup/program":    {ours: []string{"sidecar/process", "sidecar/rights"}},
 	"sidecar/backup/backuptest": {ours: []string{"sidecar/backup/program", "sidecar/lab/labtest", "sidecar/lab/programs"}},
 	"sidecar/backup/pgbackrest": {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, tests: []string{"sidecar/backup/backuptest"}},
 	"sidecar/backup/command":    {ours: []string{"sidecar/ha", "sidecar/backup", "sidecar/backup/program"}, tests: []string{"sidecar/backup/backuptest"}},

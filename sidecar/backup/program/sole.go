@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/process"
 	"github.com/pgsidecar/pgsidecar/sidecar/rights"
 )
 
@@ -71,35 +70,11 @@ func (s *Sole) endLeft() {
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 		}
 	}
-	for _, pid := range s.holders() {
+	for _, pid := range process.Holders(s.lock) {
 		if group, err := syscall.Getpgid(pid); err == nil && group > 1 && group != syscall.Getpgrp() {
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 		}
 	}
-}
-
-// holders are the processes that have the lock's file open, this one and what it is just
-// starting apart: a child has all files of its parent until it runs its program.
-func (s *Sole) holders() (pids []int) {
-	own, err := s.lock.Stat()
-	if err != nil {
-		return nil
-	}
-	self, _ := os.Readlink("/proc/self/exe")
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well formed
-	for _, fd := range fds {
-		pid, err := strconv.Atoi(strings.Split(fd, "/")[2])
-		if err != nil || pid == os.Getpid() || len(pids) > 0 && pids[len(pids)-1] == pid {
-			continue
-		}
-		if it, err := os.Stat(fd); err != nil || !os.SameFile(own, it) {
-			continue
-		}
-		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && exe != self {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // await waits until nobody else has the lock.
