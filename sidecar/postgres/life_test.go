@@ -326,9 +326,11 @@ func TestCloneDiskFull(t *testing.T) {
 		t.Fatalf("%+v", f)
 	}
 	must(t, b.Discard(soon(t)))
-	if f := b.inspect(); f.DataDir != ha.DataAbsent || f.FreeBytes < 20<<20 {
+	if f := b.inspect(); f.DataDir != ha.DataAbsent {
 		t.Fatalf("%+v", f)
 	}
+	// pg_basebackup's process for the log has files open for a moment longer than it.
+	poll(t, "the room that the copy took", func() bool { return b.inspect().FreeBytes >= 20<<20 })
 	must(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=400m"))
 	must(t, b.Clone(soon(t), a.source(), nil))
 }
