@@ -114,7 +114,7 @@ clean: ## remove what was built; the Consul and Nomad in .cache/bin stay (rm -r 
 ##@ Prove it
 
 .PHONY: test
-test: programs build format vet ## run every test, on real programs where it matters (20 minutes)
+test: programs build format vet ## run every test, on real programs where it matters (14 minutes)
 	@export GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(.tools/testdir)"; \
 	GOTEST='$(GOTEST)' TESTFLAGS='$(TESTFLAGS)' CLUSTERJOBS='$(CLUSTERJOBS)' .tools/suite
 
@@ -132,7 +132,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	done
 
 .PHONY: drills
-drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (ten minutes)
+drills: programs build ## play every scenario, one after the other, and write DRILLSDIR/report.html, .json and .xml; as root, isolated (20 minutes)
 	@mkdir -p $(DRILLSDIR)
 	bin/pgsidecar drill --all --rpo 0 --html $(DRILLSDIR)/report.html --json $(DRILLSDIR)/report.json --junit $(DRILLSDIR)/report.xml --logs $(DRILLSDIR)/logs
 	bin/pgsidecar drill site-split --sites 2 --no-witness --html $(DRILLSDIR)/split.html --json $(DRILLSDIR)/split.json --junit $(DRILLSDIR)/split.xml --logs $(DRILLSDIR)/logs

@@ -11,7 +11,7 @@ import (
 
 // ErrOddPassword: a password has characters outside ASCII of which not all programs make
 // the same.
-var ErrOddPassword = errors.New("the password has characters that programs read in different ways; choose one of letters, digits and ASCII")
+var ErrOddPassword = errors.New("the password has characters that programs read in different ways; choose one of ASCII letters, digits and punctuation")
 
 // spaces are those outside ASCII, which become a blank (RFC 3454, table C.1.2).
 var spaces = &unicode.RangeTable{R16: []unicode.Range16{

@@ -373,7 +373,7 @@ func TestRolesAndSlots(t *testing.T) {
 }
 
 // TestPreparedPasswords: a password outside ASCII is kept as PostgreSQL itself keeps it, so
-// that whoever has it gets in; one of which that is not certain is refused.
+// that its owner can log in. Where we cannot be sure of that, the password is refused.
 func TestPreparedPasswords(t *testing.T) {
 	p := primary(t, "n1")
 	p.exec("create role odd login")

@@ -116,7 +116,7 @@ func (c *Client) evictGone(ctx context.Context) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	c.log.Warn("members that are not heard are still passing in Consul's catalog, and their tag replica is taken: was their agents' token deleted?", "instances", len(entries))
+	c.log.Warn("removing the tag replica from members that are not heard, but that Consul still shows as passing; was their agents' token deleted?", "instances", len(entries))
 	if err := c.untag(ctx, entries, replicaTag); err != nil {
 		return fmt.Errorf("evict members that are gone: %w", err)
 	}

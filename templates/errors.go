@@ -18,7 +18,7 @@ var (
 	ErrCommand = errors.New("command failed")
 	// ErrNotTaken is returned when HAProxy runs with an earlier file than the one that
 	// was written.
-	ErrNotTaken = errors.New("HAProxy has not taken this file up")
+	ErrNotTaken = errors.New("HAProxy still runs with an earlier version of this file")
 	// ErrTopology is returned by Build when a member's registration cannot be used.
 	ErrTopology = errors.New("registration cannot be used")
 )

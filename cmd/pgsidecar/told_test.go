@@ -214,8 +214,8 @@ func outagesOf(ctx context.Context, h lab.Host) (known api.Availability, err err
 	return known, json.NewDecoder(res.Body).Decode(&known)
 }
 
-// outages says how soon after its end the members had each outage: one within a second on a
-// machine that has time for it, the others soon after. It fails for what takes much longer.
+// outages fails unless a member had each outage within a second of its end, and all of those
+// that lived through it soon after: a busy machine is given more.
 func (w *told) outages(kinds ...string) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -234,7 +234,7 @@ func (w *told) outages(kinds ...string) {
 				w.t.Errorf("%s had the %s only %v after its end", h.Name, kind, took)
 			}
 		}
-		if best > 5*time.Second {
+		if best > time.Second {
 			w.t.Errorf("the %s was there only %v after its end", kind, best)
 		}
 		if had < 3 {

@@ -86,7 +86,7 @@ func (m *Measuring) plan(processors float64, of measured) {
 }
 
 func (m Measuring) words() string {
-	return fmt.Sprintf("%.0f %% of the machine: each connection writes every %s; a row costs %s of a processor, a connection %s",
+	return fmt.Sprintf("%.0f %% of the machine: each connection writes every %s; a row costs %s of processor time, a connection %s",
 		100*m.Share, msWords(m.WriteEveryMs), msWords(m.RowMs), msWords(m.ConnectionMs))
 }
 

@@ -341,7 +341,7 @@ func (v *view) unheardOthers() bool {
 }
 
 func (v *view) unheardBlock() Block {
-	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later record is known: pgsidecar was started amid the term, and Consul may have been put back meanwhile",
+	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later record is known: pgsidecar was started in the middle of the term, and Consul may have been restored meanwhile",
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have, if Consul was put back"}
 }
 

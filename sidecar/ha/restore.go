@@ -122,7 +122,7 @@ func (r *Record) replaced(p Position) bool {
 }
 
 func (v *view) replacedBlock() Block {
-	return Block{What: "no election is begun", Missing: "a member with the data that were restored: " + v.o.Self + " has those from before",
+	return Block{What: "no election is begun", Missing: "a member with the restored data: " + v.o.Self + " has those from before",
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what was restored, and every commit since"}
 }
 

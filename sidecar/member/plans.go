@@ -134,7 +134,7 @@ func (m *Member) trySwitchover(ctx context.Context, p settings.PlannedSwitchover
 		return waited(ctx, min(retrySwitchover, max(time.Until(until), 0)))
 	}
 	if p.To != "" && leader != p.To {
-		m.log.Warn("the planned switchover was done to another member: it won the election", "to", p.To, "leader", leader)
+		m.log.Warn("the planned switchover ended with another member: it won the election", "to", p.To, "leader", leader)
 		m.failPlan("the switchover planned for " + p.At.Format(time.RFC3339) + " went to " + leader + ", and not to " + p.To)
 		return m.dropPlan(ctx)
 	}

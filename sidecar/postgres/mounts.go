@@ -147,7 +147,7 @@ func Apart(stateDir, dataDir string) string {
 	if err1 != nil || err2 != nil || state == data {
 		return ""
 	}
-	return fmt.Sprintf("state_dir (%s) is on the file system mounted at %s, and data_dir (%s) on that at %s: both must live as long, and a snapshot must be put back of both or of neither",
+	return fmt.Sprintf("state_dir (%s) is on the file system mounted at %s, and data_dir (%s) on that at %s: keep both for as long as the cluster, and restore a snapshot of both or of neither",
 		stateDir, state, dataDir, data)
 }
 

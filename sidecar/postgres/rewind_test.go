@@ -11,16 +11,23 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
+// replaced returns a primary that crashed with rows of its own, and the one that was promoted
+// in its place.
+func replaced(t *testing.T) (old, promoted *member) {
+	old = newPrimary(t, "n1")
+	promoted = old.newStandby("n2")
+	promoted.caughtUp(old)
+	at := promoted.fenced(1)
+	old.sql("insert into t select generate_series(1, 1000)")
+	old.guard.crash()
+	must(t, promoted.ReserveTimeline(at, 2))
+	promoted.promote()
+	return old, promoted
+}
+
 // kill -9 at each step of a rewind of a crashed primary.
 func TestKilledRewind(t *testing.T) {
-	a := newPrimary(t, "n1")
-	b := a.newStandby("n2")
-	b.caughtUp(a)
-	at := b.fenced(1)
-	a.sql("insert into t select generate_series(1, 1000)")
-	a.guard.crash()
-	must(t, b.ReserveTimeline(at, 2))
-	b.promote()
+	a, b := replaced(t)
 	pristine := filepath.Join(a.base, "pristine")
 	if out, err := exec.Command("cp", "-a", a.o.DataDir, pristine).CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
@@ -106,14 +113,7 @@ func TestRewindStandby(t *testing.T) {
 // an operator has put them there, end no rewind, and are links again after it: also
 // if it is killed at any step.
 func TestRewindLinks(t *testing.T) {
-	a := newPrimary(t, "n1")
-	b := a.newStandby("n2")
-	b.caughtUp(a)
-	at := b.fenced(1)
-	a.sql("insert into t select generate_series(1, 1000)")
-	a.guard.crash()
-	must(t, b.ReserveTimeline(at, 2))
-	b.promote()
+	a, b := replaced(t)
 	must(t, errors.Join(os.MkdirAll(b.data("log"), 0o700), os.WriteFile(b.data("log", "theirs"), nil, 0o600)))
 	must(t, errors.Join(b.own(b.data("log")), b.own(b.data("log", "theirs"))))
 	disk := filepath.Join(a.base, "disk")

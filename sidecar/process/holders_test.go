@@ -5,16 +5,22 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 )
 
-// TestHolders: who has inherited a file is found, and nobody else.
-func TestHolders(t *testing.T) {
-	file, err := os.Create(filepath.Join(t.TempDir(), "lock"))
-	if err != nil {
-		t.Fatal(err)
+// TestLockHolders: who has inherited a lock is found; nobody else, and not who merely has the
+// file open.
+func TestLockHolders(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	open := func() *os.File {
+		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { file.Close() })
+		return file
 	}
-	defer file.Close()
 	start := func(files ...*os.File) *exec.Cmd {
 		cmd := exec.Command("sleep", "100")
 		cmd.ExtraFiles = files
@@ -24,9 +30,14 @@ func TestHolders(t *testing.T) {
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 		return cmd
 	}
-	heir := start(file)
+	held := open()
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	heir := start(held)
+	start(open()) // reads it
 	start()
-	if got := Holders(file); !slices.Equal(got, []int{heir.Process.Pid}) {
+	if got := LockHolders(open()); !slices.Equal(got, []int{heir.Process.Pid}) {
 		t.Errorf("held by %v, want %d", got, heir.Process.Pid)
 	}
 }

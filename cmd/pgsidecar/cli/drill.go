@@ -49,7 +49,7 @@ func newDrillCommand(a *Process) *cobra.Command {
 		Long: `Inject a fault into a lab, measure what an application sees of it, and report.
 The lab that runs in --dir is used; if none does, one is made and removed again.
 Without a scenario all that the lab can play are done; with --all the lab is made so
-that it can play every one of one site (as root; ten minutes); those of two need
+that it can play every one of one site (as root; 20 minutes); those of two need
 --sites 2. A table at the end has one line for each. The exit status is 1 if a drill failed or an objective was missed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {

@@ -61,8 +61,8 @@ func (s *Sole) forget() error {
 }
 
 // endLeft ends the program that holds the lock: it lives, so the number is still its own.
-// If that fails the lock stays held, and that is the error. One whose group was not noted any
-// more, as its sidecar was killed just then, is found by the lock.
+// If that fails the lock stays held, and that is the error. A program whose sidecar was killed
+// before it could note the group is found by the lock.
 func (s *Sole) endLeft() {
 	text, err := s.user.Files().ReadFile(s.group())
 	if err == nil {
@@ -70,7 +70,7 @@ func (s *Sole) endLeft() {
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 		}
 	}
-	for _, pid := range process.Holders(s.lock) {
+	for _, pid := range process.LockHolders(s.lock) {
 		if group, err := syscall.Getpgid(pid); err == nil && group > 1 && group != syscall.Getpgrp() {
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 		}

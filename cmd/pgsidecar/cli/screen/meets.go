@@ -80,7 +80,7 @@ func (m *Meeting) ofCluster(st *api.Status, h Handover, led bool) {
 	}
 	for i := range st.Backups {
 		if b := &st.Backups[i]; b.Running != nil && b.Running.Member == st.Leader {
-			m.note("%s makes backup %s (%.0f %%): the handover ends it, and it is begun again after that", st.Leader, b.Name, 100*b.Running.Done)
+			m.note("%s is making backup %s (%.0f %%): the switchover ends it, and it starts again afterwards", st.Leader, b.Name, 100*b.Running.Done)
 		}
 	}
 	if st.Restore != nil {

@@ -40,7 +40,7 @@ func TestMeets(t *testing.T) {
 		"an archive that is well": {func(s *api.Status, _, _ *api.MemberStatus) { s.Archive = &api.Archive{Leads: true, Files: 2} }, Handover{To: "n2"}, nil, nil},
 		"a backup from the primary": {func(s *api.Status, _, _ *api.MemberStatus) {
 			s.Backups = []api.BackupStatus{{Name: "main", Running: &api.BackupRun{Member: "n1", Done: 0.42}}}
-		}, Handover{To: "n2"}, nil, []string{"n1 makes backup main (42 %): the handover ends it, and it is begun again"}},
+		}, Handover{To: "n2"}, nil, []string{"n1 is making backup main (42 %): the switchover ends it, and it starts again"}},
 		"a backup from a replica": {func(s *api.Status, _, _ *api.MemberStatus) {
 			s.Backups = []api.BackupStatus{{Name: "main", Running: &api.BackupRun{Member: "n3"}}}
 		}, Handover{To: "n2"}, nil, nil},
