@@ -46,6 +46,9 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("chaos: %w", err)
 	}
+	if err := r.holdBack(ctx); err != nil {
+		return nil, fmt.Errorf("chaos: %w", err)
+	}
 	for _, reader := range r.readers {
 		reader.Interval = 50 * time.Millisecond
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,6 +86,15 @@ func (m *Measuring) plan(processors float64, of measured) {
 	set(&m.DNSEveryMs, pacing{1, m.AnswerMs, of.dns, seldomAsk, otherShare})
 }
 
+// crowd is how long so many clients wait at most for connections that all of them ask for
+// at the same moment. After a failover the cluster has more to do than to let clients in:
+// four times what it would take alone. It is pure.
+func (m Measuring) crowd(processors float64, clients int) time.Duration {
+	return min(fromMs(crowded*float64(clients)*m.ConnectionMs/processors), longestPatience)
+}
+
+const crowded = 4
+
 func (m Measuring) words() string {
 	return fmt.Sprintf("%.0f %% of the machine: each connection writes every %s; a row costs %s of processor time, a connection %s",
 		100*m.Share, msWords(m.WriteEveryMs), msWords(m.RowMs), msWords(m.ConnectionMs))
@@ -110,31 +120,30 @@ func (r *rehearsal) processorTime() (sum time.Duration, err error) {
 	return sum + time.Duration(own.Utime.Nano()+own.Stime.Nano()), nil
 }
 
-// holdBack finds what the measuring costs, and has it done no more often than a quarter of
-// the machine is enough for. With PauseOnly there are few, and nothing is held back.
+// holdBack finds what the measuring costs, has it done no more often than a quarter of the
+// machine is enough for, and the clients as patient as a crowd of them needs. With
+// PauseOnly there are few, and only their patience is set.
 func (r *rehearsal) holdBack(ctx context.Context) error {
-	if r.PauseOnly {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
 	defer cancel()
-	dns, err := r.dns.Dial(ctx, "udp", r.dns.Server)
-	if err != nil {
-		return fmt.Errorf("reach DNS: %w", err)
-	}
-	defer dns.Close()
-	w := weighing{used: r.processorTime}
-	m, err := w.weigh(ctx, r.routes[0].Route, r.weighed(), func() error { return r.dns.Ask(dns) })
+	m, err := r.weigh(ctx)
 	for err != nil && ctx.Err() == nil { // a route may be on its way to the primary still
 		sleep(ctx, triedFor)
-		m, err = w.weigh(ctx, r.routes[0].Route, r.weighed(), func() error { return r.dns.Ask(dns) })
+		m, err = r.weigh(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	of := measured{direct: len(r.direct), reads: len(r.readers), dns: cmp.Or(r.dns.Interval, dnsInterval)}
-	for _, w := range r.routes {
-		of.writes += cmp.Or(w.Workers, routeWorkers)
+	of := r.measured()
+	crowd := m.crowd(processors(), of.writes+of.direct+of.reads)
+	for _, w := range slices.Concat(r.routes, r.direct) {
+		w.Route.Crowd = crowd
+	}
+	for _, reader := range r.readers {
+		reader.Route.Crowd = crowd
+	}
+	if r.PauseOnly {
+		return nil
 	}
 	m.plan(processors(), of)
 	for _, w := range r.routes {
@@ -149,6 +158,31 @@ func (r *rehearsal) holdBack(ctx context.Context) error {
 	r.dns.Interval = fromMs(m.DNSEveryMs)
 	r.report.Measuring = &m
 	return nil
+}
+
+// measured counts the drill's connections.
+func (r *rehearsal) measured() measured {
+	of := measured{direct: len(r.direct), reads: len(r.readers), dns: cmp.Or(r.dns.Interval, dnsInterval)}
+	for _, w := range r.routes {
+		of.writes += cmp.Or(w.Workers, routeWorkers)
+	}
+	return of
+}
+
+// weigh finds what things cost here, with PauseOnly a connection alone.
+func (r *rehearsal) weigh(ctx context.Context) (Measuring, error) {
+	w, route := weighing{used: r.processorTime}, r.routes[0].Route
+	if r.PauseOnly {
+		var m Measuring
+		err := w.weighConnection(ctx, route, &m)
+		return m, err
+	}
+	dns, err := r.dns.Dial(ctx, "udp", r.dns.Server)
+	if err != nil {
+		return Measuring{}, fmt.Errorf("reach DNS: %w", err)
+	}
+	defer dns.Close()
+	return w.weigh(ctx, route, r.weighed(), func() error { return r.dns.Ask(dns) })
 }
 
 // How many of each are tried, and for how long at most.
@@ -170,19 +204,7 @@ func (w weighing) weigh(ctx context.Context, route Route, run int64, ask func() 
 	var m Measuring
 	ctx, cancel := context.WithTimeout(ctx, 10*triedFor)
 	defer cancel()
-	idle, err := w.cost(1, func() error { sleep(ctx, triedFor); return ctx.Err() })
-	if err != nil {
-		return m, err
-	}
-	w.idle = idle / ms(triedFor)
-	m.ConnectionMs, err = w.cost(triedConnections, func() error {
-		conn, err := route.Connect(ctx)
-		if err == nil {
-			closeNow(conn)
-		}
-		return err
-	})
-	if err != nil {
+	if err := w.weighConnection(ctx, route, &m); err != nil {
 		return m, err
 	}
 	conn, err := route.Connect(ctx)
@@ -201,6 +223,23 @@ func (w weighing) weigh(ctx context.Context, route Route, run int64, ask func() 
 	}
 	m.AnswerMs, err = w.cost(triedAnswers, ask)
 	return m, err
+}
+
+// weighConnection finds what the lab does anyway, and what a connection costs.
+func (w *weighing) weighConnection(ctx context.Context, route Route, m *Measuring) error {
+	idle, err := w.cost(1, func() error { sleep(ctx, triedFor); return ctx.Err() })
+	if err != nil {
+		return err
+	}
+	w.idle = idle / ms(triedFor)
+	m.ConnectionMs, err = w.cost(triedConnections, func() error {
+		conn, err := route.Connect(ctx)
+		if err == nil {
+			closeNow(conn)
+		}
+		return err
+	})
+	return err
 }
 
 // cost does something n times, or for triedFor, and returns what each time took of all

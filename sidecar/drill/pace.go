@@ -11,7 +11,13 @@ import (
 // begun for a client that has gone before it is ready. So both the wait before an
 // attempt and the patience with it grow with the time since the last answer, and stay
 // a small part of it, so that what is measured stays true: 1 % and an eighth.
-type pace struct{ answered time.Time }
+type pace struct {
+	answered time.Time
+	crowd    time.Duration // Route.Crowd
+}
+
+// pace returns that of a new client.
+func (r Route) pace() pace { return pace{answered: time.Now(), crowd: r.Crowd} }
 
 // paceFrom is how long a client is as impatient as it was told to be: in a failover that
 // takes as long as it should, nothing is stretched.
@@ -30,6 +36,7 @@ func (p *pace) before() time.Duration {
 
 // patience returns how long an attempt is given that is given least at first.
 func (p *pace) patience(least time.Duration) time.Duration {
+	least = max(least, p.crowd)
 	if p.silence() < paceFrom {
 		return least
 	}

@@ -25,6 +25,10 @@ func TestPace(t *testing.T) {
 				t.Errorf("after %v without an answer the next attempt waits %v, want %v", at.silent, got, at.waits)
 			}
 		}
+		crowded := Route{Crowd: 3 * time.Second}.pace()
+		if got := crowded.patience(time.Second); got != 3*time.Second {
+			t.Errorf("where a crowd takes 3 s an attempt is given %v", got)
+		}
 		p.answer()
 		if p.patience(time.Second) != time.Second || p.before() > 3*time.Millisecond {
 			t.Error("an answer does not count")

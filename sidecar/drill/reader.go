@@ -70,7 +70,7 @@ func (r *Reader) Start() {
 	r.pauses.start(time.Now())
 	go func() {
 		defer close(r.done)
-		p := pace{answered: time.Now()}
+		p := r.Route.pace()
 		for ctx.Err() == nil {
 			err := r.connected(ctx, &p)
 			if ctx.Err() != nil {

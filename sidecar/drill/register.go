@@ -71,7 +71,7 @@ func (r *Registers) Start() {
 	r.cancel, r.begun = cancel, time.Now()
 	for client := range cmp.Or(r.Clients, 3) {
 		r.wait.Go(func() {
-			p := pace{answered: time.Now()}
+			p := r.Route.pace()
 			for ctx.Err() == nil {
 				r.connected(ctx, client, &p)
 				sleep(ctx, p.before()+rand.N(20*time.Millisecond))

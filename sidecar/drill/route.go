@@ -26,6 +26,10 @@ type Route struct {
 	// Patience is how long an application waits on this way for a connection, and
 	// for an answer; 0: connectTimeout and statementTimeout.
 	Patience time.Duration
+	// Crowd is how long it takes until all clients of the drill have a connection that
+	// ask for one at the same moment. An attempt is given this at least: a client that
+	// gives up sooner asks a busy server for one more process, and nobody is ever served.
+	Crowd time.Duration
 	// Connect makes a new connection, within the context's deadline.
 	Connect func(ctx context.Context) (*pgx.Conn, error)
 }
@@ -129,7 +133,7 @@ func multiHost(base *pgx.ConnConfig, members []lab.Host) func(context.Context) (
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		config := base.Copy()
 		config.Host, config.Port = members[0].Address, uint16(members[0].Ports.Postgres)
-		config.ConnectTimeout = connectTimeout / 2
+		config.ConnectTimeout = half(ctx)
 		for _, m := range members[1:] {
 			config.Fallbacks = append(config.Fallbacks, &pgconn.FallbackConfig{Host: m.Address, Port: uint16(m.Ports.Postgres)})
 		}
@@ -147,7 +151,7 @@ func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (
 			return nil, fmt.Errorf("reach DNS: %w", err)
 		}
 		defer conn.Close()
-		found, err := (&question{name: name, kind: dns.TypeSRV}).ask(conn, connectTimeout/2)
+		found, err := (&question{name: name, kind: dns.TypeSRV}).ask(conn, half(ctx))
 		if err != nil {
 			return nil, err
 		}
@@ -164,6 +168,15 @@ func byDNS(base *pgx.ConnConfig, server, service string) func(context.Context) (
 		}
 		return to(base, host, int(number))(ctx)
 	}
+}
+
+// half is half of the time that an attempt has: what hangs does not take all of it.
+func half(ctx context.Context) time.Duration {
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		return connectTimeout / 2
+	}
+	return time.Until(deadline) / 2
 }
 
 // errNoAddress: DNS answered that there is no such server.

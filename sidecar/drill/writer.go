@@ -97,7 +97,7 @@ func (w *Writer) Stop() {
 
 // work is one connection: it writes until something fails, and connects again.
 func (w *Writer) work(ctx context.Context, worker int, patience time.Duration) {
-	h := hand{number: worker, least: patience, pace: pace{answered: time.Now()}}
+	h := hand{number: worker, least: patience, pace: w.Route.pace()}
 	for ctx.Err() == nil {
 		err := w.connected(ctx, &h)
 		if ctx.Err() != nil {
