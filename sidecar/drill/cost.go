@@ -27,6 +27,8 @@ type Measuring struct {
 	DirectEveryMs float64 `json:"direct_every_ms"` // to a member itself
 	ReadEveryMs   float64 `json:"read_every_ms"`
 	DNSEveryMs    float64 `json:"dns_every_ms"`
+	// CrowdMs is what an attempt to connect or to write is given at least; see Route.Crowd.
+	CrowdMs float64 `json:"crowd_ms"`
 	// Share is the part of the machine that this takes, from 0 to 1.
 	Share float64 `json:"share"`
 }
@@ -87,10 +89,11 @@ func (m *Measuring) plan(processors float64, of measured) {
 }
 
 // crowd is how long so many clients wait at most for connections that all of them ask for
-// at the same moment. After a failover the cluster has more to do than to let clients in:
-// four times what it would take alone. It is pure.
-func (m Measuring) crowd(processors float64, clients int) time.Duration {
-	return min(fromMs(crowded*float64(clients)*m.ConnectionMs/processors), longestPatience)
+// at the same moment, where one alone takes so long: of processor time, or, where others use
+// the processors too, by the clock. After a failover the cluster has more to do than to let
+// clients in: four times what it would take otherwise. It is pure.
+func crowd(one time.Duration, processors float64, clients int) time.Duration {
+	return min(time.Duration(crowded*float64(clients)*float64(one)/processors), longestPatience)
 }
 
 const crowded = 4
@@ -126,22 +129,24 @@ func (r *rehearsal) processorTime() (sum time.Duration, err error) {
 func (r *rehearsal) holdBack(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
 	defer cancel()
-	m, err := r.weigh(ctx)
+	w := &weighing{used: r.processorTime}
+	m, err := r.weigh(ctx, w)
 	for err != nil && ctx.Err() == nil { // a route may be on its way to the primary still
 		sleep(ctx, triedFor)
-		m, err = r.weigh(ctx)
+		m, err = r.weigh(ctx, w)
 	}
 	if err != nil {
 		return err
 	}
 	of := r.measured()
-	crowd := m.crowd(processors(), of.writes+of.direct+of.reads)
+	patience := crowd(max(fromMs(m.ConnectionMs), w.connection), processors(), of.writes+of.direct+of.reads)
 	for _, w := range slices.Concat(r.routes, r.direct) {
-		w.Route.Crowd = crowd
+		w.Route.Crowd = patience
 	}
 	for _, reader := range r.readers {
-		reader.Route.Crowd = crowd
+		reader.Route.Crowd = patience
 	}
+	m.CrowdMs = ms(patience)
 	if r.PauseOnly {
 		return nil
 	}
@@ -170,8 +175,8 @@ func (r *rehearsal) measured() measured {
 }
 
 // weigh finds what things cost here, with PauseOnly a connection alone.
-func (r *rehearsal) weigh(ctx context.Context) (Measuring, error) {
-	w, route := weighing{used: r.processorTime}, r.routes[0].Route
+func (r *rehearsal) weigh(ctx context.Context, w *weighing) (Measuring, error) {
+	route := r.routes[0].Route
 	if r.PauseOnly {
 		var m Measuring
 		err := w.weighConnection(ctx, route, &m)
@@ -192,15 +197,17 @@ const (
 )
 
 // weighing finds what things cost: used is the processor time of the lab until now, idle
-// how much of that there is in a millisecond of doing nothing.
+// how much of that there is in a millisecond of doing nothing, connection how long one took
+// by the clock.
 type weighing struct {
-	used func() (time.Duration, error)
-	idle float64
+	used       func() (time.Duration, error)
+	idle       float64
+	connection time.Duration
 }
 
 // weigh finds what a row, a connection and an answer of DNS cost. It writes its rows
 // through the route, under a run's number.
-func (w weighing) weigh(ctx context.Context, route Route, run int64, ask func() error) (Measuring, error) {
+func (w *weighing) weigh(ctx context.Context, route Route, run int64, ask func() error) (Measuring, error) {
 	var m Measuring
 	ctx, cancel := context.WithTimeout(ctx, 10*triedFor)
 	defer cancel()
@@ -232,19 +239,24 @@ func (w *weighing) weighConnection(ctx context.Context, route Route, m *Measurin
 		return err
 	}
 	w.idle = idle / ms(triedFor)
+	var times int
+	var took time.Duration
 	m.ConnectionMs, err = w.cost(triedConnections, func() error {
+		start := time.Now()
 		conn, err := route.Connect(ctx)
 		if err == nil {
 			closeNow(conn)
 		}
+		times, took = times+1, took+time.Since(start)
 		return err
 	})
+	w.connection = took / time.Duration(max(times, 1))
 	return err
 }
 
 // cost does something n times, or for triedFor, and returns what each time took of all
 // processors, in milliseconds, less what the lab does anyway.
-func (w weighing) cost(n int, do func() error) (float64, error) {
+func (w *weighing) cost(n int, do func() error) (float64, error) {
 	before, err := w.used()
 	if err != nil {
 		return 0, err

@@ -39,18 +39,19 @@ func TestMeasuringIsHeldBack(t *testing.T) {
 // A client is patient enough for a slow machine on which all come at once, and no more.
 func TestCrowd(t *testing.T) {
 	for _, test := range []struct {
-		connection, processors float64
-		clients                int
-		want                   time.Duration
+		one        time.Duration
+		processors float64
+		clients    int
+		want       time.Duration
 	}{
-		{3, 2, 21, 126 * time.Millisecond}, // less than what a client has anyway
-		{35, 2, 21, 1470 * time.Millisecond},
-		{35, 0.5, 21, 5880 * time.Millisecond},
-		{60, 0.5, 40, longestPatience},
+		{3 * time.Millisecond, 2, 21, 126 * time.Millisecond}, // less than what a client has anyway
+		{35 * time.Millisecond, 2, 21, 1470 * time.Millisecond},
+		{35 * time.Millisecond, 0.5, 21, 5880 * time.Millisecond},
+		{60 * time.Millisecond, 0.5, 42, longestPatience},
 		{0, 2, 21, 0},
 	} {
-		if got := (Measuring{ConnectionMs: test.connection}).crowd(test.processors, test.clients); got != test.want {
-			t.Errorf("%d connections of %v ms on %v processors: %v, want %v", test.clients, test.connection, test.processors, got, test.want)
+		if got := crowd(test.one, test.processors, test.clients); got != test.want {
+			t.Errorf("%d connections of %v on %v processors: %v, want %v", test.clients, test.one, test.processors, got, test.want)
 		}
 	}
 }

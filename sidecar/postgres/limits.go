@@ -56,34 +56,34 @@ func (s *Server) raise(ctx context.Context, set Settings) (map[string]string, er
 	if err != nil {
 		return nil, err
 	}
+	user, kept := s.keptUserConf()
+	if now, err := s.readUserConf(); err == nil || !kept {
+		user = now.text
+	}
 	raised := map[string]string{}
 	for _, name := range standbyLimits {
 		least, is := c.limits[name]
 		if !is {
 			continue
 		}
-		if have, known := s.limit(ctx, set, name); known && have < least {
+		if have, known := s.limit(ctx, set, user, name); known && have < least {
 			raised[name] = strconv.FormatInt(least, 10)
 		}
 	}
 	return raised, nil
 }
 
-// limit returns what a start with the settings would have of a limit. PostgreSQL is asked
-// where another file than ours has a say. known is false if nobody can tell: then the
-// start itself says what is wrong.
-func (s *Server) limit(ctx context.Context, set Settings, name string) (have int64, known bool) {
-	user, kept := s.keptUserConf()
-	if now, err := s.readUserConf(); err == nil || !kept {
-		user = now.text
-	}
+// limit returns what a start with the settings and this text of the user's would have of a
+// limit. PostgreSQL is asked where another file than ours has a say. known is false if
+// nobody can tell: then the start itself says what is wrong.
+func (s *Server) limit(ctx context.Context, set Settings, user, name string) (have int64, known bool) {
 	auto := s.altered(name)
 	for key, value := range set.Parameters {
 		if n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64); strings.EqualFold(key, name) && !auto {
 			return n, err == nil
 		}
 	}
-	if !auto && !strings.Contains(strings.ToLower(user), name) {
+	if !auto && !sets(user, name) {
 		return defaultLimits[name], true
 	}
 	said, err := s.askConf(ctx, set, user, name)
@@ -92,6 +92,17 @@ func (s *Server) limit(ctx context.Context, set Settings, name string) (have int
 	}
 	n, err := strconv.ParseInt(said, 10, 64)
 	return n, err == nil
+}
+
+// sets reports whether a line of a configuration may set a parameter: a comment does not.
+func sets(text, parameter string) bool {
+	for line := range strings.Lines(text) {
+		line = strings.TrimLeft(line, " \t\f\r")
+		if len(line) >= len(parameter) && strings.EqualFold(line[:len(parameter)], parameter) {
+			return true
+		}
+	}
+	return false
 }
 
 // altered reports whether ALTER SYSTEM has set a parameter: that comes after our files.

@@ -157,6 +157,7 @@ type Server struct {
 	sock     string
 	guard    Guard
 	controls controlCache
+	answers  confAnswers
 	mu       sync.Mutex // holds hidden, the settings, and the gate to the archive
 	hidden   bool
 	settings Settings

@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,21 +78,30 @@ func (c *userConf) add(name string, depth int) error {
 	return c.addText(name, string(content), depth)
 }
 
-// addText appends what a file has.
+// addText appends what a file has. It is read every few seconds, and in a failover, and
+// mostly has hundreds of lines of comments: these are copied once.
 func (c *userConf) addText(name, content string, depth int) error {
 	n := 0
+	var own strings.Builder // lines of this file that c.text has not yet
+	flush := func() {
+		c.text += own.String()
+		own.Reset()
+	}
+	defer flush()
 	for line := range strings.Lines(content) {
 		n++
 		line = strings.TrimRight(line, "\r\n")
 		var err error
 		if m := c.includes(line); m != nil {
+			flush()
 			err = c.readIncluded(strings.ToLower(m[1]), c.named(name, c.unquote(m[2])), depth)
 		} else {
 			if c.expand != nil {
 				line, err = c.expand(c, name, line)
 			}
 			if err == nil {
-				c.text += line + "\n"
+				own.WriteString(line)
+				own.WriteByte('\n')
 				c.origin = append(c.origin, origin{name, n})
 			}
 		}
@@ -105,10 +113,17 @@ func (c *userConf) addText(name, content string, depth int) error {
 }
 
 func (c *userConf) includes(line string) []string {
-	if c.include == nil {
+	if c.include == nil || !mayInclude(line) {
 		return nil
 	}
 	return c.include.FindStringSubmatch(line)
+}
+
+// mayInclude is a cheap look before the regular expression: every directive begins with
+// an i.
+func mayInclude(line string) bool {
+	line = strings.TrimLeft(line, " \t\n\f\r")
+	return line != "" && (line[0] == 'i' || line[0] == 'I')
 }
 
 // named is the path that a file names, relative to itself.
@@ -253,22 +268,6 @@ var weakCommits = []string{"off", "local", "remote_write"}
 // and returns what synchronous_commit is then.
 func (s *Server) tryConf(ctx context.Context, set Settings, user string) (commit string, err error) {
 	return s.askConf(ctx, set, user, "synchronous_commit")
-}
-
-// askConf asks PostgreSQL what a parameter would be with the settings and this text of
-// the user's.
-func (s *Server) askConf(ctx context.Context, set Settings, user, parameter string) (value string, err error) {
-	name := rand.Text()
-	draft, copied := s.state("postgresql.conf.try-"+name), s.state("user.conf.try-"+name)
-	defer s.files.Remove(draft) // only drafts
-	defer s.files.Remove(copied)
-	for path, text := range map[string]string{copied: user, draft: s.render(set, copied)} {
-		if err := s.files.Replace(path, []byte(text)); err != nil {
-			return "", noSpace(err)
-		}
-	}
-	value, err = s.program(ctx, "postgres", []string{"-C", parameter, "-D", s.o.DataDir, "-c", "config_file=" + draft}, runOptions{})
-	return strings.TrimSpace(value), err
 }
 
 // noteProblem keeps what is wrong with the user's file as it is now; empty: nothing.
