@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/cmd/pgsidecar/cli"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
 // TestWrongConfiguration: what is wrong is named with its place and what was
@@ -40,6 +42,7 @@ func TestWrongConfiguration(t *testing.T) {
 		{"combination", func(r *rig) error {
 			return r.replace("api {", "failover {\n  lease = \"3s\"\n  failure_timeout = \"2s\"\n}\napi {")
 		}, []string{"pg.hcl:", "lease"}},
+		{"a PostgreSQL that is not known yet", func(r *rig) error { return r.runs("19beta1") }, []string{"pg.hcl", "PostgreSQL 19", "the newest that this version of pgsidecar knows is 18", "bin_dir"}},
 		{"password file", func(r *rig) error { return os.Remove(filepath.Join(r.dir, "superuser")) }, []string{"superuser", "no such file"}},
 	}
 	for _, c := range cases {
@@ -73,6 +76,58 @@ func (r *rig) replace(old, with string) error {
 		return fmt.Errorf("the configuration has no %q", old)
 	}
 	return os.WriteFile(r.config(), bytes.Replace(text, []byte(old), []byte(with), 1), 0o644)
+}
+
+// runs has the member run programs that say they are of a version.
+func (r *rig) runs(version string) error {
+	bin := labtest.Installed(r.t, programs.PostgresBin)
+	dir := copiedPrograms(r.t, bin)
+	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" != --version ] || { echo 'postgres (PostgreSQL) %s'; exit; }\nexec %s/postgres \"$@\"\n", version, bin)
+	if err := os.WriteFile(filepath.Join(dir, "postgres"), []byte(script), 0o755); err != nil {
+		return err
+	}
+	return r.replace(fmt.Sprintf("%q", bin), fmt.Sprintf("%q", dir))
+}
+
+// TestMemberOfAnotherMajor: a new member whose programs are of another major version says
+// so, with the way out, makes nothing, and joins once it has the right ones. The primary
+// goes on.
+func TestMemberOfAnotherMajor(t *testing.T) {
+	n1 := newRig(t)
+	n1.startConsul()
+	n1.start()
+	n1.logged(long, "announced", "tag=primary")
+	for _, version := range []string{"14.20", "18.6"} {
+		n2 := n1.beside("n2")
+		if err := n2.runs(version); err != nil {
+			t.Fatal(err)
+		}
+		n2.start()
+		major, _, _ := strings.Cut(version, ".")
+		if major == majorOf(t) {
+			n2.logged(long, "announced", "tag=replica")
+			n2.stop()
+			continue
+		}
+		n2.logged(long, "n1 runs PostgreSQL "+majorOf(t), "of version "+major, "bin_dir", "pgsidecar help upgrade")
+		if _, err := os.Stat(n2.data()); !os.IsNotExist(err) {
+			t.Errorf("something was made: %v", err)
+		}
+		_, said, _ := command(t, "status", "-consul", fmt.Sprint("127.0.0.1:", n1.consul))
+		t.Log(said)
+		n2.stop()
+		n2.configure("")
+		n2.start()
+		n2.logged(long, "announced", "tag=replica")
+		n2.stop()
+	}
+	n1.stop()
+}
+
+// majorOf is the major version of the programs that tests run.
+func majorOf(t *testing.T) string {
+	t.Helper()
+	return filepath.Base(filepath.Dir(labtest.Installed(t, programs.PostgresBin)))
 }
 
 // denying is a Consul agent's configuration for ACLs that deny by default, with this

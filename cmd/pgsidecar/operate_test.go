@@ -258,7 +258,13 @@ func (o *operated) rolling(t *testing.T) {
 			t.Errorf("%s was not restarted", member)
 		}
 	}
-	config, err := o.ConnConfig("postgres", st.Leader)
+	o.kept(t, st.Leader, acknowledged)
+}
+
+// kept looks that the leader has what was acknowledged to write.
+func (o *operated) kept(t *testing.T, leader string, acknowledged []int) {
+	t.Helper()
+	config, err := o.ConnConfig("postgres", leader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func (l *Lab) belonging(h Host) func(pid int) bool {
 		if err == nil && (bytes.HasPrefix(env, mark) || bytes.Contains(env, inner)) {
 			return true
 		}
-		return pgsidecarOf(pid, h) || postgresOf(pid, h, l.plan.PostgresBin)
+		return pgsidecarOf(pid, h) || postgresOf(pid, h)
 	}
 }
 
@@ -166,8 +166,8 @@ func commandOf(pid int, h Host, commands ...string) bool {
 // postgresOf reports whether a process is of the PostgreSQL server in a
 // member's data directory. PostgreSQL writes its title over its environment, so
 // the mark is not there; and somebody's shell in that directory is not of the
-// lab, so the program is looked at too.
-func postgresOf(pid int, h Host, bin string) bool {
+// lab, so the program is looked at too: by its name alone, as an upgrade brings another.
+func postgresOf(pid int, h Host) bool {
 	if h.Kind != KindMember {
 		return false
 	}
@@ -177,7 +177,7 @@ func postgresOf(pid int, h Host, bin string) bool {
 		return false
 	}
 	exe, err := os.Readlink(proc + "/exe")
-	return err == nil && filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) == bin
+	return err == nil && filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == "postgres"
 }
 
 // processes holds all processes of the host. The caller closes them.
@@ -338,7 +338,7 @@ func (l *Lab) SignalPostgres(host string, sig syscall.Signal) error {
 	}
 	all, err := l.processes(h)
 	for _, p := range all {
-		if postgresOf(p.pid, h, l.plan.PostgresBin) {
+		if postgresOf(p.pid, h) {
 			err = errors.Join(err, p.signal(sig))
 		}
 		p.close()

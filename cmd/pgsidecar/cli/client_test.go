@@ -25,6 +25,8 @@ type fakeMember struct {
 	status api.Status
 	asked  []string // "POST /pause {…}"
 	answer string   // to a change; empty: "done"
+	// onChange is told what was asked; nil: nobody is.
+	onChange func(string)
 	// onStatus changes the status before it is told; nil: nobody does.
 	onStatus func(*api.Status)
 }
@@ -59,6 +61,9 @@ func (m *fakeMember) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	body, _ := io.ReadAll(r.Body)
 	m.asked = append(m.asked, r.Method+" "+r.URL.Path+" "+string(body))
+	if m.onChange != nil {
+		m.onChange(r.URL.Path)
+	}
 	_, _ = io.WriteString(w, cmp.Or(m.answer, "done"))
 }
 

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/client"
-	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // restartFlags say which members are restarted, and when.
@@ -34,11 +31,13 @@ func newRestartCommand(a *Process) *cobra.Command {
 		Long: `Restart PostgreSQL: of one member, or of many, one after the other. A primary that is
 restarted alone is restarted where it is. With several members the replicas restart
 first, each when the previous one streams again; then the primary hands over, once,
-which restarts its server too.
+which restarts its server too. If another member takes over meanwhile, the command goes
+on under that one when the old primary streams.
 
 --upgrade restarts only members whose server runs other programs than those on disk:
 after a minor upgrade of PostgreSQL's packages on all hosts, "restart --all --upgrade"
-takes them up with one switchover, and stops at the first member that does not come back.
+takes them up with one switchover, and stops at the first member that does not come back;
+type it again to go on.
 
 To have less of max_connections, max_worker_processes, max_wal_senders,
 max_prepared_transactions or max_locks_per_transaction, restart the primary first,
@@ -67,7 +66,7 @@ where it is (--role primary), then the replicas: a standby needs what its primar
 			}
 			if f.upgrade {
 				if chosen, err = upgraded(cmd.Context(), rollout{c, a.Stdout}, chosen); err != nil {
-					return err
+					return fmt.Errorf("nothing was restarted: %w", err)
 				}
 			}
 			if len(chosen) == 0 {
@@ -133,16 +132,21 @@ func (f *restartFlags) choose(st *api.Status, names []string) ([]api.MemberStatu
 			chosen = append(chosen, m)
 		}
 	}
-	slices.SortStableFunc(chosen, func(x, y api.MemberStatus) int {
+	leaderLast(chosen, st.Leader)
+	return chosen, nil
+}
+
+// leaderLast moves the leader behind all others.
+func leaderLast(members []api.MemberStatus, leader string) {
+	slices.SortStableFunc(members, func(x, y api.MemberStatus) int {
 		switch {
-		case x.Member == st.Leader:
+		case x.Member == leader:
 			return 1
-		case y.Member == st.Leader:
+		case y.Member == leader:
 			return -1
 		}
 		return 0
 	})
-	return chosen, nil
 }
 
 // upgraded are those of the members whose server runs others than the programs on disk.
@@ -150,7 +154,7 @@ func upgraded(ctx context.Context, r rollout, members []api.MemberStatus) (chose
 	for _, m := range members {
 		st, err := r.StatusOf(ctx, m.API)
 		if err != nil {
-			return nil, fmt.Errorf("ask %s which programs it runs; nothing was restarted: %w", m.Member, err)
+			return nil, fmt.Errorf("ask %s which programs it runs: %w", m.Member, err)
 		}
 		if st.NewPrograms {
 			chosen = append(chosen, m)
@@ -170,36 +174,25 @@ func (f *restartFlags) restart(ctx context.Context, r rollout, st *api.Status, c
 	if f.at != "" {
 		return r.Change(ctx, r.to, chosen[0].API, "/restart", map[string]any{"schedule": f.at})
 	}
-	lowers := lowersLimit(st)
-	if lowers != "" && len(chosen) > 1 && chosen[len(chosen)-1].Member == st.Leader {
+	if len(chosen) == 1 && (!f.all || len(st.Members) == 1) {
+		if err := r.Change(ctx, r.to, chosen[0].API, "/restart", f.body()); err != nil {
+			return fmt.Errorf("%s: %w", chosen[0].Member, err)
+		}
+		return nil
+	}
+	if lowers := lowersLimit(st); lowers != "" && chosen[len(chosen)-1].Member == st.Leader {
 		return r.primaryFirst(ctx, chosen, lowers)
 	}
-	for i, m := range chosen {
-		body := map[string]any{}
-		if f.pending {
-			body["restart_pending"] = true
-		}
-		if m.Member == st.Leader && len(chosen) > 1 {
-			return r.handOver(ctx, st.Leader)
-		}
-		if len(chosen) > 1 {
-			fmt.Fprintf(r.to, "%s: restarting (%d of %d)\n", m.Member, i+1, len(chosen))
-		}
-		err := r.Change(ctx, r.to, m.API, "/restart", body)
-		if err != nil && f.pending && len(chosen) > 1 && !r.waitsForRestart(ctx, m.API) {
-			fmt.Fprintf(r.to, "  no restart is pending there any more; it is left as it is\n")
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.Member, err)
-		}
-		if len(chosen) > 1 {
-			if err := r.untilStreams(ctx, m.Member); err != nil {
-				return err
-			}
-		}
+	return f.roll(ctx, r, st.Leader, chosen)
+}
+
+// body is what a member is asked for.
+func (f *restartFlags) body() map[string]any {
+	body := map[string]any{}
+	if f.pending {
+		body["restart_pending"] = true
 	}
-	return nil
+	return body
 }
 
 // waitsForRestart tells whether a member's server waits for a restart; yes, where the member
@@ -224,131 +217,4 @@ func lowersLimit(st *api.Status) string {
 		}
 	}
 	return ""
-}
-
-// primaryFirst restarts the primary, the last of those chosen, where it is, and then the
-// replicas: they cannot have less before it has.
-func (r rollout) primaryFirst(ctx context.Context, chosen []api.MemberStatus, why string) error {
-	last := len(chosen) - 1
-	order := append([]api.MemberStatus{chosen[last]}, chosen[:last]...)
-	for i, m := range order {
-		fmt.Fprintf(r.to, "%s: restarting (%d of %d)\n", m.Member, i+1, len(order))
-		if i == 0 {
-			fmt.Fprintf(r.to, "  the primary first, where it is: it is to have less of %s\n", why)
-		} else if err := r.untilReplayed(ctx, m.Member); err != nil {
-			return err
-		}
-		if err := r.Change(ctx, r.to, m.API, "/restart", map[string]any{}); err != nil {
-			return fmt.Errorf("%s: %w", m.Member, err)
-		}
-		if i > 0 {
-			if err := r.untilStreams(ctx, m.Member); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// untilReplayed waits until a replica has replayed what the primary has now: only then it
-// knows that it needs no more than the primary has.
-func (r rollout) untilReplayed(ctx context.Context, member string) error {
-	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	var goal ha.LSN
-	for {
-		st, err := r.Status(ctx)
-		if err == nil {
-			for _, m := range st.Members {
-				if m.Member == st.Leader && m.Writable && goal == 0 {
-					goal = m.Position.LSN
-				}
-			}
-		}
-		if err == nil && slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
-			return m.Member == member && m.Streaming && m.Lag != nil && goal != 0 && m.Position.LSN >= goal && uint64(m.Position.LSN)-*m.Lag >= uint64(goal)
-		}) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", member, errStreams)
-		case <-tick.C:
-		}
-	}
-}
-
-// rollout restarts members one after the other.
-type rollout struct {
-	*client.Client
-	to io.Writer
-}
-
-// streamTimeout is how long a restarted member may take to stream again.
-const streamTimeout = 5 * time.Minute
-
-// handOver has the primary hand over. Its server is restarted by that.
-func (r rollout) handOver(ctx context.Context, leader string) error {
-	st, err := r.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if st.Leader != leader {
-		return fmt.Errorf("%s does not lead any more, %s does; run the command again", leader, st.Leader)
-	}
-	address, ok := client.MemberAPI(st, leader)
-	if !ok {
-		return fmt.Errorf("%s, the primary, does not answer", leader)
-	}
-	fmt.Fprintf(r.to, "%s: handing over\n", leader)
-	// The primary may not yet have seen that those just restarted stream.
-	waiting, cancel := context.WithTimeout(ctx, handOverPatience)
-	defer cancel()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		err := r.Change(ctx, r.to, address, "/switchover", handoverBody{Leader: leader})
-		if err == nil {
-			return r.untilStreams(ctx, leader)
-		}
-		if errors.Is(err, client.ErrNotPossible) && waiting.Err() == nil {
-			select {
-			case <-waiting.Done():
-			case <-tick.C:
-				continue
-			}
-		}
-		return fmt.Errorf("all but the primary, %s, were restarted: %w", leader, err)
-	}
-}
-
-// handOverPatience is how long a handover that is not possible is tried again.
-const handOverPatience = 30 * time.Second
-
-// errStreams is returned when a member does not stream again in time.
-var errStreams = errors.New("it does not stream again; the others were not touched; see pgsidecar status")
-
-// untilStreams waits until the leader sees the member stream. There is no event
-// for that, so it asks.
-func (r rollout) untilStreams(ctx context.Context, member string) error {
-	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		st, err := r.Status(ctx)
-		if err == nil && slices.ContainsFunc(st.Members, func(m api.MemberStatus) bool {
-			return m.Member == member && m.Streaming && m.Lag != nil && st.Leader != member
-		}) {
-			_, err := fmt.Fprintf(r.to, "%s: streams\n", member)
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", member, errStreams)
-		case <-tick.C:
-		}
-	}
 }
