@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,14 +19,36 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 )
 
-// TestUpgrade: with new programs on disk, restart --all --upgrade restarts all members
-// with one switchover; without any it has nothing to do.
-func TestUpgrade(t *testing.T) {
+// newer is a folder with PostgreSQL's programs of a newer minor version, to upgrade to;
+// without it the upgrade is to a copy of the same programs.
+var newer = flag.String("upgrade.newer", "", "upgrade to the programs in this `folder`, from those of the same major version")
+
+// upgradable is a lab, and the folder of its programs.
+func upgradable(t *testing.T) (*operated, string) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("takes a cluster")
 	}
 	bin := labtest.Program(t, programs.PostgresBin)
-	o := newOperated(t)
+	if *newer != "" {
+		bin = filepath.Join("/usr/lib/postgresql", filepath.Base(filepath.Dir(*newer)), "bin")
+		if _, err := os.Stat(filepath.Join(*newer, "postgres")); err != nil {
+			t.Skip(err)
+		}
+	}
+	o := newOperatedLab(t, lab.Options{PostgresBin: bin})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := o.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return o, bin
+}
+
+// TestUpgrade: with new programs on disk, restart --all --upgrade restarts all members
+// with one switchover; without any it has nothing to do.
+func TestUpgrade(t *testing.T) {
+	o, bin := upgradable(t)
 	st := o.whole(t)
 	if said := o.good(t, "restart --all --upgrade"); !strings.Contains(said, "run the programs that are on disk") {
 		t.Fatalf("nothing was upgraded, and it says %s", said)
@@ -40,18 +63,19 @@ func TestUpgrade(t *testing.T) {
 	if now.Term != st.Term+1 || strings.Count(said, "handing over") != 1 {
 		t.Errorf("term %d, before %d; it says\n%s", now.Term, st.Term, said)
 	}
+	if after := o.asked(t, now.Leader, "show server_version_num"); *newer != "" && after <= runs {
+		t.Errorf("version %s was upgraded to %s", runs, after)
+	} else {
+		t.Logf("from %s to %s", runs, after)
+	}
 }
 
 // TestUpgradeThroughFailover: the primary's server dies while members are upgraded, once
-// while a replica restarts and once after that. The command ends well all the same, all
+// after a replica was restarted and once while one is. The command ends well all the same, all
 // servers run the new programs, and no acknowledged row is lost.
 func TestUpgradeThroughFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a cluster")
-	}
-	bin := labtest.Program(t, programs.PostgresBin)
-	o := newOperated(t)
-	for _, when := range []string{": restarting (1 of 3)", ": streams"} {
+	o, bin := upgradable(t)
+	for _, when := range []string{": streams", ": restarting (1 of 3)"} {
 		bin = o.newPrograms(t, bin)
 		st := o.whole(t)
 		o.must(t, st.Leader, "drop table if exists rolled")
@@ -59,6 +83,9 @@ func TestUpgradeThroughFailover(t *testing.T) {
 		wrote := make(chan []int)
 		go func() { wrote <- o.write(ctx) }()
 		out := &eavesdropper{when: when, then: func() {
+			o.until(t, "a warning of two versions", func() bool {
+				return *newer == "" || when != ": streams" || strings.Contains(o.good(t, "status"), "the members run different versions of PostgreSQL")
+			})
 			if err := o.Kill(st.Leader, lab.Postgres); err != nil {
 				t.Error(err)
 			}
@@ -97,7 +124,10 @@ func (w *eavesdropper) Write(b []byte) (int, error) {
 // newPrograms gives all members' servers other programs on disk, and returns their folder.
 func (o *operated) newPrograms(t *testing.T, bin string) string {
 	t.Helper()
-	fresh := copiedPrograms(t, bin)
+	fresh := *newer
+	if fresh == "" || fresh == bin {
+		fresh = copiedPrograms(t, bin)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for _, m := range o.Plan().Members() {
