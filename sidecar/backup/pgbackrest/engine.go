@@ -100,10 +100,13 @@ func (e *Engine) Check(ctx context.Context) error {
 	return nil
 }
 
-// Commands run pgBackRest itself. A percent sign of a path is doubled for
+// Commands run pgBackRest itself.
+func (e *Engine) Commands() backup.Commands { return e.commands() }
+
+// commands are those with more options. A percent sign of a path is doubled for
 // PostgreSQL, which replaces %p and %f.
-func (e *Engine) Commands() backup.Commands {
-	words := append([]string{e.c.Program}, e.options()...)
+func (e *Engine) commands(options ...string) backup.Commands {
+	words := slices.Concat([]string{e.c.Program}, e.options(), options)
 	for i := range words {
 		words[i] = strings.ReplaceAll(words[i], "%", "%%")
 	}
@@ -278,9 +281,13 @@ func (e *Engine) Restore(ctx context.Context, r backup.Restore) error {
 	if err != nil {
 		return err
 	}
-	if !r.Scratch { // the data may be moved before they are used
-		args = slices.Insert(args, len(args)-1, "--recovery-option=restore_command="+confValue.Replace(e.Commands().Restore))
+	// pgBackRest's own line does not double percent signs, and PostgreSQL 16 and later do not
+	// start with that.
+	fetch := e.Commands().Restore
+	if r.Scratch { // others may be moved before they are used
+		fetch = e.commands("--pg1-path=" + r.DataDir).Restore
 	}
+	args = slices.Insert(args, len(args)-1, "--recovery-option=restore_command="+confValue.Replace(fetch))
 	command := program.Command{Line: progress(r.Progress), Background: r.Scratch, Started: r.Started}
 	if r.Lock != nil {
 		command.Files = append(command.Files, r.Lock)
