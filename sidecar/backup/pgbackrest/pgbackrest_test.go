@@ -134,6 +134,10 @@ func TestRecovery(t *testing.T) {
 			plan := must2(backup.MakePlan(backup.Question{Target: to, Repository: list, Archive: archive, SystemID: system, Now: time.Now()}))(t)
 			dir := w.Folder("restored-" + string(target.kind))
 			must(t, 0, w.engine.Restore(ctx, backup.Restore{DataDir: dir, Label: plan.Backup.Label, Target: to, Scratch: true}))
+			told := must2(os.ReadFile(filepath.Join(dir, "postgresql.auto.conf")))(t)
+			if strings.Contains(strings.NewReplacer("%%", "", "%f", "", "%p", "").Replace(string(told)), "%") {
+				t.Errorf("PostgreSQL 16 and later would not start with %s", told)
+			}
 			w.StartOn(dir, "hot_standby=on")
 			w.Eventually("select pg_is_in_recovery()", "f")
 			got := w.SQL("select coalesce(to_regclass('t')::text, '-')")
