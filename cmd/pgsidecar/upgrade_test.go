@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"net"
@@ -59,10 +60,16 @@ func TestUpgrade(t *testing.T) {
 		return !slices.ContainsFunc(o.whole(t).Members, func(m api.MemberStatus) bool { return strconv.Itoa(m.Software.Postgres) != runs })
 	})
 	o.newPrograms(t, bin)
+	st = o.whole(t)
+	old := o.old(t)
+	hands := 0
+	if slices.Contains(old, st.Leader) { // on a busy machine a server may have been restarted already
+		hands = 1
+	}
 	said := o.good(t, "restart --all --upgrade")
 	now := o.whole(t)
-	if now.Term != st.Term+1 || strings.Count(said, "handing over") != 1 {
-		t.Errorf("term %d, before %d; it says\n%s", now.Term, st.Term, said)
+	if now.Term != st.Term+uint64(hands) || strings.Count(said, "handing over") != hands || strings.Count(said, ": restarting") != len(old)-hands || len(o.old(t)) > 0 {
+		t.Errorf("%s ran old programs, and %s do; term %d, before %d; it says\n%s", old, o.old(t), now.Term, st.Term, said)
 	}
 	if after := o.asked(t, now.Leader, "show server_version_num"); *newer != "" && after <= runs {
 		t.Errorf("version %s was upgraded to %s", runs, after)
@@ -161,6 +168,22 @@ func (o *operated) newPrograms(t *testing.T, bin string) string {
 		o.whole(t)
 	}
 	return fresh
+}
+
+// old are the members whose servers run other programs than those on disk.
+func (o *operated) old(t *testing.T) (names []string) {
+	t.Helper()
+	for _, m := range o.Plan().Members() {
+		_, said := o.ask("GET", m.APIAddress(), "/status", "", "")
+		var st api.Status
+		if err := json.Unmarshal([]byte(said), &st); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		if st.NewPrograms {
+			names = append(names, m.Name)
+		}
+	}
+	return names
 }
 
 // copiedPrograms is a folder with a copy of the server's program; the others are links.
