@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -81,9 +82,10 @@ func (r *rig) replace(old, with string) error {
 // runs has the member run programs that say they are of a version.
 func (r *rig) runs(version string) error {
 	bin := labtest.Installed(r.t, programs.PostgresBin)
-	dir := copiedPrograms(r.t, bin)
+	dir := linkedPrograms(r.t, bin)
 	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" != --version ] || { echo 'postgres (PostgreSQL) %s'; exit; }\nexec %s/postgres \"$@\"\n", version, bin)
-	if err := os.WriteFile(filepath.Join(dir, "postgres"), []byte(script), 0o755); err != nil {
+	program := filepath.Join(dir, "postgres")
+	if err := errors.Join(os.Remove(program), os.WriteFile(program, []byte(script), 0o755)); err != nil {
 		return err
 	}
 	return r.replace(fmt.Sprintf("%q", bin), fmt.Sprintf("%q", dir))

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +24,7 @@ import (
 // without it the upgrade is to a copy of the same programs.
 var newer = flag.String("upgrade.newer", "", "upgrade to the programs in this `folder`, from those of the same major version")
 
-// upgradable is a lab, and the folder of its programs.
+// upgradable is a lab, and the folder of its programs, which can be replaced.
 func upgradable(t *testing.T) (*operated, string) {
 	t.Helper()
 	if testing.Short() {
@@ -38,19 +37,20 @@ func upgradable(t *testing.T) (*operated, string) {
 			t.Skip(err)
 		}
 	}
-	o := newOperatedLab(t, lab.Options{PostgresBin: bin})
+	dir := linkedPrograms(t, bin)
+	o := newOperatedLab(t, lab.Options{PostgresBin: dir})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	if err := o.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return o, bin
+	return o, dir
 }
 
 // TestUpgrade: with new programs on disk, restart --all --upgrade restarts all members
 // with one switchover; without any it has nothing to do.
 func TestUpgrade(t *testing.T) {
-	o, bin := upgradable(t)
+	o, dir := upgradable(t)
 	st := o.whole(t)
 	if said := o.good(t, "restart --all --upgrade"); !strings.Contains(said, "run the programs that are on disk") {
 		t.Fatalf("nothing was upgraded, and it says %s", said)
@@ -59,7 +59,7 @@ func TestUpgrade(t *testing.T) {
 	o.until(t, "the version of each member in status", func() bool {
 		return !slices.ContainsFunc(o.whole(t).Members, func(m api.MemberStatus) bool { return strconv.Itoa(m.Software.Postgres) != runs })
 	})
-	o.newPrograms(t, bin)
+	newPrograms(t, dir)
 	st = o.whole(t)
 	old := o.old(t)
 	hands := 0
@@ -82,9 +82,9 @@ func TestUpgrade(t *testing.T) {
 // after a replica was restarted and once while one is. The command ends well all the same, all
 // servers run the new programs, and no acknowledged row is lost.
 func TestUpgradeThroughFailover(t *testing.T) {
-	o, bin := upgradable(t)
+	o, dir := upgradable(t)
 	for _, when := range []string{": streams", ": restarting (1 of "} {
-		bin = o.newPrograms(t, bin)
+		newPrograms(t, dir)
 		st := o.whole(t)
 		o.must(t, st.Leader, "drop table if exists rolled")
 		ctx, stop := context.WithCancel(t.Context())
@@ -136,38 +136,23 @@ func (w *eavesdropper) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// newPrograms gives all members' servers other programs on disk, and returns their folder.
-func (o *operated) newPrograms(t *testing.T, bin string) string {
+// newPrograms replaces the programs in a folder, as a package's upgrade does.
+func newPrograms(t *testing.T, dir string) {
 	t.Helper()
-	fresh := *newer
-	if fresh == "" || fresh == bin {
-		fresh = copiedPrograms(t, bin)
+	if runs, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres")); err != nil {
+		t.Fatal(err)
+	} else if *newer != "" && filepath.Dir(runs) != *newer && filepath.Dir(runs) != dir {
+		linkPrograms(t, *newer, dir)
+		return
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	for _, m := range o.Plan().Members() {
-		path := filepath.Join(m.Dir, "pg.hcl")
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(strings.Replace(string(text), bin, fresh, 1)), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		// Without the wait the one that is about to end may answer, and hold the port.
-		if err := errors.Join(o.Kill(m.Name, lab.Sidecar), o.Wait(ctx, m.Name, lab.Sidecar), o.Start(ctx, m.Name, lab.Sidecar)); err != nil {
-			t.Fatal(err)
-		}
-		o.until(t, m.Name+" to answer", func() bool {
-			conn, err := net.DialTimeout("tcp", m.APIAddress(), time.Second)
-			if err == nil {
-				conn.Close()
-			}
-			return err == nil
-		})
-		o.whole(t)
+	text, err := os.ReadFile(filepath.Join(dir, "postgres"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return fresh
+	fresh := filepath.Join(dir, "postgres.new")
+	if err := errors.Join(os.WriteFile(fresh, text, 0o755), os.Rename(fresh, filepath.Join(dir, "postgres"))); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // old are the members whose servers run other programs than those on disk.
@@ -186,8 +171,8 @@ func (o *operated) old(t *testing.T) (names []string) {
 	return names
 }
 
-// copiedPrograms is a folder with a copy of the server's program; the others are links.
-func copiedPrograms(t *testing.T, bin string) string {
+// linkedPrograms is a folder with links to PostgreSQL's programs in another.
+func linkedPrograms(t *testing.T, bin string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "bin")
 	if err != nil {
@@ -197,24 +182,21 @@ func copiedPrograms(t *testing.T, bin string) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	linkPrograms(t, bin, dir)
+	return dir
+}
+
+// linkPrograms puts links to the programs of one folder into another.
+func linkPrograms(t *testing.T, bin, dir string) {
+	t.Helper()
 	all, err := os.ReadDir(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range all {
-		if e.Name() == "postgres" {
-			continue
-		}
-		if err := os.Symlink(filepath.Join(bin, e.Name()), filepath.Join(dir, e.Name())); err != nil {
+		fresh := filepath.Join(dir, e.Name()+".new")
+		if err := errors.Join(os.Symlink(filepath.Join(bin, e.Name()), fresh), os.Rename(fresh, filepath.Join(dir, e.Name()))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(bin, "postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "postgres"), text, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
