@@ -38,7 +38,7 @@ func newCluster(tb testing.TB) *cluster {
 	c.command.Path = filepath.Join(bin, "postgres")
 	c.command.Args = []string{"-D", c.dataDir, "-c", "listen_addresses=", "-c", "fsync=off",
 		"-c", "unix_socket_directories=" + c.dataDir, "-c", "shared_buffers=16MB"}
-	c.command.Env = []string{"PATH=" + os.Getenv("PATH")}
+	c.command.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")} // PostgreSQL looks for itself there
 	c.Client = attach(tb, c.stateDir)
 	tb.Cleanup(c.end)
 	return c

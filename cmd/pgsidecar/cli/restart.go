@@ -186,7 +186,7 @@ func (f *restartFlags) restart(ctx context.Context, r rollout, st *api.Status, c
 	return f.roll(ctx, r, st.Leader, chosen)
 }
 
-// body is what a member is asked for.
+// body is that of the request to a member.
 func (f *restartFlags) body() map[string]any {
 	body := map[string]any{}
 	if f.pending {
