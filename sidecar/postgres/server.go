@@ -153,11 +153,10 @@ type Server struct {
 	o   Options
 	log hclog.Logger
 	account
-	version  int // major version of the programs
-	sock     string
-	guard    Guard
-	controls controlCache
-	answers  confAnswers
+	version int // major version of the programs
+	sock    string
+	guard   Guard
+	known
 	mu       sync.Mutex // holds hidden, the settings, and the gate to the archive
 	hidden   bool
 	settings Settings
@@ -171,6 +170,12 @@ type Server struct {
 	reach    reach             // of the source of a copy or rewind
 	marks    marks
 	onlyTests
+}
+
+// known is what was found out, and is not asked again.
+type known struct {
+	controls controlCache
+	answers  confAnswers
 }
 
 // account is whom the server and its programs run as.
