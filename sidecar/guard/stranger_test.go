@@ -80,7 +80,7 @@ func TestStranger(t *testing.T) {
 func TestStrangerLease(t *testing.T) {
 	c := newCluster(t)
 	c.start(t)
-	must(t, c.Lease(deadline(t), guard.Now().Add(2*time.Second)))
+	must(t, c.Lease(deadline(t), guard.Now().Add(5*time.Second))) // the start by hand falls into it
 	must(t, c.Stop(deadline(t), false))
 	pid := c.byHand(t)
 	c.awaitStatus(t, "the stranger is found", func(s guard.Status) bool { return s.Stranger == pid || s.LeaseUntil < guard.Now() })
