@@ -392,6 +392,7 @@ func MakeReport(s State, o Observation) Report {
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: o.newestSeen(s.Last), ServerID: v.SystemID, Pending: v.PendingRestart,
 	}
+	r.Unanswered = !r.Streaming && o.portSilent(v.Upstream)
 	if s.Heard.order(r.Record) > 0 && !s.Heard.alien(r.Record) {
 		r.Record = s.Heard
 	}

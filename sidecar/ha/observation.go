@@ -424,6 +424,10 @@ type Peer struct {
 	// still is. So it counts in quorum mode only, where a mistake costs a failover and no
 	// commit.
 	Unreachable bool
+	// PortSilent: it is heard, and this member's server is to follow its server and receives
+	// nothing; and that server's port has not answered a connection attempt, not even by a
+	// refusal, for a second.
+	PortSilent bool
 }
 
 // Intent is what people or the system asked for, until it is done or given up.

@@ -371,6 +371,9 @@ var serveRules = [...]rule{
 		sv := &t.o.Server
 		t.do(Action{Kind: Stop, Immediate: sv.WritesHang, Why: "it takes no writes, and another member can: " + sv.WriteProblem})
 	}, ends},
+	{"port-silent", (*view).portSilent, func(t *turn) {
+		t.do(Action{Kind: Stop, Immediate: true, Why: "no connection reaches its server's port, by " + joined(t.waiting()) + ", and another member can lead"})
+	}, ends},
 	{"port-unreached", (*view).unreached, blocked((*view).unreachedBlock), goesOn},
 	{"claim-record", (*view).claimToRecord, (*turn).recordClaim, goesOn},
 	{"lease-record", (*view).leaseToRecord, (*turn).recordLease, goesOn},

@@ -36,8 +36,11 @@ type Report struct {
 	Hears bool `json:"hears,omitempty"`
 
 	Streaming bool `json:"streaming,omitempty"` // receives from Leader now
-	Writable  bool `json:"writable,omitempty"`  // a primary that takes writes
-	Serving   bool `json:"serving,omitempty"`   // a primary that may acknowledge commits: its server runs out of recovery
+	// Unanswered: it does not, and the port of Leader's server answers nobody here, while
+	// Leader itself is heard.
+	Unanswered bool `json:"unanswered,omitempty"`
+	Writable   bool `json:"writable,omitempty"` // a primary that takes writes
+	Serving    bool `json:"serving,omitempty"`  // a primary that may acknowledge commits: its server runs out of recovery
 	// Relay: it leads a standby cluster, and its server runs as a standby of the other site's.
 	Relay bool `json:"relay,omitempty"`
 	// Down: a member whose server is surely not running, reported by the guard.

@@ -1,8 +1,16 @@
 package ha
 
+import "slices"
+
 // A primary whose sidecar is heard, while no replica gets through to its server: a firewall
 // between, or the server refuses them. Nobody deposes it, as it is heard, and its commits wait or
-// are its own alone.
+// are its own alone. Where nothing answers at its port it gives the lead up by itself.
+
+// portSilent reports whether nothing answers at the port of a member's server, while its sidecar
+// is heard.
+func (o *Observation) portSilent(member string) bool {
+	return slices.ContainsFunc(o.Peers, func(p Peer) bool { return p.Member == member && p.Link == LinkUp && p.PortSilent })
+}
 
 // waiting are the replicas that follow this primary, are heard, and receive nothing from it.
 func (v *view) waiting() []string {
@@ -31,6 +39,15 @@ func (t *turn) noteUnreached() {
 // unreached reports whether that has been so for long.
 func (v *view) unreached() bool {
 	return v.s.UnreachedAt != 0 && v.after(v.s.UnreachedAt, standstillTime)
+}
+
+// portSilent reports whether another should lead because of that: each replica that follows and
+// is heard says that the port answers nobody, so that it is no password, no rule of access and
+// no limit, which the next primary would have as well. The fault must last for the failure
+// time-out, and another must be able to take over.
+func (v *view) portSilent() bool {
+	return v.s.UnreachedAt != 0 && v.after(v.s.UnreachedAt, v.o.Policy.FailureTimeout) && v.guessIsCheap() && v.o.Policy.Automatic && !v.paused() &&
+		!slices.ContainsFunc(v.waiting(), func(m string) bool { return !v.peer(m).Report.Unanswered }) && v.chosenSuccessor(false) != nil
 }
 
 func (v *view) unreachedBlock() Block {

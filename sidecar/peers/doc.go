@@ -61,7 +61,9 @@
 //
 //	Run            the caller's; heartbeats; starts and joins the others
 //	follow         one for each other member; owned by Run; ends with its address or Run
+//	watchPort      one; owned by Run: tries the port of a leader's server that nothing comes from
 //	ServeHTTP      net/http's, one for each accepted stream; joined by Run
 //	watchGone      one for each accepted stream; joined by its ServeHTTP
-//	try            six at most, while a silent peer's ports are tried; joined by its follow
+//	try            six at most, while a silent peer's ports are tried; joined by its follow;
+//	               three more, of watchPort
 package peers

@@ -194,6 +194,7 @@ func (m *Mesh) Run(ctx context.Context, notify func()) error {
 	tick := time.NewTicker(m.heartbeat)
 	defer tick.Stop()
 	m.startFollowers(ctx, &followers)
+	followers.Go(func() { m.watchPort(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -242,7 +243,7 @@ func (m *Mesh) SetAddresses(all []Address) {
 		p := &peer{address: a.API, kick: make(chan struct{}, 1), facts: ha.Peer{Member: a.Member}}
 		if known {
 			p.facts, p.shown, p.decided = old.facts, old.shown, old.decided
-			p.facts.Link, p.facts.PostgresRefused, p.facts.Unreachable = ha.LinkUnknown, ha.Unknown, false
+			p.facts.Link, p.facts.PostgresRefused, p.facts.Unreachable, p.facts.PortSilent = ha.LinkUnknown, ha.Unknown, false, false
 		}
 		wanted[a.Member] = p
 		changed = true

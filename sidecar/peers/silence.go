@@ -220,6 +220,11 @@ func (m *Mesh) answers(ctx context.Context, p *peer, conn net.Conn, within time.
 	if !known {
 		return ha.Unknown
 	}
+	return m.anyAnswers(ctx, addresses, within)
+}
+
+// anyAnswers tries ports, several times each.
+func (m *Mesh) anyAnswers(ctx context.Context, addresses []string, within time.Duration) ha.Tri {
 	ctx, cancel := context.WithCancel(ctx)
 	results := make(chan ha.Tri, probes*len(addresses))
 	var attempts sync.WaitGroup

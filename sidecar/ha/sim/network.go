@@ -3,6 +3,7 @@ package sim
 // network says who can reach whom. Cuts are counted, because faults overlap.
 type network struct {
 	cut      [MaxMembers][MaxMembers]int8 // [from][to]
+	port     [MaxMembers]bool             // nobody reaches its server, while its sidecar is reached
 	toConsul [MaxMembers]int8
 	ofConsul [MaxMembers]int8
 	lossy    int8

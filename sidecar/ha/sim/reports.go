@@ -141,10 +141,13 @@ func (w *World) link(m, p int) {
 	case e.Link == ha.LinkRefused:
 		e.Link, e.PostgresRefused = ha.LinkUnknown, ha.Unknown
 	}
+	silent := e.PortSilent
+	mine := &w.members[m].server
+	e.PortSilent = w.net.port[p] && e.Link == ha.LinkUp && int(mine.upstream) == p && !mine.receiver.active
 	if w.opt.Mutation == MutateS6 && e.Link == ha.LinkSilent {
 		e.Link, e.PostgresRefused = ha.LinkRefused, ha.Yes
 	}
-	if link != e.Link || refused != e.PostgresRefused || unreachable != e.Unreachable {
+	if link != e.Link || refused != e.PostgresRefused || unreachable != e.Unreachable || silent != e.PortSilent {
 		if w.opt.Story {
 			w.tell(m, "link to %s: %d, postgres refused: %s, unreachable: %v", o.name, e.Link, e.PostgresRefused, e.Unreachable)
 		}

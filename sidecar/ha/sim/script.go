@@ -40,7 +40,7 @@ func NewScript(c Cluster) *Script {
 // Verbs are what Do knows, with what follows them.
 func Verbs() []string {
 	return []string{"run DURATION", "status MEMBER...", "record", "crash MEMBER [server|sidecar]", "boot MEMBER", "lose-host MEMBER", "lose-data MEMBER",
-		"pause MEMBER DURATION [server|sidecar]", "cut MEMBER [MEMBER|consul|members]", "heal", "full MEMBER", "hang MEMBER", "consul away|back|empty|restore|restore-voters|delete-keys|delete-lock|damage",
+		"pause MEMBER DURATION [server|sidecar]", "cut MEMBER [MEMBER|consul|members|port]", "heal", "full MEMBER", "hang MEMBER", "consul away|back|empty|restore|restore-voters|delete-keys|delete-lock|damage",
 		"switchover MEMBER [MEMBER]", "shutdown MEMBER", "reinit MEMBER", "promote-by-hand MEMBER", "start-by-hand MEMBER",
 		"restore MEMBER RECORDS [broken]", "type COMMAND"}
 }
@@ -184,8 +184,10 @@ func (s *Script) cut(m int, rest []string) error {
 		}
 	case "consul":
 		w.cutConsul(m, 0, 1)
+	case "port":
+		w.net.port[m] = true
 	default:
-		return fmt.Errorf("cut: %s is no member, nor consul", from)
+		return fmt.Errorf("cut: %s is no member, nor consul, members or port", from)
 	}
 	return nil
 }
