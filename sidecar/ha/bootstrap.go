@@ -23,11 +23,8 @@ var bootstrapRules = [...]rule{
 	{"bootstrap-empty", func(v *view) bool { return v.foundsEmpty() && v.dataElsewhere() != "" }, blocked((*view).emptyBlock), ends},
 	// Who led after it may be among those that are not heard.
 	{"bootstrap-unheard", func(v *view) bool {
-		return v.stopped() && v.present() && (v.wasMember() && v.unheard() != "" || v.notHeard(v.o.Consul.Registered))
-	}, blocked(func(v *view) Block {
-		return Block{What: "no cluster is founded", Missing: "word from " + cmp.Or(v.unheard(), v.o.Consul.Registered) + ", where a primary of a later term may be",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
-	}), ends},
+		return v.stopped() && v.present() && v.laterUnheard() != ""
+	}, blocked((*view).unheardLaterBlock), ends},
 	// Those that know more are given the time to say so.
 	{"bootstrap-wait-for-later", func(v *view) bool {
 		return v.present() && v.stopped() && !v.heardOut()
@@ -60,6 +57,24 @@ func (v *view) otherDataBlock() Block {
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what " + v.otherData() + " has is no part of the cluster"}
 }
 
+// laterUnheard are the members that are known and not heard: one may have led a later term than
+// this member's data are from. That they are from none says nothing, as what this member has
+// written beside them may be lost. Empty: there is none.
+func (v *view) laterUnheard() string {
+	if names := v.unheard(); names != "" {
+		return names
+	}
+	if v.notHeard(v.o.Consul.Registered) {
+		return v.o.Consul.Registered
+	}
+	return ""
+}
+
+func (v *view) unheardLaterBlock() Block {
+	return Block{What: "no cluster is founded", Missing: "word from " + v.laterUnheard() + ", where a primary of a later term may be",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+}
+
 // firstContact reports whether somebody else's server runs on data that were never in a
 // cluster. Nobody counts on this member's promises then, so that server may serve on.
 func (v *view) firstContact() bool { return v.o.Server.Stray != 0 && v.o.Server.Promise == 0 }
@@ -77,6 +92,8 @@ func (v *view) waitsToFound() *Block {
 		b = v.otherClusterBlock()
 	case v.otherData() != "":
 		b = v.otherDataBlock()
+	case v.laterUnheard() != "":
+		b = v.unheardLaterBlock()
 	case !v.heardOut():
 		b = Block{What: "no cluster is founded", Missing: "the time in which other members can say that they know of one"}
 	default:

@@ -63,6 +63,17 @@ func (r *Record) claims(c Claim) []Claim {
 	return append(slices.Clone(kept), c)
 }
 
+// claimsUnknown reports whether the record's term was won, and on which timeline is not known
+// (restoreClaim).
+func (r *Record) claimsUnknown() bool { return r.Phase == PhasePromoting && len(r.Claims) == 0 }
+
+// beyondClaims moves a record beyond the timelines that may have been claimed by what Consul has
+// lost, and that no data shows any more: an archive may have their log.
+func (t *turn) beyondClaims(r *Record) {
+	r.Timeline = t.ofSite(max(r.Timeline, t.newestTimeline()) + unseenTerms)
+	r.Claims = r.claims(Claim{TLI: r.Timeline, Term: r.Term, Parent: r.Timeline, Low: 1, High: 1})
+}
+
 // claimUnknown reports whether the leader of the term, which has claimed nothing yet by the
 // record, and has promised it, is beyond all that was ever claimed, and says nothing of
 // having come there by hand: Consul may have been put back to before the claim of this very
@@ -252,13 +263,15 @@ func (v *view) newlyDiverged() []Diverged {
 }
 
 // provenDiverged reports whether a report, that came before this primary was asked where it
-// is, proves it: a standby is sent what is flushed here, and nothing beyond.
+// is, proves it: a standby is sent what is flushed here, and nothing beyond. What was flushed
+// before a crash may end inside a record, which its recovery has passed over: so what a standby
+// has not replayed proves nothing yet.
 func (v *view) provenDiverged(p *Peer) bool {
 	own, at := &v.o.Server.Position, &p.Report.Position
 	if p.ReceivedAt == 0 || p.ReceivedAt >= v.o.Server.SeenAt || p.Report.ServerID != v.rec.SystemID || !own.Known() {
 		return false
 	}
-	return at.TLI == own.TLI && at.LSN > own.LSN || at.apart(own) != 0
+	return at.TLI == own.TLI && at.LSN > own.LSN && (p.Report.Replay == 0 || p.Report.Replay > own.LSN) || at.apart(own) != 0
 }
 
 // renewed are the copies in the record's list that their members have replaced.

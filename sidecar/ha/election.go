@@ -278,7 +278,7 @@ func (v *view) perhapsDecided() string {
 	for _, m := range others {
 		p := v.peer(m)
 		switch {
-		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && (p.Report.First == 0 || p.Report.First < v.rec.Term):
+		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sawItBegin(p):
 			agree++
 		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && v.deadByPorts(p) && !v.foundElected():
 			continue // it may well be gone; or, where this one has just started, be starting as well
@@ -294,16 +294,20 @@ func (v *view) perhapsDecided() string {
 	return ""
 }
 
-// allHeard reports whether of every other member on record it is known what it has, if anything.
+// allHeard reports whether of every other member on record it is known what it has, if anything. One
+// that has no data, and did not see the election begin, may have lost what shows that it was won.
 func (v *view) allHeard() bool {
 	for _, m := range v.others() {
 		p := v.peer(m)
-		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Position.Known() && p.Report.ServerID != "" {
+		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {
 			return false
 		}
 	}
 	return true
 }
+
+// sawItBegin reports whether a member's process has read a record from before the term of Consul's.
+func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report.First < v.rec.Term }
 
 // beyond is a member that is heard and is on a later timeline than any in Consul's record, while
 // an election is under way by it, and says nothing of having come there by hand; empty: none.
@@ -452,8 +456,11 @@ func (t *turn) nextTerm(old bool, leader, reason string) Record {
 		r.Fenced = false
 	}
 	r.Term = max(r.Term, t.seen.Term, t.o.Server.Promise) + 1
-	if old {
+	switch {
+	case old:
 		t.anew(&r)
+	case r.claimsUnknown() || r.Phase == PhaseElecting && t.rec.Leader == t.o.Self && !t.present() && !t.follower():
+		t.beyondClaims(&r)
 	}
 	r.Leader, r.Phase, r.Reason = leader, PhaseElecting, reason
 	return r

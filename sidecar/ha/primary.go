@@ -106,7 +106,7 @@ func (v *view) onUnclaimed() bool {
 // claimForgotten reports whether this leader's server is on the timeline that its term has
 // claimed, which Consul has forgotten (restoreClaim).
 func (v *view) claimForgotten() bool {
-	return v.rec.Phase == PhasePromoting && len(v.rec.Claims) == 0 && v.o.Server.Position.TLI > v.rec.Timeline
+	return v.rec.claimsUnknown() && v.o.Server.Position.TLI > v.rec.Timeline
 }
 
 func (t *turn) stopElsewhere() {

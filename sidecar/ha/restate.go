@@ -59,8 +59,8 @@ func (t *turn) restate() {
 	if r.Phase == PhaseElecting && !t.follower() {
 		// Nobody may know who was elected since, so that its term and its timeline are to be
 		// no other's.
-		r.Term, r.Timeline = r.Term+unseenTerms, t.ofSite(max(r.Timeline, t.newestTimeline())+unseenTerms)
-		r.Claims = r.claims(Claim{TLI: r.Timeline, Term: r.Term, Parent: r.Timeline, Low: 1, High: 1})
+		r.Term += unseenTerms
+		t.beyondClaims(&r)
 	}
 	t.commit(Change{What: "restate", Record: r, Lock: lock, Session: c.Session, Prior: c.Lock}, "Consul has lost the record of this term")
 }

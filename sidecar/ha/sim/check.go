@@ -305,6 +305,11 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	for int(r.Term) >= len(c.leaders) {
 		c.leaders = append(c.leaders, -1)
 	}
+	if !old.Exists() && !w.remembered(r.Term) {
+		for t := r.Term; int(t) < len(c.leaders); t++ {
+			c.leaders[t] = -1 // Consul, and each disk that had promised them, are lost
+		}
+	}
 	leader := w.index(r.Leader)
 	if r.StandbyOf != "" && old.StandbyOf == "" && old.Exists() {
 		w.given = append(w.given[:0], w.check.acked...)
@@ -349,6 +354,17 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 			w.checkWriters(i)
 		}
 	}
+}
+
+// remembered says whether a member has promised the term, or a later one, or its process knows of it.
+func (w *World) remembered(term uint64) bool {
+	for i := range w.n {
+		b := &w.members[i]
+		if s := &b.sidecar; !b.gone && (b.server.promise >= term || s.alive && max(s.state.Last.Term, s.state.Heard.Term) >= term) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkForced: from the claim on of a member that a person has decided to make lead it may be

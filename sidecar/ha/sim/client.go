@@ -23,6 +23,7 @@ type call struct {
 	change  ha.Change
 	record  ha.Record
 	broken  string
+	index   uint64 // of the record that is broken
 	lock    ha.Lock
 	session string
 }
@@ -104,7 +105,7 @@ func (w *World) arrive(n int32) {
 	}
 	c.record, c.lock = w.consul.record, w.consul.lock
 	if c.broken = w.consul.broken; c.broken != "" {
-		c.record = ha.Record{}
+		c.record, c.index = ha.Record{}, c.record.Index
 	}
 	if w.net.ofConsul[c.m] > 0 || w.lost() {
 		w.giveUp(n)
@@ -167,10 +168,7 @@ func (w *World) saw(m int, c *call) {
 	if (c.record.Index < v.Record.Index || c.lock.Index < v.Lock.Index) && !w.sawBack(m, c) {
 		return
 	}
-	v.Record, v.Lock, v.Broken, v.BrokenIndex = c.record, c.lock, c.broken, 0
-	if c.broken != "" {
-		v.BrokenIndex = w.consul.record.Index
-	}
+	v.Record, v.Lock, v.Broken, v.BrokenIndex = c.record, c.lock, c.broken, c.index
 	w.readThrough(m, &v.Record)
 	s.readAt = w.members[m].read(w.now)
 	v.SeenAt = max(v.SeenAt, c.sentAt)

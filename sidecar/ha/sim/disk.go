@@ -188,6 +188,9 @@ func (w *World) endInside(s *server, from int) {
 	if u.flushed > n && n > 0 && timelineOf(u.log[n]) != timelineOf(s.log[n-1]) {
 		return // the upstream's own timeline begins here: of this one there is no more to be sent
 	}
+	if u.run == stopped && u.clean {
+		return // it has sent all that it has, to the end
+	}
 	if w.beyond.midRecord && (u.run != up || u.flushed > n) && w.extra.chance(500) {
 		s.odd.part = uint8(1 + w.extra.below(1<<midScale-1))
 	}

@@ -23,6 +23,10 @@ func (w *World) connect(m int) {
 	if !s.receives() || s.upstream < 0 || s.receiver.active {
 		return
 	}
+	if s.hung > w.now { // the last walreceiver waits for the disk, or the next one does
+		w.connectSoon(m)
+		return
+	}
 	p := int(s.upstream)
 	u := &w.members[p].server
 	x := &u.senders[m]
@@ -94,7 +98,7 @@ func (w *World) tick(m, p int, stream uint32) {
 			*x = walsender{}
 		}
 	}
-	if here && w.serverRuns(m) {
+	if here && w.serverRuns(m) && !w.stuck(m) {
 		w.replyFlush(m)
 		if w.now-r.heardAt > w.shape.walTime {
 			w.stopReceiving(m)
@@ -103,12 +107,22 @@ func (w *World) tick(m, p int, stream uint32) {
 	}
 }
 
+// stuck says whether m's walreceiver waits for a disk that hangs: it has to flush what it was sent
+// before it answers anything.
+func (w *World) stuck(m int) bool {
+	s := &w.members[m].server
+	r := &s.receiver
+	return s.hung > w.now && r.active && w.members[r.from].server.senders[m].sent > s.flushed
+}
+
 // stopReceiving ends m's walreceiver.
 func (w *World) stopReceiving(m int) {
 	s := &w.members[m].server
 	if s.receiver.active {
 		w.hangUp(m, int(s.receiver.from), s.receiver.stream)
-		s.flushed = len(s.log) // a walreceiver flushes as it dies
+		if s.hung <= w.now {
+			s.flushed = len(s.log) // a walreceiver flushes as it dies
+		}
 		w.endInside(s, int(s.receiver.from))
 	}
 	s.receiver = receiver{}
