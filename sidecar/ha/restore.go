@@ -27,7 +27,7 @@ type Restoring struct {
 var restoringRules = [...]rule{
 	{"restore-lease", nil, (*turn).extendLease, goesOn},
 	{"restore-exit", (*view).shutdown, (*turn).stopAndExit, ends},
-	{"restore-give-up", func(v *view) bool { return v.o.Intent.GiveUp && !v.settled() }, (*turn).giveUpRestore, ends},
+	{"restore-give-up", func(v *view) bool { return (v.o.Intent.GiveUp || v.begunToGiveUp()) && !v.settled() }, (*turn).giveUpRestore, ends},
 	{"restore-discard", (*view).halfMade, discard("an unfinished restore was found"), ends},
 	{"restore-stop", func(v *view) bool { return v.running() && !v.restored() }, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "the cluster is restored: " + t.rec.Restore.Words})
@@ -141,7 +141,17 @@ func (r *Record) endRestore() {
 func (t *turn) giveUpRestore() {
 	r := t.next(t.o.Self, "a restore was given up")
 	r.Final = nil
+	asked := len(t.actions)
 	t.commit(Change{What: "ballot", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
+	if len(t.actions) > asked {
+		t.s.GivenUp = t.rec.Restore.ID
+	}
+}
+
+// begunToGiveUp reports whether a transaction was sent by which the restore is over, also if Consul
+// has lost what it made of that.
+func (v *view) begunToGiveUp() bool {
+	return v.rec.Restore.ID != "" && v.s.GivenUp == v.rec.Restore.ID
 }
 
 // undoRules put the data back that a restore has replaced which was given up.
@@ -150,9 +160,14 @@ var undoRules = [...]rule{
 	{"undo-data", nil, discard("the restore was given up: the data before it are put back"), ends},
 }
 
-// toUndo reports whether the data are of a restore with which the cluster did not go on.
+// toUndo reports whether the data are of a restore with which the cluster did not go on. Those that
+// PostgreSQL has not recovered yet have led nothing, and would promote themselves: where a person
+// decides that this member is to lead, it is not with them.
 func (v *view) toUndo() bool {
 	id := v.o.Server.Restored
+	if v.o.Server.Undoable && v.o.Server.Instructed != "" && v.stopped() && v.forced() && !v.mayLead() {
+		return true
+	}
 	return v.o.Server.Undoable && id != v.rec.Restore.ID && id != v.rec.Restored && !v.putBack && v.rec.Term > v.o.Server.Promise && v.rec.Term == v.seen.Term
 }
 

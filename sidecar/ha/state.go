@@ -107,6 +107,9 @@ type State struct {
 	Wish      WitnessWish
 	// Forced is what came of the newest decision that this member is to lead whatever is missing.
 	Forced Forced
+	// GivenUp is the restore for which this member has sent the transaction that gives it up. Empty:
+	// none.
+	GivenUp string
 	// Promotion is what came of the newest request that this site take the writes.
 	Promotion SitePromotion
 	// Led is the newest position that a primary was heard to have, at LedAt, in LedTerm.

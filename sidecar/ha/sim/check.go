@@ -342,6 +342,7 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		}
 	}
 	w.checkRestores(r, old)
+	w.checkAccused(leader, old)
 	if r.Term != old.Term {
 		w.res.Ballots++
 		w.poke(pointBallot, m)
@@ -365,6 +366,23 @@ func (w *World) remembered(term uint64) bool {
 		}
 	}
 	return false
+}
+
+// checkAccused: no copy is named as diverged that has nothing which the primary has not.
+func (w *World) checkAccused(leader int, old *ha.Record) {
+	if leader < 0 {
+		return
+	}
+	own := &w.members[leader].server
+	for _, d := range w.consul.record.Diverged {
+		m := w.index(d.Member)
+		if m < 0 || m == leader || slices.Contains(old.Diverged, d) {
+			continue
+		}
+		if s := &w.members[m].server; s.data == ha.DataPresent && !s.half && s.odd.copy == d.Copy && own.run == up && len(s.log) <= len(own.log) && common(s, own) == len(s.log) {
+			w.fail("accused", m, "the record says that %s has diverged, and it has nothing that %s has not", names[m], names[leader])
+		}
+	}
 }
 
 // checkForced: from the claim on of a member that a person has decided to make lead it may be

@@ -100,6 +100,20 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 11011221, Members: 3}, // the disk of a primary hung before its first write, and nobody said so
 		{Seed: 14010453, Members: 2}, // who could lead was to be cloned anew from the primary whose disk hangs, so nobody was named
 		{Seed: 13005751, Members: 7}, // what a member had got in a later term was taken for a price that was not named
+		// A leader, and who had followed it, lost their disks, and Consul was put back to before its claim: its timeline
+		// was claimed again.
+		{Seed: 17027152, Members: 3}, {Seed: 19015011, Members: 3, Outside: sim.AllOutside},
+		{Seed: 100712, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk}, {Seed: 102394, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk},
+		{Seed: 109376, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk},
+		// The beginning of a record, which its upstream had passed over, was taken for log of its own, and so the only
+		// voter was taken for none.
+		{Seed: 19003654, Members: 3, Outside: sim.AllOutside},
+		{Seed: 14014048, Members: 2},                          // data whose member had lost its promise founded a cluster, whoever might have led since
+		{Seed: 21000747, Members: 2, Outside: sim.AllOutside}, // a person had a member lead with data whose recovery was to promote them
+		{Seed: 21005364, Members: 2, Outside: sim.AllOutside}, // Consul lost that a restore had been given up, and its member went on with it
+		// The world was wrong: a walreceiver that waits for its disk answered; a damaged record had the index of the one
+		// after it; terms counted that no disk was left to remember.
+		{Seed: 14006150, Members: 2}, {Seed: 1796106354097783529, Members: 2, Outside: sim.AllOutside}, {Seed: 17024420, Members: 3}, {Seed: 14000768, Members: 2},
 	} {
 		if o.Outside == 0 {
 			o.Outside = sim.AllOutside &^ sim.RestoreInPlace // which they were drawn without

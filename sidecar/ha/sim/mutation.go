@@ -1,6 +1,10 @@
 package sim
 
-import "github.com/pgsidecar/pgsidecar/sidecar/ha"
+import (
+	"slices"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
 
 // Mutation breaks one safety rule: the simulation must notice, or it proves
 // nothing about that rule. It breaks either what the core sees, or what is done
@@ -40,11 +44,14 @@ const (
 	MutateBeyond               // the record of an election that is written again has the term that it had
 	MutateMarks                // nothing tells timelines of one number apart
 	MutateUndone               // the data of a restore that was given up count like any other
+	MutateReused               // what a leader may have claimed that has lost its data is claimed again
+	MutatePartial              // the beginning of a record proves that a log has diverged
+	MutateUnheard              // data found a cluster, whoever is not heard
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone", "reused", "partial", "unheard"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -60,7 +67,8 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"a copy votes before it has what its member acknowledged", "whatever Consul says is the newest record", "a cluster is founded beside the data of another",
 	"an election is under way if Consul's record says so", "who was started amid an election knows that it was not decided",
 	"the record of an election that is written again has the term that it had", "nothing tells timelines of one number apart",
-	"the data of a restore that was given up count like any other"}
+	"the data of a restore that was given up count like any other", "what a leader may have claimed that has lost its data is claimed again",
+	"the beginning of a record proves that a log has diverged", "data found a cluster, whoever is not heard"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -136,6 +144,8 @@ func (w *World) mutate(o *ha.Observation) {
 		}
 	case MutateDecided, MutateAmid:
 		w.underWay(o)
+	case MutatePartial, MutateUnheard:
+		w.halfSeen(o)
 	case MutateUndone:
 		if o.Server.Restored != o.Consul.Record.Restore.ID {
 			o.Server.Undoable = false
@@ -167,6 +177,20 @@ func (w *World) underWay(o *ha.Observation) {
 		p.Report.First = 0
 		if w.opt.Mutation == MutateDecided && p.Link != ha.LinkUp {
 			p.Link, p.PostgresRefused = ha.LinkRefused, ha.Yes
+		}
+	}
+}
+
+// halfSeen hides what others have replayed, or which others there are, while there is no record.
+func (w *World) halfSeen(o *ha.Observation) {
+	w.peersCopy(o)
+	if w.opt.Mutation == MutateUnheard && !o.Consul.Record.Exists() {
+		o.Consul.Registered = ""
+		o.Peers = slices.DeleteFunc(o.Peers, func(p ha.Peer) bool { return p.Link != ha.LinkUp })
+	}
+	for i := range o.Peers {
+		if w.opt.Mutation == MutatePartial {
+			o.Peers[i].Report.Replay = 0
 		}
 	}
 }
@@ -213,6 +237,10 @@ func (w *World) distort(m int, a *ha.Action) {
 	case w.opt.Mutation == MutateBeyond && a.Kind == ha.Commit && a.Change.What == "restate" && r.Phase == ha.PhaseElecting:
 		last := &s.state.Last
 		r.Term, r.Timeline, r.Claims = last.Term, last.Timeline, last.Claims
+	case w.opt.Mutation == MutateReused && a.Kind == ha.Commit && (a.Change.What == "pass" || a.Change.What == "ballot") && s.consul.Record.Restore.ID == "":
+		if n := len(r.Claims); n > 0 && r.Claims[n-1].Parent == r.Timeline {
+			r.Timeline, r.Claims = s.consul.Record.Timeline, s.consul.Record.Claims
+		}
 	case w.opt.Mutation == MutateS4Promotion && a.Kind == ha.Commit && a.Change.What == "claim" && r.Durability.Has(names[m]):
 		r.Durability.Voters = without(r.Durability.Voters, names[m])
 		r.Durability.K = min(r.Durability.K, len(r.Durability.Voters))

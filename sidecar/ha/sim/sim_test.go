@@ -232,6 +232,7 @@ var caughtBy = [...]string{
 	sim.MutateS8: "S8", sim.MutateS9: "S9", sim.MutateS10: "S10", sim.MutateKeep: "unknown field", sim.MutateBase: "timeline",
 	sim.MutateStrayed: "lost", sim.MutateClaims: "lost", sim.MutateOwed: "lost", sim.MutatePutBack: "S1", sim.MutateFound: "lost", sim.MutateDecided: "lost", sim.MutateAmid: "lost",
 	sim.MutateBeyond: "timeline", sim.MutateMarks: "timeline", sim.MutateUndone: "restore",
+	sim.MutateReused: "timeline", sim.MutatePartial: "accused", sim.MutateUnheard: "lost",
 }
 
 // struckBy is the fault from outside without which a mutation changes nothing.
@@ -239,7 +240,8 @@ var struckBy = [...]sim.Outside{sim.MutateKeep: sim.OtherVersion, sim.MutateBase
 	sim.MutateStrayed: sim.StartByHand, sim.MutateClaims: sim.RecoveryGoal, sim.MutateOwed: sim.CloneReplica, sim.MutatePutBack: sim.RestoreTerm, sim.MutateFound: sim.LoseDisk | sim.DeleteKeys,
 	sim.MutateDecided: sim.RestoreVoters, sim.MutateAmid: sim.RestoreVoters, sim.MutateBeyond: sim.EmptyConsul | sim.DeleteState,
 	sim.MutateMarks:  sim.PromoteByHand | sim.RecoveryGoal | sim.StartByHand | sim.DeleteState | sim.LoseHost,
-	sim.MutateUndone: sim.RestoreInPlace}
+	sim.MutateUndone: sim.RestoreInPlace, sim.MutateReused: sim.RestoreVoters | sim.LoseDisk,
+	sim.MutatePartial: sim.MidRecord, sim.MutateUnheard: sim.LoseState | sim.EmptyWithHost}
 
 // beside is what makes a mutation tell.
 func beside(m sim.Mutation) sim.Outside {
@@ -252,7 +254,7 @@ func beside(m sim.Mutation) sim.Outside {
 // caughtFrom are the seeds before which those mutations were not caught that only show in
 // rare runs.
 var caughtFrom = map[sim.Mutation]uint64{sim.MutateS2: 2000, sim.MutateS2Disk: 2700, sim.MutateS5: 1700, sim.MutateBase: 1100, sim.MutateOwed: 700,
-	sim.MutateDecided: 1100, sim.MutateAmid: 2800, sim.MutateBeyond: 1600, sim.MutateMarks: 3000, sim.MutateUndone: 2000}
+	sim.MutateDecided: 1100, sim.MutateAmid: 2800, sim.MutateBeyond: 1600, sim.MutateMarks: 3000, sim.MutateUndone: 2000, sim.MutateReused: 9000}
 
 // mutationBudget is within how many runs a mutation must be noticed.
 const mutationBudget = 20_000
