@@ -238,7 +238,7 @@ func (v *view) catchingUp() bool {
 // another member.
 func (t *turn) passLock(to *Peer, why string, final *Final) {
 	r := t.next(to.Member, why)
-	r.Final = final
+	r.Final, t.s.PassedTerm = final, r.Term
 	if t.rec.Leader == t.o.Self && (t.rec.Phase == PhaseLeading || t.rec.Phase == PhasePromoting) {
 		r.Fenced, r.Crashes = t.stopped() && t.o.Server.Stray == 0, t.crashes()
 	}

@@ -262,10 +262,11 @@ func (v *view) oneDecides() bool {
 // perhapsDecided says whose word is missing that an election which is under way by Consul's
 // record was not decided: Consul may have been put back to it, and who was elected have led
 // since. Who has begun to read the record amid the election knows no more of it. A primary that
-// has passed the lock to the only other member saw that itself.
+// has passed the lock to the only other member began the election itself; where that one has taken
+// the lock, it may have stood still for as long as it was away by a clock that stood still as well.
 func (v *view) perhapsDecided() string {
 	others := v.others()
-	if v.rec.Phase != PhaseElecting || v.follower() || len(others) == 1 && v.rec.Origin.Leader == v.o.Self && v.s.FirstTerm > 0 && v.s.FirstTerm <= v.rec.Origin.Term {
+	if v.rec.Phase != PhaseElecting || v.follower() || len(others) == 1 && v.s.PassedTerm == v.rec.Term && v.s.FirstTerm > 0 && v.s.FirstTerm <= v.rec.Origin.Term {
 		return ""
 	}
 	if m := v.beyond(); m != "" {

@@ -107,6 +107,8 @@ type State struct {
 	Wish      WitnessWish
 	// Forced is what came of the newest decision that this member is to lead whatever is missing.
 	Forced Forced
+	// PassedTerm is the term that this leader last asked to begin with another as its leader.
+	PassedTerm uint64
 	// GivenUp is the restore for which this member has sent the transaction that gives it up. Empty:
 	// none.
 	GivenUp string

@@ -105,12 +105,13 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 17027152, Members: 3}, {Seed: 19015011, Members: 3, Outside: sim.AllOutside},
 		{Seed: 100712, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk}, {Seed: 102394, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk},
 		{Seed: 109376, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk},
-		// The beginning of a record, which its upstream had passed over, was taken for log of its own, and so the only
-		// voter was taken for none.
-		{Seed: 19003654, Members: 3, Outside: sim.AllOutside},
+		// The beginning of a record, which its upstream had passed over, was taken for log that it never wrote.
+		{Seed: 749, Members: 3, Outside: sim.MidRecord}, {Seed: 19003654, Members: 3, Outside: sim.AllOutside},
 		{Seed: 14014048, Members: 2},                          // data whose member had lost its promise founded a cluster, whoever might have led since
 		{Seed: 21000747, Members: 2, Outside: sim.AllOutside}, // a person had a member lead with data whose recovery was to promote them
 		{Seed: 21005364, Members: 2, Outside: sim.AllOutside}, // Consul lost that a restore had been given up, and its member went on with it
+		// A primary of two that had stood still, by a clock that did as well, took an election for undecided that another had won.
+		{Seed: 21107977, Members: 2, Outside: sim.AllOutside},
 		// The world was wrong: a walreceiver that waits for its disk answered; a damaged record had the index of the one
 		// after it; terms counted that no disk was left to remember.
 		{Seed: 14006150, Members: 2}, {Seed: 1796106354097783529, Members: 2, Outside: sim.AllOutside}, {Seed: 17024420, Members: 3}, {Seed: 14000768, Members: 2},
