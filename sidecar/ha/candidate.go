@@ -374,7 +374,8 @@ func (v *view) positionMissing(but string) string {
 		if p.Member == but || v.strays(p) || !v.fresh(p) || p.Link != LinkUp || v.votes(p) || p.Report.Role == RoleStopped {
 			continue
 		}
-		if !v.after(v.s.PhaseAt, o.Policy.FailureTimeout) {
+		// Others, whose settings may differ, wait no longer for this candidate than for a handover.
+		if !v.after(v.s.PhaseAt, min(o.Policy.FailureTimeout, o.Policy.HandoverTimeout/2)) {
 			return "the position of " + p.Member
 		}
 	}

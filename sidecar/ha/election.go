@@ -275,18 +275,22 @@ func (v *view) perhapsDecided() string {
 	if v.allHeard() {
 		return "" // nobody else could know more
 	}
-	agree, living, silent := 0, 0, ""
+	agree, living, silent, gone := 0, 0, "", ""
 	for _, m := range others {
 		p := v.peer(m)
 		switch {
 		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sawItBegin(p):
 			agree++
 		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && v.deadByPorts(p) && !v.foundElected():
+			gone += " " + m
 			continue // it may well be gone; or, where this one has just started, be starting as well
 		default:
 			silent += " " + m
 		}
 		living++
+	}
+	if agree == 0 && v.rec.Leader != v.o.Self {
+		living, silent = len(others), silent+gone // who has led since may be gone by now
 	}
 	if 2*agree < living {
 		return "word that nobody has won the election of term " + itoa(v.rec.Term) + ", from at least half of the other members, and from such as were there when it began: " +

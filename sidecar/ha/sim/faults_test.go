@@ -112,6 +112,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 21005364, Members: 2, Outside: sim.AllOutside}, // Consul lost that a restore had been given up, and its member went on with it
 		// A primary of two that had stood still, by a clock that did as well, took an election for undecided that another had won.
 		{Seed: 21107977, Members: 2, Outside: sim.AllOutside},
+		{Seed: 21101206, Members: 4, Outside: sim.AllOutside}, // a candidate waited for a position for longer than others did for it
 		// The world was wrong: a walreceiver that waits for its disk answered; a damaged record had the index of the one
 		// after it; terms counted that no disk was left to remember.
 		{Seed: 14006150, Members: 2}, {Seed: 1796106354097783529, Members: 2, Outside: sim.AllOutside}, {Seed: 17024420, Members: 3}, {Seed: 14000768, Members: 2},
