@@ -54,6 +54,10 @@ func (w *World) promoteByHand(m int) {
 	if s.run != up || !s.inRecovery {
 		return
 	}
+	if s.odd.place.recovers { // "recovery ended before configured recovery target was reached"
+		w.crash(m)
+		return
+	}
 	w.stopReceiving(m)
 	s.flushed, s.odd.part = len(s.log), 0
 	at := w.position(s, len(s.log))
