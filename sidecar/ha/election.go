@@ -299,21 +299,6 @@ func (v *view) perhapsDecided() string {
 	return ""
 }
 
-// allHeard reports whether of every other member on record it is known what it has, if anything. One
-// that has no data, and did not see the election begin, may have lost what shows that it was won.
-func (v *view) allHeard() bool {
-	for _, m := range v.others() {
-		p := v.peer(m)
-		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {
-			return false
-		}
-	}
-	return true
-}
-
-// sawItBegin reports whether a member's process has read a record from before the term of Consul's.
-func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report.First < v.rec.Term }
-
 // beyond is a member that is heard and is on a later timeline than any in Consul's record, while
 // an election is under way by it, and says nothing of having come there by hand; empty: none.
 func (v *view) beyond() string {

@@ -107,3 +107,18 @@ func (t *turn) reacquire() {
 	}
 	t.commit(Change{What: "reacquire", Record: r, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
 }
+
+// allHeard reports whether of every other member on record it is known what it has, if anything. One
+// that has no data, and did not see the election begin, may have lost what shows that it was won.
+func (v *view) allHeard() bool {
+	for _, m := range v.others() {
+		p := v.peer(m)
+		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {
+			return false
+		}
+	}
+	return true
+}
+
+// sawItBegin reports whether a member's process has read a record from before the term of Consul's.
+func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report.First < v.rec.Term }

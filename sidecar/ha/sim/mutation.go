@@ -46,7 +46,7 @@ const (
 	MutateUndone               // the data of a restore that was given up count like any other
 	MutateReused               // what a leader may have claimed that has lost its data is claimed again
 	MutatePartial              // the beginning of a record proves that a log has diverged
-	MutateUnheard              // data found a cluster, whoever is not heard
+	MutateUnheard              // data found a cluster beside members that are not heard
 	mutations
 )
 
@@ -68,7 +68,7 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"an election is under way if Consul's record says so", "who was started amid an election knows that it was not decided",
 	"the record of an election that is written again has the term that it had", "nothing tells timelines of one number apart",
 	"the data of a restore that was given up count like any other", "what a leader may have claimed that has lost its data is claimed again",
-	"the beginning of a record proves that a log has diverged", "data found a cluster, whoever is not heard"}
+	"the beginning of a record proves that a log has diverged", "data found a cluster beside members that are not heard"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -142,9 +142,7 @@ func (w *World) mutate(o *ha.Observation) {
 				p.ServerID, p.Record = "", ha.RecordSeen{}
 			}
 		}
-	case MutateDecided, MutateAmid:
-		w.underWay(o)
-	case MutatePartial, MutateUnheard:
+	case MutateDecided, MutateAmid, MutatePartial, MutateUnheard:
 		w.halfSeen(o)
 	case MutateUndone:
 		if o.Server.Restored != o.Consul.Record.Restore.ID {
@@ -183,6 +181,10 @@ func (w *World) underWay(o *ha.Observation) {
 
 // halfSeen hides what others have replayed, or which others there are, while there is no record.
 func (w *World) halfSeen(o *ha.Observation) {
+	if w.opt.Mutation == MutateDecided || w.opt.Mutation == MutateAmid {
+		w.underWay(o)
+		return
+	}
 	w.peersCopy(o)
 	if w.opt.Mutation == MutateUnheard && !o.Consul.Record.Exists() {
 		o.Consul.Registered = ""
