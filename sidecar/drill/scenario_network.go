@@ -78,8 +78,8 @@ func linkScenarios() []Scenario {
 			},
 			Undo: heal,
 		},
-		// The primary is not moved for it: nothing that the members tell each other says that
-		// nobody gets in. In quorum mode commits wait meanwhile, and status says for whom.
+		// In quorum mode the replicas find that the port answers nobody, and the primary gives the
+		// lead up (ha/unreached.go). In async mode it stays, and status says so.
 		{
 			Name: "port-cut", Why: "for ten seconds nobody reaches the primary's PostgreSQL port; its sidecar is reached", Away: true, Isolated: true, Expect: Either,
 			Fault: func(ctx context.Context, c Cast) error {
