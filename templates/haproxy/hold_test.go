@@ -1,7 +1,13 @@
 package haproxy_test
 
 import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -61,5 +67,62 @@ func TestHAProxyHoldExpires(t *testing.T) {
 	if c, name, err := dial(l.settings.PrimaryPort, 10*time.Second); err == nil {
 		c.Close()
 		t.Errorf("a held client was served by %s", name)
+	}
+}
+
+// TestHAProxyForgetsWhoGaveUp: clients that have gone while they waited are not sent to the
+// next primary, each of which would cost it a process. The bound for a half-closed session
+// is out of the way here.
+func TestHAProxyForgetsWhoGaveUp(t *testing.T) {
+	const gone = 20
+	l := newLab(t, 2)
+	topology := l.topology(1, "pg1", ha.PhaseLeading)
+	l.write(topology)
+	text, err := os.ReadFile(l.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text = bytes.Replace(text, []byte("timeout server-fin 1s"), []byte("timeout server-fin 1h"), 1); os.WriteFile(l.config(), text, 0o600) != nil {
+		t.Fatal("the configuration is not written")
+	}
+	l.start()
+	h := l.proxy()
+	l.run(h)
+	l.apply(h, topology)
+	l.connected(h)
+	topology.Held = true
+	l.apply(h, topology)
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(l.settings.PrimaryPort))
+	var waiting []net.Conn
+	for range gone + 1 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("a startup packet")); err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, c)
+	}
+	queued := func(want int) func() bool {
+		return func() bool {
+			out, err := l.cli("show stat pg_primary 2 -1")
+			row := regexp.MustCompile(`(?m)^pg_primary,BACKEND,(\d+),`).FindStringSubmatch(out)
+			return err == nil && row != nil && row[1] == fmt.Sprint(want)
+		}
+	}
+	l.eventually(10*time.Second, "all to wait", queued(gone+1))
+	for _, c := range waiting[:gone] {
+		c.Close()
+	}
+	l.eventually(10*time.Second, "those who have gone to be forgotten", queued(1))
+	before := l.servers[0].accepted.Load()
+	topology.Held = false
+	l.apply(h, topology)
+	l.eventually(10*time.Second, "who waits to be let in", func() bool { return l.servers[0].accepted.Load() > before })
+	l.answers(l.settings.PrimaryPort, "pg1")
+	if got := l.servers[0].accepted.Load() - before; got != 2 {
+		t.Errorf("the primary got %d connections, want 2", got)
 	}
 }
