@@ -81,7 +81,7 @@ check: format vet staticcheck ## format, vet, staticcheck, and every test that s
 
 .PHONY: race
 race: ## the same tests under the race detector, without the packages that run clusters (3 minutes)
-	CGO_ENABLED=1 go test -race -short -timeout 15m $(filter-out $(CLUSTERS),$(shell go list ./...))
+	CGO_ENABLED=1 go test -race -short -timeout 30m $(filter-out $(CLUSTERS),$(shell go list ./...))
 
 .PHONY: format
 format:
