@@ -425,8 +425,8 @@ type Peer struct {
 	// commit.
 	Unreachable bool
 	// PortSilent: it is heard, and this member's server is to follow its server and receives
-	// nothing; and that server's port has not answered a connection attempt, not even by a
-	// refusal, for a second.
+	// nothing; and several connection attempts to that server's port, made half a second later,
+	// were not answered, not even by a refusal.
 	PortSilent bool
 }
 

@@ -372,7 +372,7 @@ var serveRules = [...]rule{
 		t.do(Action{Kind: Stop, Immediate: sv.WritesHang, Why: "it takes no writes, and another member can: " + sv.WriteProblem})
 	}, ends},
 	{"port-silent", (*view).portSilent, func(t *turn) {
-		t.do(Action{Kind: Stop, Immediate: true, Why: "no connection reaches its server's port, by " + joined(t.waiting()) + ", and another member can lead"})
+		t.do(Action{Kind: Stop, Immediate: true, Why: "nothing answers at its server's port, from " + joined(t.waiting()) + ", and another member can lead"})
 	}, ends},
 	{"port-unreached", (*view).unreached, blocked((*view).unreachedBlock), goesOn},
 	{"claim-record", (*view).claimToRecord, (*turn).recordClaim, goesOn},

@@ -107,7 +107,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 109376, Members: 3, Outside: sim.RestoreVoters | sim.LoseDisk},
 		// The beginning of a record, which its upstream had passed over, was taken for log that it never wrote.
 		{Seed: 749, Members: 3, Outside: sim.MidRecord}, {Seed: 19003654, Members: 3, Outside: sim.AllOutside},
-		{Seed: 14014048, Members: 2},                          // data whose member had lost its promise founded a cluster, whoever might have led since
+		{Seed: 14014048, Members: 2},                          // data founded a cluster whose member had lost its promise, though another might have led since
 		{Seed: 21000747, Members: 2, Outside: sim.AllOutside}, // a person had a member lead with data whose recovery was to promote them
 		{Seed: 21005364, Members: 2, Outside: sim.AllOutside}, // Consul lost that a restore had been given up, and its member went on with it
 		// A primary of two that had stood still, by a clock that did as well, took an election for undecided that another had won.
