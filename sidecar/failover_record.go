@@ -60,9 +60,28 @@ func (f *failoverRecord) lost(at moment) {
 func (f *failoverRecord) complete(term uint64, member string) (r failover.Record, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r, ok = f.record, f.record.Term == term && f.record.Leader == member && !f.record.Writable.IsZero() && f.stored < term
+	r, ok = f.record, f.record.Term == term && f.writable(member) && f.stored < term
 	f.stored = max(f.stored, term)
 	return r, ok
+}
+
+// writable reports whether it is of a term in which this member took a write; mu is held.
+func (f *failoverRecord) writable(member string) bool {
+	return f.record.Leader == member && !f.record.Writable.IsZero()
+}
+
+// Writable is the account of the newest term, if this member leads it and has taken a write,
+// as far as it is known: Announced and Routed may come later. Else it is nil. It is there at
+// once, where the account in Consul waits for the catalog.
+func (s *Sidecar) Writable() *failover.Record {
+	f := &s.failover
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.writable(s.opts.Member) {
+		return nil
+	}
+	r := f.record
+	return &r
 }
 
 // stampLeader notes whose term it is.

@@ -34,7 +34,7 @@ func (m *Member) keepOutages(ctx context.Context) {
 	var tried, noted time.Time
 	for {
 		last, now := m.sidecar.Snapshot(), time.Now()
-		pending = append(pending, w.news(last, m.lastTerm(), now)...)
+		pending = append(pending, w.news(last, m.endedTerm(), now)...)
 		if w.seen.Sub(noted) >= seenEvery {
 			noted = w.seen
 			if err := writeSeen(m.seenFile(), noted); err != nil {
@@ -54,6 +54,16 @@ func (m *Member) keepOutages(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// endedTerm is the newest term of which an account is known: this member's own is, as soon
+// as it has taken a write, which ends the outage.
+func (m *Member) endedTerm() *failover.Record {
+	last, own := m.lastTerm(), m.sidecar.Writable()
+	if own != nil && (last == nil || own.Term > last.Term) {
+		return own
+	}
+	return last
 }
 
 func (m *Member) seenFile() string { return filepath.Join(m.config.Postgres.StateDir, "seen") }
