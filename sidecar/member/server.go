@@ -340,55 +340,9 @@ func (s *localServer) reconfigure(cfg *config.Config) {
 	s.config.Store(cfg)
 }
 
-// What a planned stop waits for: holdSettles is how long after the withdrawal
-// of the registration proxies need to hold their clients (Consul's catalog,
-// HAProxy's and PgBouncer's command); what begins later is of clients that
-// nobody holds, or of a proxy that is late. transactionsEnd is how long what began
-// before may go on; lullWait, how long a moment is looked for then in which nobody has
-// anything open or is logging in.
-const (
-	holdSettles     = 50 * time.Millisecond
-	transactionsEnd = 500 * time.Millisecond
-	lullWait        = 50 * time.Millisecond
-)
-
 // calmWait is how long to wait for a calm moment after the checkpoint before a planned
 // stop; clients go on meanwhile.
 const calmWait = 250 * time.Millisecond
-
-// stop stops the server. Before a planned stop it waits, a while, for transactions
-// that began before clients were held.
-func (s *localServer) stop(ctx context.Context, a ha.Action) error {
-	if a.Planned || !a.Immediate && s.lastFacts().InRecovery == ha.Yes { // no failover waits for this stop
-		if err := s.before(ctx, hooks.BeforeStop); err != nil {
-			return err
-		}
-	}
-	if a.Planned {
-		work, cancel := context.WithTimeout(ctx, cmp.Or(a.Drain, transactionsEnd))
-		err := s.sql.Drain(work, holdSettles)
-		cancel()
-		switch {
-		case err == nil:
-			if err := s.lull(ctx); err != nil {
-				s.log.Debug("no lull was looked for", "error", err)
-			}
-		case a.Yield && errors.Is(err, checks.ErrTransactions):
-			return fmt.Errorf("%w, %w", err, sidecar.ErrTransactions)
-		default:
-			s.log.Warn("transactions are open, and will be cut off", "error", err)
-		}
-	}
-	return s.files.Stop(ctx, a.Immediate)
-}
-
-// lull waits, not for long, for a moment in which no client has anything open and nobody
-// is logging in: a proxy that is late lets in clients until it holds them.
-func (s *localServer) lull(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lullWait)
-	defer cancel()
-	return s.sql.WaitQuietFor(ctx, func() bool { return len(s.files.LoggingIn()) == 0 })
-}
 
 // fence promises the term on disk, shuts the gate, stops receiving, and returns the
 // final position (S2). A setting with names is made at the same time.
