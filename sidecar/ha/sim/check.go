@@ -315,31 +315,9 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		w.given = append(w.given[:0], w.check.acked...)
 		w.forgetAcked() // what the other site has is what counts from now on (Pair)
 	}
-	switch {
-	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting) && !w.beyond.putBack:
-		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
-	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader:
-		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
-	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
-		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)
-	// A record that was damaged is to nobody what it was: as with one that was deleted, its
-	// leader writes what it has read itself, which may be from before its own last claim (own
-	// notes the timelines that were used).
-	case old.Exists() && !broken && r.Timeline < old.Timeline && r.SystemID == old.SystemID:
-		w.fail("timeline", m, "the claimed timeline goes from %d back to %d", old.Timeline, r.Timeline)
-	}
+	w.checkFollows(m, old, broken)
 	if r.Phase == ha.PhasePromoting || r.Phase == ha.PhaseLeading {
-		if l := c.leaders[r.Term]; l >= 0 && int(l) != leader {
-			w.fail("S1", m, "term %d has two leaders: %s and %s", r.Term, names[l], r.Leader)
-		}
-		c.leaders[r.Term] = int8(leader)
-		if w.beyond.accepting && r.Phase == ha.PhaseLeading && r.Phase != old.Phase {
-			w.forgetLost(leader, r.Term) // it founds a cluster, or a person has promoted it
-		}
-		w.checkForced(leader, old)
-		if s := &w.members[leader].server; s.run == up && !s.inRecovery {
-			s.term = max(s.term, r.Term)
-		}
+		w.checkLeader(m, leader, old)
 	}
 	w.checkRestores(r, old)
 	w.checkAccused(leader, old)
@@ -354,6 +332,40 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		for i := range w.n {
 			w.checkWriters(i)
 		}
+	}
+}
+
+// checkFollows: a record follows from the one before it.
+func (w *World) checkFollows(m int, old *ha.Record, broken bool) {
+	r := &w.consul.record
+	switch {
+	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting) && !w.beyond.putBack:
+		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
+	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader:
+		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
+	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
+		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)
+	// A record that was damaged is to nobody what it was: as with one that was deleted, its
+	// leader writes what it has read itself, which may be from before its own last claim (own
+	// notes the timelines that were used).
+	case old.Exists() && !broken && r.Timeline < old.Timeline && r.SystemID == old.SystemID:
+		w.fail("timeline", m, "the claimed timeline goes from %d back to %d", old.Timeline, r.Timeline)
+	}
+}
+
+// checkLeader: a term has one leader, which may be primary from now on.
+func (w *World) checkLeader(m, leader int, old *ha.Record) {
+	r, c := &w.consul.record, &w.check
+	if l := c.leaders[r.Term]; l >= 0 && int(l) != leader {
+		w.fail("S1", m, "term %d has two leaders: %s and %s", r.Term, names[l], r.Leader)
+	}
+	c.leaders[r.Term] = int8(leader)
+	if w.beyond.accepting && r.Phase == ha.PhaseLeading && r.Phase != old.Phase {
+		w.forgetLost(leader, r.Term) // it founds a cluster, or a person has promoted it
+	}
+	w.checkForced(leader, old)
+	if s := &w.members[leader].server; s.run == up && !s.inRecovery {
+		s.term = max(s.term, r.Term)
 	}
 }
 

@@ -81,6 +81,9 @@ func (w *World) loseDisk(f *fault, m int, state bool) {
 	if b.op.id != 0 {
 		w.done(m, true)
 	}
+	if x := w.savedAs(s.odd.place.of); x != nil {
+		x.lost = true
+	}
 	w.wipe(s)
 	s.data, s.half, s.fenced, s.founding, s.odd = ha.DataAbsent, false, false, false, oddFiles{}
 	if state {

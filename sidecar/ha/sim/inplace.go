@@ -22,6 +22,7 @@ type saved struct {
 	goneOn   bool     // the cluster has gone on with it
 	givenUp  bool     // or not
 	replaced bool     // other data may lead again, as a person wants
+	lost     bool     // a disk with what was made of it was lost
 }
 
 // restoration is what a member's files say of restores in place (postgres/restore.go).
@@ -305,19 +306,31 @@ func (w *World) goesOn(m int, id string) {
 		return
 	}
 	s, n := &w.members[m].server, len(x.log)
+	if x.lost && s.odd.place.of != id {
+		w.tell(m, "had its data no more when the record said that the cluster continues with %s", id)
+		w.trimAcked(x)
+		return
+	}
 	if len(s.log) <= n || s.log[n-1] != x.log[n-1] {
 		w.fail("restore", m, "the cluster continues with %s, and %s has not its %d records", id, names[m], n)
 		return
 	}
 	w.beyond.outcome.Restored++
+	w.trimAcked(x)
 	for i := range w.check.acked {
-		a := &w.check.acked[i]
-		if a.n > n {
-			a.n, a.id = n, x.log[n-1]
-		}
-		if !s.has(a) {
+		if a := &w.check.acked[i]; !s.has(a) {
 			w.fail("lost", m, "%s was to restore %s, and lacks commit %d before its target, acknowledged by %s in term %d", names[m], id, a.n, names[a.server], a.term)
 			return
+		}
+	}
+}
+
+// trimAcked forgets what was acknowledged after a restore's target.
+func (w *World) trimAcked(x *saved) {
+	n := len(x.log)
+	for i := range w.check.acked {
+		if a := &w.check.acked[i]; a.n > n {
+			a.n, a.id = n, x.log[n-1]
 		}
 	}
 	for j := range w.n {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -47,11 +48,16 @@ const (
 	MutateReused               // what a leader may have claimed that has lost its data is claimed again
 	MutatePartial              // the beginning of a record proves that a log has diverged
 	MutateUnheard              // data found a cluster beside members that are not heard
+	MutateInstructed           // who is made to lead keeps restored data that promote themselves
+	MutateGivenUp              // that a restore was given up is forgotten if Consul loses it
+	MutateAlone                // an election is under way if Consul says so, where all others are gone
+	MutatePatient              // a forced candidate waits for positions for longer than others wait for it
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
-	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone", "reused", "partial", "unheard"}
+	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone", "reused", "partial", "unheard",
+	"instructed", "given-up", "alone", "patient"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -68,7 +74,9 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"an election is under way if Consul's record says so", "who was started amid an election knows that it was not decided",
 	"the record of an election that is written again has the term that it had", "nothing tells timelines of one number apart",
 	"the data of a restore that was given up count like any other", "what a leader may have claimed that has lost its data is claimed again",
-	"the beginning of a record proves that a log has diverged", "data found a cluster beside members that are not heard"}
+	"the beginning of a record proves that a log has diverged", "data found a cluster beside members that are not heard",
+	"who is made to lead keeps restored data that promote themselves", "that a restore was given up is forgotten if Consul loses it",
+	"an election is under way if Consul says so, where all others are gone", "a forced candidate waits longer than others wait for it"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -86,26 +94,14 @@ func Mutations() []Mutation {
 func (w *World) mutate(o *ha.Observation) {
 	w.opt.pair.mutate(w, o)
 	switch w.opt.Mutation {
-	case MutateS3:
-		r := &o.Consul.Record
-		if r.Leader == o.Self && r.Phase == ha.PhaseElecting && r.Durability.K > 0 && r.Durability.K <= len(r.Durability.Voters) {
-			w.peersCopy(o)
-			w.extraVote(o)
-		}
-	case MutateS3Ahead:
+	case MutateS3, MutateS3Ahead, MutateS4Votes, MutateS7, MutateS8, MutateBase, MutateFound, MutateStrayed, MutateClaims:
 		w.peersCopy(o)
-		for i := range o.Peers {
-			if p := &o.Peers[i].Report; p.Voted && p.Position.Compare(o.Server.Position) > 0 {
-				p.Position = o.Server.Position
-			}
-		}
-	case MutateS4Votes:
+		w.mutateReports(o)
+	case MutatePutBack, MutateGivenUp:
+		w.mutateMemory(o)
+	case MutateDecided, MutateAmid, MutatePartial, MutateUnheard, MutateAlone:
 		w.peersCopy(o)
-		for i := range o.Peers {
-			if p := &o.Peers[i].Report; p.Voted && p.Position.Compare(o.Server.Position) < 0 {
-				p.Position = o.Server.Position
-			}
-		}
+		w.halfSeen(o)
 	case MutateS4CatchUp:
 		for i := range o.Server.Walsenders {
 			o.Server.Walsenders[i].Flush = o.Server.Position.LSN
@@ -113,54 +109,86 @@ func (w *World) mutate(o *ha.Observation) {
 		if o.Server.SyncAt == 0 {
 			o.Server.SyncAt = 1
 		}
-	case MutateS7:
-		w.peersCopy(o)
-		for i := range o.Peers {
-			if p := &o.Peers[i].Report; p.Serving {
-				p.Position = ha.Position{History: o.Server.Position.History, TLI: o.Server.Position.TLI, LSN: 1 << 40}
-			}
-		}
-	case MutateClaims:
-		o.Consul.Record.Claims = nil
-		w.noneStrayed(o)
-	case MutateStrayed:
-		w.noneStrayed(o)
 	case MutateOwed:
 		o.Server.Owed = ha.Position{}
-	case MutatePutBack:
-		w.members[w.index(o.Self)].sidecar.state.Last = ha.Record{}
-		w.peersCopy(o)
-		for i := range o.Peers {
-			o.Peers[i].Report.Record = ha.RecordSeen{}
-			o.Peers[i].Report.Term = min(o.Peers[i].Report.Term, o.Consul.Record.Term)
-		}
-		o.Server.Promise = min(o.Server.Promise, o.Consul.Record.Term)
-	case MutateFound:
-		w.peersCopy(o)
-		for i := range o.Peers {
-			if p := &o.Peers[i].Report; !o.Consul.Record.Exists() {
-				p.ServerID, p.Record = "", ha.RecordSeen{}
-			}
-		}
-	case MutateDecided, MutateAmid, MutatePartial, MutateUnheard:
-		w.halfSeen(o)
 	case MutateUndone:
 		if o.Server.Restored != o.Consul.Record.Restore.ID {
 			o.Server.Undoable = false
 		}
-	case MutateBase:
-		w.peersCopy(o)
-		o.Consul.Record.Base = 0
-		for i := range o.Peers {
-			o.Peers[i].Report.Record.Base = 0
+	case MutateInstructed:
+		if o.Intent.Force {
+			o.Server.Instructed = ""
 		}
-	case MutateS8:
-		w.peersCopy(o)
-		for i := range o.Peers {
-			o.Peers[i].Report.Hears = false
-			o.Peers[i].Report.Serving = false
+	case MutatePatient:
+		if r := &o.Consul.Record; o.Intent.Force && r.Leader == o.Self && r.Phase == ha.PhaseElecting {
+			o.Policy.HandoverTimeout = time.Hour
 		}
 	}
+}
+
+// mutateReports corrupts what others say, and with it what the record or the server says of the same.
+func (w *World) mutateReports(o *ha.Observation) {
+	r := &o.Consul.Record
+	switch w.opt.Mutation {
+	case MutateS3:
+		if r.Leader == o.Self && r.Phase == ha.PhaseElecting && r.Durability.K > 0 && r.Durability.K <= len(r.Durability.Voters) {
+			w.extraVote(o)
+		}
+		return
+	case MutateBase:
+		r.Base = 0
+	case MutateClaims:
+		r.Claims, o.Server.Strayed = nil, ""
+	case MutateStrayed:
+		o.Server.Strayed = ""
+	}
+	for i := range o.Peers {
+		w.mutateReport(o, &o.Peers[i].Report)
+	}
+}
+
+func (w *World) mutateReport(o *ha.Observation, p *ha.Report) {
+	mine := o.Server.Position
+	switch w.opt.Mutation {
+	case MutateS3Ahead:
+		if p.Voted && p.Position.Compare(mine) > 0 {
+			p.Position = mine
+		}
+	case MutateS4Votes:
+		if p.Voted && p.Position.Compare(mine) < 0 {
+			p.Position = mine
+		}
+	case MutateS7:
+		if p.Serving {
+			p.Position = ha.Position{History: mine.History, TLI: mine.TLI, LSN: 1 << 40}
+		}
+	case MutateS8:
+		p.Hears, p.Serving = false, false
+	case MutateBase:
+		p.Record.Base = 0
+	case MutateFound:
+		if !o.Consul.Record.Exists() {
+			p.ServerID, p.Record = "", ha.RecordSeen{}
+		}
+	case MutateStrayed, MutateClaims:
+		p.Strayed = ""
+	}
+}
+
+// mutateMemory lets a member forget what it knows better than Consul.
+func (w *World) mutateMemory(o *ha.Observation) {
+	s := &w.members[w.index(o.Self)].sidecar.state
+	if w.opt.Mutation == MutateGivenUp {
+		s.GivenUp = ""
+		return
+	}
+	s.Last = ha.Record{}
+	w.peersCopy(o)
+	for i := range o.Peers {
+		o.Peers[i].Report.Record = ha.RecordSeen{}
+		o.Peers[i].Report.Term = min(o.Peers[i].Report.Term, o.Consul.Record.Term)
+	}
+	o.Server.Promise = min(o.Server.Promise, o.Consul.Record.Term)
 }
 
 // underWay lets all others say that an election was not decided, or those that cannot know.
@@ -169,7 +197,6 @@ func (w *World) underWay(o *ha.Observation) {
 	if r.Phase != ha.PhaseElecting || r.Leader == o.Self {
 		return
 	}
-	w.peersCopy(o)
 	for i := range o.Peers {
 		p := &o.Peers[i]
 		p.Report.First = 0
@@ -181,11 +208,14 @@ func (w *World) underWay(o *ha.Observation) {
 
 // halfSeen hides what others have replayed, or which others there are, while there is no record.
 func (w *World) halfSeen(o *ha.Observation) {
-	if w.opt.Mutation == MutateDecided || w.opt.Mutation == MutateAmid {
+	switch w.opt.Mutation {
+	case MutateDecided, MutateAmid:
 		w.underWay(o)
 		return
+	case MutateAlone:
+		w.noneToAsk(o)
+		return
 	}
-	w.peersCopy(o)
 	if w.opt.Mutation == MutateUnheard && !o.Consul.Record.Exists() {
 		o.Consul.Registered = ""
 		o.Peers = slices.DeleteFunc(o.Peers, func(p ha.Peer) bool { return p.Link != ha.LinkUp })
@@ -194,6 +224,15 @@ func (w *World) halfSeen(o *ha.Observation) {
 		if w.opt.Mutation == MutatePartial {
 			o.Peers[i].Report.Replay = 0
 		}
+	}
+}
+
+// noneToAsk hides that there are others, where an election is under way by Consul's record and all of
+// them are gone.
+func (w *World) noneToAsk(o *ha.Observation) {
+	r := &o.Consul.Record
+	if r.Phase == ha.PhaseElecting && r.Leader != o.Self && !slices.ContainsFunc(o.Peers, func(p ha.Peer) bool { return p.Link != ha.LinkRefused || p.PostgresRefused != ha.Yes }) {
+		r.Members = []string{o.Self}
 	}
 }
 
@@ -210,15 +249,6 @@ func (p *Pair) mutate(w *World, o *ha.Observation) {
 		if o.Source.Witness.OthersAt = 0; r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
 			o.Source.SystemID = "" // nor whether a primary is heard there
 		}
-	}
-}
-
-// noneStrayed hides which servers were run by hand.
-func (w *World) noneStrayed(o *ha.Observation) {
-	w.peersCopy(o)
-	o.Server.Strayed = ""
-	for i := range o.Peers {
-		o.Peers[i].Report.Strayed = ""
 	}
 }
 
@@ -243,6 +273,8 @@ func (w *World) distort(m int, a *ha.Action) {
 		if n := len(r.Claims); n > 0 && r.Claims[n-1].Parent == r.Timeline {
 			r.Timeline, r.Claims = s.consul.Record.Timeline, s.consul.Record.Claims
 		}
+	case w.opt.Mutation == MutateAlone && a.Kind == ha.Commit && a.Change.What == "ballot":
+		r.Members = s.consul.Record.Members
 	case w.opt.Mutation == MutateS4Promotion && a.Kind == ha.Commit && a.Change.What == "claim" && r.Durability.Has(names[m]):
 		r.Durability.Voters = without(r.Durability.Voters, names[m])
 		r.Durability.K = min(r.Durability.K, len(r.Durability.Voters))

@@ -3,7 +3,7 @@ package sim
 // network says who can reach whom. Cuts are counted, because faults overlap.
 type network struct {
 	cut      [MaxMembers][MaxMembers]int8 // [from][to]
-	port     [MaxMembers]bool             // nobody reaches its server, while its sidecar is reached
+	port     [MaxMembers]int8             // nobody reaches its server, while its sidecar is reached
 	toConsul [MaxMembers]int8
 	ofConsul [MaxMembers]int8
 	lossy    int8
@@ -14,6 +14,19 @@ func (w *World) open(i, j int) bool { return w.net.cut[i][j] == 0 }
 
 // both says whether a connection between i and j can be made.
 func (w *World) both(i, j int) bool { return w.open(i, j) && w.open(j, i) }
+
+// portOpen says whether packets to and from the port of m's server come through, as far as its host
+// can be reached.
+func (w *World) portOpen(m int) bool { return w.net.port[m] == 0 }
+
+// cutPort puts a firewall before the port of a server, or before all, or takes it away.
+func (w *World) cutPort(m int, all bool, by int8) {
+	for i := range w.n {
+		if all || i == m {
+			w.net.port[i] += by
+		}
+	}
+}
 
 // slow multiplies a delay on a member that is slow now.
 func (w *World) slow(m int, d int64) int64 {

@@ -12,7 +12,7 @@ func (w *World) observe(m int) (o ha.Observation) {
 	o.Consul.AgentLostAt, o.Consul.Registered = b.agentLostAt, w.registeredPrimary(m)
 	o.Busy = ha.Busy{
 		Server: b.op.busy(s.epoch), Commit: s.committing, FailedAt: s.failedAt, FailedKind: s.failed,
-		Failures: s.failures, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
+		Failures: s.failures, Unserved: s.unserved, CommitFailedAt: s.commitFailedAt, Doubt: s.doubt,
 	}
 	if o.Busy.Server != ha.NoAction {
 		o.Busy.Since, o.Busy.Immediate = b.read(b.op.began), b.op.action.Immediate

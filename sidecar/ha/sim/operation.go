@@ -68,6 +68,8 @@ func (w *World) done(m int, failed bool) {
 			s.failures = 1
 		}
 		s.failedAt, s.failed = b.read(w.now), k
+		from := w.index(b.op.action.From)
+		s.unserved = k == ha.Rewind && from >= 0 && !w.portOpen(from)
 	} else if s.failed == k || k == ha.Clone || k == ha.Rewind || k == ha.Init {
 		s.failedAt, s.failed, s.failures = 0, ha.NoAction, 0
 	}

@@ -46,6 +46,7 @@ const (
 	LoseWAL                            // the log that a standby needs is gone
 	ForgetMember                       // a member leaves Consul's catalog, and lives
 	RestoreInPlace                     // the cluster is restored from a backup, in place
+	PortCut                            // nobody reaches a server, or any, while its sidecar is reached
 	outsideEnd
 
 	AllOutside = outsideEnd - 1
@@ -54,12 +55,13 @@ const (
 var outsideNames = [...]string{"lose-host", "lose-data", "lose-state", "lose-disk", "clone-replica", "promote-by-hand", "start-by-hand", "recovery-target",
 	"lose-history", "restore-term", "restore-voters", "empty-consul", "delete-keys", "delete-state", "delete-lock", "damage-state", "empty-with-host",
 	"other-lease", "other-timeout", "other-mode", "other-version", "hung-disk", "clock-stops", "wild-clocks", "mid-record", "slow-replay",
-	"accept-loss", "local-commit", "cancel-wait", "lose-wal", "forget-member", "restore-in-place"}
+	"accept-loss", "local-commit", "cancel-wait", "lose-wal", "forget-member", "restore-in-place", "port-cut"}
 
 // OutsideNames are the names of all faults from outside.
 func OutsideNames() []string { return outsideNames[:] }
 
-// ParseOutside reads names with commas between them, or "all". It returns an
+// ParseOutside reads names with commas between them, or "all"; a name with a minus before it
+// takes that fault away, so that seeds of earlier sets can be run again. It returns an
 // error that names what it does not know.
 func ParseOutside(text string) (Outside, error) {
 	set := Outside(0)
@@ -68,10 +70,15 @@ func ParseOutside(text string) (Outside, error) {
 			set |= AllOutside
 			continue
 		}
+		name, without := strings.CutPrefix(name, "-")
 		known := false
 		for i := range outsideNames {
-			if outsideNames[i] == name {
-				set, known = set|1<<i, true
+			switch known = known || outsideNames[i] == name; {
+			case outsideNames[i] != name:
+			case without:
+				set &^= 1 << i
+			default:
+				set |= 1 << i
 			}
 		}
 		if name != "" && !known {
@@ -192,93 +199,6 @@ type oddFiles struct {
 	place       restoration
 }
 
-// drawOutside draws faults from outside. They come after all others, so that
-// Options.Drop names those as before.
-func (w *World) drawOutside() {
-	if w.has(RestoreInPlace) {
-		w.drawRestoreInPlace()
-	}
-	var kinds []Outside
-	for o := Outside(1); o < outsideEnd; o <<= 1 {
-		if o != RestoreInPlace && w.has(o) {
-			kinds = append(kinds, o)
-		}
-	}
-	if len(kinds) == 0 {
-		return
-	}
-	r := &w.extra
-	for range 1 + r.below(1+min(2, len(kinds))) {
-		o := kinds[r.below(len(kinds))]
-		f := fault{at: r.between(300*milli, max(w.shape.length, second)), kind: o.kind(), lasts: r.between(second, 12*second),
-			target: int8(r.below(w.n)), other: int8(r.below(w.n)), how: uint8(r.below(256))}
-		if r.chance(400) {
-			f.target = theLeader
-		}
-		if r.chance(300) {
-			f.point, f.delay = point(1+r.below(int(points)-1)), r.between(0, 60*milli)
-		}
-		if o&wholeRun != 0 {
-			f.at, f.point, f.lasts = 0, atOnce, w.shape.length
-		}
-		w.drawBeside(o, &f)
-		w.faults = append(w.faults, f)
-	}
-}
-
-// drawRestoreInPlace draws a restore, and what may go wrong in it; beside other faults from
-// outside only in a third of the runs. Those others are drawn as without it.
-func (w *World) drawRestoreInPlace() {
-	r := &random{w.opt.Seed*0x9e3779b97f4a7c15 ^ 0x726573746f7265}
-	if w.opt.Outside != RestoreInPlace && !r.chance(333) {
-		return
-	}
-	f := fault{at: r.between(300*milli, max(w.shape.length, second)), kind: RestoreInPlace.kind(), target: theLeader, lasts: r.between(300*milli, 7*second), how: uint8(r.below(256))}
-	w.faults = append(w.faults, f)
-	if r.chance(700) {
-		kind := [...]faultKind{crashHost, crashSidecar, crashServer, isolate, cutConsul, loseSession, pauseHost}[r.below(7)]
-		w.faults = append(w.faults, fault{at: f.at + r.between(0, 6*second), kind: kind, lasts: r.between(500*milli, 9*second), target: theLeader, how: uint8(r.below(256))})
-	}
-}
-
-// drawBeside draws what makes a fault from outside tell.
-func (w *World) drawBeside(o Outside, f *fault) {
-	r := &w.extra
-	add := func(after int64, g fault) {
-		g.at = max(milli, f.at+after)
-		w.faults = append(w.faults, g)
-	}
-	switch o {
-	case CloneReplica:
-		f.point, f.target = atOnce, int8(r.below(w.n))
-		for i := range int8(w.n) {
-			if i != f.target && r.chance(700) {
-				add(-r.between(0, 300*milli), fault{kind: cutPair, lasts: r.between(second, 6*second), target: theLeader, other: i}) // it lags
-			}
-		}
-		add(r.between(2*second, 5*second), fault{kind: isolate, lasts: r.between(4*second, 9*second), target: theLeader})
-	case PromoteByHand, StartByHand, RecoveryGoal:
-		if r.chance(600) {
-			add(r.between(-second, second), fault{kind: crashHost, lasts: r.between(3*second, 12*second), target: theLeader})
-		}
-		if r.chance(500) {
-			f.target, f.point = int8(1+r.below(w.n-1)), atOnce
-			add(-r.between(0, second), fault{kind: cutPair, lasts: r.between(second, 4*second), target: theLeader, other: f.target})
-		}
-	case LoseHistory:
-		away := int8(r.below(w.n))
-		f.point, f.target = atOnce, theLeader
-		add(-300*milli, fault{kind: crashHost, lasts: r.between(9*second, 14*second), target: away})
-		add(-200*milli, fault{kind: switchover, lasts: 3 * second, target: theLeader})
-		f.at += 4 * second
-		add(-second, fault{kind: switchover, lasts: 3 * second, target: theLeader})
-	case ClockStops:
-		add(r.between(500*milli, max(second, w.shape.length)), fault{kind: pauseHost, lasts: r.between(3*second, 9*second), target: theLeader})
-	case SlowReplay:
-		add(r.between(100*milli, 2*second), fault{kind: crashHost, lasts: r.between(4*second, 20*second), target: theLeader})
-	}
-}
-
 // outside is what a fault from outside does when it begins.
 func (w *World) outside(f *fault, m int) {
 	w.check.asked = true // who leads is left to no rule any more
@@ -319,6 +239,8 @@ func (w *World) outside(f *fault, m int) {
 		w.forget(m, 1)
 	case RestoreInPlace:
 		w.drawRestore(f.how)
+	case PortCut:
+		w.cutPort(m, f.how&15 == 0, 1)
 	}
 }
 
@@ -343,6 +265,8 @@ func (w *World) outsideEnds(f *fault, m int) {
 		if f.how&3 != 0 { // else it stays away
 			w.forget(m, -1)
 		}
+	case PortCut:
+		w.cutPort(m, f.how&15 == 0, -1)
 	case RestoreInPlace:
 		if f.how&96 == 0 {
 			w.giveUpRestore()
@@ -436,6 +360,8 @@ func (w *World) checkSaid(m int) {
 		w.beyond.localAt = w.now // what stands still says nothing
 		return
 	}
+	// Nor did it, also where nothing was acknowledged meanwhile.
+	w.beyond.localAt = max(w.beyond.localAt, w.members[m].hostPaused, s.pausedUntil)
 	for i := range s.state.Blocks {
 		if b := &s.state.Blocks[i]; strings.Contains(b.What+b.Missing, "synchronous_commit") {
 			w.beyond.localAt = w.now

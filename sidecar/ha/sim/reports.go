@@ -137,13 +137,15 @@ func (w *World) link(m, p int) {
 		}
 	case !o.sidecar.alive:
 		e.Link = ha.LinkRefused
-		e.PostgresRefused = ha.Known(o.server.run == stopped)
+		if e.PostgresRefused = ha.Unknown; w.portOpen(p) {
+			e.PostgresRefused = ha.Known(o.server.run == stopped)
+		}
 	case e.Link == ha.LinkRefused:
 		e.Link, e.PostgresRefused = ha.LinkUnknown, ha.Unknown
 	}
 	silent := e.PortSilent
 	mine := &w.members[m].server
-	e.PortSilent = w.net.port[p] && e.Link == ha.LinkUp && int(mine.upstream) == p && !mine.receiver.active
+	e.PortSilent = !w.portOpen(p) && e.Link == ha.LinkUp && int(mine.upstream) == p && !mine.receiver.active
 	if w.opt.Mutation == MutateS6 && e.Link == ha.LinkSilent {
 		e.Link, e.PostgresRefused = ha.LinkRefused, ha.Yes
 	}

@@ -185,7 +185,7 @@ func (s *Script) cut(m int, rest []string) error {
 	case "consul":
 		w.cutConsul(m, 0, 1)
 	case "port":
-		w.net.port[m] = true
+		w.cutPort(m, false, 1)
 	default:
 		return fmt.Errorf("cut: %s is no member, nor consul, members or port", from)
 	}

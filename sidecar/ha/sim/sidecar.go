@@ -40,6 +40,7 @@ type sidecar struct {
 	failedAt      ha.Instant
 	failed        ha.ActionKind
 	failures      int
+	unserved      bool // the last failure was a rewind's, and its source's port is cut
 
 	announcing   bool
 	announce     ha.Announced // under way

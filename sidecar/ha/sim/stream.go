@@ -30,7 +30,7 @@ func (w *World) connect(m int) {
 	p := int(s.upstream)
 	u := &w.members[p].server
 	x := &u.senders[m]
-	ok := u.run == up && !u.stopping && w.both(m, p) && !w.net.port[p] && w.serverRuns(p) && u.systemID == s.systemID && p != m && !w.loops(m, p) && w.there(m, p)
+	ok := u.run == up && !u.stopping && w.both(m, p) && w.portOpen(p) && w.serverRuns(p) && u.systemID == s.systemID && p != m && !w.loops(m, p) && w.there(m, p)
 	// Slots: the old walsender has to notice its end before there is a new one.
 	ok = ok && !x.active
 	if ok {
@@ -90,7 +90,7 @@ func (w *World) tick(m, p int, stream uint32) {
 			x.sent = x.flush
 			w.pump(p, m)
 		}
-		if here && w.open(p, m) && !w.net.port[p] && w.serverRuns(m) {
+		if here && w.open(p, m) && w.portOpen(p) && w.serverRuns(m) {
 			r.heardAt = w.now
 		}
 		if w.now-x.heardAt > w.shape.walTime {

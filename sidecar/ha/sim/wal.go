@@ -86,7 +86,7 @@ func (w *World) pump(m, p int) {
 		return
 	}
 	x.sent = s.flushed
-	if !w.open(m, p) || w.net.port[m] || w.lost() {
+	if !w.open(m, p) || !w.portOpen(m) || w.lost() {
 		return
 	}
 	w.push(w.travel(m, p), event{kind: evData, m: int8(p), p: int8(m), n: int32(s.flushed), epoch: x.stream})
@@ -125,7 +125,7 @@ func (w *World) data(m, p, n int, stream uint32) {
 func (w *World) replyFlush(m int) {
 	s := &w.members[m].server
 	r := &s.receiver
-	if !r.active || !w.open(m, int(r.from)) || w.net.port[r.from] || w.lost() {
+	if !r.active || !w.open(m, int(r.from)) || !w.portOpen(int(r.from)) || w.lost() {
 		return
 	}
 	w.push(w.travel(m, int(r.from)), event{kind: evAck, m: r.from, p: int8(m), n: int32(s.flushed), epoch: r.stream})
