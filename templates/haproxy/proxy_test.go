@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -15,19 +14,8 @@ import (
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
-	"github.com/pgsidecar/pgsidecar/sidecar/lab/programs"
 	"github.com/pgsidecar/pgsidecar/templates/haproxy"
 )
-
-func TestHAProxyFileIsAccepted(t *testing.T) {
-	for _, members := range []int{0, 1, 3} {
-		l := newLab(t, members)
-		path := labtest.Program(t, programs.HAProxy)
-		if out, err := exec.Command(path, "-c", "-f", l.config()).CombinedOutput(); err != nil {
-			t.Errorf("%d members: %v\n%s", members, err, out)
-		}
-	}
-}
 
 // From Apply to the first new connection on the new primary, with 200 sessions
 // open; and until the last session of the deposed one has ended.
