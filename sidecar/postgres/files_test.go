@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,19 +47,22 @@ func TestForeign(t *testing.T) {
 	for name, content := range map[string]map[string]string{
 		"not PostgreSQL": {"precious": "data"},
 		"newer":          {"PG_VERSION": "99\n", "global/pg_control": "?"},
-		"no control":     {"PG_VERSION": "15\n"},
-		"empty control":  {"PG_VERSION": "15\n", "global/pg_control": ""},
-		"zeroed control": {"PG_VERSION": "15\n", "global/pg_control": strings.Repeat("\x00", 8192)},
+		"no control":     {},
+		"empty control":  {"global/pg_control": ""},
+		"zeroed control": {"global/pg_control": strings.Repeat("\x00", 8192)},
 		"odd version":    {"PG_VERSION": "9.6\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMember(t, "n1")
+			control := strings.HasSuffix(name, "control")
+			if control {
+				content["PG_VERSION"] = fmt.Sprintln(m.version)
+			}
 			for file, text := range content {
 				path := m.data(file)
 				must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 				must(t, os.WriteFile(path, []byte(text), 0o644))
 			}
-			control := strings.HasSuffix(name, "control")
 			if control {
 				must(t, os.Chown(m.o.DataDir, int(m.uid), int(m.gid)))
 			}
@@ -138,6 +142,26 @@ func TestInitdbOptions(t *testing.T) {
 		"select datcollate from pg_database where datname = 'postgres'": "C"} {
 		if got := m.sql(query); got != want {
 			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+}
+
+// TestInitdbArgs: what is not asked for is not made, whatever the version's default is.
+func TestInitdbArgs(t *testing.T) {
+	for _, c := range []struct {
+		version int
+		args    string
+		want    string
+	}{
+		{17, "--encoding=UTF8", "--encoding=UTF8"},
+		{17, "--data-checksums", "--data-checksums"},
+		{18, "--encoding=UTF8", "--encoding=UTF8 --no-data-checksums"},
+		{18, "--data-checksums --locale=C", "--data-checksums --locale=C"},
+		{18, "-k", "-k"},
+		{18, "--no-data-checksums", "--no-data-checksums"},
+	} {
+		if got := strings.Join(initdbArgs(c.version, strings.Fields(c.args)), " "); got != c.want {
+			t.Errorf("PostgreSQL %d, %q: %q, want %q", c.version, c.args, got, c.want)
 		}
 	}
 }

@@ -110,6 +110,7 @@ type WAL struct {
 	// so smaller ones make it shorter.
 	SegmentMB int
 	// Initdb are further arguments of initdb, for a new server; nil: UTF8, with checksums.
+	// Without --data-checksums there are none, whatever the version's default is.
 	Initdb []string
 	// BaseBackup are further arguments of pg_basebackup.
 	BaseBackup []string
