@@ -10,7 +10,7 @@ import (
 var candidateRules = [...]rule{
 	{"candidate-out-of-recovery", (*view).serving, stopNow("its promotion belongs to an earlier term"), ends},
 	{"candidate-from-site", (*view).onlyFromSite, (*turn).leadFromSite, ends},
-	{"candidate-unfit", func(v *view) bool { return v.shutdown() || !v.present() }, func(t *turn) { t.try(unfitRules[:]) }, ends},
+	{"candidate-unfit", func(v *view) bool { return v.shutdown() || !v.present() || v.o.Server.Rewound != "" }, func(t *turn) { t.try(unfitRules[:]) }, ends},
 	{"candidate-disarm", func(v *view) bool { return v.stopped() && v.armed() }, disarm("a candidate needs no lease before it has the votes"), ends},
 	{"candidate-start", (*view).stopped, (*turn).startStandby, ends},
 	{"candidate-armed", (*view).armed, stopNow("it may have been told to promote in a term that is over"), ends},
@@ -24,11 +24,18 @@ var unfitRules = [...]rule{
 	{"unfit-unheard", func(v *view) bool {
 		return !v.present() && !v.shutdown() && !v.forced() && v.foundElected() && v.perhapsDecided() != ""
 	}, blocked((*view).unfitBlock), ends},
-	{"unfit-pass", func(v *view) bool { return v.bestCandidate() != nil }, func(t *turn) {
+	// One that stops leaves it to those that know more, too.
+	{"unfit-pass", func(v *view) bool {
+		return v.bestCandidate() != nil && (v.forced() || !v.foundElected() || v.perhapsDecided() == "")
+	}, func(t *turn) {
 		t.passLock(t.bestCandidate(), t.o.Self+" cannot lead", t.rec.Final)
 	}, ends},
 	{"unfit-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unfit-discard", (*view).halfMade, discard("an unfinished copy or rewind was found"), ends},
+	// It takes no connections before it has the log of who led when it was rewound.
+	{"unfit-rewound", (*view).present, blocked(func(v *view) Block {
+		return Block{What: "this member is not promoted", Missing: "another member that can lead: the server of " + v.o.Self + " was rewound, and needs the log of " + v.o.Server.Rewound}
+	}), ends},
 }
 
 func (v *view) unfitBlock() Block {
@@ -93,6 +100,8 @@ var yieldRules = [...]rule{
 		to := v.ahead()
 		return v.behind(to, to.member+" is ahead ("+to.position.String()+") and cannot be reached")
 	}), ends},
+	// Its successor would take the election for one that it has seen begin.
+	{"yield-unheard", func(v *view) bool { return v.foundElected() && v.hearsFew() && !v.forced() }, blocked((*view).unheardBlock), ends},
 	{"yield", func(v *view) bool {
 		r := &v.peer(v.ahead().member).Report
 		return r.Eligible && r.Session != "" && (r.Paused == "" || v.o.Server.Paused != "")
@@ -289,7 +298,8 @@ func (v *view) foundElected() bool { return v.s.FirstTerm == 0 || v.s.FirstTerm 
 // votesDecideNothing reports whether this candidate needs nobody's vote, so that no promise of a
 // later term would keep it from leading.
 func (v *view) votesDecideNothing() bool {
-	return v.rec.Durability.Mode == ModeAsync || v.rec.Durability.K == 0 || v.rec.Final != nil || v.rec.Origin.Leader == v.o.Self
+	p := v.peer(v.rec.Origin.Leader)
+	return p != nil && v.votes(p) || v.rec.Durability.Mode == ModeAsync || v.rec.Durability.K == 0 || v.rec.Final != nil || v.rec.Origin.Leader == v.o.Self
 }
 
 // heardReign reports whether this process has heard the primary of the term since it follows the

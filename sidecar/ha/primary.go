@@ -143,7 +143,8 @@ var reignRules = [...]rule{
 	{"lease", nil, (*turn).extendLease, goesOn},
 	{"crash-loop", func(v *view) bool { return v.rec.Crashes >= maxCrashes }, blocked((*view).crashLoopBlock), goesOn},
 	{"reigns-elsewhere", (*view).onUnclaimed, (*turn).stopElsewhere, ends},
-	{"restore-asked", (*view).restoreAsked, (*turn).beginRestore, ends},
+	// Until Consul has answered this is a primary like any other.
+	{"restore-asked", (*view).restoreAsked, (*turn).beginRestore, goesOn},
 	{"elect-anew", func(v *view) bool { return v.promisedLater() && (v.mayElectAnew() && !v.paused() || v.forced()) }, func(t *turn) {
 		t.ballot("members have promised term " + itoa(t.newestPromise()) + ", whose record Consul has lost")
 	}, ends},

@@ -51,13 +51,14 @@ const (
 	MutateInstructed           // who is made to lead keeps restored data that promote themselves
 	MutateGivenUp              // that a restore was given up is forgotten if Consul loses it
 	MutateAlone                // an election is under way if Consul says so, where all others are gone
+	MutateBegun                // who has read of an election amid it takes itself for one that has seen it begin
 	MutatePatient              // a forced candidate waits for positions for longer than others wait for it
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
 	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone", "reused", "partial", "unheard",
-	"instructed", "given-up", "alone", "patient"}
+	"instructed", "given-up", "alone", "begun", "patient"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -76,7 +77,8 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"the data of a restore that was given up count like any other", "what a leader may have claimed that has lost its data is claimed again",
 	"the beginning of a record proves that a log has diverged", "data found a cluster beside members that are not heard",
 	"who is made to lead keeps restored data that promote themselves", "that a restore was given up is forgotten if Consul loses it",
-	"an election is under way if Consul says so, where all others are gone", "a forced candidate waits longer than others wait for it"}
+	"an election is under way if Consul says so, where all others are gone",
+	"who has read of an election amid it takes itself for one that has seen it begin", "a forced candidate waits longer than others wait for it"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -97,7 +99,7 @@ func (w *World) mutate(o *ha.Observation) {
 	case MutateS3, MutateS3Ahead, MutateS4Votes, MutateS7, MutateS8, MutateBase, MutateFound, MutateStrayed, MutateClaims:
 		w.peersCopy(o)
 		w.mutateReports(o)
-	case MutatePutBack, MutateGivenUp:
+	case MutatePutBack, MutateGivenUp, MutateBegun:
 		w.mutateMemory(o)
 	case MutateDecided, MutateAmid, MutatePartial, MutateUnheard, MutateAlone:
 		w.peersCopy(o)
@@ -178,8 +180,14 @@ func (w *World) mutateReport(o *ha.Observation, p *ha.Report) {
 // mutateMemory lets a member forget what it knows better than Consul.
 func (w *World) mutateMemory(o *ha.Observation) {
 	s := &w.members[w.index(o.Self)].sidecar.state
-	if w.opt.Mutation == MutateGivenUp {
+	switch w.opt.Mutation {
+	case MutateGivenUp:
 		s.GivenUp = ""
+		return
+	case MutateBegun:
+		if r := &o.Consul.Record; r.Phase == ha.PhaseElecting && s.FirstTerm == r.Term {
+			s.FirstTerm--
+		}
 		return
 	}
 	s.Last = ha.Record{}
