@@ -205,27 +205,33 @@ const historyLimit = 100
 // awaitHistory reads the history until it has the account of a term and the outage before it,
 // which its leader writes a moment after what woke us, and more outages in the term than
 // so many. Where there is no such account, because that leader was lost before, or no such
-// outage, as where only the stream was interrupted, it gives up.
+// outage, as where only the stream was interrupted, it gives up. Where something is to come
+// it waits first: each reading is three requests of each member, in the very moment in which
+// all have a failover to deal with.
 func (m *Member) awaitHistory(ctx context.Context, term uint64, restarts int) {
-	for pause := firstHistory; pause <= lastHistory; pause *= 2 {
+	known := func() bool { return term == 0 || m.told(term) && m.restartsIn(term) > restarts }
+	if known() {
 		m.readHistory(ctx)
-		if term == 0 || m.told(term) && m.restartsIn(term) > restarts {
-			return
-		}
-		again := time.NewTimer(pause)
+		return
+	}
+	for pause := firstHistory; pause <= lastHistory; pause *= 2 {
+		next := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-			again.Stop()
+			next.Stop()
 			return
-		case <-again.C:
+		case <-next.C:
+		}
+		if m.readHistory(ctx); known() {
+			return
 		}
 	}
 }
 
 // The pauses of awaitHistory, which double.
 const (
-	firstHistory = 100 * time.Millisecond
-	lastHistory  = 1600 * time.Millisecond
+	firstHistory = 300 * time.Millisecond
+	lastHistory  = 2400 * time.Millisecond
 )
 
 // told reports whether the account of a term is known, and, unless it was the first of all,
