@@ -130,42 +130,6 @@ func TestBoundLines(t *testing.T) {
 	}
 }
 
-// TestInitdbOptions: a new server is made as the options say.
-func TestInitdbOptions(t *testing.T) {
-	m := newMember(t, "n1", func(o *Options) {
-		o.WAL = WAL{SegmentMB: 16, Initdb: []string{"--encoding=LATIN1", "--locale=C"}}
-	})
-	must(t, m.Init(soon(t)))
-	must(t, m.Start(soon(t), StartOptions{Primary: true}))
-	m.up()
-	for query, want := range map[string]string{"show server_encoding": "LATIN1", "show data_checksums": "off", "show wal_segment_size": "16MB",
-		"select datcollate from pg_database where datname = 'postgres'": "C"} {
-		if got := m.sql(query); got != want {
-			t.Errorf("%s: %q, want %q", query, got, want)
-		}
-	}
-}
-
-// TestInitdbArgs: what is not asked for is not made, whatever the version's default is.
-func TestInitdbArgs(t *testing.T) {
-	for _, c := range []struct {
-		version int
-		args    string
-		want    string
-	}{
-		{17, "--encoding=UTF8", "--encoding=UTF8"},
-		{17, "--data-checksums", "--data-checksums"},
-		{18, "--encoding=UTF8", "--encoding=UTF8 --no-data-checksums"},
-		{18, "--data-checksums --locale=C", "--data-checksums --locale=C"},
-		{18, "-k", "-k"},
-		{18, "--no-data-checksums", "--no-data-checksums"},
-	} {
-		if got := strings.Join(initdbArgs(c.version, strings.Fields(c.args)), " "); got != c.want {
-			t.Errorf("PostgreSQL %d, %q: %q, want %q", c.version, c.args, got, c.want)
-		}
-	}
-}
-
 func TestStalePID(t *testing.T) {
 	m := newMember(t, "n1")
 	must(t, m.Init(soon(t)))

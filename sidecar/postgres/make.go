@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,15 +82,6 @@ func (s *Server) Init(ctx context.Context) error {
 		return err
 	}
 	return s.unmark()
-}
-
-// initdbArgs returns the arguments with what makes them mean the same in every version:
-// from PostgreSQL 18 on, initdb makes checksums unless it is told not to.
-func initdbArgs(version int, args []string) []string {
-	if version < 18 || slices.ContainsFunc(args, func(a string) bool { return a == "-k" || strings.HasSuffix(a, "data-checksums") }) {
-		return args
-	}
-	return append(slices.Clone(args), "--no-data-checksums")
 }
 
 // Founded says that the cluster's record names the server that Init made.

@@ -232,6 +232,9 @@ func New(o Options) (*Server, error) {
 	}
 	s.version = version
 	s.sock = socketDir(o.StateDir)
+	if err := s.checkInitdb(); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
