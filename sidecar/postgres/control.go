@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -225,11 +226,12 @@ func (s *Server) control(ctx context.Context, dir string) (control, error) {
 	if k.path == path && k.size == info.Size() && k.at.Equal(info.ModTime()) {
 		return k.is, nil
 	}
-	out, err := s.program(ctx, "pg_controldata", []string{"-D", dir}, runOptions{})
+	warned := false
+	out, err := s.program(ctx, "pg_controldata", []string{"-D", dir}, runOptions{line: func(said string) { warned = warned || warns(said) }})
 	if err != nil {
 		return control{}, err
 	}
-	if strings.Contains(out, "WARNING: Calculated CRC checksum does not match") {
+	if warned || slices.ContainsFunc(strings.Split(out, "\n"), warns) {
 		return control{}, damagedControl(dir, "is damaged: its checksum is wrong")
 	}
 	c, err := parseControl(out)
@@ -241,6 +243,13 @@ func (s *Server) control(ctx context.Context, dir string) (control, error) {
 		k.path, k.size, k.at, k.is = path, info.Size(), info.ModTime(), c
 	}
 	return c, nil
+}
+
+// warns reports whether a line of pg_controldata is a warning: it has none but of a damaged
+// file, whose content it prints all the same. PostgreSQL 15 prints them among that; 17 and
+// 18 log them, in other words.
+func warns(line string) bool {
+	return strings.HasPrefix(line, "WARNING:") || strings.HasPrefix(line, "pg_controldata: warning:")
 }
 
 // controlFileSize is pg_control's, of every version (pg_control.h).
