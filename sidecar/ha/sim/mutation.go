@@ -253,6 +253,10 @@ func (p *Pair) mutate(w *World, o *ha.Observation) {
 		o.Source.SeenAt = 0
 	case p.broken == PairLate:
 		w.members[w.index(o.Self)].sidecar.state.ReignedAt = o.Now
+	case p.broken == PairRewound:
+		if r.Leader == o.Self && r.Phase == ha.PhaseElecting {
+			o.Server.Rewound = ""
+		}
 	case p.broken == PairStandbys:
 		if o.Source.Witness.OthersAt = 0; r.Leader == o.Self && o.Server.InRecovery != ha.No && o.Source.Position.TLI <= r.Timeline {
 			o.Source.SystemID = "" // nor whether a primary is heard there

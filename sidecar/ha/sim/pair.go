@@ -42,6 +42,7 @@ const (
 	PairWordless              // who is given the writes takes them without the witness's word
 	PairStandbys              // a site opens where the other's standbys answer, whatever the witness says
 	PairLate                  // so does one that has long been without a primary, before the witness has said anything
+	PairRewound               // who is elected as it is rewound keeps the election, and waits for a primary
 	PairMutations
 )
 
