@@ -182,7 +182,11 @@ func parameters(major int) map[string]string {
 		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0",
 		"default_transaction_read_only": "off", "client_min_messages": "error", "jit": "off",
 		"idle_in_transaction_session_timeout": "0", "log_statement": "none", "log_min_duration_statement": "-1",
-		"DateStyle": "ISO", "client_encoding": "UTF8",
+		"DateStyle": "ISO", "client_encoding": "UTF8", "IntervalStyle": "postgres", "bytea_output": "hex",
+		"standard_conforming_strings": "on", "array_nulls": "on",
+		"role":                           "none",           // what ALTER ROLE has set may be no superuser
+		"default_transaction_isolation":  "read committed", // a standby refuses each query in serializable
+		"default_transaction_deferrable": "off",
 	}
 	if major >= 17 {
 		p["event_triggers"], p["transaction_timeout"] = "off", "0"

@@ -52,6 +52,7 @@ const (
 	codeCrash          = "57P02"
 	codeBadAuth        = "28000"
 	codeBadPassword    = "28P01"
+	codeNoRights       = "42501" // insufficient_privilege
 	codeDuplicate      = "42710"
 	codeUndefined      = "42704" // undefined_object
 	codeInUse          = "55006" // object_in_use
@@ -86,11 +87,15 @@ func kind(err error) error {
 	return err
 }
 
-// Refusal says why the server, which answers, refuses the login; empty: it does not, or
-// it is starting or shutting down.
+// Refusal says why the server, which answers, refuses the login, or a superuser's rights
+// after it; empty: it does not, or it is starting or shutting down.
 func Refusal(err error) string {
 	var connecting *pgconn.ConnectError
 	var refused *pgconn.PgError
+	if hasCode(err, codeNoRights) && !errors.As(err, &connecting) {
+		_ = errors.As(err, &refused)
+		return "its role is no superuser any more (" + refused.Message + "): another superuser gives it back by ALTER ROLE ... SUPERUSER"
+	}
 	if !errors.As(err, &connecting) || !errors.As(err, &refused) || errors.Is(err, ErrNotReady) {
 		return ""
 	}

@@ -60,7 +60,10 @@ func anywhere(ctx context.Context, c Cast, args ...string) (said string, err err
 
 // shown waits until the status that pgsidecar shows has all of the words, with one blank
 // between two columns.
-func shown(ctx context.Context, c Cast, words ...string) error {
+func shown(ctx context.Context, c Cast, words ...string) error { return shownOne(ctx, c, words) }
+
+// shownOne waits until it has all words of one of the lists.
+func shownOne(ctx context.Context, c Cast, lists ...[]string) error {
 	var last string
 	_, err := waitUntil(ctx, func() (int, error) {
 		said, err := anywhere(ctx, c, "status")
@@ -68,15 +71,14 @@ func shown(ctx context.Context, c Cast, words ...string) error {
 			return 0, nil // it is asked again
 		}
 		columns := strings.Join(strings.Fields(said), " ")
-		for _, w := range words {
-			if !strings.Contains(columns, w) {
-				return 0, nil
-			}
+		lacks := func(word string) bool { return !strings.Contains(columns, word) }
+		if slices.ContainsFunc(lists, func(words []string) bool { return !slices.ContainsFunc(words, lacks) }) {
+			return 1, nil
 		}
-		return 1, nil
+		return 0, nil
 	}, func(is int) bool { return is == 1 })
 	if err != nil {
-		return fmt.Errorf("wait until status names %s: %w; it said:\n%s", strings.Join(words, ", "), err, last)
+		return fmt.Errorf("wait until status names %q: %w; it said:\n%s", lists, err, last)
 	}
 	return nil
 }
@@ -171,8 +173,9 @@ func (o *operator) pauseMember() Scenario {
 			return o.byHand(ctx, c, c.Replicas[0])
 		},
 		Undo: func(ctx context.Context, c Cast) error {
+			// A pause of the whole cluster, which another act began meanwhile, took its place.
 			_, err := anywhere(ctx, c, "resume", c.Replicas[0])
-			return err
+			return accepted(err)
 		},
 	}
 }

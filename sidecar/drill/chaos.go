@@ -172,6 +172,9 @@ func (c *chaos) pick() []picked {
 		pair = false // the second is the last that may hold a commit, and cannot be removed
 	}
 	if pair && !slices.Contains(alone, first.scenario.Name) && !slices.Contains(alone, second.scenario.Name) {
+		if first.scenario.Name == "pause" {
+			first, second = second, first // so that it ends first: what else is undone may need a primary
+		}
 		return []picked{first, second}
 	}
 	return []picked{first}

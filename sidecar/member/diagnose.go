@@ -16,5 +16,8 @@ func (s *localServer) Diagnose() (words string, damaged bool) {
 	for _, d := range damage {
 		damaged = damaged || strings.Contains(words, d)
 	}
+	if !damaged {
+		s.files.SpeakPlainly()
+	}
 	return words, damaged && !strings.Contains(words, "No space left on device")
 }

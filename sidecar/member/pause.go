@@ -67,13 +67,8 @@ func (c control) Resume(ctx context.Context, req api.Resume) error {
 		return c.storePause(ctx, nil)
 	}
 	set := c.stored()
-	if set.Paused == nil || len(set.Paused.Members) == 0 {
-		return api.Refuse(http.StatusConflict, "the whole cluster is paused, or nothing is; resume without naming members")
-	}
-	for _, name := range req.Members {
-		if !slices.Contains(set.Paused.Members, name) {
-			return api.Refuse(http.StatusConflict, "%s is not paused; paused: %s", name, strings.Join(set.Paused.Members, ", "))
-		}
+	if err := mayResume(set.Paused, req.Members, time.Now()); err != nil {
+		return err
 	}
 	p := *set.Paused
 	p.Members = slices.DeleteFunc(slices.Clone(p.Members), func(m string) bool { return slices.Contains(req.Members, m) })
@@ -81,4 +76,20 @@ func (c control) Resume(ctx context.Context, req api.Resume) error {
 		return c.storePause(ctx, nil)
 	}
 	return c.storePause(ctx, settings.PausePatch(p))
+}
+
+// mayResume refuses to let members go on that are not paused by name.
+func mayResume(paused *settings.Pause, members []string, now time.Time) error {
+	switch {
+	case !paused.Holds(now):
+		return api.Refuse(http.StatusConflict, "nothing is paused: there is nothing to resume")
+	case len(paused.Members) == 0:
+		return api.Refuse(http.StatusConflict, "the whole cluster is paused, and no member alone: pgsidecar resume, without a name, ends it for all")
+	}
+	for _, name := range members {
+		if !slices.Contains(paused.Members, name) {
+			return api.Refuse(http.StatusConflict, "%s is not paused; paused: %s", name, strings.Join(paused.Members, ", "))
+		}
+	}
+	return nil
 }

@@ -16,11 +16,14 @@ const (
 	refusedAuto = "postgresql.auto.conf.refused"
 )
 
-// starts are what the trials of a start said that were last made.
+// starts are what the trials of a start said that were last made, and what the next start
+// is to do.
 type starts struct {
 	auto alteredFile
 	key  string // which text of the user's, with which parameters
 	why  string // why a start fails by it; empty: it does not
+
+	plain bool // SpeakPlainly: the next start is to
 }
 
 // alteredFile is what was found out about one state of autoFile.

@@ -91,6 +91,9 @@ func (s *Server) render(set Settings, user string) string {
 	if set.enforce {
 		line("synchronous_commit", "on")
 	}
+	if set.destination != "" {
+		line("log_destination", set.destination)
+	}
 	line("wal_receiver_timeout", fmt.Sprintf("%dms", s.o.WALReceiverTimeout.Milliseconds()))
 	b.WriteString("\n# Whom the server follows, and who follows it: changed while it runs.\n")
 	b.WriteString("include " + quoteSetting(s.state(controlFile)) + "\n")
@@ -175,6 +178,7 @@ func (s *Server) writeConfig(ctx context.Context, set Settings, hidden bool) err
 		return err
 	}
 	set.enforce = set.Durable && slices.Contains(weakCommits, commit)
+	set.destination = s.destination(ctx, set, user)
 	if err := errors.Join(s.writePassfile(), s.voidLife()); err != nil {
 		return err
 	}

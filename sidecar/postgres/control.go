@@ -38,6 +38,11 @@ type Facts struct {
 // Inspect reads what the files say. It changes nothing. A damaged file of ours,
 // or one that cannot be read, is an error: it is not guessed at.
 func (s *Server) Inspect(ctx context.Context) (Facts, error) {
+	f, err := s.inspect(ctx)
+	return f, s.whose(err)
+}
+
+func (s *Server) inspect(ctx context.Context) (Facts, error) {
 	p, err := s.promised()
 	if err != nil {
 		return Facts{}, err

@@ -133,6 +133,7 @@ func TestLayouts(t *testing.T) {
 		}
 		runs(t, c) // nothing was removed
 	})
+	t.Run("links in the place of data", func(t *testing.T) { dataLinks(t, a) })
 	t.Run("tablespaces", func(t *testing.T) { tablespaces(t, a) })
 }
 

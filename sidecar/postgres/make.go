@@ -237,11 +237,16 @@ func (s *Server) copyFrom(ctx context.Context, from Source, m marker, target str
 	if m.WAL != "" {
 		args = append(args, "--waldir="+m.WAL)
 	}
-	_, err := s.program(ctx, "pg_basebackup", args, runOptions{changes: true, patience: cmp.Or(s.patience, copyPatience), line: progressOf(progress)})
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	left := &leftOut{enough: end, from: from.Member}
+	report := progressOf(progress)
+	_, err := s.program(ctx, "pg_basebackup", args, runOptions{changes: true, patience: cmp.Or(s.patience, copyPatience),
+		line: func(line string) { report(line); left.hear(line) }})
 	if s.reach.learn(err); err != nil {
 		return err
 	}
-	return errors.Join(s.matchMode(target), s.layLinks(target))
+	return errors.Join(left.missing(s, target), s.matchMode(target), s.layLinks(target))
 }
 
 // linked is where a data directory is that is a symbolic link.

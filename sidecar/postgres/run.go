@@ -120,7 +120,7 @@ func (s *Server) Start(ctx context.Context, o StartOptions) error {
 	}
 	return s.guard.Start(ctx, Command{
 		Path: s.o.BinDir + "/postgres",
-		Args: s.arguments(set),
+		Args: append(s.arguments(set), s.plainArguments(ctx, set)...),
 		Env:  s.environment(), Dir: s.o.DataDir, UID: s.uid, GID: s.gid, LogFile: s.logFile(),
 	})
 }

@@ -202,7 +202,8 @@ type Settings struct {
 	// says it of a running server.
 	Durable bool
 
-	enforce bool // synchronous_commit is weaker, and Durable
+	enforce     bool   // synchronous_commit is weaker, and Durable
+	destination string // log_destination, where theirs cannot be read here; empty: it can
 	// recovery are the settings of a recovery that PostgreSQL was told to do; nil: it is
 	// to do none.
 	recovery map[string]string

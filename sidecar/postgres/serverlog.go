@@ -46,7 +46,7 @@ func (s *Server) lifeTail(limit int64) []byte {
 }
 
 // saidOfStream is what a walreceiver ends with that gets no log (libpqwalreceiver.c).
-var saidOfStream = regexp.MustCompile(`FATAL:  (could not (?:connect to the primary server|receive data from WAL stream|start WAL streaming|receive timeline history file)[^\n]*)`)
+var saidOfStream = regexp.MustCompile(`FATAL:  (?:[0-9A-Z]{5}: )?(could not (?:connect to the primary server|receive data from WAL stream|start WAL streaming|receive timeline history file)[^\n]*)`)
 
 // longestSaid bounds what is repeated of the server's log, in bytes.
 const longestSaid = 300

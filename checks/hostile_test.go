@@ -1,0 +1,83 @@
+package checks_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsidecar/pgsidecar/checks"
+)
+
+// hostile are settings that somebody gave the role, or the whole server, for his own
+// sessions.
+var hostile = []string{
+	"role = app", "default_transaction_isolation = serializable", "default_transaction_read_only = on", "default_transaction_deferrable = on",
+	"statement_timeout = 1", "lock_timeout = 1", "idle_session_timeout = 1", "idle_in_transaction_session_timeout = 1", "search_path = evil",
+	"DateStyle = 'SQL, DMY'", "IntervalStyle = iso_8601", "bytea_output = escape", "client_encoding = LATIN1", "TimeZone = 'Asia/Kathmandu'",
+	"standard_conforming_strings = off", "array_nulls = off", "quote_all_identifiers = on", "row_security = off", "session_replication_role = replica",
+	"lc_messages = C", "lc_numeric = C", "extra_float_digits = -15", "synchronous_commit = off", "transform_null_equals = on", "enable_seqscan = off",
+	"log_statement = all", "plan_cache_mode = force_generic_plan",
+}
+
+// TestHostileSettings: no setting that is made for the superuser's role or for all sessions
+// keeps this program from looking at a primary or a standby.
+func TestHostileSettings(t *testing.T) {
+	t.Parallel()
+	p := primary(t, "n1")
+	p.exec("create role app")
+	p.exec("create schema evil create function now() returns int language sql as 'select 1/0' create view pg_stat_replication as select 1/0 as pid")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	sessions := map[*server]*pgx.Conn{p: p.sql(), r: r.sql()} // they are of a time before the settings
+	ask := func(s *server, query string) (answer string) {
+		t.Helper()
+		rows, err := sessions[s].Query(within(t, 20*time.Second), query)
+		must(t, err)
+		answers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		must(t, err)
+		return strings.Join(answers, "")
+	}
+	looks := func(setting string) {
+		t.Helper()
+		written := ask(p, "select pg_current_wal_flush_lsn()::text")
+		for _, s := range []*server{p, r} {
+			poll(t, 20*time.Second, setting+" on "+s.name, func() bool {
+				return s == p || ask(r, "select (pg_last_wal_replay_lsn() >= '"+written+"')::text") == "true"
+			})
+			conn := s.newConn()
+			if _, err := conn.Read(within(t, 20*time.Second)); err != nil {
+				t.Errorf("%s: a look at %s: %v", setting, s.name, err)
+			}
+			conn.Close()
+		}
+	}
+	for _, setting := range hostile {
+		ask(p, "alter role postgres set "+setting)
+		looks("the role's " + setting)
+		ask(p, "alter role postgres reset all")
+	}
+	for s, session := range sessions {
+		ask(s, "alter system set default_transaction_isolation = serializable")
+		ask(s, "select pg_reload_conf()::text")
+		_, err := session.Exec(within(t, 20*time.Second), "set default_transaction_isolation = 'read committed'")
+		must(t, err)
+	}
+	looks("all sessions' default_transaction_isolation = serializable")
+}
+
+// TestRefusalOfRights: a role that is let in and is no superuser is a refusal, with the way
+// out.
+func TestRefusalOfRights(t *testing.T) {
+	t.Parallel()
+	p := primary(t, "n1")
+	p.exec("create role other superuser login; alter role postgres nosuperuser")
+	conn := p.newConn()
+	defer conn.Close()
+	_, err := conn.Read(within(t, 20*time.Second))
+	if why := checks.Refusal(err); !strings.Contains(why, "no superuser") || !strings.Contains(why, "ALTER ROLE") {
+		t.Errorf("%v: %q", err, why)
+	}
+}
