@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsidecar/pgsidecar/checks"
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // hostile are settings that somebody gave the role, or the whole server, for his own
@@ -79,5 +80,24 @@ func TestRefusalOfRights(t *testing.T) {
 	_, err := conn.Read(within(t, 20*time.Second))
 	if why := checks.Refusal(err); !strings.Contains(why, "no superuser") || !strings.Contains(why, "ALTER ROLE") {
 		t.Errorf("%v: %q", err, why)
+	}
+}
+
+// TestProofIsNoCancelledWait: the proof that commits wait cuts one of its own off, and the
+// log, by which those of clients are counted, has nothing of it.
+func TestProofIsNoCancelledWait(t *testing.T) {
+	t.Parallel()
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	for range 2 { // each from none
+		for _, set := range []ha.SyncSetting{{K: 1, Names: names("n2")}, {}} {
+			_, err := p.conn.SetSync(within(t, 20*time.Second), set)
+			must(t, err)
+		}
+	}
+	if said := p.process.Output(); strings.Contains(said, "canceling the wait") {
+		t.Errorf("the log:\n%s", said)
 	}
 }
