@@ -94,12 +94,24 @@ func Refusal(err error) string {
 	var refused *pgconn.PgError
 	if hasCode(err, codeNoRights) && !errors.As(err, &connecting) {
 		_ = errors.As(err, &refused)
-		return "its role is no superuser any more (" + refused.Message + "): another superuser gives it back by ALTER ROLE ... SUPERUSER"
+		return "its role is no superuser any more (" + inWords(refused) + "): another superuser gives it back by ALTER ROLE ... SUPERUSER"
 	}
 	if !errors.As(err, &connecting) || !errors.As(err, &refused) || errors.Is(err, ErrNotReady) {
 		return ""
 	}
-	return refused.Message
+	return inWords(refused)
+}
+
+// inWords is all that the server says for people: the way out, as a locale that is to be
+// installed, is in the hint.
+func inWords(e *pgconn.PgError) string {
+	said := e.Message
+	for _, more := range []string{e.Detail, e.Hint} {
+		if more != "" {
+			said += "; " + more
+		}
+	}
+	return said
 }
 
 func hasCode(err error, code string) bool {

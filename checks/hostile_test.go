@@ -1,11 +1,14 @@
 package checks_test
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsidecar/pgsidecar/checks"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -80,6 +83,25 @@ func TestRefusalOfRights(t *testing.T) {
 	_, err := conn.Read(within(t, 20*time.Second))
 	if why := checks.Refusal(err); !strings.Contains(why, "no superuser") || !strings.Contains(why, "ALTER ROLE") {
 		t.Errorf("%v: %q", err, why)
+	}
+}
+
+// TestRefusalInWords: what a refusal says is all that the server said, and other errors of a
+// look are no refusals.
+func TestRefusalInWords(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&pgconn.PgError{Code: "42501", Message: "permission denied", Detail: "what", Hint: "do this"}, "(permission denied; what; do this)"},
+		{fmt.Errorf("look: %w", &pgconn.PgError{Code: "42501", Message: "permission denied"}), "(permission denied)"},
+		{&pgconn.PgError{Code: "58030", Message: "disk"}, ""},
+		{errors.New("timeout"), ""},
+		{nil, ""},
+	} {
+		if got := checks.Refusal(c.err); c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%v: %q, want %q", c.err, got, c.want)
+		}
 	}
 }
 
