@@ -23,6 +23,18 @@ func TestActs(t *testing.T) {
 	}
 }
 
+// TestInOrder: a pause ends before what was done in it is undone.
+func TestInOrder(t *testing.T) {
+	for _, pair := range [][2]string{{"pause", "renamed"}, {"renamed", "pause"}, {"pause", "pause-member"}} {
+		if got := drill.InOrder(pair[0], pair[1]); got[1] != "pause" {
+			t.Errorf("%v: %v", pair, got)
+		}
+	}
+	if got := drill.InOrder("renamed", "password"); got[0] != "renamed" {
+		t.Errorf("%v", got)
+	}
+}
+
 // TestComplaints: a cluster is healthy when no status complains, of whatever.
 func TestComplaints(t *testing.T) {
 	for name, c := range map[string]struct {

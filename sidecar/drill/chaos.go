@@ -172,12 +172,18 @@ func (c *chaos) pick() []picked {
 		pair = false // the second is the last that may hold a commit, and cannot be removed
 	}
 	if pair && !slices.Contains(alone, first.scenario.Name) && !slices.Contains(alone, second.scenario.Name) {
-		if first.scenario.Name == "pause" {
-			first, second = second, first // so that it ends first: what else is undone may need a primary
-		}
-		return []picked{first, second}
+		return inOrder(first, second)
 	}
 	return []picked{first}
+}
+
+// inOrder has a pause of the whole cluster come second of two, so that it ends first: what
+// undoes the other may need a primary, which nobody starts in a pause.
+func inOrder(first, second picked) []picked {
+	if first.scenario.Name == "pause" {
+		first, second = second, first
+	}
+	return []picked{first, second}
 }
 
 // play injects the faults, undoes them, waits until the cluster is whole, and

@@ -9,5 +9,14 @@ func (r *Report) JudgeCatalog(o Objective) { r.judge(o, true) }
 // Complaints is what a status complains of beside its blocks.
 var Complaints = troubles
 
+// InOrder is the order of two acts that are played together.
+func InOrder(first, second string) []string {
+	var names []string
+	for _, p := range inOrder(picked{scenario: Scenario{Name: first}}, picked{scenario: Scenario{Name: second}}) {
+		names = append(names, p.scenario.Name)
+	}
+	return names
+}
+
 // Acts are what operators do.
 func Acts() []Scenario { return (&operator{}).acts() }
