@@ -92,8 +92,7 @@ func kind(err error) error {
 func Refusal(err error) string {
 	var connecting *pgconn.ConnectError
 	var refused *pgconn.PgError
-	if hasCode(err, codeNoRights) && !errors.As(err, &connecting) {
-		_ = errors.As(err, &refused)
+	if hasCode(err, codeNoRights) && errors.As(err, &refused) { // by a parameter of the login already, or by a query
 		return "its role is no superuser any more (" + inWords(refused) + "): another superuser gives it back by ALTER ROLE ... SUPERUSER"
 	}
 	if !errors.As(err, &connecting) || !errors.As(err, &refused) || errors.Is(err, ErrNotReady) {
