@@ -25,7 +25,7 @@ var hostile = [][]string{
 		"session_replication_role = replica"},
 }
 
-// TestHostileSettings: no setting that is made for the superuser's role or for all sessions
+// TestHostileSettings: no setting that is made for the superuser's role
 // keeps this program from looking at a primary or a standby.
 func TestHostileSettings(t *testing.T) {
 	t.Parallel()
