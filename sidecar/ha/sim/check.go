@@ -314,6 +314,9 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	if r.StandbyOf != "" && old.StandbyOf == "" && old.Exists() {
 		w.given = append(w.given[:0], w.check.acked...)
 		w.forgetAcked() // what the other site has is what counts from now on (Pair)
+		if r.Released == nil {
+			w.beyond.acceptedTerm = r.Term // a person let the other site take the writes without it
+		}
 	}
 	w.checkFollows(m, old, broken)
 	if r.Phase == ha.PhasePromoting || r.Phase == ha.PhaseLeading {
