@@ -25,6 +25,9 @@ type Configured struct {
 	// with where they come from: synchronous_commit, fsync, full_page_writes,
 	// data_sync_retry. Weak are roles' and databases' synchronous_commit.
 	Relaxed, Weak []string
+	// ReadOnly are the settings of the server and of databases by which transactions may not
+	// write unless they ask to: default_transaction_read_only.
+	ReadOnly []string
 	// Pending are the parameters that wait for a restart.
 	Pending []Pending
 	// Libc and ICU are the versions of the libraries by which text is put in order here;
@@ -62,7 +65,8 @@ const (
 				when s.source = 'command line' then ' by the command line' else '' end
 		from (select *, source in ('user', 'database', 'database user', 'client', 'session') as hidden from pg_settings) s
 		left join lateral (select * from pg_file_settings f where f.name = s.name and f.applied limit 1) f on s.hidden
-		where s.name in ('synchronous_commit', 'fsync', 'full_page_writes', 'data_sync_retry') order by s.name`
+		where s.name in ('synchronous_commit', 'fsync', 'full_page_writes', 'data_sync_retry', 'default_transaction_read_only') order by s.name`
+	readOnlyDefault = "default_transaction_read_only"
 )
 
 // patience bounds the wait for the session, which a checkpoint may hold for minutes.
@@ -85,12 +89,12 @@ func (c *Conn) Configured(ctx context.Context) (Configured, error) {
 
 func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
 	batch := &pgx.Batch{}
-	for _, q := range []string{collations, wrongFiles, relaxedCommits, pendingSettings, senderRoles, durableSettings} {
+	for _, q := range []string{collations, wrongFiles, defaults, pendingSettings, senderRoles, durableSettings} {
 		batch.Queue(q)
 	}
 	answers := conn.SendBatch(ctx, batch)
-	defer answers.Close() // an error of it is one of the reads'
-	s.Relaxed = nil       // f may be run twice
+	defer answers.Close()                         // an error of it is one of the reads'
+	s.Relaxed, s.Weak, s.ReadOnly = nil, nil, nil // f may be run twice
 	if err := answers.QueryRow().Scan(&s.Libc, &s.ICU); err != nil {
 		return err
 	}
@@ -104,7 +108,16 @@ func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
 	if rows, err = answers.Query(); err != nil {
 		return err
 	}
-	if s.Weak, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+	var role int64
+	var name, value, where string
+	if _, err = pgx.ForEachRow(rows, []any{&value}, func() error {
+		if strings.HasPrefix(value, readOnlyDefault) {
+			s.ReadOnly = append(s.ReadOnly, value)
+		} else {
+			s.Weak = append(s.Weak, value)
+		}
+		return nil
+	}); err != nil {
 		return err
 	}
 	if rows, err = answers.Query(); err != nil {
@@ -117,8 +130,6 @@ func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
 		return err
 	}
 	s.Roles = map[int64]string{}
-	var role int64
-	var name, value, where string
 	if _, err = pgx.ForEachRow(rows, []any{&role, &name}, func() error { s.Roles[role] = name; return nil }); err != nil {
 		return err
 	}
@@ -129,7 +140,10 @@ func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
 		if name == "synchronous_commit" {
 			s.Commit = value
 		}
-		if weak(name, value) {
+		switch {
+		case name == readOnlyDefault && value == "on":
+			s.ReadOnly = append(s.ReadOnly, name+"="+value+where)
+		case name != readOnlyDefault && weak(name, value):
 			s.Relaxed = append(s.Relaxed, name+"="+value+where)
 		}
 		return nil

@@ -24,7 +24,8 @@ func TestConfigured(t *testing.T) {
 	}
 	p.exec("create role app")
 	p.exec("alter role app set synchronous_commit = on")
-	if found := look(); len(found.Weak) != 0 || len(found.Relaxed) != 0 || found.Commit != "on" || len(found.Files) != 0 || len(found.Rules) != 0 {
+	p.exec("alter role app set default_transaction_read_only = on") // one that is to read only
+	if found := look(); len(found.Weak) != 0 || len(found.Relaxed) != 0 || len(found.ReadOnly) != 0 || found.Commit != "on" || len(found.Files) != 0 || len(found.Rules) != 0 {
 		t.Fatalf("found %+v where there is nothing", found)
 	}
 	p.exec("alter role app set synchronous_commit = off")
@@ -34,16 +35,19 @@ func TestConfigured(t *testing.T) {
 	p.exec("alter system set data_sync_retry = on") // takes effect by a restart
 	p.exec("alter system set full_page_writes = off")
 	p.exec("alter system set synchronous_commit = remote_write")
+	p.exec("alter database postgres set default_transaction_read_only = on")
+	p.exec("alter system set default_transaction_read_only = on")
 	p.exec("select pg_reload_conf()")
 	p.conn.Close() // by a new session, which the role's settings are for
 	var found checks.Configured
 	want := []string{"full_page_writes=off in postgresql.auto.conf", "synchronous_commit=remote_write in postgresql.auto.conf",
 		"synchronous_commit=local in database postgres", "synchronous_commit=local of role postgres", "synchronous_commit=off of role app",
-		"synchronous_commit=remote_write of role app in database postgres"}
+		"synchronous_commit=remote_write of role app in database postgres",
+		"default_transaction_read_only=on in database postgres", "default_transaction_read_only=on in postgresql.auto.conf"}
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		found = look()
-		got := slices.Concat(found.Relaxed, found.Weak)
+		got := slices.Concat(found.Relaxed, found.Weak, found.ReadOnly)
 		for i, w := range got { // without directory and line
 			if at := strings.Index(w, " in /"); at >= 0 {
 				file, _, _ := strings.Cut(w[at+4:], " line ")

@@ -21,6 +21,9 @@ type InEffect struct {
 	// not read yet. Weak are roles' and databases' that wait for less.
 	SyncCommit string   `json:"synchronous_commit,omitempty"`
 	Weak       []string `json:"weak,omitempty"`
+	// ReadOnly are settings of the server and of databases by which transactions may not
+	// write unless they ask to.
+	ReadOnly []string `json:"read_only,omitempty"`
 	// CancelledWaits counts commits whose wait for standbys was cancelled since the
 	// sidecar began: a failover may lose them.
 	CancelledWaits uint64 `json:"cancelled_waits,omitempty"`
@@ -69,7 +72,7 @@ func (f facts) inEffect() *InEffect {
 	}
 	v := &f.Observation.Server
 	return &InEffect{K: v.Sync.K, Names: slices.Concat([]string{}, v.Sync.Names), Unsure: v.SyncUnsure, Relaxed: v.Relaxed,
-		SyncCommit: v.SyncCommit, Weak: v.Weak, CancelledWaits: v.CancelledWaits}
+		SyncCommit: v.SyncCommit, Weak: v.Weak, ReadOnly: v.ReadOnly, CancelledWaits: v.CancelledWaits}
 }
 
 // oddities are what is known of a member: of this one more than of the others.

@@ -351,6 +351,9 @@ type Configured struct {
 	// Weak are settings of roles and databases, for people, by which sessions commit
 	// without waiting for a standby's flush.
 	Weak []string
+	// ReadOnly are settings, for people, by which transactions may not write unless they
+	// ask to: the server takes writes, and clients' fail.
+	ReadOnly []string
 	// CancelledWaits counts commits whose wait for standbys was cancelled (a cancelled
 	// statement, an ended session) since this process began: their rows are visible and
 	// perhaps acknowledged, and a failover may lose them.

@@ -154,6 +154,7 @@ func TestStatusOddities(t *testing.T) {
 	}
 	st.InEffect.Relaxed, st.InEffect.Unsure, st.InEffect.K = "synchronous_commit = off, from postgresql.auto.conf", true, 0
 	st.InEffect.SyncCommit, st.InEffect.Weak, st.InEffect.CancelledWaits = "off", []string{"role app"}, 3
+	st.InEffect.ReadOnly = []string{"default_transaction_read_only=on in database app"}
 	st.ConfigProblem, st.Members[0].ConfigProblem = "pg_hba.conf line 3: invalid method", "postgresql.conf line 9: syntax error"
 	st.Members[1].Misled = "postgres.advertise is 10.0.0.2:6432, and a pooler answers"
 	st.Members[0].Blocked, st.Members[0].Override, st.Members[0].Cost = "this standby comes no further", "pgsidecar reinit n1 ", "it is cloned anew"
@@ -162,7 +163,7 @@ func TestStatusOddities(t *testing.T) {
 	got := shown()
 	for _, words := range []string{"the primary's server waits for no standby, synchronous_commit = off, when last seen; a change is under way\n",
 		"WARNING: commits are acknowledged too early on n2: synchronous_commit = off, from postgresql.auto.conf", "pgsidecar reload n2",
-		"WARNING: these roles or databases commit without waiting for a standby: role app", "WARNING: 3 commits on n2",
+		"WARNING: these roles or databases commit without waiting for a standby: role app", "WARNING: 3 commits on n2", "WARNING: n2 takes writes, but transactions are read-only by default: default_transaction_read_only=on in database app.",
 		"WARNING: n1 has log that is none of this cluster's", "pgsidecar reinit n1", "the members' leases differ (n1 10s, n2 5s)",
 		"PostgreSQL on n1 refuses its configuration: postgresql.conf line 9: syntax error. Correct that, then type: pgsidecar reload n1",
 		"\nn1 is blocked: this standby comes no further\n  override:    pgsidecar reinit n1 \n  risk:        it is cloned anew\n",

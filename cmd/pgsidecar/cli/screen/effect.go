@@ -42,6 +42,10 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 			fmt.Fprintf(b, "\nWARNING: %d commits on %s were acknowledged although their wait for a standby was cancelled; a failover may lose them\n", e.CancelledWaits, st.Member)
 		}
 	}
+	if e := st.InEffect; e != nil && len(e.ReadOnly) > 0 {
+		fmt.Fprintf(b, "\nWARNING: %s takes writes, but transactions are read-only by default: %s. If nobody wanted that, reset it: ALTER SYSTEM RESET or ALTER DATABASE ... RESET default_transaction_read_only, "+
+			"in a session with PGOPTIONS='-c default_transaction_read_only=off'\n", st.Member, strings.Join(e.ReadOnly, "; "))
+	}
 	for _, m := range st.Members {
 		if problem := configProblem(st, &m); problem != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct that, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
