@@ -94,8 +94,8 @@ func (w *World) checkSticky(m int, old *ha.Record) {
 	}
 	since := w.now - sticky
 	for i := range w.n {
-		if i != m && max(c.lastHarm[i], c.crashHarm[i]) > since {
-			return
+		if i != m && max(c.lastHarm[i], c.crashHarm[i], c.doubted[i][p]) > since {
+			return // who is wrong about the primary, as m may be, is a second that has lost it
 		}
 		for j := range w.n {
 			if i != m && j != m && c.linkHarm[i][j] > since {
