@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab"
 )
 
@@ -283,7 +284,22 @@ func (o *operator) consulMaintenance() Scenario {
 			}
 			return client.Agent().EnableNodeMaintenance("work")
 		},
-		Check: func(ctx context.Context, c Cast) error { return shown(ctx, c, "maintenance mode") },
+		Check: func(ctx context.Context, c Cast) error {
+			_, err := waitUntil(ctx, func() (int, error) {
+				st, err := c.Lab.StatusOf(ctx, member)
+				if err == nil && st.Role != ha.RolePrimary && st.Role != ha.RoleReplica {
+					return 1, nil // another act keeps its server down, and DNS is not to show it
+				}
+				if said, err := anywhere(ctx, c, "status"); err == nil && strings.Contains(said, "maintenance mode") {
+					return 1, nil
+				}
+				return 0, nil // it is asked again
+			}, func(is int) bool { return is == 1 })
+			if err != nil {
+				return fmt.Errorf("wait until status names %s's maintenance mode: %w", member, err)
+			}
+			return nil
+		},
 		Undo: func(_ context.Context, c Cast) error {
 			client, err := c.Lab.ConsulClient(member)
 			if err != nil {
