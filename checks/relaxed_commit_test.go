@@ -35,7 +35,7 @@ func TestConfigured(t *testing.T) {
 	p.exec("alter system set data_sync_retry = on") // takes effect by a restart
 	p.exec("alter system set full_page_writes = off")
 	p.exec("alter system set synchronous_commit = remote_write")
-	p.exec("alter database postgres set default_transaction_read_only = on")
+	p.exec("alter database postgres set default_transaction_read_only = tr")
 	p.exec("alter system set default_transaction_read_only = on")
 	p.exec("select pg_reload_conf()")
 	p.conn.Close() // by a new session, which the role's settings are for
@@ -43,7 +43,7 @@ func TestConfigured(t *testing.T) {
 	want := []string{"full_page_writes=off in postgresql.auto.conf", "synchronous_commit=remote_write in postgresql.auto.conf",
 		"synchronous_commit=local in database postgres", "synchronous_commit=local of role postgres", "synchronous_commit=off of role app",
 		"synchronous_commit=remote_write of role app in database postgres",
-		"default_transaction_read_only=on in database postgres", "default_transaction_read_only=on in postgresql.auto.conf"}
+		"default_transaction_read_only=tr in database postgres", "default_transaction_read_only=on in postgresql.auto.conf"}
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		found = look()

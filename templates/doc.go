@@ -21,8 +21,8 @@
 // proxies hold their clients. PgBouncer's wait in PAUSE, which comes when its own logins
 // have ended (40 ms at most), and then HAProxy's new connections in its queue. After
 // the 50 ms the primary looks, for 50 ms more at most, for a moment in which nothing is
-// open and nobody logs in, for a proxy that is late; whom it saw log in by then it lets
-// in, if that takes 300 ms in all at most. Then it is stopped,
+// open and nobody logs in, for a proxy that is late. Those that it saw logging in by then it
+// waits for, 300 ms in all at most. Then it is stopped,
 // and the new record lets all of them go on. If a transaction does not end within
 // 500 ms the tag comes back, which lets them go on too. Each pause has an expiry of its
 // own (15 s); in HAProxy a client waits no longer than the queue's time-out besides.

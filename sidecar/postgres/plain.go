@@ -8,8 +8,8 @@ import (
 )
 
 // Why a server did not come up, or waits for log, is read in its log: in English, in its
-// output or in a file of its log collector. Where the operator has said otherwise his
-// choice stands; what is needed besides is added here.
+// output or in a file of its log collector. Where the operator has chosen otherwise,
+// that stands; what is needed besides is added here.
 
 // readable are the places of log_destination that this process can read. Without a
 // collector csvlog and jsonlog go to the output.
@@ -76,7 +76,7 @@ func (s *Server) plainArguments(ctx context.Context, set Settings) (args []strin
 		if err != nil || !u.hides(value) {
 			continue
 		}
-		s.log.Warn("the last start failed, and the log does not tell why in English: this start's log does",
+		s.log.Warn("the last start failed, and its log does not say why in words that pgsidecar can read; this start logs with another setting",
 			"parameter", u.parameter, "value", value, "until_next_restart", u.instead)
 		args = append(args, "-c", u.parameter+"="+u.instead)
 	}

@@ -153,12 +153,10 @@ func TestStatusOddities(t *testing.T) {
 		t.Errorf("nothing is wrong:\n%s", got)
 	}
 	st.InEffect.Relaxed, st.InEffect.Unsure, st.InEffect.K = "synchronous_commit = off, from postgresql.auto.conf", true, 0
-	st.InEffect.SyncCommit, st.InEffect.Weak, st.InEffect.CancelledWaits = "off", []string{"role app"}, 3
-	st.InEffect.ReadOnly = []string{"default_transaction_read_only=on in database app"}
+	st.InEffect.SyncCommit, st.InEffect.Weak, st.InEffect.CancelledWaits, st.InEffect.ReadOnly = "off", []string{"role app"}, 3, []string{"default_transaction_read_only=on in database app"}
 	st.ConfigProblem, st.Members[0].ConfigProblem = "pg_hba.conf line 3: invalid method", "postgresql.conf line 9: syntax error"
-	st.Members[1].Misled = "postgres.advertise is 10.0.0.2:6432, and a pooler answers"
+	st.Members[1].Misled, st.Members[0].Apart = "postgres.advertise is 10.0.0.2:6432, and a pooler answers", "state_dir is on another file system"
 	st.Members[0].Blocked, st.Members[0].Override, st.Members[0].Cost = "this standby comes no further", "pgsidecar reinit n1 ", "it is cloned anew"
-	st.Members[0].Apart = "state_dir is on another file system"
 	st.Members[0].Lease, st.Members[0].Strayed, st.Members[1].Hidden = 10, "promoted by hand", "maintenance mode of the node"
 	got := shown()
 	for _, words := range []string{"the primary's server waits for no standby, synchronous_commit = off, when last seen; a change is under way\n",

@@ -43,8 +43,8 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		}
 	}
 	if e := st.InEffect; e != nil && len(e.ReadOnly) > 0 {
-		fmt.Fprintf(b, "\nWARNING: %s takes writes, but transactions are read-only by default: %s. If nobody wanted that, reset it: ALTER SYSTEM RESET or ALTER DATABASE ... RESET default_transaction_read_only, "+
-			"in a session with PGOPTIONS='-c default_transaction_read_only=off'\n", st.Member, strings.Join(e.ReadOnly, "; "))
+		fmt.Fprintf(b, "\nWARNING: %s takes writes, but transactions are read-only by default: %s. If that is not intended, reset it where it is set (ALTER DATABASE ... RESET, or ALTER SYSTEM RESET or the file and then pgsidecar reload); "+
+			"connect with PGOPTIONS='-c default_transaction_read_only=off' for that\n", st.Member, strings.Join(e.ReadOnly, "; "))
 	}
 	for _, m := range st.Members {
 		if problem := configProblem(st, &m); problem != "" && !Unheard(st, m.Member) {
