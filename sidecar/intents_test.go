@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 func TestRestart(t *testing.T) {
@@ -15,13 +17,14 @@ func TestRestart(t *testing.T) {
 				w := three(t)
 				defer w.stop()
 				m := w.members[name]
-				before := m.startedAt
+				var before ha.Instant
+				w.look(func() { before = m.startedAt })
 				m.sidecar.Restart()
 				w.until("restarted", 5*time.Second, func() bool { return m.running && m.startedAt > before })
 				w.settled("n1")
 				w.primaryIs("n1", time.Second)
-				if w.record.Term != 1 {
-					t.Errorf("a restart began term %d", w.record.Term)
+				if term := w.recorded().Term; term != 1 {
+					t.Errorf("a restart began term %d", term)
 				}
 			})
 		})
@@ -50,6 +53,8 @@ func TestTwoOperators(t *testing.T) {
 				w.primaryIs("n1", 5*time.Second)
 				time.Sleep(5 * time.Second)
 				w.settled("n1")
+				w.mu.Lock()
+				defer w.mu.Unlock()
 				starts := 0
 				for _, op := range n1.ops {
 					if op == "start" {
@@ -69,12 +74,14 @@ func TestReinit(t *testing.T) {
 		w := three(t)
 		defer w.stop()
 		n2 := w.members["n2"]
-		n2.ops = nil
+		w.look(func() { n2.ops = nil })
 		n2.sidecar.Reinit()
 		w.until("cloned", 10*time.Second, func() bool { return len(n2.ops) > 1 && n2.running && n2.tag == "replica" })
-		if n2.ops[0] != "stop" || n2.ops[1] != "clone n1" {
-			t.Errorf("operations: %v", n2.ops)
-		}
+		w.look(func() {
+			if n2.ops[0] != "stop" || n2.ops[1] != "clone n1" {
+				t.Errorf("operations: %v", n2.ops)
+			}
+		})
 		w.settled("n1")
 	})
 }

@@ -17,7 +17,7 @@ func TestLeaderMoves(t *testing.T) {
 		if err := <-n1.ended; err != nil {
 			t.Fatal(err)
 		}
-		n1.address = "n1:6432"
+		w.look(func() { n1.address = "n1:6432" })
 		n1.run()
 		w.until("both follow it there", 5*time.Second, func() bool {
 			return w.members["n2"].upstreamAt == n1.address && w.members["n3"].upstreamAt == n1.address

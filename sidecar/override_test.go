@@ -45,7 +45,7 @@ func TestForceShowsTheHidden(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		n1 := w.members["n1"]
-		n1.exitedAt = 0
+		w.look(func() { n1.exitedAt = 0 })
 		n1.run()
 		w.until("n1 hidden", 30*time.Second, func() bool { return n1.running && n1.primary && n1.hidden })
 		time.Sleep(time.Minute)
@@ -74,11 +74,11 @@ func TestForceWithoutRecord(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := three(t)
 					defer w.stop()
-					before := w.record
+					before := w.recorded()
 					w.members["n1"].crash()
 					w.until("term 2", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Term == 2 })
 					time.Sleep(10 * time.Second)
-					leader := w.record.Leader
+					leader := w.recorded().Leader
 					left := map[string]string{"n2": "n3", "n3": "n2"}[leader]
 					w.members["n1"].kill()
 					w.members[leader].kill()

@@ -42,8 +42,8 @@ func TestClusterForms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := three(t)
 		defer w.stop()
-		if len(w.record.Members) != 3 || w.record.SystemID != "7" {
-			t.Errorf("record: %+v", w.record)
+		if r := w.recorded(); len(r.Members) != 3 || r.SystemID != "7" {
+			t.Errorf("record: %+v", r)
 		}
 	})
 }
@@ -84,7 +84,7 @@ func TestServerCrash(t *testing.T) {
 		if took := time.Since(begun); took > 60*time.Millisecond {
 			t.Errorf("the failover took %s of virtual time", took)
 		}
-		w.settled(w.record.Leader)
+		w.settled(w.recorded().Leader)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if len(w.history) != 2 {
@@ -128,6 +128,8 @@ func TestNeverRouted(t *testing.T) {
 		w.add("n1")
 		w.primaryIs("n1", 20*time.Second)
 		w.until("a record", 5*time.Second, func() bool { return len(w.history) == 1 })
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if r := w.history[0]; !r.Routed.IsZero() || r.Announced.IsZero() {
 			t.Errorf("announced %s, routed %s; want never", r.Announced, r.Routed)
 		}
@@ -146,7 +148,7 @@ func TestGuardKilled(t *testing.T) {
 		w.wakeAll()
 		w.mu.Unlock()
 		w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
-		w.settled(w.record.Leader)
+		w.settled(w.recorded().Leader)
 	})
 }
 
@@ -158,7 +160,8 @@ func TestGuardKilledAfterCleanStop(t *testing.T) {
 		w := three(t)
 		defer w.stop()
 		n1 := w.members["n1"]
-		before := n1.startedAt
+		var before ha.Instant
+		w.look(func() { before = n1.startedAt })
 		n1.sidecar.Restart()
 		w.until("restarted", 5*time.Second, func() bool { return n1.running && n1.startedAt > before })
 		w.settled("n1")
@@ -175,10 +178,12 @@ func TestGuardKilledAfterCleanStop(t *testing.T) {
 			n1.lost, n1.running, n1.clean, n1.armed, n1.leaseUntil, n1.startedAt, n1.exitedAt = false, false, false, false, 0, 0, 0
 		})
 		w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
-		if len(w.finals) > 0 {
-			t.Errorf("a server that crashed told a final position: %v", w.finals)
-		}
-		w.settled(w.record.Leader)
+		w.look(func() {
+			if len(w.finals) > 0 {
+				t.Errorf("a server that crashed told a final position: %v", w.finals)
+			}
+		})
+		w.settled(w.recorded().Leader)
 	})
 }
 
@@ -194,7 +199,7 @@ func TestMemberKilled(t *testing.T) {
 			t.Errorf("the failover took %s of virtual time", took)
 		}
 		n1.run()
-		w.settled(w.record.Leader)
+		w.settled(w.recorded().Leader)
 	})
 }
 
@@ -209,7 +214,7 @@ func TestRecordLost(t *testing.T) {
 				defer w.stop()
 				w.members["n1"].crash()
 				w.until("another leads", time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
-				leader := w.record.Leader
+				leader := w.recorded().Leader
 				w.settled(leader)
 				w.mu.Lock()
 				w.record, w.lock, w.index = ha.Record{}, ha.Lock{}, w.index*index
@@ -218,12 +223,14 @@ func TestRecordLost(t *testing.T) {
 				w.mu.Unlock()
 				w.primaryIs(leader, 10*time.Second)
 				w.settled(leader)
-				if w.members[leader].startedAt != started {
-					t.Error("the primary was restarted")
-				}
+				w.look(func() {
+					if w.members[leader].startedAt != started {
+						t.Error("the primary was restarted")
+					}
+				})
 				w.members[leader].crash()
 				w.until("another leads", 5*time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != leader })
-				w.settled(w.record.Leader)
+				w.settled(w.recorded().Leader)
 			})
 		})
 	}
@@ -332,11 +339,11 @@ func TestProbeWaits(t *testing.T) {
 		w.mu.Unlock()
 		for range 800 {
 			time.Sleep(10 * time.Millisecond)
-			w.mu.Lock()
-			if n1.tag != "primary" {
-				t.Fatalf("the tag is %q", n1.tag)
-			}
-			w.mu.Unlock()
+			w.look(func() {
+				if n1.tag != "primary" {
+					t.Fatalf("the tag is %q", n1.tag)
+				}
+			})
 		}
 		w.until("another leads", 30*time.Second, func() bool { return w.record.Phase == ha.PhaseLeading && w.record.Leader != "n1" })
 	})
@@ -471,24 +478,16 @@ func TestLastMemberStops(t *testing.T) {
 		if err := <-n1.ended; !errors.As(err, &exit) || exit.Code != 0 {
 			t.Fatalf("Run returned %v", err)
 		}
-		if w.lock.Session != "" || w.record.Final == nil || w.running() != 0 {
-			t.Fatalf("lock %+v, record %+v", w.lock, w.record)
-		}
+		w.look(func() {
+			if w.lock.Session != "" || w.record.Final == nil || w.running() != 0 {
+				t.Fatalf("lock %+v, record %+v", w.lock, w.record)
+			}
+		})
 		n1.run()
 		defer w.stop()
 		w.primaryIs("n1", 20*time.Second)
-		if w.record.Term != 1 || w.record.Final != nil {
-			t.Errorf("record %+v", w.record)
+		if r := w.recorded(); r.Term != 1 || r.Final != nil {
+			t.Errorf("record %+v", r)
 		}
 	})
-}
-
-func (w *world) running() int {
-	n := 0
-	for _, m := range w.members {
-		if m.running {
-			n++
-		}
-	}
-	return n
 }

@@ -152,6 +152,20 @@ func (w writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// look looks at the world while its members stand still. They run on between a test's
+// own steps, so whatever they write as well is read in here, or in until.
+func (w *world) look(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+// recorded is the record that Consul has now.
+func (w *world) recorded() (r ha.Record) {
+	w.look(func() { r = w.record })
+	return r
+}
+
 // primaryIs waits, in virtual time, until the member is the announced primary.
 func (w *world) primaryIs(name string, within time.Duration) {
 	w.t.Helper()
@@ -165,17 +179,26 @@ func (w *world) until(what string, within time.Duration, f func() bool) {
 	deadline := time.Now().Add(within)
 	for {
 		synctest.Wait()
-		w.mu.Lock()
-		ok := f()
-		w.mu.Unlock()
+		var ok bool
+		w.look(func() { ok = f() })
 		if ok {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not within %s; record %+v", what, within, w.record)
+			w.t.Fatalf("%s: not within %s; record %+v", what, within, w.recorded())
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+func (w *world) running() int {
+	n := 0
+	for _, m := range w.members {
+		if m.running {
+			n++
+		}
+	}
+	return n
 }
 
 // crash ends the postmaster as kill -9 does.
