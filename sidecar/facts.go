@@ -19,6 +19,9 @@ type facts struct {
 	operation   ha.ActionKind
 	operationAt ha.Instant
 	immediate   bool // the operation is an immediate shutdown
+	// start is the newest Start, of which takeProcess tells the files of a server that
+	// has begun to run, before the Start itself has ended.
+	start ha.Action
 	// unmade is why no data were made the last time that they were to be; empty: they were.
 	// What the files say next does not take it away: a person is to read it.
 	unmade  string
@@ -67,14 +70,17 @@ func (f *facts) observed() (ha.Server, ha.Busy) {
 
 // begin notes that an operation begins. It reports which one was under way, and
 // whether this one may begin: while another is there only a stop may, which cancels it.
-func (f *facts) begin(kind ha.ActionKind, now ha.Instant, immediate bool) (before ha.ActionKind, ok bool) {
+func (f *facts) begin(a ha.Action, now ha.Instant) (before ha.ActionKind, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before = f.operation
-	if before != ha.NoAction && (kind != ha.Stop || before == ha.Stop) {
+	if before != ha.NoAction && (a.Kind != ha.Stop || before == ha.Stop) {
 		return before, false
 	}
-	f.operation, f.operationAt, f.immediate = kind, now, immediate
+	f.operation, f.operationAt, f.immediate = a.Kind, now, a.Immediate
+	if a.Kind == ha.Start {
+		f.start = a
+	}
 	f.changes++
 	return before, true
 }
@@ -144,6 +150,11 @@ func (f *facts) takeProcess(g GuardStatus, now ha.Instant) transition {
 	if t.from == t.to {
 		return t
 	}
+	if t.to == ha.ProcessRunning && f.operation == ha.Start {
+		// What the files were before says nothing of this life: a standby of which they
+		// said that it was a primary would be stopped again at once, as deposed.
+		v.WasPrimary, v.Hidden = f.start.Primary, f.start.Hidden
+	}
 	if t.to == ha.ProcessStopped {
 		// Also one that ended unseen, as with its guard: an earlier life's clean stop,
 		// with a position by SQL, would be the vote that stands for all (S3).
@@ -154,11 +165,23 @@ func (f *facts) takeProcess(g GuardStatus, now ha.Instant) transition {
 	return t
 }
 
-// takeFiles takes over what the files said of the server as it was before.
-func (f *facts) takeFiles(before *ha.Server, files ha.Files) {
+// beginInspect returns the server as it is before a look at its files, and the changes so far.
+func (f *facts) beginInspect() (before ha.Server, changes uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.server, f.changes
+}
+
+// takeFiles takes over what the files said of the server as it was before. An operation
+// that has begun or ended since may have changed them after they were read, and says
+// itself what it made of them; the look that its end asks for reads them anew.
+func (f *facts) takeFiles(before *ha.Server, changes uint64, files ha.Files) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := &f.server
+	if f.changes != changes {
+		return
+	}
 	files.Promise = max(files.Promise, v.Promise) // a promise is never taken back
 	if v.Process == ha.ProcessStopped && before.Process == ha.ProcessStopped && v.StartedAt == before.StartedAt {
 		v.Position = files.End
@@ -271,7 +294,7 @@ const inspectTimeout = 10 * time.Second
 func (s *Sidecar) inspect(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
-	before, _ := s.facts.now()
+	before, changes := s.facts.beginInspect()
 	files, err := s.opts.Server.Inspect(ctx)
 	if err != nil {
 		if s.facts.unreadable(err) {
@@ -279,6 +302,6 @@ func (s *Sidecar) inspect(ctx context.Context) {
 		}
 		return
 	}
-	s.facts.takeFiles(&before, files)
+	s.facts.takeFiles(&before, changes, files)
 	s.notify()
 }

@@ -73,8 +73,8 @@ func TestLookIsTakenOverWhole(t *testing.T) {
 		"quiet":              {func(*facts) {}, true},
 		"restarted":          {func(f *facts) { f.server.StartedAt++ }, false},
 		"stopped":            {func(f *facts) { f.server.Process = ha.ProcessStopped }, false},
-		"an operation began": {func(f *facts) { f.begin(ha.Follow, 5, false) }, false},
-		"an operation was":   {func(f *facts) { f.begin(ha.Follow, 5, false); f.end(ha.Follow) }, false},
+		"an operation began": {func(f *facts) { f.begin(ha.Action{Kind: ha.Follow}, 5) }, false},
+		"an operation was":   {func(f *facts) { f.begin(ha.Action{Kind: ha.Follow}, 5); f.end(ha.Follow) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var f facts
@@ -100,12 +100,68 @@ func TestLookIsTakenOverWhole(t *testing.T) {
 func TestFilesAreTakenOverWhole(t *testing.T) {
 	var f facts
 	f.server.Process, f.server.Promise = ha.ProcessStopped, 9
-	before, _ := f.now()
+	before, changes := f.beginInspect()
 	files := filled[ha.Files](t)
-	f.takeFiles(&before, files)
+	f.takeFiles(&before, changes, files)
 	files.Promise = 9
 	if v := &f.server; !reflect.DeepEqual(v.Files, files) || !reflect.DeepEqual(v.Position, files.End) {
 		t.Errorf("known: %+v, position %+v", v.Files, v.Position)
+	}
+}
+
+// TestFilesBesideAnOperation: the files were read, slowly, while an operation changed
+// them. What it made of them is what is known, and no more what they were: a deposed
+// primary that had just been started as a standby was stopped and started again for that,
+// at the moment at which its successor took its first writes.
+func TestFilesBesideAnOperation(t *testing.T) {
+	start := ha.Action{Kind: ha.Start}
+	for name, meanwhile := range map[string]func(f *facts){
+		"it began": func(f *facts) { f.begin(start, 5); f.learn(func(v *ha.Server) { apply(v, start, Learned{}, 6) }) },
+		"it was": func(f *facts) {
+			f.begin(start, 5)
+			f.learn(func(v *ha.Server) { apply(v, start, Learned{}, 6) })
+			f.end(ha.Start)
+		},
+		"it began and runs": func(f *facts) { f.begin(start, 5); f.takeProcess(running, 6) },
+		"it ended": func(f *facts) {
+			f.learn(func(v *ha.Server) { apply(v, start, Learned{}, 6) })
+			f.end(ha.Start)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := facts{server: ha.Server{Postmaster: ha.Postmaster{Process: ha.ProcessStopped}, Files: ha.Files{DataDir: ha.DataPresent, WasPrimary: true}}}
+			if name == "it ended" {
+				f.begin(start, 4)
+			}
+			before, changes := f.beginInspect()
+			meanwhile(&f)
+			f.takeFiles(&before, changes, ha.Files{DataDir: ha.DataPresent, WasPrimary: true})
+			if f.server.WasPrimary {
+				t.Error("a server that was started as a standby is said to be a primary")
+			}
+		})
+	}
+}
+
+var running = GuardStatus{Postmaster: ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 7}}
+
+// TestStartedAs: the guard says that the server runs before the Start has ended. From
+// then on it is what it was started as, and not what its files were before.
+func TestStartedAs(t *testing.T) {
+	for _, primary := range []bool{false, true} {
+		f := facts{server: ha.Server{Postmaster: ha.Postmaster{Process: ha.ProcessStopped}, Files: ha.Files{WasPrimary: !primary}}}
+		f.begin(ha.Action{Kind: ha.Start, Primary: primary, Hidden: primary}, 5)
+		f.takeProcess(running, 6)
+		if v, _ := f.now(); v.WasPrimary != primary || v.Hidden != primary {
+			t.Errorf("started as a primary %v: was one %v, hidden %v", primary, v.WasPrimary, v.Hidden)
+		}
+		f.end(ha.Start)
+		f.takeProcess(GuardStatus{Postmaster: ha.Postmaster{Process: ha.ProcessStopped}}, 8)
+		f.learn(func(v *ha.Server) { v.WasPrimary = !primary }) // the files say so
+		f.takeProcess(running, 9)                               // by itself, or by another's hand
+		if v, _ := f.now(); v.WasPrimary == primary {
+			t.Error("an earlier Start was taken for that of this life")
+		}
 	}
 }
 
@@ -145,14 +201,18 @@ func TestUnwellBesideAnOperation(t *testing.T) {
 		failing   bool
 		faulty    bool
 	}{
-		"it does not answer":         {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false) }, silent, nil, true, false},
-		"it answers":                 {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false) }, nil, nil, false, false},
-		"it takes no writes":         {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false) }, nil, refused, false, true},
-		"one ended, another began":   {ha.No, func(f *facts) { f.begin(ha.SetSync, 5, false); f.end(ha.SetSync); f.begin(ha.SetSync, 6, false) }, silent, refused, true, false},
-		"it is being stopped":        {ha.No, func(f *facts) { f.begin(ha.Stop, 5, false) }, silent, nil, false, false},
-		"it was promoted in between": {ha.Yes, func(f *facts) { f.server.InRecovery = ha.No; f.begin(ha.SetSync, 5, false) }, silent, nil, false, false},
-		"it is another life":         {ha.No, func(f *facts) { f.server.StartedAt++; f.begin(ha.SetSync, 5, false) }, silent, nil, false, false},
-		"a standby beside its fence": {ha.Yes, func(f *facts) { f.begin(ha.Fence, 5, false) }, silent, nil, false, false},
+		"it does not answer": {ha.No, func(f *facts) { f.begin(ha.Action{Kind: ha.SetSync}, 5) }, silent, nil, true, false},
+		"it answers":         {ha.No, func(f *facts) { f.begin(ha.Action{Kind: ha.SetSync}, 5) }, nil, nil, false, false},
+		"it takes no writes": {ha.No, func(f *facts) { f.begin(ha.Action{Kind: ha.SetSync}, 5) }, nil, refused, false, true},
+		"one ended, another began": {ha.No, func(f *facts) {
+			f.begin(ha.Action{Kind: ha.SetSync}, 5)
+			f.end(ha.SetSync)
+			f.begin(ha.Action{Kind: ha.SetSync}, 6)
+		}, silent, refused, true, false},
+		"it is being stopped":        {ha.No, func(f *facts) { f.begin(ha.Action{Kind: ha.Stop}, 5) }, silent, nil, false, false},
+		"it was promoted in between": {ha.Yes, func(f *facts) { f.server.InRecovery = ha.No; f.begin(ha.Action{Kind: ha.SetSync}, 5) }, silent, nil, false, false},
+		"it is another life":         {ha.No, func(f *facts) { f.server.StartedAt++; f.begin(ha.Action{Kind: ha.SetSync}, 5) }, silent, nil, false, false},
+		"a standby beside its fence": {ha.Yes, func(f *facts) { f.begin(ha.Action{Kind: ha.Fence}, 5) }, silent, nil, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var f facts
@@ -281,7 +341,7 @@ func TestUnmade(t *testing.T) {
 	var f facts
 	seen := func() string {
 		before, _ := f.now()
-		f.takeFiles(&before, ha.Files{DataDir: ha.DataAbsent})
+		f.takeFiles(&before, f.changes, ha.Files{DataDir: ha.DataAbsent})
 		v, _ := f.now()
 		return v.Problem
 	}

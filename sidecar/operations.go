@@ -241,7 +241,7 @@ func (s *Sidecar) checkpoint(ctx context.Context, a ha.Action) {
 // what is under way and waits for its end.
 func (s *Sidecar) operate(ctx context.Context, a ha.Action) {
 	begun := s.opts.Now()
-	before, ok := s.facts.begin(a.Kind, begun, a.Immediate)
+	before, ok := s.facts.begin(a, begun)
 	if !ok {
 		return
 	}
