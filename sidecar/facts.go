@@ -221,6 +221,23 @@ func (f *facts) unreadable(err error) (news bool) {
 	return news
 }
 
+// succeeded takes over an action's success on the server as it was before. What that says
+// of a server that has ended meanwhile, or of the timeline before the one that it has begun
+// meanwhile, is of no life that goes on: nobody may rewind to a primary by the checkpoint of
+// the standby that it was.
+func (f *facts) succeeded(before *ha.Server, a ha.Action, l Learned, now ha.Instant) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := &f.server
+	if a.Kind == ha.Checkpoint && (v.StartedAt != before.StartedAt || v.InRecovery != before.InRecovery) {
+		return
+	}
+	apply(v, a, l, now)
+	if v.Process == ha.ProcessStopped {
+		forgetSQL(v)
+	}
+}
+
 // apply writes down what an action's success makes of the server.
 func apply(v *ha.Server, a ha.Action, l Learned, now ha.Instant) {
 	switch a.Kind {

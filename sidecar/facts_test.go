@@ -145,6 +145,52 @@ func TestFilesBesideAnOperation(t *testing.T) {
 
 var running = GuardStatus{Postmaster: ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 7}}
 
+// TestSuccessComesLate: an action has succeeded, and meanwhile the server has ended: what
+// the success says of it by SQL is not known of a server that does not run, whatever the
+// action. And the checkpoint of a standby is none of the timeline on which it leads since.
+func TestSuccessComesLate(t *testing.T) {
+	position := Learned{Position: ha.Position{TLI: 2, LSN: 100}, SyncAt: 3}
+	set := ha.SyncSetting{K: 1, Names: []string{"n2"}}
+	kinds := []ha.ActionKind{ha.Checkpoint}
+	for kind := ha.Init; kind.OnServer(); kind++ {
+		kinds = append(kinds, kind)
+	}
+	for _, kind := range kinds {
+		t.Run(kind.String(), func(t *testing.T) {
+			f := facts{server: ha.Server{Postmaster: ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}, SQL: ha.SQL{InRecovery: ha.Yes, SeenAt: 1, Receiving: ha.Yes}}}
+			before, _ := f.now()
+			f.takeProcess(GuardStatus{Postmaster: ha.Postmaster{Process: ha.ProcessStopped, StartedAt: 1, ExitedAt: 5}}, 5)
+			f.succeeded(&before, ha.Action{Kind: kind, Sync: set, Term: 2, From: "n2", Primary: true}, position, 6)
+			v, _ := f.now()
+			v.Sync = ha.SyncSetting{} // a file keeps it
+			if want := (ha.SQL{SyncUnsure: true}); !reflect.DeepEqual(v.SQL, want) {
+				t.Errorf("known of a server that has ended: %+v", v.SQL)
+			}
+		})
+	}
+	for name, c := range map[string]struct {
+		meanwhile func(v *ha.Server)
+		counts    bool
+	}{
+		"a primary's":                 {func(*ha.Server) {}, true},
+		"a standby's, promoted since": {func(v *ha.Server) { v.InRecovery = ha.No }, false},
+		"one of an earlier life":      {func(v *ha.Server) { v.StartedAt++ }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := facts{server: ha.Server{Postmaster: ha.Postmaster{Process: ha.ProcessRunning}, SQL: ha.SQL{InRecovery: ha.No}}}
+			if name == "a standby's, promoted since" {
+				f.server.InRecovery = ha.Yes
+			}
+			before, _ := f.now()
+			f.learn(c.meanwhile)
+			f.succeeded(&before, ha.Action{Kind: ha.Checkpoint}, Learned{}, 6)
+			if v, _ := f.now(); v.Checkpointed != c.counts {
+				t.Errorf("a checkpoint on the timeline: %v, want %v", v.Checkpointed, c.counts)
+			}
+		})
+	}
+}
+
 // TestStartedAs: the guard says that the server runs before the Start has ended. From
 // then on it is what it was started as, and not what its files were before.
 func TestStartedAs(t *testing.T) {

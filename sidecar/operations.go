@@ -351,10 +351,10 @@ func (s *Sidecar) do(ctx context.Context, a ha.Action) error {
 
 // doAndLearn does an action and writes down what its success says.
 func (s *Sidecar) doAndLearn(ctx context.Context, a ha.Action) error {
+	before, _ := s.facts.now()
 	l, err := s.opts.Server.Do(ctx, a)
 	if err == nil {
-		now := s.opts.Now()
-		s.facts.learn(func(v *ha.Server) { apply(v, a, l, now) })
+		s.facts.succeeded(&before, a, l, s.opts.Now())
 	}
 	return err
 }
@@ -388,10 +388,11 @@ func (s *Sidecar) startServer(ctx context.Context, a ha.Action) error {
 			s.log.Error("the server starts without the cluster's settings; the ones before hold", "error", err)
 		}
 	}
+	before, _ := s.facts.now()
 	err := s.do(ctx, a)
 	s.guardChanged()
 	if err == nil {
-		s.facts.learn(func(v *ha.Server) { apply(v, a, Learned{}, 0) })
+		s.facts.succeeded(&before, a, Learned{}, 0)
 	}
 	return err
 }
@@ -414,6 +415,7 @@ func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, promoteTimeout)
 	defer cancel()
 	s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) { r.Fenced = now })
+	before, _ := s.facts.now()
 	l, err := s.opts.Server.Do(ctx, a)
 	if err != nil {
 		return err
@@ -426,10 +428,11 @@ func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {
 	})
 	writable := ha.Known(s.opts.Server.Probe(ctx) == nil)
 	s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) { r.Writable = now })
-	now := s.opts.Now()
+	s.facts.succeeded(&before, a, l, s.opts.Now())
 	s.facts.learn(func(v *ha.Server) {
-		apply(v, a, l, now)
-		v.Writable = writable
+		if v.Process == ha.ProcessRunning {
+			v.Writable = writable
+		}
 	})
 	return nil
 }
