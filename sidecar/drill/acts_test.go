@@ -1,6 +1,8 @@
 package drill_test
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,6 +22,53 @@ func TestActs(t *testing.T) {
 	}
 	if len(names) < 15 {
 		t.Errorf("only %d acts", len(names))
+	}
+}
+
+// TestDrawnTwice: one act is done twice at once. Each is undone where it was done: a sidecar
+// that the first had stopped stayed so, as the second had taken its place in what the act
+// remembers.
+func TestDrawnTwice(t *testing.T) {
+	members := []string{"n1", "n2", "n3"}
+	var begun int
+	var undone []string
+	act := func() []drill.Scenario {
+		var member string
+		return []drill.Scenario{{
+			Name: "stopped",
+			Fault: func(context.Context, drill.Cast) error {
+				member = members[begun%len(members)]
+				begun++
+				return nil
+			},
+			Undo: func(context.Context, drill.Cast) error {
+				undone = append(undone, member)
+				return nil
+			},
+		}}
+	}
+	pairs := 0
+	for _, fault := range drill.Drawn(act, 50) {
+		begun, undone = 0, nil
+		for _, s := range fault {
+			if err := s.Fault(t.Context(), drill.Cast{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, s := range fault {
+			if err := s.Undo(t.Context(), drill.Cast{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(undone, members[:begun]) {
+			t.Fatalf("undone: %v, and not %v", undone, members[:begun])
+		}
+		if begun == 2 {
+			pairs++
+		}
+	}
+	if pairs == 0 {
+		t.Error("no act was drawn twice")
 	}
 }
 

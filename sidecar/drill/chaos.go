@@ -88,19 +88,24 @@ type chaos struct {
 	rehearsal *rehearsal
 	report    *ChaosReport
 	draw      *rand.Rand
-	possible  []Scenario // those to draw from
+	// possible makes those to draw from, anew for each draw: what a scenario remembers of
+	// its fault, to undo it, is of that fault alone, also where two of a pair are the same.
+	possible func() []Scenario
 }
 
 func newChaos(o ChaosOptions, r *rehearsal, report *ChaosReport) *chaos {
-	c := &chaos{ChaosOptions: o, rehearsal: r, report: report, draw: rand.New(rand.NewPCG(o.Seed, 0)), possible: Scenarios()}
+	c := &chaos{ChaosOptions: o, rehearsal: r, report: report, draw: rand.New(rand.NewPCG(o.Seed, 0))}
+	all := Scenarios
 	if o.Acts {
-		c.possible = (&operator{c.draw}).acts()
+		all = (&operator{c.draw}).acts
 	}
 	plan := o.Lab.Plan()
-	c.possible = slices.DeleteFunc(c.possible, func(s Scenario) bool {
-		// What DNS said is judged for the whole run, and so cannot allow for one fault.
-		return s.Possible(plan) != nil || s.Catalog || slices.Contains(o.Without, s.Name)
-	})
+	c.possible = func() []Scenario {
+		return slices.DeleteFunc(all(), func(s Scenario) bool {
+			// What DNS said is judged for the whole run, and so cannot allow for one fault.
+			return s.Possible(plan) != nil || s.Catalog || slices.Contains(o.Without, s.Name)
+		})
+	}
 	return c
 }
 
@@ -159,7 +164,8 @@ var alone = []string{"terminated", "switchover", "archive-blocked", "disk-full",
 // pick draws the next fault, or pair of faults.
 func (c *chaos) pick() []picked {
 	one := func() picked {
-		p := picked{scenario: c.possible[c.draw.IntN(len(c.possible))], swap: c.draw.IntN(2) == 1}
+		possible := c.possible()
+		p := picked{scenario: possible[c.draw.IntN(len(possible))], swap: c.draw.IntN(2) == 1}
 		// Some faults end before they are noticed, some after; long ones are cut short.
 		p.hold = time.Duration(c.draw.Int64N(int64(6 * time.Second)))
 		if c.Acts {

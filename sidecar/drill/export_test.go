@@ -1,5 +1,7 @@
 package drill
 
+import "math/rand/v2"
+
 // Judge is judge, for tests.
 func (r *Report) Judge(o Objective) { r.judge(o, false) }
 
@@ -16,6 +18,19 @@ func InOrder(first, second string) []string {
 		names = append(names, p.scenario.Name)
 	}
 	return names
+}
+
+// Drawn are n draws from what possible makes.
+func Drawn(possible func() []Scenario, n int) (drawn [][]Scenario) {
+	c := &chaos{draw: rand.New(rand.NewPCG(1, 1)), possible: possible}
+	for range n {
+		var fault []Scenario
+		for _, p := range c.pick() {
+			fault = append(fault, p.scenario)
+		}
+		drawn = append(drawn, fault)
+	}
+	return drawn
 }
 
 // Acts are what operators do.
