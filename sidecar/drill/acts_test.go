@@ -2,6 +2,7 @@ package drill_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +70,37 @@ func TestDrawnTwice(t *testing.T) {
 	}
 	if pairs == 0 {
 		t.Error("no act was drawn twice")
+	}
+}
+
+// TestSetRight: a sidecar that one act has killed is back before anybody looks for what the
+// other act, on the same member, has broken: else nobody is there to say it.
+func TestSetRight(t *testing.T) {
+	killed := true
+	said := errors.New("nobody says that the file is wrong")
+	sidecar := drill.Scenario{Name: "sidecar", Undo: func(context.Context, drill.Cast) error {
+		killed = false
+		return nil
+	}}
+	repaired := 0
+	file := drill.Scenario{
+		Name: "file",
+		Check: func(context.Context, drill.Cast) error {
+			if killed || repaired > 0 {
+				return said
+			}
+			return nil
+		},
+		Undo: func(context.Context, drill.Cast) error {
+			repaired++
+			return nil
+		},
+	}
+	for _, acts := range [][]drill.Scenario{{sidecar, file}, {file, sidecar}} {
+		killed, repaired = true, 0
+		if err := drill.SetRight(t.Context(), acts...); err != nil || repaired != 1 {
+			t.Errorf("%s, then %s: repaired %d times, %v", acts[0].Name, acts[1].Name, repaired, err)
+		}
 	}
 }
 

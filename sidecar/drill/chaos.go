@@ -201,14 +201,13 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 	if err := c.Lab.Break(fault.name()); err != nil {
 		return err
 	}
-	var undo []func() error
+	var injected []picked
 	var err error
 	for i, p := range faults {
-		cast := c.cast(before.Member, p)
-		faults[i].cast = cast
-		undo = append(undo, func() error { return c.undo(ctx, p.scenario, cast) })
+		p.cast = c.cast(before.Member, p)
+		injected = append(injected, p)
 		faulting, cancel := context.WithTimeout(ctx, c.Deadline)
-		err = p.scenario.Fault(faulting, cast)
+		err = p.scenario.Fault(faulting, p.cast)
 		cancel()
 		if i > 0 && (errors.Is(err, lab.ErrNotRunning) || c.Acts && ctx.Err() == nil) {
 			err = nil // the first one has taken it already, or stands in its way
@@ -220,13 +219,7 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 		sleep(ctx, p.hold)
 	}
 	fault.FaultMs = ms(time.Since(begun))
-	if err == nil {
-		err = c.found(ctx, faults)
-	}
-	for _, f := range slices.Backward(undo) {
-		err = errors.Join(err, f())
-	}
-	if err = errors.Join(err, c.Lab.Mended()); err != nil {
+	if err = errors.Join(c.setRight(ctx, injected, err), c.Lab.Mended()); err != nil {
 		return err
 	}
 	undone := time.Now()
@@ -248,6 +241,18 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 			return err
 		}
 	}
+}
+
+// setRight looks whether what was injected is found, unless that has failed, and undoes all
+// of it. Of two acts one may have taken away who is to say what the other has broken: what
+// nobody looks for is undone first.
+func (c *chaos) setRight(ctx context.Context, injected []picked, err error) error {
+	looked := func(p picked) bool { return !c.Acts || p.scenario.Check != nil }
+	err = errors.Join(err, c.undo(ctx, injected, func(p picked) bool { return !looked(p) }))
+	if err == nil {
+		err = c.found(ctx, injected)
+	}
+	return errors.Join(err, c.undo(ctx, injected, looked))
 }
 
 // found waits until the cluster has found what nobody undoes: before, it may look
@@ -286,17 +291,19 @@ func (c *chaos) cast(primary string, p picked) Cast {
 	return cast
 }
 
-// undo undoes one fault, also when the caller has given up.
-func (c *chaos) undo(ctx context.Context, s Scenario, cast Cast) error {
-	if s.Undo == nil {
-		return nil
+// undo undoes those of the faults, the last one first, also when the caller has given up.
+func (c *chaos) undo(ctx context.Context, faults []picked, those func(picked) bool) (err error) {
+	for _, p := range slices.Backward(faults) {
+		if p.scenario.Undo == nil || !those(p) {
+			continue
+		}
+		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		if failed := p.scenario.Undo(undoing, p.cast); failed != nil {
+			err = errors.Join(err, fmt.Errorf("undo %s: %w", p.scenario.Name, failed))
+		}
+		cancel()
 	}
-	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	if err := s.Undo(undoing, cast); err != nil {
-		return fmt.Errorf("undo %s: %w", s.Name, err)
-	}
-	return nil
+	return err
 }
 
 // whole waits until the cluster is as before, and takes writes.

@@ -1,6 +1,10 @@
 package drill
 
-import "math/rand/v2"
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
 
 // Judge is judge, for tests.
 func (r *Report) Judge(o Objective) { r.judge(o, false) }
@@ -31,6 +35,16 @@ func Drawn(possible func() []Scenario, n int) (drawn [][]Scenario) {
 		drawn = append(drawn, fault)
 	}
 	return drawn
+}
+
+// SetRight looks for acts that were done together, and undoes them.
+func SetRight(ctx context.Context, acts ...Scenario) error {
+	c := &chaos{ChaosOptions: ChaosOptions{Acts: true, Deadline: time.Second}}
+	var injected []picked
+	for _, s := range acts {
+		injected = append(injected, picked{scenario: s})
+	}
+	return c.setRight(ctx, injected, nil)
 }
 
 // Acts are what operators do.
