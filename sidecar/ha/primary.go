@@ -23,7 +23,9 @@ var leaderRules = [...]rule{
 		return Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(v.rec.Term) + ", which Consul has lost, and word from enough members that no later term has begun",
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 	}), goesOn},
-	{"restate", func(v *view) bool { return v.putBack && v.confirmedSince() }, (*turn).restate, goesOn},
+	{"restate-contended", func(v *view) bool { return v.putBack && v.confirmedSince() && v.o.Consul.Record.contends(&v.rec) },
+		func(t *turn) { t.ballot("Consul has lost this term's election, and has another of the same term") }, goesOn},
+	{"restate", func(v *view) bool { return v.putBack && v.confirmedSince() && !v.o.Consul.Record.contends(&v.rec) }, (*turn).restate, goesOn},
 	// Nothing is claimed by an election that may be over.
 	{"electing-lost", func(v *view) bool { return v.putBack && v.rec.Phase == PhaseElecting && !v.follower() && !v.shutdown() },
 		func(t *turn) { t.keepTag = true }, ends},

@@ -107,6 +107,9 @@ func (r *Record) before(last *Record) bool {
 	if r.Term != last.Term {
 		return r.Term < last.Term
 	}
+	if r.contends(last) {
+		return true
+	}
 	if phase := r.Phase.order() - last.Phase.order(); phase != 0 && r.Leader == last.Leader {
 		return phase < 0
 	}
@@ -114,6 +117,14 @@ func (r *Record) before(last *Record) bool {
 		return r.Changes < last.Changes
 	}
 	return r.Index < last.Index && r.Leader == last.Leader && !r.same(last)
+}
+
+// contends reports whether r is of another election in the term of last, which had come as
+// far or further: Consul was put back to before it, and who did not know of it began the
+// term anew. Who has seen the first takes no part in the second: a term has one leader (S1).
+func (r *Record) contends(last *Record) bool {
+	elects := PhaseElecting.order()
+	return r.Term == last.Term && r.Leader != last.Leader && r.Phase.order() >= elects && r.Phase.order() <= last.Phase.order()
 }
 
 // same reports whether two records say the same.

@@ -115,6 +115,10 @@ func (w *World) acknowledge(m, n int) {
 		w.beyond.outcome.Accepted++ // by who was deposed at a person's risk, and does not know it
 		return
 	}
+	if w.byOldWord(m) {
+		w.beyond.outcome.Local++
+		return
+	}
 	w.res.Commits++
 	w.check.commitAt = w.now
 	if w.calm && w.res.Recovered == 0 {
@@ -199,6 +203,15 @@ func (w *World) protect(m, n int) {
 	}
 }
 
+// byOldWord says whether m serves with nobody to hold its commits, as the record of a Consul
+// that a person has put back to before a later term tells it to. It cannot know of that term:
+// who puts Consul back is told that what it takes then is lost (help guarantees).
+func (w *World) byOldWord(m int) bool {
+	r, s := &w.consul.record, &w.members[m].server
+	return w.beyond.putBack && r.Durability.K == 0 && r.Term == s.term &&
+		slices.ContainsFunc(w.check.leaders[s.term+1:], func(leader int8) bool { return leader >= 0 })
+}
+
 // checkHeld checks S4 for all that was ever acknowledged.
 func (w *World) checkHeld() {
 	for i := range w.check.acked {
@@ -210,7 +223,7 @@ func (w *World) checkHeld() {
 // recovered: as if it had been acknowledged (S9).
 func (w *World) visible(m int) {
 	s := &w.members[m].server
-	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting {
+	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.byOldWord(m) {
 		return
 	}
 	w.protect(m, s.recoveryEnd)

@@ -124,6 +124,11 @@ func TestFaultSeeds(t *testing.T) {
 		// What had recovered a restore had lost its disk when the record said that the cluster goes on with it; a
 		// pause, in which nothing is said and nothing acknowledged, counted as time in which a member said nothing.
 		{Seed: 21300127, Members: 3, Outside: withRestores}, {Seed: 21302414, Members: 5, Outside: withRestores},
+		// Consul was put back to before an election, and who knew nothing of it began its term anew: two leaders of one term.
+		{Seed: 30095690, Members: 3, Outside: sim.AllOutside},
+		// The world was wrong: who serves alone by the word of a Consul that was put back, and hears nobody, cannot know of
+		// a later term; a log that no term began was taken for a vote; walsenders from before a change of k stayed.
+		{Seed: 30009907, Members: 3, Outside: sim.AllOutside}, {Seed: 30005098, Members: 3, Outside: sim.AllOutside}, {Seed: 30052835, Members: 5, Outside: sim.AllOutside},
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace

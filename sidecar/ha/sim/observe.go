@@ -151,6 +151,9 @@ func (w *World) lookPrimary(m int, f *ha.Server) {
 	}
 	f.RecoveryEnd = w.lsn(v.recoveryEnd)
 	w.lookSenders(m)
+	if v.syncAt == 0 {
+		w.renewSenders(m) // a change of k that came into effect, and of which its sidecar does not know
+	}
 	if v.syncAt == 0 && w.inEffect(v) {
 		v.syncAt = v.flushed
 	}

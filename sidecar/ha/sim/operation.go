@@ -317,11 +317,8 @@ func (w *World) takesEffect(m int, a *ha.Action) bool {
 	s := &w.members[m].server
 	switch a.Kind {
 	case ha.SetSync:
-		k := s.config.K != a.Sync.K
 		w.setSync(m, a.Sync)
-		if k {
-			w.renewSenders(m)
-		}
+		w.renewSenders(m)
 	case ha.Promote:
 		if s.inRecovery {
 			w.promoted(m, a)
@@ -338,12 +335,12 @@ func (w *World) takesEffect(m int, a *ha.Action) bool {
 	return true
 }
 
-// renewSenders ends the walsenders, so that those that come instead use the new
-// k for certain.
+// renewSenders ends the walsenders that are from before the last change of k, so that those
+// that come instead use the new one for certain.
 func (w *World) renewSenders(m int) {
 	s := &w.members[m].server
 	for j := range w.n {
-		if x := &s.senders[j]; x.active {
+		if x := &s.senders[j]; x.active && x.born < s.kGen {
 			w.hangUp(m, j, x.stream)
 			*x = walsender{}
 		}

@@ -251,8 +251,8 @@ func (w *World) checkPrice(m int, ch *ha.Change) {
 	for i := range w.members[m].sidecar.peers {
 		p := &w.members[m].sidecar.peers[i]
 		s := &w.members[w.index(p.Member)].server
-		if !p.Report.Voted || p.Report.Term != ch.Record.Term || p.Link != ha.LinkUp {
-			continue
+		if !p.Report.Voted || p.Report.Term != ch.Record.Term || p.Link != ha.LinkUp || !w.consul.record.Claimed(p.Report.Position) {
+			continue // a log on a timeline that no term began is no vote
 		}
 		for k := range w.check.acked {
 			a := &w.check.acked[k]
