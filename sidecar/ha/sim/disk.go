@@ -89,6 +89,9 @@ func (w *World) loseDisk(f *fault, m int, state bool) {
 	if state {
 		s.promise = 0
 	}
+	if w.nothingLeft() {
+		w.forgetAcked() // nobody can keep it, also where a cluster is founded that begins with nothing
+	}
 	w.step(m)
 }
 

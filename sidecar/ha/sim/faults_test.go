@@ -129,6 +129,7 @@ func TestFaultSeeds(t *testing.T) {
 		// The world was wrong: who serves alone by the word of a Consul that was put back, and hears nobody, cannot know of
 		// a later term; a log that no term began was taken for a vote; walsenders from before a change of k stayed.
 		{Seed: 30009907, Members: 3, Outside: sim.AllOutside}, {Seed: 30005098, Members: 3, Outside: sim.AllOutside}, {Seed: 30052835, Members: 5, Outside: sim.AllOutside},
+		{Seed: 31006066, Members: 3, Outside: sim.AllOutside}, // the only copy was lost, and Consul with it
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace
