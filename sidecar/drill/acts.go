@@ -225,7 +225,19 @@ func (o *operator) sidecar() Scenario {
 			}
 			return stopSidecar(ctx, c, member)
 		},
-		Undo: func(ctx context.Context, c Cast) error { return startAbsent(ctx, c, member, lab.Sidecar) },
+		Undo: func(ctx context.Context, c Cast) error {
+			if err := startAbsent(ctx, c, member, lab.Sidecar); err != nil {
+				return err
+			}
+			// Another act may stop it again: one that has not come up yet leaves its server alone.
+			_, err := waitUntil(ctx, func() (int, error) {
+				if _, err := c.Lab.StatusOf(ctx, member); err != nil {
+					return 0, nil // it is asked again
+				}
+				return 1, nil
+			}, func(is int) bool { return is == 1 })
+			return err
+		},
 	}
 }
 
