@@ -17,7 +17,11 @@ func (r *reader) checkParameters(p *Postgres, mode ha.Mode) {
 	for _, name := range sortedKeys(p.Parameters) {
 		ssl := []string{"ssl", "ssl_cert_file", "ssl_key_file", "ssl_ca_file"}
 		key := strings.ToLower(name)
-		switch err := parameters.Check(name, p.Parameters[name], mode == ha.ModeQuorum); {
+		err := parameters.Check(name, p.Parameters[name], mode == ha.ModeQuorum)
+		if err == nil {
+			err = parameters.CheckSockets(map[string]string{name: p.Parameters[name]}, p.DataDir)
+		}
+		switch {
 		case err != nil:
 			r.refuse(join(path, name), "%s", err)
 		case p.TLS.CertFile != "" && slices.Contains(ssl, key):

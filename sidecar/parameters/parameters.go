@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -102,6 +103,40 @@ func Check(name, value string, durable bool) error {
 		return invalid("replicas need some; expected 2 for each member")
 	case key == "synchronous_commit" && durable && (off || word == "local" || word == "remote_write"):
 		return invalid(`mode "quorum" promises that standbys have flushed each acknowledged commit; expected on, or mode = "async"`)
+	case key == SocketDirectories:
+		return checkSockets(name, value, "")
+	}
+	return nil
+}
+
+// SocketDirectories is where the server's sockets are, beside pgsidecar's own.
+const SocketDirectories = "unix_socket_directories"
+
+// CheckSockets refuses directories for sockets that are in the data directory: pg_rewind
+// cannot read a socket of its source, so each member that comes back would be cloned.
+func CheckSockets(set map[string]string, dataDir string) error {
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if strings.EqualFold(name, SocketDirectories) {
+			return checkSockets(name, set[name], dataDir)
+		}
+	}
+	return nil
+}
+
+func checkSockets(name, value, dataDir string) error {
+	if strings.TrimSpace(value) == "" {
+		return nil // pgsidecar's own alone
+	}
+	for _, dir := range strings.Split(value, ",") {
+		dir = strings.Trim(dir, " \t\"")
+		within, err := filepath.Rel(dataDir, filepath.Clean(dir))
+		switch {
+		case dir == "":
+			return refuse(ErrValue, name, "an empty name in the list; expected directories with commas between them")
+		case dir[0] != '/' && dir[0] != '@', // the server's working directory is the data directory
+			dir[0] == '/' && dataDir != "" && err == nil && within != ".." && !strings.HasPrefix(within, "../"):
+			return refuse(ErrValue, name, "%s is in the data directory, and pg_rewind cannot read sockets there; expected another directory, such as /var/run/postgresql", dir)
+		}
 	}
 	return nil
 }

@@ -265,6 +265,9 @@ func (s *Server) tryFiles(ctx context.Context, set Settings) (text string, err e
 	if err := checkSettings(set); err != nil {
 		return "", err
 	}
+	if err := parameters.CheckSockets(set.Parameters, s.o.DataDir); err != nil {
+		return "", err
+	}
 	if err := s.ensureControl(); err != nil {
 		return "", err
 	}

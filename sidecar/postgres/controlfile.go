@@ -131,7 +131,7 @@ func (s *Server) cleanAuto(told Instructions) error {
 var recoveryTargets = [...][2]string{{"recovery_target_timeline", "latest"}, {"recovery_target", ""}, {"recovery_target_name", ""},
 	{"recovery_target_time", ""}, {"recovery_target_xid", ""}, {"recovery_target_lsn", ""}}
 
-const socketDirectories = "unix_socket_directories"
+const socketDirectories = parameters.SocketDirectories
 
 // fixed are the settings that must be so whatever the user's files and ALTER SYSTEM
 // say, and that no decision changes while the server runs.
@@ -142,7 +142,7 @@ func (s *Server) fixed(set Settings) [][2]string {
 	}
 	sockets := s.sock
 	for name, value := range set.Parameters {
-		if strings.EqualFold(name, socketDirectories) {
+		if strings.EqualFold(name, socketDirectories) && strings.TrimSpace(value) != "" {
 			sockets += ", " + value
 		}
 	}

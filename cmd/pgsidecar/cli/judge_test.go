@@ -32,7 +32,7 @@ var parts = [][2]string{
 	{"shared_preload_libraries", "nosuch"}, {"transaction_timeouts", "3s"}, {"restore_command", "cp /a/%f %p"}, {"fsync", "off"},
 	{"restart_after_crash", "on"}, {"wal_log_hints", "off"}, {"wal_receiver_timeout", "1min"}, {"wal_level", "minimal"},
 	{"synchronous_commit", "off"}, {"recovery_target_time", "2026-01-01"}, {"hot_standby", "off"}, {"port", "5433"}, {"block_size", "8192"},
-	{"Work_Mem", "8MB"}, {"allow_alter_system", "off"},
+	{"Work_Mem", "8MB"}, {"allow_alter_system", "off"}, {"unix_socket_directories", "sockets"}, {"unix_socket_directories", "/tmp"},
 }
 
 // pieces are of the rest of the file; DIR is where it is.
