@@ -215,6 +215,7 @@ func (c *Client) fault(a area, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
+	err = c.misplaced(err)
 	c.mu.Lock()
 	old := c.faults[a]
 	same := old == nil && err == nil || old != nil && err != nil && old.Error() == err.Error()
