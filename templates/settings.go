@@ -39,7 +39,6 @@ type HAProxySettings struct {
 	ConnectTimeout time.Duration
 	QueueTimeout   time.Duration // how long a client may wait for a primary; default 30 s
 	IdleTimeout    time.Duration // of a silent connection; default 24 d, HAProxy's longest (tcp keepalive finds the dead)
-	HardStopAfter  time.Duration // how long a reloaded worker may go on; default as long as it has sessions
 	Global         []string      // further lines of the global section: user, group, log, …
 	// Resolvers are DNS servers, each an IP address with a port: HAProxy itself looks
 	// up the members that are registered by a host's name, and follows them. None: the

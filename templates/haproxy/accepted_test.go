@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
@@ -33,7 +32,7 @@ func TestHAProxyFilesAreAccepted(t *testing.T) {
 		{"one member", 1, func(*lab) {}},
 		{"three members", 3, func(*lab) {}},
 		{"no statistics, an end to old workers, other lines", 2, func(l *lab) {
-			l.settings.StatsPort, l.settings.HardStopAfter, l.settings.Global = 0, time.Hour, []string{"log /dev/log local0", "nbthread 1"}
+			l.settings.StatsPort, l.settings.Global = 0, []string{"log /dev/log local0", "nbthread 1", "hard-stop-after 1h"}
 		}},
 		{"socket with a port", 2, func(l *lab) {
 			l.settings.Socket = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
