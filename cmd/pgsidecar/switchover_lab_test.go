@@ -36,6 +36,13 @@ type switchLab struct {
 
 func newSwitchLab(t testing.TB) *switchLab {
 	t.Helper()
+	l := newSwitchLabOf(t, lab.Options{PgBouncer: true})
+	l.run(t.Context(), "-i", "-q", "-s", "2").wait()
+	return l
+}
+
+func newSwitchLabOf(t testing.TB, options lab.Options) *switchLab {
+	t.Helper()
 	bin := labtest.Program(t, programs.PostgresBin)
 	binary, err := builtOnce()
 	if err != nil {
@@ -48,7 +55,8 @@ func newSwitchLab(t testing.TB) *switchLab {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l := &switchLab{t: t, pgbench: filepath.Join(bin, "pgbench")}
 	l.must(os.Chmod(dir, 0o755))
-	l.Lab, err = lab.New(lab.Options{Dir: filepath.Join(dir, "lab"), Binary: binary, PgBouncer: true})
+	options.Dir, options.Binary = filepath.Join(dir, "lab"), binary
+	l.Lab, err = lab.New(options)
 	if errors.Is(err, programs.ErrMissing) {
 		t.Skip(err)
 	}
@@ -68,7 +76,6 @@ func newSwitchLab(t testing.TB) *switchLab {
 	l.must(err)
 	l.password = strings.TrimSpace(string(secret))
 	l.makeRole(ctx)
-	l.run(ctx, "-i", "-q", "-s", "2").wait()
 	return l
 }
 
