@@ -212,6 +212,40 @@ func (o *operated) planned(t *testing.T) {
 	if code, _, stderr := command(t, "switchover", "--cancel"); code != cli.ExitFailed || !strings.Contains(stderr, "no switchover is scheduled") {
 		t.Errorf("nothing to forget: exit status %d, %s", code, stderr)
 	}
+	o.plannedInVain(t, m)
+}
+
+// plannedInVain plans a switchover that an open transaction forbids: it is tried for as long
+// as its window is open, and what came of it is in status.
+func (o *operated) plannedInVain(t *testing.T, to string) {
+	st := o.whole(t)
+	config, err := o.ConnConfig(lab.SuperuserRole, st.Leader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is lost with it
+	if _, err := conn.Exec(ctx, "begin; select pg_current_xact_id()"); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Add(3 * time.Second).UTC().Format(time.RFC3339)
+	o.good(t, "switchover --to "+to+" --at "+at+" --within 8s")
+	shown := func(words ...string) func() bool {
+		return func() bool {
+			said := o.good(t, "status")
+			return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(said, w) })
+		}
+	}
+	o.until(t, "a try in vain", shown("the switchover planned for "+at+" is tried again: ", "open transactions did not end"))
+	o.until(t, "the end of its window", shown("the switchover planned for "+at+" was not done: ", "open transactions did not end"))
+	if now := o.status(); now.Leader != st.Leader || now.Scheduled != nil {
+		t.Errorf("%s leads, and planned is %+v", now.Leader, now.Scheduled)
+	}
 }
 
 // reinit clones from the member that is named, and shows how far it is.

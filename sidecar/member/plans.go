@@ -183,11 +183,16 @@ func (m *Member) plannedRestart(ctx context.Context) (taken bool) {
 
 // plan stores (or, with nil, removes) a planned switchover.
 func (c control) plan(ctx context.Context, p *settings.PlannedSwitchover) error {
-	var patch map[string]any // what it has not is null: nothing of an earlier one stays
-	if p != nil {
-		patch = map[string]any{"at": p.At, "from": orNull(p.From), "to": orNull(p.To), "until": orNull(p.Until), "drain": orNull(p.Drain)}
+	return c.storePlan(ctx, map[string]any{"switchover": switchoverPatch(p)})
+}
+
+// switchoverPatch makes a plan of what is stored: what it has not is null, so that nothing of
+// an earlier one stays.
+func switchoverPatch(p *settings.PlannedSwitchover) map[string]any {
+	if p == nil {
+		return nil
 	}
-	return c.storePlan(ctx, map[string]any{"switchover": patch})
+	return map[string]any{"at": p.At, "from": orNull(p.From), "to": orNull(p.To), "until": orNull(p.Until), "drain": orNull(p.Drain)}
 }
 
 // durationText writes a duration; empty: there is none.
@@ -200,16 +205,20 @@ func durationText(d time.Duration) string {
 
 // planRestart stores (or, with nil, removes) a planned restart of this member.
 func (c control) planRestart(ctx context.Context, p *settings.PlannedRestart) error {
-	var patch map[string]any // what it has not is null: nothing of an earlier one stays
-	if p != nil {
-		patch = map[string]any{"at": p.At, "role": orNull(p.Role), "pending": orNull(p.Pending), "postgres_version": orNull(p.PostgresVersion),
-			"timeout": orNull(p.Timeout)}
-	}
-	restarts := map[string]any{c.config.Member: patch}
+	restarts := map[string]any{c.config.Member: restartPatch(p)}
 	if _, own := c.stored().Restarts[c.config.Member]; p == nil && own && len(c.stored().Restarts) == 1 {
 		restarts = nil // nothing empty is left
 	}
 	return c.storePlan(ctx, map[string]any{"restarts": restarts})
+}
+
+// restartPatch is switchoverPatch of a restart.
+func restartPatch(p *settings.PlannedRestart) map[string]any {
+	if p == nil {
+		return nil
+	}
+	return map[string]any{"at": p.At, "role": orNull(p.Role), "pending": orNull(p.Pending), "postgres_version": orNull(p.PostgresVersion),
+		"timeout": orNull(p.Timeout)}
 }
 
 // orNull is null in place of a value that says nothing.
