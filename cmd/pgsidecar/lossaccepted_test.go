@@ -69,6 +69,7 @@ func TestTwoOfThreeDie(t *testing.T) {
 	o.until(t, "write to "+left, func() bool {
 		return o.asked(t, left, "with w as (select pg_logical_emit_message(true, 'a', 'b')) select pg_is_in_recovery()::text from w") == "false"
 	})
+	o.good(t, "settings set tags."+dead[1]+".priority=3 --yes")
 	// Consul's checks of the dead pass until their time is over; till then it is refused.
 	o.until(t, "removal of "+dead[1], func() bool {
 		code, stdout, stderr := typed(t, dead[1]+"\n", "remove", dead[1])
@@ -77,6 +78,9 @@ func TestTwoOfThreeDie(t *testing.T) {
 	})
 	if now := o.status(); slices.Contains(now.Recorded, dead[1]) || now.Term <= st.Term || now.Leader != left {
 		t.Errorf("%+v", now)
+	}
+	if shown := o.good(t, "settings show"); strings.Contains(shown, dead[1]) {
+		t.Errorf("the removed member's tags are still there:\n%s", shown)
 	}
 	for _, m := range dead {
 		if err := o.Start(ctx, m, lab.Sidecar); err != nil {

@@ -195,7 +195,36 @@ func (c control) Remove(ctx context.Context, name string) error {
 		return fmt.Errorf("%s is off the record, but still registered in Consul: %w", name, err)
 	}
 	c.log.Info("a member was removed", "member", name)
+	if patch := leftovers(c.stored().Settings, name); patch != nil {
+		if err := c.storePatch(ctx, patch); err != nil {
+			return fmt.Errorf("%s is removed, but what the settings say of it stays: %w", name, err)
+		}
+	}
 	return nil
+}
+
+// leftovers is the change that takes a removed member out of the settings, so that a later one
+// of its name does not inherit its tags; nil: they do not name it.
+func leftovers(set settings.Settings, name string) map[string]any {
+	patch, tags := map[string]any{}, map[string]any{}
+	for member, t := range set.Tags {
+		switch {
+		case member == name:
+			tags[member] = nil
+		case t.ReplicateFrom != nil && *t.ReplicateFrom == name:
+			tags[member] = map[string]any{"replicatefrom": nil}
+		}
+	}
+	if len(tags) > 0 {
+		patch["tags"] = tags
+	}
+	if _, planned := set.Restarts[name]; planned {
+		patch["restarts"] = map[string]any{name: nil}
+	}
+	if len(patch) == 0 {
+		return nil
+	}
+	return patch
 }
 
 // PatchConfig changes the cluster-wide settings, which are checked before they

@@ -183,7 +183,7 @@ func (m *Member) plannedRestart(ctx context.Context) (taken bool) {
 
 // plan stores (or, with nil, removes) a planned switchover.
 func (c control) plan(ctx context.Context, p *settings.PlannedSwitchover) error {
-	return c.storePlan(ctx, map[string]any{"switchover": switchoverPatch(p)})
+	return c.storePatch(ctx, map[string]any{"switchover": switchoverPatch(p)})
 }
 
 // switchoverPatch makes a plan of what is stored: what it has not is null, so that nothing of
@@ -209,7 +209,7 @@ func (c control) planRestart(ctx context.Context, p *settings.PlannedRestart) er
 	if _, own := c.stored().Restarts[c.config.Member]; p == nil && own && len(c.stored().Restarts) == 1 {
 		restarts = nil // nothing empty is left
 	}
-	return c.storePlan(ctx, map[string]any{"restarts": restarts})
+	return c.storePatch(ctx, map[string]any{"restarts": restarts})
 }
 
 // restartPatch is switchoverPatch of a restart.
@@ -229,7 +229,7 @@ func orNull[T comparable](v T) any {
 	return v
 }
 
-func (c control) storePlan(ctx context.Context, patch map[string]any) error {
+func (c control) storePatch(ctx context.Context, patch map[string]any) error {
 	text, err := json.Marshal(patch)
 	if err != nil {
 		return err

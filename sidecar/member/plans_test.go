@@ -49,3 +49,30 @@ func TestPlanReplaces(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftovers: a removed member leaves no tag for a later one of its name, and nobody is told
+// to stream from it; what is another's stays.
+func TestLeftovers(t *testing.T) {
+	for _, c := range []struct{ before, after string }{
+		{`{}`, ``},
+		{`{"tags":{"n1":{"nofailover":true}},"restarts":{"n1":{"at":"2031-01-01T00:00:00Z"}}}`, ``},
+		{`{"tags":{"n3":{"nofailover":true,"zone":"a"},"n1":{"nosync":true}},"hba":["a"]}`, `{"hba":["a"],"tags":{"n1":{"nosync":true}}}`},
+		{`{"tags":{"n2":{"replicatefrom":"n3","priority":2},"n1":{"replicatefrom":"n2"}}}`, `{"tags":{"n1":{"replicatefrom":"n2"},"n2":{"priority":2}}}`},
+		{`{"restarts":{"n3":{"at":"2031-01-01T00:00:00Z"},"n1":{"at":"2031-01-01T00:00:00Z"}}}`, `{"restarts":{"n1":{"at":"2031-01-01T00:00:00Z"}}}`},
+	} {
+		patch := leftovers(new(settings.Reader).Read([]byte(c.before), 1).Settings, "n3")
+		if c.after == "" {
+			if patch != nil {
+				t.Errorf("%s: changed by %v", c.before, patch)
+			}
+			continue
+		}
+		text, err := json.Marshal(patch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after, err := settings.Merge([]byte(c.before), text); err != nil || string(after) != c.after {
+			t.Errorf("%s became %s, %v; want %s", c.before, after, err, c.after)
+		}
+	}
+}
