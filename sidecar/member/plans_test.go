@@ -71,8 +71,13 @@ func TestLeftovers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if after, err := settings.Merge([]byte(c.before), text); err != nil || string(after) != c.after {
-			t.Errorf("%s became %s, %v; want %s", c.before, after, err, c.after)
+		after, err := settings.Merge([]byte(c.before), text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want any
+		if json.Unmarshal(after, &got) != nil || json.Unmarshal([]byte(c.after), &want) != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s became %s, want %s", c.before, after, c.after)
 		}
 	}
 }
