@@ -2,7 +2,11 @@ package cli
 
 import (
 	"errors"
+	"os"
+	"os/signal"
+	"syscall"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
@@ -29,14 +33,15 @@ With api.listen in its configuration it serves /status, /metrics, /readiness and
 /liveness. Its Consul token needs only to read: key_prefix "pgsidecar/CLUSTER/",
 service "SERVICE", node_prefix "", and whatever else its templates ask for.
 
-SIGTERM and SIGINT end it; files and HAProxy stay as they are.`,
+SIGHUP reads its configuration again. SIGTERM and SIGINT end it; files and HAProxy stay
+as they are.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadEither(a, path)
-			if err != nil {
-				return err
-			}
-			return proxy.Run(cmd.Context(), cfg, process.Logger(cfg.Log, a.Stderr))
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			return proxy.RunReloading(cmd.Context(), reload, func() (*config.Config, error) { return loadEither(a, path) },
+				func(cfg *config.Config) hclog.Logger { return process.Logger(cfg.Log, a.Stderr) })
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "proxy.hcl", "the proxy's configuration `file`, or a member's")
