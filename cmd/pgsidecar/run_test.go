@@ -289,7 +289,7 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
-	r.logged(long, "postgres ended before it was ready", "could not create any TCP/IP sockets")
+	r.logged(long, "postgres ended before it was ready", "could not create any TCP/IP sockets", "Address already in use")
 	other.Close()
 	r.logged(long, "announced", "tag=primary")
 	r.stop()

@@ -65,18 +65,26 @@ func (s *Server) StreamProblem() string {
 	return last
 }
 
+// noBind begins the line by which PostgreSQL says why it has no socket to listen on.
+const noBind = "could not bind "
+
 // LastWords returns the last severe message in the server's log since it was
 // started, for people who ask why it did not come up; empty if there is none.
 func (s *Server) LastWords() string {
-	words := ""
+	words, bind := "", ""
 	for line := range strings.Lines(string(s.lifeTail(64 << 10))) {
 		line = strings.TrimSuffix(line, "\n")
 		switch {
 		case strings.Contains(line, "starting PostgreSQL"):
-			words = "" // an earlier life
+			words, bind = "", "" // an earlier life
+		case strings.Contains(line, noBind):
+			bind = line[strings.Index(line, noBind):]
 		case strings.Contains(line, "FATAL:"), strings.Contains(line, "PANIC:"):
 			if i := strings.Index(line, "FATAL:"); i >= 0 {
 				words = line[i:]
+				if bind != "" && strings.Contains(words, "sockets") { // it does not say why
+					words += ": " + bind
+				}
 			} else if i := strings.Index(line, "PANIC:"); i >= 0 {
 				words = line[i:]
 			}
