@@ -91,6 +91,9 @@ func (f *clientFlags) fromConfig(cmd *cobra.Command, o *client.Options) (string,
 		return "127.0.0.1:8008", nil
 	}
 	cfg, err := config.Load(f.config, process.Environment())
+	if err != nil && o.Registry != nil && !cmd.Flags().Changed("config") {
+		return "", nil // one that happens to lie here; --consul names the members
+	}
 	if err != nil {
 		return "", reportFaults(f.app, err)
 	}
