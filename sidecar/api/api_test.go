@@ -377,7 +377,7 @@ func TestMetrics(t *testing.T) {
 	for _, name := range []string{"postgres_running", "postmaster_start_time", "standby_leader", "replica", "sync_standby", "quorum_standby",
 		"xlog_received_location", "xlog_replayed_location", "xlog_replayed_timestamp", "xlog_paused", "postgres_streaming",
 		"postgres_in_archive_recovery", "postgres_server_version", "cluster_unlocked", "failsafe_mode_is_active", "postgres_timeline",
-		"dcs_last_seen", "pending_restart", "is_paused"} {
+		"dcs_last_seen", "pending_restart", "is_paused", "failsafe_mode_enabled", "failsafe_member", "failover_priority"} {
 		if !strings.Contains(text, "\npatroni_"+name+"{") {
 			t.Errorf("no metric patroni_%s", name)
 		}

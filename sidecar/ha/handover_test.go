@@ -275,3 +275,18 @@ func TestSlowHandover(t *testing.T) {
 		}
 	}
 }
+
+// TestShutdownInPause: a pause does not keep a primary that is asked to stop from handing over: a
+// primary without its sidecar has no lease, and what supervises it would kill its server.
+func TestShutdownInPause(t *testing.T) {
+	o := leading()
+	o.Policy.Paused, o.Intent.Shutdown, o.Intent.Since = true, true, now-1
+	o.Server.CheckpointAt, o.Announced.Tag = now, "replica" // it has withdrawn
+	if a, s := asked(o, ha.Stop); a == nil || !a.Planned {
+		t.Errorf("the primary: %+v, blocks %+v", a, s.Blocks)
+	}
+	o.Server.Process, o.Server.CleanStop, o.Server.Asked, o.Server.InRecovery, o.Server.Writable, o.Server.ExitedAt = ha.ProcessStopped, true, true, ha.Unknown, ha.Unknown, now
+	if pass, s := asked(o, ha.Commit); pass == nil || pass.Change.What != "pass" {
+		t.Errorf("its lock: %+v, rules %v", pass, s.Rules)
+	}
+}
