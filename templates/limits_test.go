@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/pgsidecar/pgsidecar/templates"
 )
 
@@ -98,34 +96,5 @@ func TestLostHostEnds(t *testing.T) {
 		if silent := number(t, text, "srvtcpka-idle", time.Second) + number(t, text, "srvtcpka-intvl", time.Second)*number(t, text, "srvtcpka-cnt", 1); silent > bound {
 			t.Errorf("%s: silent for %s", name, silent)
 		}
-	}
-}
-
-// TestURI: the written URI is one that a driver of libpq's kind reads: every member, in an
-// order that does not change with the roles, IPv6 too, and only the primary is taken.
-func TestURI(t *testing.T) {
-	c, err := pgconn.ParseConfig(strings.TrimSpace(builtin(t, "uri")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	type place struct {
-		host string
-		port uint16
-	}
-	got := []place{{c.Host, c.Port}}
-	for _, f := range c.Fallbacks {
-		if next := (place{f.Host, f.Port}); next != got[len(got)-1] { // with TLS and without it
-			got = append(got, next)
-		}
-	}
-	want := []place{{"a.example", 5432}, {"b.example", 5432}, {"2001:db8::3", 5433}}
-	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
-		t.Errorf("hosts %v, want %v", got, want)
-	}
-	if c.ValidateConnect == nil {
-		t.Error("whatever host answers first is taken")
-	}
-	if c.ConnectTimeout != 2*time.Second {
-		t.Errorf("a host that is gone costs %s", c.ConnectTimeout)
 	}
 }
