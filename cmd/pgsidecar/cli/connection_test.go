@@ -17,8 +17,8 @@ func TestFileOfNobody(t *testing.T) {
 		code  int
 		fault bool
 	}{
-		"status --consul 127.0.0.1:1":                 {ExitFailed, false},
-		"status":                                      {ExitUsage, true},
+		"status --consul 127.0.0.1:1": {ExitFailed, false},
+		"status":                      {ExitUsage, true},
 		"status --consul 127.0.0.1:1 --config pg.hcl": {ExitUsage, true},
 	} {
 		code, _, stderr := command(t, strings.Fields(line)...)
