@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -152,33 +151,6 @@ func TestFenceAfterRestart(t *testing.T) {
 		if at.LSN < end || at.TLI != 1 || at.History != nil {
 			t.Fatalf("after %s: voted %+v, had %s", sig, at, end)
 		}
-	}
-}
-
-// A standby that is delayed on purpose has to read its own log first as well, after a restart,
-// which takes as long as its delay: that is said.
-func TestFenceOfADelayedStandby(t *testing.T) {
-	p := primary(t, "n1")
-	r := p.standby("n2")
-	r.follow(p)
-	r.streaming()
-	r.exec("alter system set recovery_min_apply_delay = '1h'")
-	r.exec("select pg_reload_conf()")
-	p.exec("create table t as select generate_series(1, 1000) as n")
-	end := p.lsn("pg_current_wal_flush_lsn()")
-	poll(t, 10*time.Second, "the log to be received", func() bool { return r.lsn("pg_last_wal_receive_lsn()") >= end })
-	r.stop(syscall.SIGINT)
-	r.makeStandby()
-	r.start()
-	if _, err := r.conn.Fence(within(t, 3*time.Second), ha.SyncSetting{}); !errors.Is(err, checks.ErrUnsettled) || !strings.Contains(err.Error(), "recovery_min_apply_delay") {
-		t.Fatalf("a vote that cannot be given yet: %v", err)
-	}
-	r.exec("alter system reset recovery_min_apply_delay")
-	r.exec("select pg_reload_conf()")
-	at, err := r.conn.Fence(within(t, 20*time.Second), ha.SyncSetting{})
-	must(t, err)
-	if at.LSN < end {
-		t.Errorf("voted %+v, had %s", at, end)
 	}
 }
 
