@@ -430,7 +430,7 @@ func (s *Sidecar) promote(ctx context.Context, a ha.Action) error {
 	s.failover.stamp(a.Term, s.moment(), func(r *failover.Record, now time.Time) { r.Writable = now })
 	s.facts.succeeded(&before, a, l, s.opts.Now())
 	s.facts.learn(func(v *ha.Server) {
-		if v.Process == ha.ProcessRunning {
+		if v.Process != ha.ProcessStopped { // nor is it where the guard is not heard
 			v.Writable = writable
 		}
 	})

@@ -298,10 +298,11 @@ func (c *chaos) undo(ctx context.Context, faults []picked, those func(picked) bo
 			continue
 		}
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		if failed := p.scenario.Undo(undoing, p.cast); failed != nil {
+		failed := p.scenario.Undo(undoing, p.cast)
+		cancel()
+		if failed != nil {
 			err = errors.Join(err, fmt.Errorf("undo %s: %w", p.scenario.Name, failed))
 		}
-		cancel()
 	}
 	return err
 }

@@ -204,7 +204,7 @@ func (c control) Remove(ctx context.Context, name string) error {
 }
 
 // leftovers is the change that takes a removed member out of the settings, so that a later one
-// of its name does not inherit its tags; nil: they do not name it.
+// of its name inherits neither tags nor plans; nil: they do not name it.
 func leftovers(set settings.Settings, name string) map[string]any {
 	patch, tags := map[string]any{}, map[string]any{}
 	for member, t := range set.Tags {
@@ -220,6 +220,9 @@ func leftovers(set settings.Settings, name string) map[string]any {
 	}
 	if _, planned := set.Restarts[name]; planned {
 		patch["restarts"] = map[string]any{name: nil}
+	}
+	if p := set.Switchover; p != nil && (p.From == name || p.To == name) {
+		patch["switchover"] = nil
 	}
 	if len(patch) == 0 {
 		return nil

@@ -58,6 +58,9 @@ func TestLeftovers(t *testing.T) {
 		{`{"tags":{"n1":{"nofailover":true}},"restarts":{"n1":{"at":"2031-01-01T00:00:00Z"}}}`, ``},
 		{`{"tags":{"n3":{"nofailover":true,"zone":"a"},"n1":{"nosync":true}},"hba":["a"]}`, `{"hba":["a"],"tags":{"n1":{"nosync":true}}}`},
 		{`{"tags":{"n2":{"replicatefrom":"n3","priority":2},"n1":{"replicatefrom":"n2"}}}`, `{"tags":{"n1":{"replicatefrom":"n2"},"n2":{"priority":2}}}`},
+		{`{"switchover":{"at":"2031-01-01T00:00:00Z","to":"n3"},"hba":["a"]}`, `{"hba":["a"]}`},
+		{`{"switchover":{"at":"2031-01-01T00:00:00Z","from":"n3"},"hba":["a"]}`, `{"hba":["a"]}`},
+		{`{"switchover":{"at":"2031-01-01T00:00:00Z","to":"n1"}}`, ``},
 		{`{"restarts":{"n3":{"at":"2031-01-01T00:00:00Z"},"n1":{"at":"2031-01-01T00:00:00Z"}}}`, `{"restarts":{"n1":{"at":"2031-01-01T00:00:00Z"}}}`},
 	} {
 		patch := leftovers(new(settings.Reader).Read([]byte(c.before), 1).Settings, "n3")

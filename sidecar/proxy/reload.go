@@ -10,7 +10,7 @@ import (
 )
 
 // RunReloading is Run, which begins anew with what load reads each time that reload (SIGHUP)
-// asks for it. A configuration with a fault changes nothing. What it switches is left alone
+// asks for it. What load refuses changes nothing. What it switches is left alone
 // between the two, as between two processes.
 func RunReloading(ctx context.Context, reload <-chan os.Signal, load func() (*config.Config, error), logger func(*config.Config) hclog.Logger) error {
 	cfg, err := load()
