@@ -38,6 +38,7 @@ var restoringRules = [...]rule{
 	{"restore-after-others", func(v *view) bool { return !v.restored() && v.serversLeft() != "" }, blocked(func(v *view) Block {
 		return v.restoreBlock("the servers of " + v.serversLeft() + " to stop")
 	}), ends},
+	{"restore-anew", func(v *view) bool { return v.absent() && v.s.RestoreTerm != v.rec.Term }, (*turn).restoreAnew, ends},
 	{"restore-data", func(v *view) bool { return !v.restored() && v.rested(Restore) }, func(t *turn) {
 		t.do(Action{Kind: Restore, Term: t.rec.Term, Timeline: t.rec.Restore.Timeline, Change: Change{Record: t.rec}, Why: t.rec.Restore.Words})
 	}, ends},
@@ -47,7 +48,10 @@ var restoringRules = [...]rule{
 	{"restore-start-failed", func(v *view) bool { return v.stopped() && v.gaveUp(Start) }, blocked(func(v *view) Block {
 		return v.restoreBlock("a start that succeeds on the restored data: " + v.o.Server.Problem)
 	}), goesOn},
-	{"restore-start", (*view).stopped, (*turn).startPrimary, ends},
+	{"restore-start", (*view).stopped, func(t *turn) {
+		t.s.RestoreTerm = 0
+		t.startPrimary()
+	}, ends},
 	{"restore-recovers", func(v *view) bool { return v.o.Server.InRecovery != No }, blocked(func(v *view) Block {
 		return v.restoreBlock("the end of the recovery " + v.rec.Restore.Words)
 	}), ends},
@@ -93,11 +97,23 @@ func (v *view) restoreAsked() bool {
 
 // beginRestore begins a term in which nobody serves until the data are restored.
 func (t *turn) beginRestore() {
-	asked := t.o.Intent.Restore
-	asked.Timeline = t.ofSite(max(asked.Timeline, t.rec.Timeline, t.newestTimeline()) + 1)
-	r := t.next(t.o.Self, "restored "+asked.Words)
-	r.Phase, r.Restore, r.Final = PhaseRestoring, asked, nil
-	t.commit(Change{What: "restore", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, "a restore was requested")
+	t.restoreInNewTerm(t.o.Intent.Restore, "a restore was requested")
+}
+
+// restoreAnew begins another term with the same restore, as the data that were made for it in this
+// one are gone: with them PostgreSQL may have begun its timeline, others may have seen that the
+// cluster goes on with it, and the archive may have log of it.
+func (t *turn) restoreAnew() {
+	t.block(t.restoreBlock("Consul's answer: the data that were restored are lost, and a new term restores them again"))
+	t.restoreInNewTerm(t.rec.Restore, "the restored data were lost")
+}
+
+func (t *turn) restoreInNewTerm(what Restoring, why string) {
+	r := t.next(t.o.Self, "restored "+what.Words)
+	what.Timeline = t.ofSite(max(what.Timeline, r.Timeline, t.newestTimeline()) + 1)
+	r.Phase, r.Restore, r.Final = PhaseRestoring, what, nil
+	t.s.RestoreTerm = r.Term
+	t.commit(Change{What: "restore", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, why)
 }
 
 // leadRestored records that the cluster continues with the restored data: its own timeline

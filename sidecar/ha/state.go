@@ -112,6 +112,9 @@ type State struct {
 	// GivenUp is the restore for which this member has sent the transaction that gives it up. Empty:
 	// none.
 	GivenUp string
+	// RestoreTerm is the term that this process has begun with a restore whose data were not
+	// started yet. Zero: none.
+	RestoreTerm uint64
 	// Promotion is what came of the newest request that this site take the writes.
 	Promotion SitePromotion
 	// Led is the newest position that a primary was heard to have, at LedAt, in LedTerm.

@@ -232,7 +232,6 @@ func (w *World) recoveredToTarget(m int) {
 	if !b.guard.armed {
 		w.fail("S5", m, "%s takes writes on restored data without a lease", b.name)
 	}
-	w.releaseTimeline(m, x)
 	s.log = append(s.log[:0], x.log...)
 	w.check.own(w, m, x.timeline, w.position(s, len(s.log)))
 	s.inRecovery, s.standby, s.byHand, s.onTLI, s.odd.place.recovers = false, false, false, true, false
@@ -248,21 +247,6 @@ func (w *World) recoveredToTarget(m int) {
 	w.checkWriters(m)
 	w.checkSetting()
 	w.at(w.slow(m, w.delay()), evLook, m)
-}
-
-// releaseTimeline: a restore that is done again, as its disk was lost, begins the timeline
-// again with which nobody has gone on.
-func (w *World) releaseTimeline(m int, x *saved) {
-	t := w.check.timeline(x.timeline)
-	if t.owner != int8(m) || x.goneOn {
-		return
-	}
-	for j := range w.n {
-		if j != m && slices.ContainsFunc(w.members[j].server.log, func(id uint64) bool { return timelineOf(id) == x.timeline }) {
-			return
-		}
-	}
-	t.owner = -1
 }
 
 // settles notes that the cluster has gone on with the restored data: they are not undone.
