@@ -457,15 +457,15 @@ func (t *turn) nextTerm(old bool, leader, reason string) Record {
 }
 
 // anew makes a record out of one that is not the newest, as Consul was put back: what was
-// claimed since is not known, so that the logs are taken as they are. Unless a person has
-// decided, all members must vote: somebody has each commit that was acknowledged.
+// claimed since is not known, so that the logs are taken as they are. Nor is it known who the
+// voters were, so that all members must vote: somebody has each commit that was acknowledged. Whom
+// a person has decided for leads without them, but nobody after it.
 func (t *turn) anew(r *Record) {
 	r.Term = max(r.Term, t.newestPromise()) + unseenTerms
 	r.Timeline, r.Claims, r.Diverged, r.Final = t.ofSite(max(r.Timeline, t.newestTimeline())+TLI(r.Term)), nil, nil, nil
-	if t.forced() {
-		return
+	if !t.forced() {
+		r.Origin, r.Fenced = Origin{}, false
 	}
-	r.Origin, r.Fenced = Origin{}, false
 	if r.Durability.Mode == ModeQuorum {
 		r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
 	}

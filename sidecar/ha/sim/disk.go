@@ -63,6 +63,15 @@ func (w *World) loseHost(m int) {
 	w.tell(m, "HOST IS LOST FOR GOOD")
 	w.crashHost(m)
 	w.members[m].gone = true
+	w.forgetNothingLeft()
+}
+
+// forgetNothingLeft forgets what was acknowledged where no copy is left: nobody can keep it, also
+// where a cluster is founded that begins with nothing.
+func (w *World) forgetNothingLeft() {
+	if w.nothingLeft() {
+		w.forgetAcked()
+	}
 }
 
 // loseDisk lets a member come back with an empty data directory, at once or
@@ -89,9 +98,7 @@ func (w *World) loseDisk(f *fault, m int, state bool) {
 	if state {
 		s.promise = 0
 	}
-	if w.nothingLeft() {
-		w.forgetAcked() // nobody can keep it, also where a cluster is founded that begins with nothing
-	}
+	w.forgetNothingLeft()
 	w.step(m)
 }
 
