@@ -102,7 +102,7 @@ func (t *turn) beginRestore() {
 
 // restoreAnew begins another term with the same restore, as the data that were made for it in this
 // one are gone: with them PostgreSQL may have begun its timeline, others may have seen that the
-// cluster goes on with it, and the archive may have log of it.
+// cluster continues with it, and the archive may have log of it.
 func (t *turn) restoreAnew() {
 	t.block(t.restoreBlock("Consul's answer: the data that were restored are lost, and a new term restores them again"))
 	t.restoreInNewTerm(t.rec.Restore, "the restored data were lost")
