@@ -148,6 +148,9 @@ func (c *Conn) settle(ctx context.Context, conn *pgx.Conn, want []setting) (ha.P
 			return false, ErrNotStandby
 		case !r.readAll(at.received):
 			why = "local log is still being read, at " + at.replayed.String()
+			if r.delayed() {
+				why += ", as late as recovery_min_apply_delay says"
+			}
 			return false, nil
 		case !at.position.Known():
 			return false, fmt.Errorf("no log file has the position %s: %w", max(at.received, at.replayed), ErrUnsettled)

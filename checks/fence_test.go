@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -151,6 +153,46 @@ func TestFenceAfterRestart(t *testing.T) {
 		if at.LSN < end || at.TLI != 1 || at.History != nil {
 			t.Fatalf("after %s: voted %+v, had %s", sig, at, end)
 		}
+	}
+}
+
+// A standby that is delayed on purpose has to replay its own log first as well, after a restart,
+// which takes as long as its delay: that is said, and it votes when it has.
+func TestFenceOfADelayedStandby(t *testing.T) {
+	p := primary(t, "n1")
+	r := p.standby("n2")
+	r.follow(p)
+	r.streaming()
+	conf := filepath.Join(r.data(), "postgresql.conf")
+	plain, err := os.ReadFile(conf)
+	must(t, err)
+	must(t, os.WriteFile(conf, append(plain, "\nrecovery_min_apply_delay = '1h'\n"...), 0o600))
+	r.exec("select pg_reload_conf()")
+	poll(t, 10*time.Second, "the delay", func() bool { return r.value("current_setting('recovery_min_apply_delay')") == "1h" })
+	p.exec("create table t as select generate_series(1, 1000) as n")
+	end := p.lsn("pg_current_wal_flush_lsn()")
+	poll(t, 10*time.Second, "the log to be received", func() bool { return r.lsn("pg_last_wal_receive_lsn()") >= end })
+	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGINT} {
+		r.stop(sig)
+		r.makeStandby()
+		r.start()
+		if _, err := r.conn.Fence(within(t, 3*time.Second), ha.SyncSetting{}); !errors.Is(err, checks.ErrUnsettled) || !strings.Contains(err.Error(), "recovery_min_apply_delay") {
+			t.Fatalf("after %s, a vote that cannot be given yet: %v", sig, err)
+		}
+		f, err := r.conn.Read(within(t, 10*time.Second))
+		must(t, err)
+		if f.Settled || f.Delayed != time.Hour {
+			t.Errorf("after %s: settled %v, delayed by %s", sig, f.Settled, f.Delayed)
+		}
+	}
+	must(t, os.WriteFile(conf, plain, 0o600))
+	r.exec("select pg_reload_conf()")
+	at, err := r.conn.Fence(within(t, 20*time.Second), ha.SyncSetting{})
+	must(t, err)
+	f, err := r.conn.Read(within(t, 10*time.Second))
+	must(t, err)
+	if at.LSN < end || !f.Settled || f.Delayed != 0 {
+		t.Errorf("voted %+v, had %s; settled %v, delayed by %s", at, end, f.Settled, f.Delayed)
 	}
 }
 

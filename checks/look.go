@@ -119,6 +119,9 @@ func (r receiving) readAll(received ha.LSN) bool {
 	return received != 0 || r.waits == "RecoveryRetrieveRetryInterval"
 }
 
+// delayed reports whether it waits until a commit is as old as recovery_min_apply_delay says.
+func (r receiving) delayed() bool { return r.waits == "RecoveryApplyDelay" }
+
 // warmTime bounds how long a look waits for the session that changes settings.
 const warmTime = 200 * time.Millisecond
 
@@ -206,6 +209,9 @@ func (c *Conn) readLook(answers pgx.BatchResults, shut bool, f *Facts) error {
 	f.Settled = r.standby && at.standby && !r.process && conninfo == "" && restore == "" &&
 		at.position.Known() && r.readAll(at.received)
 	f.ReadAll = r.standby && at.standby && !r.process && r.waits == "RecoveryRetrieveRetryInterval"
+	if r.standby && !r.readAll(at.received) && r.delayed() {
+		f.Delayed = f.ApplyDelay
+	}
 	f.Sync = parseSync(names)
 	f.Walsenders = c.sync.walsenders(f.StartedAt, senders)
 	for _, w := range senders {

@@ -300,6 +300,10 @@ type SQL struct {
 	// has; what it received beyond Replayed is the beginning of one.
 	ReadAll bool
 
+	// Delayed is recovery_min_apply_delay, of a standby that has received nothing since its start
+	// and waits for that: how much log it has is not known before it has read it all. Zero: not so.
+	Delayed time.Duration
+
 	PendingRestart bool
 	// Paused says why a standby receives and replays nothing: it was asked to pause, or
 	// has less of a limit than its primary. Empty: it replays, or that is not known.

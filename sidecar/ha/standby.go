@@ -305,6 +305,11 @@ func (v *view) standsStill() bool {
 var joinRules = [...]rule{
 	{"join-unheard", (*view).leaderUnheard, nil, ends},
 	{"join-no-leader", func(v *view) bool { return v.seen.Phase != PhaseLeading && v.seen.Phase != PhasePromoting }, nil, ends},
+	// PostgreSQL asks for more log when it has replayed its own, which takes as long as its delay.
+	{"join-delayed", func(v *view) bool { return v.unsettled() && v.o.Server.Upstream == "" && v.o.Server.Delayed > 0 }, blocked(func(v *view) Block {
+		return Block{What: "this standby does not follow " + v.seen.Leader + " yet", Missing: "the replay of the log that it had at its start, which recovery_min_apply_delay (" +
+			v.o.Server.Delayed.String() + ") holds back"}
+	}), ends},
 	{"join-fence", func(v *view) bool {
 		return v.unsettled() && (v.o.Server.Upstream != "" || v.after(v.s.AdvancedAt, standstillTime)) && v.rested(Fence)
 	}, func(t *turn) {
