@@ -53,12 +53,15 @@ const (
 	MutateAlone                // an election is under way if Consul says so, where all others are gone
 	MutateBegun                // who has read of an election amid it takes itself for one that has seen it begin
 	MutatePatient              // a forced candidate waits for positions for longer than others wait for it
+	MutateContends             // who has seen an election takes part in another of its term
+	MutateAnew                 // an election that a person has begun by an older record has the voters of that
+	MutateAgain                // restored data that are lost are restored again in the same term
 	mutations
 )
 
 var mutationNames = [...]string{"none", "S1", "S2", "S2-disk", "S3", "S3-ahead", "S4", "S4-catch-up", "S4-widen", "S4-narrow", "S4-promotion", "S4-votes",
 	"S5", "S5-sent", "S6", "S7", "S8", "S9", "S10", "keep", "base", "strayed", "claims", "owed", "put-back", "found", "decided", "amid", "beyond", "marks", "undone", "reused", "partial", "unheard",
-	"instructed", "given-up", "alone", "begun", "patient"}
+	"instructed", "given-up", "alone", "begun", "patient", "contends", "anew", "again"}
 
 // String returns the name of the rule that is broken.
 func (m Mutation) String() string { return mutationNames[m] }
@@ -78,7 +81,9 @@ var mutationWords = [...]string{"", "the ballot is not a compare-and-swap", "a f
 	"the beginning of a record proves that a log has diverged", "data found a cluster beside members that are not heard",
 	"who is made to lead keeps restored data that promote themselves", "that a restore was given up is forgotten if Consul loses it",
 	"an election is under way if Consul says so, where all others are gone",
-	"who has read of an election amid it takes itself for one that has seen it begin", "a forced candidate waits longer than others wait for it"}
+	"who has read of an election amid it takes itself for one that has seen it begin", "a forced candidate waits longer than others wait for it",
+	"who has seen an election takes part in another of its term", "an election that a person has begun by an older record has the voters of that",
+	"restored data that are lost are restored again in the same term"}
 
 // What says in words what is broken.
 func (m Mutation) What() string { return mutationWords[m] }
@@ -99,7 +104,7 @@ func (w *World) mutate(o *ha.Observation) {
 	case MutateS3, MutateS3Ahead, MutateS4Votes, MutateS7, MutateS8, MutateBase, MutateFound, MutateStrayed, MutateClaims:
 		w.peersCopy(o)
 		w.mutateReports(o)
-	case MutatePutBack, MutateGivenUp, MutateBegun:
+	case MutatePutBack, MutateGivenUp, MutateBegun, MutateContends, MutateAgain:
 		w.mutateMemory(o)
 	case MutateDecided, MutateAmid, MutatePartial, MutateUnheard, MutateAlone:
 		w.peersCopy(o)
@@ -188,6 +193,14 @@ func (w *World) mutateMemory(o *ha.Observation) {
 		if r := &o.Consul.Record; r.Phase == ha.PhaseElecting && s.FirstTerm == r.Term {
 			s.FirstTerm--
 		}
+		return
+	case MutateContends:
+		if r := &o.Consul.Record; r.Term == s.Last.Term && r.Leader != s.Last.Leader && s.Last.Phase == ha.PhaseLeading {
+			s.Last, s.Heard = *r, ha.RecordSeen{}
+		}
+		return
+	case MutateAgain:
+		s.RestoreTerm = o.Consul.Record.Term
 		return
 	}
 	s.Last = ha.Record{}
@@ -285,6 +298,8 @@ func (w *World) distort(m int, a *ha.Action) {
 		if n := len(r.Claims); n > 0 && r.Claims[n-1].Parent == r.Timeline {
 			r.Timeline, r.Claims = s.consul.Record.Timeline, s.consul.Record.Claims
 		}
+	case w.opt.Mutation == MutateAnew && a.Kind == ha.Commit && a.Change.What == "ballot" && s.intent.Force:
+		r.Durability = s.state.Last.Durability
 	case w.opt.Mutation == MutateAlone && a.Kind == ha.Commit && a.Change.What == "ballot":
 		r.Members = s.consul.Record.Members
 	case w.opt.Mutation == MutateS4Promotion && a.Kind == ha.Commit && a.Change.What == "claim" && r.Durability.Has(names[m]):

@@ -235,6 +235,7 @@ var caughtBy = [...]string{
 	sim.MutateBeyond: "timeline", sim.MutateMarks: "timeline", sim.MutateUndone: "restore",
 	sim.MutateReused: "timeline", sim.MutatePartial: "accused", sim.MutateUnheard: "lost",
 	sim.MutateInstructed: "S5", sim.MutateGivenUp: "restore", sim.MutateAlone: "lost", sim.MutateBegun: "S1", sim.MutatePatient: "stuck",
+	sim.MutateContends: "S1", sim.MutateAnew: "S4", sim.MutateAgain: "timeline",
 }
 
 // struckBy is the fault from outside without which a mutation changes nothing.
@@ -245,10 +246,11 @@ var struckBy = [...]sim.Outside{sim.MutateKeep: sim.OtherVersion, sim.MutateBase
 	sim.MutateUndone: sim.RestoreInPlace, sim.MutateReused: sim.RestoreVoters | sim.LoseDisk,
 	sim.MutatePartial: sim.MidRecord, sim.MutateUnheard: sim.LoseState | sim.EmptyWithHost,
 	sim.MutateInstructed: sim.RestoreInPlace | sim.AcceptLoss, sim.MutateGivenUp: sim.RestoreInPlace | sim.EmptyConsul,
-	sim.MutateAlone: sim.RestoreVoters | sim.ClockStops, sim.MutateBegun: sim.AllOutside, sim.MutatePatient: sim.OtherTimeout | sim.HungDisk | sim.DeleteKeys}
+	sim.MutateAlone: sim.RestoreVoters | sim.ClockStops, sim.MutateBegun: sim.AllOutside, sim.MutatePatient: sim.OtherTimeout | sim.HungDisk | sim.DeleteKeys,
+	sim.MutateContends: sim.AllOutside, sim.MutateAnew: sim.AllOutside, sim.MutateAgain: sim.AllOutside}
 
 // ofSize are the clusters in which those mutations tell that do not with three members.
-var ofSize = map[sim.Mutation]int{sim.MutateGivenUp: 2, sim.MutateAlone: 2, sim.MutateBegun: 5, sim.MutatePatient: 4}
+var ofSize = map[sim.Mutation]int{sim.MutateGivenUp: 2, sim.MutateAlone: 2, sim.MutateBegun: 5, sim.MutatePatient: 4, sim.MutateAgain: 2}
 
 // beside is what makes a mutation tell.
 func beside(m sim.Mutation) sim.Outside {
@@ -262,7 +264,8 @@ func beside(m sim.Mutation) sim.Outside {
 // rare runs.
 var caughtFrom = map[sim.Mutation]uint64{sim.MutateS2: 2000, sim.MutateS2Disk: 2700, sim.MutateS5: 1700, sim.MutateBase: 1100, sim.MutateOwed: 700,
 	sim.MutateDecided: 1100, sim.MutateAmid: 2800, sim.MutateBeyond: 1600, sim.MutateMarks: 3000, sim.MutateUndone: 2000, sim.MutateReused: 9000,
-	sim.MutateInstructed: 4700, sim.MutateGivenUp: 19_100, sim.MutateAlone: 6700, sim.MutateBegun: 22_002_000, sim.MutatePatient: 8100}
+	sim.MutateInstructed: 4700, sim.MutateGivenUp: 19_100, sim.MutateAlone: 6700, sim.MutateBegun: 22_002_000, sim.MutatePatient: 8100,
+	sim.MutateContends: 30_104_900, sim.MutateAnew: 34_015_800, sim.MutateAgain: 32_001_400}
 
 // mutationBudget is within how many runs a mutation must be noticed.
 const mutationBudget = 20_000
