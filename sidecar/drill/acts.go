@@ -66,11 +66,16 @@ func shown(ctx context.Context, c Cast, words ...string) error { return shownOne
 // shownOne waits until it has all words of one of the lists.
 func shownOne(ctx context.Context, c Cast, lists ...[]string) error {
 	var last string
+	var failed error // why it did not say anything, the last time
 	_, err := waitUntil(ctx, func() (int, error) {
 		said, err := anywhere(ctx, c, "status")
-		if last = said; err != nil {
+		if err != nil {
+			if ctx.Err() == nil {
+				failed = err
+			}
 			return 0, nil // it is asked again
 		}
+		last, failed = said, nil
 		columns := strings.Join(strings.Fields(said), " ")
 		lacks := func(word string) bool { return !strings.Contains(columns, word) }
 		if slices.ContainsFunc(lists, func(words []string) bool { return !slices.ContainsFunc(words, lacks) }) {
@@ -79,7 +84,7 @@ func shownOne(ctx context.Context, c Cast, lists ...[]string) error {
 		return 0, nil
 	}, func(is int) bool { return is == 1 })
 	if err != nil {
-		return fmt.Errorf("wait until status names %q: %w; it said:\n%s", lists, err, last)
+		return fmt.Errorf("wait until status names %q: %w; it said:\n%s", lists, errors.Join(err, failed), last)
 	}
 	return nil
 }
