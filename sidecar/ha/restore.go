@@ -108,9 +108,12 @@ func (t *turn) restoreAnew() {
 	t.restoreInNewTerm(t.rec.Restore, "the restored data were lost")
 }
 
+// restoreInNewTerm begins a term without anybody's vote, so that nobody may know of it when Consul
+// has lost it: its term and its timeline are to be no other's.
 func (t *turn) restoreInNewTerm(what Restoring, why string) {
 	r := t.next(t.o.Self, "restored "+what.Words)
-	what.Timeline = t.ofSite(max(what.Timeline, r.Timeline, t.newestTimeline()) + 1)
+	r.Term += unseenTerms
+	what.Timeline = t.ofSite(max(what.Timeline, r.Timeline, t.newestTimeline()) + unseenTerms)
 	r.Phase, r.Restore, r.Final = PhaseRestoring, what, nil
 	t.s.RestoreTerm = r.Term
 	t.commit(Change{What: "restore", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, why)

@@ -355,7 +355,8 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 func (w *World) checkFollows(m int, old *ha.Record, broken bool) {
 	r := &w.consul.record
 	switch {
-	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting) && !w.beyond.putBack:
+	// A restore begins without a vote, in a term far beyond those that others may be asking for.
+	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting && r.Phase != ha.PhaseRestoring) && !w.beyond.putBack:
 		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
 	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader:
 		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
