@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -35,15 +36,15 @@ func (l *told) has(words string) bool {
 	return strings.Contains(l.text.String(), words)
 }
 
-// TestReload: SIGHUP has the proxy read its configuration again; one with a fault leaves it as
-// it is, and says so.
+// TestReload: SIGHUP has the proxy read its configuration again; one with a fault, or that
+// cannot be run, leaves it as it is, and says so.
 func TestReload(t *testing.T) {
 	var mu sync.Mutex
-	now, fault := "orders", error(nil)
-	set := func(cluster string, err error) {
+	now, fault, listen := "orders", error(nil), ""
+	set := func(cluster string, err error, at ...string) {
 		mu.Lock()
 		defer mu.Unlock()
-		now, fault = cluster, err
+		now, fault, listen = cluster, err, strings.Join(at, "")
 	}
 	load := func() (*config.Config, error) {
 		mu.Lock()
@@ -52,6 +53,7 @@ func TestReload(t *testing.T) {
 			return nil, fault
 		}
 		cfg := &config.Config{Cluster: now, Member: "app"}
+		cfg.API.Listen = listen
 		cfg.Service.Name, cfg.Consul.Addresses, cfg.Consul.SessionTTL = now, []string{"127.0.0.1:1"}, 10*time.Second // nobody is there
 		return cfg, nil
 	}
@@ -82,6 +84,17 @@ func TestReload(t *testing.T) {
 	set("billing", nil)
 	reload <- syscall.SIGHUP
 	await("following the cluster: cluster=billing")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	set("invoices", nil, taken.Addr().String())
+	reload <- syscall.SIGHUP
+	await("cannot be run; the one before is used again")
+	set("receipts", nil)
+	reload <- syscall.SIGHUP
+	await("following the cluster: cluster=receipts")
 	end()
 	if err := <-ended; err != nil {
 		t.Error(err)
