@@ -120,11 +120,11 @@ func (r *Record) before(last *Record) bool {
 }
 
 // contends reports whether r is of another election in the term of last, which had come as
-// far or further: Consul was put back to before it, and who did not know of it began the
-// term anew. Who has seen the first takes no part in the second: a term has one leader (S1).
+// far or further, or founds the cluster beside it: Consul was put back to before it, or has lost
+// it, and who did not know of it began the term anew. Who has seen the first takes no part in the
+// second: a term has one leader (S1).
 func (r *Record) contends(last *Record) bool {
-	elects := PhaseElecting.order()
-	return r.Term == last.Term && r.Leader != last.Leader && r.Phase.order() >= elects && r.Phase.order() <= last.Phase.order()
+	return r.Term == last.Term && r.Leader != last.Leader && last.Phase.order() >= PhaseElecting.order() && r.Phase.order() <= last.Phase.order()
 }
 
 // same reports whether two records say the same.
