@@ -50,6 +50,17 @@ func (s *SiteConn) Ask(ctx context.Context) (SiteServer, error) {
 	return SiteServer{SystemID: systemID, Major: n, Standby: s.conn.ParameterStatus("in_hot_standby") != "off", Position: at}, nil
 }
 
+// Wait waits until ctx is done, which leaves the session as it is, or the session has ended,
+// and returns why then.
+func (s *SiteConn) Wait(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := s.conn.WaitForNotification(ctx); s.conn.IsClosed() {
+			return kind(err)
+		}
+	}
+	return nil
+}
+
 // EnsureSlot makes a physical slot that keeps log from now on, if there is none of the
 // name.
 func (s *SiteConn) EnsureSlot(ctx context.Context, name string) error {

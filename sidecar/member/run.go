@@ -273,7 +273,8 @@ func (m *Member) newParts() (err error) {
 		return err
 	}
 	m.server.others, m.server.hooks = m.seePeers, m.hooks
-	m.other = &site{member: m, log: m.log.Named("site")}
+	m.other = newSite(m)
+	m.server.siteSlots = m.other.slots
 	if m.saving, err = newSaving(m); err == nil && m.saving.archive != nil {
 		m.server.copies.engine = m.saving.archive.engine
 	}

@@ -59,9 +59,14 @@ type localServer struct {
 	// stuck is told that the standby replays nothing until it is restarted; set before
 	// the sidecar runs.
 	stuck func(why string)
-	// others tells what is known of the other members; set before the sidecar runs.
-	others func() peersView
+	around
 	copies copies
+}
+
+// around are the parts that know other servers; set before the sidecar runs.
+type around struct {
+	others    func() peersView   // what is known of the other members
+	siteSlots chan<- slotRequest // answered by who has sessions with the other site's servers
 }
 
 // kept is what this process has last brought to the server of files that change.

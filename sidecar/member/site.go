@@ -16,34 +16,63 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
-	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
-// How often the other site is asked: its primary, over a session that stays, and, while
-// none is known or this member receives nothing from it, all of its servers.
+// How often the other site is asked: its primary, over a session that stays, and all of its
+// servers where none is known.
 const (
 	siteEvery = time.Second
-	siteSoon  = 200 * time.Millisecond
+	// siteSoon is that of a standby cluster's leader that receives nothing, and siteHurry for
+	// how long: a failover at the other site is over by then, or it is none.
+	siteSoon  = 100 * time.Millisecond
+	siteHurry = 30 * time.Second
+	// siteAnswerTime is how long the primary may take to answer before the others are asked, one of
+	// which may have taken its place.
+	siteAnswerTime = 2 * time.Second
 )
 
 // site watches the other site's cluster: which of its servers is the primary, and how far
 // that one is. One goroutine, which Run of the shell owns, asks; Source tells.
+//
+// From a failover there until the stream comes from the new primary, each way there and back
+// counts, and a new session takes seven of them. So a standby cluster's leader keeps sessions
+// with all servers of the other site, is woken by the end of the primary's, and makes its slot
+// over the one that it has.
 type site struct {
 	member *Member
 	log    hclog.Logger
+	slots  chan slotRequest // answered by Run
+	snaps  snapshots        // the shell; set by Run
 
 	mu     sync.Mutex // guards what follows
 	source ha.Source
 	apis   []string // of its members, as Consul had them last; empty: not known
 
 	// the goroutine's own
-	name    string           // of the site that is watched
-	primary *checks.SiteConn // to source.Address; nil: none
-	known   []string         // its servers, as they were last found
+	name     string // of the site that is watched
+	primary  string // the server that was last heard as one; empty: none
+	sessions siteSessions
+	known    []string // its servers, as they were last found
+	found    siteList // how they were
+	lists    chan siteList
+	listing  bool
+	unfedAt  time.Time // since when this member is to receive from it, and does not; zero: it does
 }
 
 var _ sidecar.Site = (*site)(nil)
+
+// snapshots is the shell's newest decision, and the next.
+type snapshots interface {
+	Snapshot() *sidecar.Snapshot
+	Await(ctx context.Context, done func(*sidecar.Snapshot) bool) (*sidecar.Snapshot, error)
+}
+
+func newSite(m *Member) *site {
+	s := &site{member: m, log: m.log.Named("site"), slots: make(chan slotRequest), lists: make(chan siteList)}
+	s.sessions = newSiteSessions(s.dial)
+	return s
+}
 
 // Source is what is known now.
 func (s *site) Source() ha.Source {
@@ -61,10 +90,13 @@ func (s *site) addresses() []string {
 
 // Run watches until ctx is done.
 func (s *site) Run(ctx context.Context, notify func()) error {
-	var witness sync.WaitGroup
-	witness.Go(func() { s.keepWord(ctx, notify) })
-	defer witness.Wait()
-	defer s.forget()
+	s.snaps = s.member.sidecar
+	ctx, cancel := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { s.keepWord(ctx, notify) })
+	defer s.sessions.end()
+	defer tasks.Wait()
+	defer cancel()
 	for {
 		before := s.Source()
 		s.look(ctx, s.member.site())
@@ -77,7 +109,7 @@ func (s *site) Run(ctx context.Context, notify func()) error {
 			notify()
 		}
 		s.noteEpoch()
-		if !waited(ctx, s.pause()) {
+		if !s.wait(ctx) {
 			return nil
 		}
 	}
@@ -99,17 +131,86 @@ func (s *site) noteEpoch() {
 	}
 }
 
+// leads reports whether this member leads a standby cluster, whose server streams from the
+// other site.
+func leads(snap *sidecar.Snapshot) bool {
+	return snap != nil && snap.Observation.Consul.Record.StandbyOf != "" && snap.Observation.Consul.Record.Leader == snap.Observation.Self
+}
+
+// unfed reports whether it is to receive from there, and does not.
+func unfed(snap *sidecar.Snapshot) bool {
+	return leads(snap) && snap.Observation.Server.Receiving != ha.Yes
+}
+
 // pause is how long it is until the next question.
-func (s *site) pause() time.Duration {
-	snap := s.member.sidecar.Snapshot()
-	if s.name == "" || snap == nil {
+func (s *site) pause(snap *sidecar.Snapshot) time.Duration {
+	if s.name == "" || !leads(snap) || s.primary != "" && !unfed(snap) {
+		s.unfedAt = time.Time{}
 		return siteEvery
 	}
-	o := &snap.Observation
-	if o.Consul.Record.StandbyOf != "" && o.Consul.Record.Leader == o.Self && o.Server.Receiving != ha.Yes {
-		return siteSoon
+	if s.unfedAt.IsZero() {
+		s.unfedAt = time.Now()
 	}
-	return siteEvery
+	if time.Since(s.unfedAt) > siteHurry {
+		return siteEvery
+	}
+	return siteSoon
+}
+
+// wait waits until the next question is due: after a pause, or as soon as the primary's session
+// has ended or this member begins to receive nothing. It reports whether ctx goes on.
+func (s *site) wait(ctx context.Context) bool {
+	snap := s.snaps.Snapshot()
+	pause, cancel := context.WithTimeout(ctx, s.pause(snap))
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer cancel()
+	if s.name != "" && !unfed(snap) {
+		watchers.Go(func() {
+			if _, err := s.snaps.Await(pause, unfed); err == nil {
+				cancel()
+			}
+		})
+	}
+	ended := make(chan error, 1)
+	session := s.sessions.open[s.primary]
+	watchers.Go(func() {
+		if session != nil {
+			ended <- session.Wait(pause)
+			return
+		}
+		<-pause.Done()
+		ended <- nil
+	})
+	for {
+		select {
+		case err := <-ended:
+			if err != nil {
+				s.lost(err)
+			}
+			return ctx.Err() == nil
+		case a := <-s.sessions.answers:
+			if s.sessions.take(a, leads(snap)); s.primary == "" && a.session != nil && !a.said.Standby {
+				cancel() // it may be the primary
+			}
+		case l := <-s.lists:
+			s.listed(&l)
+		case r := <-s.slots:
+			cancel()
+			if err := <-ended; err != nil {
+				s.lost(err)
+			}
+			s.makeSlot(ctx, &r)
+			return ctx.Err() == nil
+		}
+	}
+}
+
+// lost notes that the primary's session has ended.
+func (s *site) lost(why error) {
+	s.sessions.close(s.primary)
+	s.primary = ""
+	s.set(func(src *ha.Source) { src.Problem = checks.Brief(why) })
 }
 
 // sameSource reports whether nothing has changed that anybody waits for.
@@ -121,32 +222,50 @@ func sameSource(a, b *ha.Source) bool {
 // look asks once.
 func (s *site) look(ctx context.Context, of *settings.Site) {
 	if name := of.Name(); name != s.name {
-		s.forget()
-		s.name, s.known = name, nil
+		s.sessions.closeAll()
+		s.name, s.primary, s.known, s.found = name, "", nil, siteList{}
 		s.set(func(src *ha.Source) { *src = ha.Source{Witness: src.Witness} })
 	}
 	if s.name == "" {
 		return
 	}
-	if s.primary != nil && s.ask(ctx) {
+	if !s.ask(ctx) {
+		s.find(ctx, of)
 		return
 	}
-	s.find(ctx, of)
+	if leads(s.snaps.Snapshot()) {
+		s.keepSessions(ctx, of)
+	} else {
+		s.sessions.closeBut(s.primary)
+	}
+}
+
+// keepSessions sees to sessions with the servers that may be the primary next.
+func (s *site) keepSessions(ctx context.Context, of *settings.Site) {
+	if !s.sessions.due(s.known) {
+		return
+	}
+	_ = s.servers(ctx, of) // those that were known before are asked where there is no answer
+	if s.notOwn(s.ownServers()) == nil {
+		s.sessions.ask(ctx, slices.DeleteFunc(slices.Clone(s.known), func(a string) bool { return a == s.primary }))
+	}
 }
 
 // ask asks the primary that is known, and reports whether it still is one.
 func (s *site) ask(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	session := s.sessions.open[s.primary]
+	if session == nil {
+		s.primary = ""
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, siteAnswerTime)
 	defer cancel()
-	said, err := s.primary.Ask(ctx)
-	if err != nil || said.Standby {
-		s.forget()
-		s.set(func(src *ha.Source) {
-			src.Problem = "it is a standby now"
-			if err != nil {
-				src.Problem = checks.Brief(err)
-			}
-		})
+	said, err := session.Ask(ctx)
+	if err == nil && said.Standby {
+		err = errors.New("it is a standby now")
+	}
+	if err != nil {
+		s.lost(err)
 		return false
 	}
 	s.heard(said, "")
@@ -173,21 +292,11 @@ func (s *site) find(ctx context.Context, of *settings.Site) {
 		s.set(func(src *ha.Source) { src.Problem = err.Error() })
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	found := make(chan siteAnswer, len(s.known))
-	for _, address := range s.known {
-		go func() { found <- s.dial(ctx, address) }() // ends with ctx
-	}
-	var answers []siteAnswer
-	for range s.known {
-		answers = append(answers, <-found)
-	}
+	answers := s.sessions.round(ctx, s.known)
 	best, heard, problem := primaryOf(answers, s.member.server.files.Major())
+	all := leads(s.snaps.Snapshot())
 	for i := range answers {
-		if a := &answers[i]; best == nil || a.address != best.address {
-			a.close(ctx)
-		}
+		s.sessions.take(answers[i], all || best != nil && answers[i].address == best.address)
 	}
 	if heard {
 		s.set(func(src *ha.Source) { src.HeardAt = guard.Now() })
@@ -196,7 +305,7 @@ func (s *site) find(ctx context.Context, of *settings.Site) {
 		s.set(func(src *ha.Source) { src.Problem = cmp.Or(problem, "no server of it is known") })
 		return
 	}
-	s.primary = best.conn
+	s.primary = best.address
 	s.heard(best.said, best.address)
 }
 
@@ -225,37 +334,72 @@ func primaryOf(answers []siteAnswer, major int) (best *siteAnswer, heard bool, p
 	return best, standbys > 0, strings.Join(problems, "; ")
 }
 
-// servers finds the addresses of the other site's servers. Where Consul does not answer
-// those that it last named are asked.
+// siteList is what Consul said of the other site's servers.
+type siteList struct {
+	name          string // of the site
+	servers, apis []string
+	err           error
+	at            time.Time // of the question
+}
+
+// servers finds the addresses of the other site's servers. While Consul does not answer those
+// that it last named are asked; where there are none its answer is awaited.
 func (s *site) servers(ctx context.Context, of *settings.Site) error {
 	if of.Service == "" {
-		s.known = of.Addresses
-		s.setAPIs(of.APIs)
+		s.listed(&siteList{name: s.name, servers: of.Addresses, apis: of.APIs})
 		return nil
 	}
-	found, err := s.member.cluster.Site(ctx, of.Service, of.Datacenter)
-	if err != nil {
-		return err
+	if !s.listing && (len(s.known) == 0 || time.Since(s.found.at) >= siteEvery) {
+		s.listing = true
+		s.sessions.tasks.Go(func() {
+			l := s.member.siteServers(ctx, of)
+			select {
+			case s.lists <- l:
+			case <-ctx.Done():
+			}
+		})
 	}
-	if len(found) == 0 {
-		if len(s.known) == 0 {
-			return errors.New("no server is registered as " + of.Name())
+	if len(s.known) == 0 {
+		select {
+		case l := <-s.lists:
+			s.listed(&l)
+		case <-ctx.Done():
 		}
-		return nil
 	}
-	var apis []string
-	s.known = nil
+	if s.found.err == nil && len(s.known) == 0 {
+		return errors.New("no server is registered as " + of.Name())
+	}
+	return s.found.err
+}
+
+// listed takes over a list; one without servers leaves those that are known.
+func (s *site) listed(l *siteList) {
+	s.listing = false
+	if l.name != s.name {
+		return
+	}
+	s.found = *l
+	if len(l.servers) > 0 {
+		s.known = l.servers
+		s.setAPIs(l.apis)
+	}
+}
+
+// siteServers asks Consul for the other site's servers.
+func (m *Member) siteServers(ctx context.Context, of *settings.Site) siteList {
+	l := siteList{name: of.Name(), at: time.Now()}
+	found, err := m.cluster.Site(ctx, of.Service, of.Datacenter)
+	l.err = err
 	for i := range found {
-		s.known = append(s.known, found[i].Postgres)
+		l.servers = append(l.servers, found[i].Postgres)
 		if found[i].API != "" {
-			apis = append(apis, found[i].API)
+			l.apis = append(l.apis, found[i].API)
 		}
 	}
 	if len(of.APIs) > 0 {
-		apis = of.APIs
+		l.apis = of.APIs
 	}
-	s.setAPIs(apis)
-	return nil
+	return l
 }
 
 // ownServers are the addresses of this cluster's servers, as far as this member hears: its
@@ -294,20 +438,6 @@ func (s *site) setAPIs(addresses []string) {
 	s.apis = addresses
 }
 
-// siteAnswer is what a server of the other site said.
-type siteAnswer struct {
-	address string
-	conn    *checks.SiteConn
-	said    checks.SiteServer
-	err     error
-}
-
-func (a siteAnswer) close(ctx context.Context) {
-	if a.conn != nil {
-		_ = a.conn.Close(ctx) // the server ends the session either way
-	}
-}
-
 // dial opens a session with a server, and asks it what it is.
 func (s *site) dial(ctx context.Context, address string) siteAnswer {
 	a := siteAnswer{address: address}
@@ -317,25 +447,17 @@ func (s *site) dial(ctx context.Context, address string) siteAnswer {
 		return a
 	}
 	server := s.member.server
-	if a.conn, a.err = checks.DialSite(ctx, server.upstream(to), server.replicationPassword); a.err != nil {
+	conn, err := checks.DialSite(ctx, server.upstream(to), server.replicationPassword)
+	if err != nil {
+		a.err = err
 		return a
 	}
-	if a.said, a.err = a.conn.Ask(ctx); a.err != nil {
-		a.close(ctx)
-		a.conn = nil
+	if a.said, a.err = conn.Ask(ctx); a.err != nil {
+		closeSession(conn)
+		return a
 	}
+	a.session = conn
 	return a
-}
-
-// forget ends the session with the primary.
-func (s *site) forget() {
-	if s.primary == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = s.primary.Close(ctx) // the server ends it either way
-	s.primary = nil
 }
 
 func (s *site) set(change func(*ha.Source)) {
@@ -350,36 +472,4 @@ func (m *Member) site() *settings.Site {
 		return set
 	}
 	return &m.current.Load().StandbyOf
-}
-
-// slotAt is this member's slot on the server that it is to receive from: at another site's
-// it is made here, as nobody there knows of this member.
-func (s *localServer) slotAt(ctx context.Context, source postgres.Source) (string, error) {
-	cfg := s.config.Load()
-	if !ha.IsSite(source.Member) {
-		return checks.SlotName(cfg.Member), nil
-	}
-	return checks.SiteSlot(cfg.Cluster, cfg.Member), s.makeSlot(ctx, s.upstream(source), s.others().members)
-}
-
-// makeSlot makes this member's slot on the other site's primary, and drops those of members
-// that streamed from there before it and do not any more.
-func (s *localServer) makeSlot(ctx context.Context, to checks.Upstream, others []string) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	conn, err := checks.DialSite(ctx, to, s.replicationPassword)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx) //nolint:errcheck // the server ends the session either way
-	cfg := s.config.Load()
-	if err := conn.EnsureSlot(ctx, checks.SiteSlot(cfg.Cluster, cfg.Member)); err != nil {
-		return err
-	}
-	for _, m := range others {
-		if err := conn.DropSlot(ctx, checks.SiteSlot(cfg.Cluster, m)); err != nil {
-			s.log.Warn("a slot on the other site's primary stays", "member", m, "error", err)
-		}
-	}
-	return nil
 }
