@@ -120,6 +120,7 @@ var sourceRules = [...]rule{
 	// It has written on since it was asked.
 	{"source-same-timeline", func(v *view) bool { return v.o.Source.Position.TLI == v.o.Server.Position.TLI }, nil, ends},
 	{"source-not-asked", func(v *view) bool { return !v.askedSince() }, nil, ends},
+	{"source-promotion-begun", (*view).mayTakeWrites, (*turn).withdrawPromotion, ends},
 	{"source-clone", func(v *view) bool { return v.gaveUp(Rewind) }, cloneSource("pg_rewind failed"), ends},
 	{"source-rewind", func(v *view) bool { return v.rested(Rewind) }, func(t *turn) {
 		t.do(Action{Kind: Rewind, Term: t.rec.Term, From: t.rec.StandbyOf, Address: t.o.Source.Address,
@@ -276,7 +277,7 @@ func (t *turn) leadFromSite() {
 // that are heard, with nobody's acknowledged commits among them. Its timeline is beyond
 // those that the other site may come to while it has not heard of this.
 func (t *turn) promoteSite() {
-	t.s.Promotion = SitePromotion{Since: t.o.Intent.Since, Begun: true}
+	t.s.Promotion = SitePromotion{Since: t.o.Intent.Since, Begun: true, Index: t.rec.Index}
 	r := t.next(t.o.Self, "this site takes writes in the place of "+t.rec.StandbyOf)
 	r.StandbyOf, r.Released, r.Given = "", nil, t.o.Intent.SiteFinal
 	r.Origin, r.Fenced, r.Final, r.Claims = Origin{}, true, nil, nil
@@ -286,6 +287,18 @@ func (t *turn) promoteSite() {
 	r.Epoch = EpochOf(known+siteTimelines/2) + 1
 	r.Timeline = TLI(r.Epoch)*EpochTimelines + t.ownHalf()*siteTimelines
 	t.commit(Change{What: "site", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, r.Reason)
+}
+
+// mayTakeWrites reports whether a transaction was sent by which this site takes the writes, and it
+// is not known whether it was carried out, or still will be: with what this server has now.
+func (v *view) mayTakeWrites() bool {
+	return v.s.Promotion.Begun && v.s.Promotion.Index == v.rec.Index
+}
+
+// withdrawPromotion changes the record, so that what was sent before is not carried out any more.
+func (t *turn) withdrawPromotion() {
+	t.block(Block{What: "the server is not brought onto " + t.rec.StandbyOf + "'s log", Missing: "Consul's word on whether this site has taken the writes, as was requested"})
+	t.commit(Change{What: "withdraw", Record: t.rec, Lock: LockKeep, Session: t.o.Consul.Session}, "the request that this site take the writes is over")
 }
 
 // siteTimelines is how many timelines a site has in each epoch. An epoch's first half is

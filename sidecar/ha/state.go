@@ -129,6 +129,7 @@ type State struct {
 type SitePromotion struct {
 	Since   Instant // when it was asked (Intent.Since)
 	Begun   bool    // a transaction was sent that may have done it
+	Index   uint64  // and the record's index then: it is not carried out when that has changed
 	Refused string  // why; empty: it was not
 }
 
