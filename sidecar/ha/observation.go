@@ -273,8 +273,6 @@ type SQL struct {
 	// Position: a standby's flushed receive (or replay) position; a primary's
 	// flushed insert position; a stopped server's Files.End.
 	Position Position
-	// Replayed is how far a standby has come in replaying; people want to know.
-	Replayed LSN
 	// Settled: nothing is received, and all local WAL was replayed or is known
 	// as received, so that Position is all there is (S2).
 	Settled      bool
@@ -295,21 +293,26 @@ type SQL struct {
 	// Relaxed says which setting of the running server acknowledges commits that no
 	// standby has flushed (synchronous_commit), or that this server itself has not
 	// (fsync), and where it comes from. Empty: none.
-	Relaxed string
-	// ReadAll: a standby that receives nothing has replayed every whole record that it
-	// has; what it received beyond Replayed is the beginning of one.
-	ReadAll bool
-
-	// Delayed is recovery_min_apply_delay, of a standby that has received nothing since its start
-	// and waits for that: how much log it has is not known before it has read it all. Zero: not so.
-	Delayed time.Duration
-
+	Relaxed        string
 	PendingRestart bool
-	// Paused says why a standby receives and replays nothing: it was asked to pause, or
-	// has less of a limit than its primary. Empty: it replays, or that is not known.
-	Paused string
 
+	Replay
 	Configured
+}
+
+// Replay is what a standby does with its log.
+type Replay struct {
+	// Replayed is how far it has come; people want to know.
+	Replayed LSN
+	// ReadAll: it receives nothing, and has replayed every whole record that it has; what it
+	// received beyond Replayed is the beginning of one.
+	ReadAll bool
+	// Delayed is recovery_min_apply_delay, where it has received nothing since its start and
+	// waits for that: how much log it has is not known before it has read it all. Zero: not so.
+	Delayed time.Duration
+	// Paused says why it receives and replays nothing: it was asked to pause, or has less of a
+	// limit than its primary. Empty: it replays, or that is not known.
+	Paused string
 }
 
 // Probes is what came of the looks and write probes in a row. It is forgotten
