@@ -115,6 +115,10 @@ func (w *World) acknowledge(m, n int) {
 		w.beyond.outcome.Accepted++ // by who was deposed at a person's risk, and does not know it
 		return
 	}
+	if s.term < w.beyond.replacedTerm {
+		w.beyond.outcome.Accepted++ // or whose data a person has replaced, as its host stood still until then
+		return
+	}
 	if w.byOldWord(m) {
 		w.beyond.outcome.Local++
 		return

@@ -132,6 +132,8 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 31006066, Members: 3, Outside: sim.AllOutside}, // the only copy was lost, and Consul with it
 		{Seed: 34055657, Members: 3, Outside: sim.AllOutside}, // a restore's term and timeline became others', as Consul was put back to before it
 		{Seed: 34080395, Members: 3, Outside: sim.AllOutside}, // what had been sent before the cluster was there founded it anew when Consul had lost the keys
+		// The world was wrong: who stood still during a restore acknowledged what that had replaced.
+		{Seed: 1796165593417123665, Members: 5, Outside: sim.RestoreInPlace},
 		{Seed: 33001017, Members: 2, Outside: sim.AllOutside}, // with its host
 		{Seed: 34015855, Members: 3, Outside: sim.AllOutside}, // a person's election began by an older record, whose voters were not those of the newest
 		{Seed: 32001480, Members: 2, Outside: sim.AllOutside}, // restored data were lost, and recovered again on the timeline that they had begun

@@ -285,6 +285,7 @@ func (w *World) goesOn(m int, id string) {
 		return
 	}
 	x.goneOn = true
+	w.beyond.replacedTerm = max(w.beyond.replacedTerm, w.consul.record.Term)
 	if x.givenUp {
 		w.fail("restore", m, "the cluster continues with %s, which was given up", id)
 		return

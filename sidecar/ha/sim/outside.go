@@ -141,6 +141,7 @@ type beyond struct {
 type risk struct {
 	accepted     int    // what Outcome.Accepted was when a loss was accepted last
 	acceptedTerm uint64 // the term of the newest promotion with an accepted loss
+	replacedTerm uint64 // the term of the newest restore in place with which the cluster has gone on
 	accepting    bool   // an operator has accepted a loss, and it has not come yet
 	restores     []saved
 	// localAt is since when the server localOf, which was told not to wait, acknowledges
