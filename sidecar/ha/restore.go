@@ -108,12 +108,16 @@ func (t *turn) restoreAnew() {
 	t.restoreInNewTerm(t.rec.Restore, "the restored data were lost")
 }
 
+// unvotedTerms is how far the term and the timeline of a restore are above all that are known. A
+// record that is made anew by who does not know of it is to be above it.
+const unvotedTerms = unseenTerms / 2
+
 // restoreInNewTerm begins a term without anybody's vote, so that nobody may know of it when Consul
 // has lost it: its term and its timeline are to be no other's.
 func (t *turn) restoreInNewTerm(what Restoring, why string) {
 	r := t.next(t.o.Self, "restored "+what.Words)
-	r.Term += unseenTerms
-	what.Timeline = t.ofSite(max(what.Timeline, r.Timeline, t.newestTimeline()) + unseenTerms)
+	r.Term += unvotedTerms
+	what.Timeline = t.ofSite(max(what.Timeline, r.Timeline, t.newestTimeline()) + unvotedTerms)
 	r.Phase, r.Restore, r.Final = PhaseRestoring, what, nil
 	t.s.RestoreTerm = r.Term
 	t.commit(Change{What: "restore", Record: r, Lock: LockTake, Session: t.o.Consul.Session, Prior: t.o.Consul.Lock}, why)

@@ -134,6 +134,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 34080395, Members: 3, Outside: sim.AllOutside}, // what had been sent before the cluster was there founded it anew when Consul had lost the keys
 		// The world was wrong: who stood still during a restore acknowledged what that had replaced.
 		{Seed: 1796165593417123665, Members: 5, Outside: sim.RestoreInPlace},
+		{Seed: 34076058, Members: 3, Outside: sim.AllOutside}, // and they were as far above as those of a record that is made anew
 		{Seed: 33001017, Members: 2, Outside: sim.AllOutside}, // with its host
 		{Seed: 34015855, Members: 3, Outside: sim.AllOutside}, // a person's election began by an older record, whose voters were not those of the newest
 		{Seed: 32001480, Members: 2, Outside: sim.AllOutside}, // restored data were lost, and recovered again on the timeline that they had begun
