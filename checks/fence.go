@@ -149,7 +149,7 @@ func (c *Conn) settle(ctx context.Context, conn *pgx.Conn, want []setting) (ha.P
 		case !r.readAll(at.received):
 			why = "local log is still being read, at " + at.replayed.String()
 			if r.delayed() {
-				why += ", as late as recovery_min_apply_delay says"
+				why += ", held back by recovery_min_apply_delay"
 			}
 			return false, nil
 		case !at.position.Known():

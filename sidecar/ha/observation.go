@@ -293,7 +293,8 @@ type SQL struct {
 	// Relaxed says which setting of the running server acknowledges commits that no
 	// standby has flushed (synchronous_commit), or that this server itself has not
 	// (fsync), and where it comes from. Empty: none.
-	Relaxed        string
+	Relaxed string
+
 	PendingRestart bool
 
 	Replay

@@ -300,8 +300,7 @@ func TestSiteWait(t *testing.T) {
 	}
 }
 
-// TestSlotWithoutSession: where there is no session with the server, whoever wants the slot
-// makes it over one of its own.
+// TestSlotWithoutSession: without a session with the server, the slot is made over a new one.
 func TestSlotWithoutSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(&Member{log: hclog.NewNullLogger()})

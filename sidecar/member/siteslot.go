@@ -84,7 +84,7 @@ func (s *site) makeSlot(ctx context.Context, r *slotRequest) {
 		}
 	}
 	if err != nil {
-		s.log.Warn("slots on the other site's primary", "slot", r.name, "error", err)
+		s.log.Warn("cannot make this member's slot on the other site's primary, or drop those that are not used any more", "slot", r.name, "error", err)
 	}
 }
 
