@@ -313,6 +313,10 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	if r.Durability.Mode == ha.ModeAsync && old.Durability.Mode == ha.ModeQuorum {
 		w.forgetAcked()
 	}
+	leader := w.index(r.Leader)
+	if r.Phase == ha.PhaseElecting && r.Term != old.Term && leader >= 0 && leader < w.n && w.forcedTo(leader) && w.members[leader].server.systemID != c.system {
+		w.forgetLost(leader, r.Term) // it was founded beside the cluster c.system, whose members are not its own: their commits are given up here
+	}
 	if r.SystemID != "" && r.SystemID != c.system { // another cluster's terms are no business of this one's
 		if c.system != "" {
 			w.checkFounded(m)
@@ -327,7 +331,6 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 			c.leaders[t] = -1 // Consul, and each disk that had promised them, are lost
 		}
 	}
-	leader := w.index(r.Leader)
 	if r.StandbyOf != "" && old.StandbyOf == "" && old.Exists() {
 		w.given = append(w.given[:0], w.check.acked...)
 		w.forgetAcked() // what the other site has is what counts from now on (Pair)

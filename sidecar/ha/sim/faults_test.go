@@ -132,6 +132,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 31006066, Members: 3, Outside: sim.AllOutside}, // the only copy was lost, and Consul with it
 		{Seed: 34055657, Members: 3, Outside: sim.AllOutside}, // a restore's term and timeline became others', as Consul was put back to before it
 		{Seed: 34080395, Members: 3, Outside: sim.AllOutside}, // what had been sent before the cluster was there founded it anew when Consul had lost the keys
+		{Seed: 34089702, Members: 3, Outside: sim.AllOutside}, // a person chose who had been founded beside the cluster, and its election gave up what the other had acknowledged
 		// The world was wrong: who stood still during a restore acknowledged what that had replaced.
 		{Seed: 1796165593417123665, Members: 5, Outside: sim.RestoreInPlace},
 		{Seed: 34076058, Members: 3, Outside: sim.AllOutside}, // and they were as far above as those of a record that is made anew
