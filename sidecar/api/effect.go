@@ -46,6 +46,9 @@ type Oddities struct {
 	// Misled: something else answers where the others and clients are told that its server
 	// is, and what.
 	Misled string `json:"misled,omitempty"`
+	// PortSilent: its server's port does not answer the primary's member, which does hear its
+	// sidecar.
+	PortSilent bool `json:"port_silent,omitempty"`
 	// Apart: its data and its state are on different file systems, and which.
 	Apart string `json:"apart,omitempty"`
 	// Upstream is the member that its server follows; empty: none.
@@ -78,7 +81,12 @@ func (f facts) inEffect() *InEffect {
 // oddities are what is known of a member: of this one more than of the others.
 func (f facts) oddities(member string) Oddities {
 	r, _ := f.reportOf(member)
-	return Oddities{Override: r.Override, Cost: r.Cost, Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Misled: r.Misled, Apart: r.Apart, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
+	return Oddities{Override: r.Override, Cost: r.Cost, Strayed: f.strayed(member), Hidden: f.hidden(member), Paused: r.Paused, ConfigProblem: r.ConfigProblem, Misled: r.Misled, PortSilent: f.portSilent(member), Apart: r.Apart, Upstream: r.Leader, Tags: r.Tags, Lease: r.Lease.Seconds(), Zone: zoneOf(r), Software: r.Software}
+}
+
+// portSilent reports whether a member's port answers nobody at this one.
+func (f facts) portSilent(member string) bool {
+	return slices.ContainsFunc(f.Observation.Peers, func(p ha.Peer) bool { return p.Member == member && p.Link == ha.LinkUp && p.PortSilent })
 }
 
 // hidden says why DNS does not show a member; empty: it does, as far as is known.

@@ -48,6 +48,31 @@ func TestHeirThatReplaysLate(t *testing.T) {
 	}
 }
 
+// TestHeirWhosePortIsSilent: clients may not reach a server whose port does not answer the primary's
+// member either. It is not the first choice, and a switchover to it is refused, but not where no
+// other answers: it may be this host that gets through to nobody.
+func TestHeirWhosePortIsSilent(t *testing.T) {
+	o := leading()
+	o.Intent = ha.Intent{Switchover: true, Since: now.Add(-time.Second)}
+	o.Server.CheckpointAt = now
+	o.Peers[0].PortSilent, o.Peers[0].Report.Priority = true, 7
+	for target, want := range map[string]string{"": "", "n3": "", "n2": "the port of the server of n2 does not answer"} {
+		o.Intent.Target = target
+		if _, s := asked(o, ha.Stop); !strings.HasPrefix(s.Refused, want) || want == "" && s.Refused != "" {
+			t.Errorf("a switchover to %q is refused by %q, want %q", target, s.Refused, want)
+		}
+	}
+	down := o
+	down.Intent.Target, down.Server.Process, down.Server.CleanStop, down.Server.ExitedAt, down.Server.InRecovery = "", ha.ProcessStopped, true, now, ha.Unknown
+	if pass, _ := asked(down, ha.Commit); pass == nil || pass.Change.Record.Leader != "n3" {
+		t.Errorf("handed over by %+v", pass)
+	}
+	o.Intent.Target, o.Peers[1].PortSilent = "n2", true
+	if _, s := asked(o, ha.Stop); s.Refused != "" {
+		t.Errorf("where no port answers a switchover is refused by %q", s.Refused)
+	}
+}
+
 // TestClaimNarrows: a claim takes a candidate off the recorded voters when as many
 // others as the setting asks for have voted with all that it has, so that the cluster
 // outlives the loss of the new primary before anybody follows it; else it does not (S4).

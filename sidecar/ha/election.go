@@ -399,13 +399,14 @@ type candidate struct {
 	// paused: it replays nothing, and may have to be restarted before it can. Another
 	// that has less first fetches what it lacks.
 	paused   bool
+	silent   bool // its port answers nobody here, so that clients may not reach it either
 	hidden   bool // clients do not find it by DNS
 	priority int
 }
 
 func (p *Peer) candidate() candidate {
 	r := &p.Report
-	return candidate{member: p.Member, position: r.Position, paused: r.Paused != "", late: late(r.Position, r.Replay), hidden: r.Agentless, priority: r.Priority}
+	return candidate{member: p.Member, position: r.Position, paused: r.Paused != "", late: late(r.Position, r.Replay), silent: p.PortSilent, hidden: r.Agentless, priority: r.Priority}
 }
 
 // late reports whether a standby that has received the log up to at has much to
@@ -418,6 +419,9 @@ func (c candidate) better(than candidate) bool {
 	}
 	if order := c.position.Compare(than.position); order != 0 {
 		return order > 0
+	}
+	if c.silent != than.silent {
+		return than.silent
 	}
 	if c.late != than.late {
 		return than.late

@@ -126,6 +126,8 @@ func (v *view) unready() string {
 		return "no other member can lead now"
 	case v.o.Intent.Target != "" && p.Member != v.o.Intent.Target:
 		return v.cannotLead(v.o.Intent.Target)
+	case p.PortSilent && v.anotherAnswers(p):
+		return "the port of the server of " + p.Member + " does not answer here, so clients may not reach it either; is a firewall in front of it?"
 	case p.candidate().late:
 		return p.Member + " has more than 16 MiB to replay, and writes would wait for that; pgsidecar status shows its lag"
 	}
@@ -136,6 +138,14 @@ func (v *view) unready() string {
 		}
 	}
 	return p.Member + " does not stream, or is more than 16 MiB behind"
+}
+
+// anotherAnswers reports whether another than a member whose port is silent could lead. Where
+// there is none, it may be this host that gets through to nobody, and then a handover is the way out.
+func (v *view) anotherAnswers(silent *Peer) bool {
+	return slices.ContainsFunc(v.o.Peers, func(p Peer) bool {
+		return p.Member != silent.Member && !p.PortSilent && v.fresh(&p) && p.Link == LinkUp && p.Report.Eligible && p.Report.Role == RoleReplica
+	})
 }
 
 // cannotLead says why a member cannot.

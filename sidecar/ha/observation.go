@@ -435,9 +435,10 @@ type Peer struct {
 	// still is. So it counts in quorum mode only, where a mistake costs a failover and no
 	// commit.
 	Unreachable bool
-	// PortSilent: it is heard, and this member's server is to follow its server and receives
-	// nothing; and several connection attempts to that server's port, made half a second later,
-	// were not answered, not even by a refusal.
+	// PortSilent: it is heard, and several connection attempts to its server's port were not
+	// answered, not even by a refusal. Only two kinds of port are tried: that of the server which
+	// this member's is to follow and receives nothing from, and, by the primary's member, those
+	// of the replicas.
 	PortSilent bool
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -13,27 +15,79 @@ import (
 // member's own receives nothing. The second look in a row tries it.
 const portPause = 500 * time.Millisecond
 
-// watchPort finds out why this member's server receives nothing from the one that it is to
-// follow, whose sidecar is heard: does its port answer at all? A refusal is an answer. It
-// ends with ctx.
+// heirPause is the time between two looks at the ports of the replicas, each of which may be
+// the next primary. A server begins a process for each attempt.
+const heirPause = 5 * time.Second
+
+// watchPort finds out whether the ports of servers whose sidecars are heard answer at all:
+// that of the one which this member's is to follow and receives nothing from, or those of the
+// primary's replicas. A refusal is an answer. It ends with ctx.
 func (m *Mesh) watchPort(ctx context.Context) {
-	look := time.NewTicker(portPause)
+	look, heirs := time.NewTicker(portPause), time.NewTicker(heirPause)
 	defer look.Stop()
+	defer heirs.Stop()
 	var tried *peer
 	for {
+		var silent []*peer
 		select {
 		case <-ctx.Done():
 			return
+		case <-heirs.C:
+			if !m.leads() {
+				continue
+			}
+			silent = m.silentHeirs(ctx)
 		case <-look.C:
+			if m.leads() {
+				continue
+			}
+			p, server := m.unreceived()
+			if p != nil && p == tried && m.noneAnswers(ctx, server, p) {
+				silent = append(silent, p)
+			}
+			tried = p
 		}
-		p, server := m.unreceived()
-		silent := p != nil && p == tried && m.noneAnswers(ctx, server, p)
 		if ctx.Err() != nil {
 			return
 		}
-		tried = p
-		m.notePort(p, silent)
+		m.notePorts(silent)
 	}
+}
+
+// leads reports whether this member's server is the primary.
+func (m *Mesh) leads() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.own.report.Role == ha.RolePrimary
+}
+
+// silentHeirs tries the ports of the replicas that are heard, all at once, and returns those of
+// which none answers.
+func (m *Mesh) silentHeirs(ctx context.Context) (silent []*peer) {
+	type port struct {
+		of     *peer
+		server string
+		silent bool
+	}
+	var ports []port
+	m.mu.Lock()
+	for _, p := range m.peers {
+		if r := &p.facts.Report; p.facts.Link == ha.LinkUp && r.Role == ha.RoleReplica && r.Postgres != "" {
+			ports = append(ports, port{of: p, server: r.Postgres})
+		}
+	}
+	m.mu.Unlock()
+	var attempts sync.WaitGroup
+	for i := range ports {
+		attempts.Go(func() { ports[i].silent = m.noneAnswers(ctx, ports[i].server, ports[i].of) })
+	}
+	attempts.Wait()
+	for _, p := range ports {
+		if p.silent {
+			silent = append(silent, p.of)
+		}
+	}
+	return silent
 }
 
 // unreceived returns the peer that this member's server is to follow and receives nothing
@@ -63,21 +117,21 @@ func (m *Mesh) noneAnswers(ctx context.Context, server string, p *peer) bool {
 	return m.anyAnswers(ctx, []string{server}, within) == ha.No
 }
 
-// notePort sets which peer's server has a silent port: p's, if silent, and no other.
-func (m *Mesh) notePort(p *peer, silent bool) {
+// notePorts sets which peers' servers have a silent port: these, and no other.
+func (m *Mesh) notePorts(silent []*peer) {
 	m.mu.Lock()
 	changed := false
-	for _, other := range m.peers {
-		is := silent && other == p
-		if other.facts.PortSilent == is {
+	for _, p := range m.peers {
+		is := slices.Contains(silent, p)
+		if p.facts.PortSilent == is {
 			continue
 		}
-		other.facts.PortSilent, changed = is, true
+		p.facts.PortSilent, changed = is, true
 		if is {
-			m.logger.Warn("the port of the leader's server does not answer, while its sidecar does: a firewall may be in front of it",
-				"peer", other.facts.Member, "server", other.facts.Report.Postgres)
+			m.logger.Warn("the port of a server does not answer, while its sidecar does: a firewall may be in front of it",
+				"peer", p.facts.Member, "server", p.facts.Report.Postgres)
 		} else {
-			m.logger.Info("the port of the leader's server answers again, or another server is followed", "peer", other.facts.Member)
+			m.logger.Info("the port of a server answers again, or is not tried any more", "peer", p.facts.Member)
 		}
 	}
 	m.mu.Unlock()

@@ -47,3 +47,24 @@ func TestPortSilent(t *testing.T) {
 		a.await(t, "b", step.what, step.then)
 	}
 }
+
+// TestPortOfAReplica: the primary's member knows which replicas' ports answer nobody, as any of
+// them may be the next primary; one that stops to lead tries them no more.
+func TestPortOfAReplica(t *testing.T) {
+	t.Parallel()
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	port := newHost(t, server.Addr().String())
+	a, b := newMember(t, "a", nil), newMember(t, "b", nil)
+	a.SetAddresses([]peers.Address{{Member: b.name, API: b.address()}})
+	b.SetAddresses([]peers.Address{{Member: a.name, API: a.address()}})
+	b.say(ha.Report{Role: ha.RoleReplica, Leader: "a", Streaming: true, Postgres: port.address()})
+	a.say(ha.Report{Role: ha.RolePrimary})
+	port.vanish()
+	a.await(t, "b", "behind a firewall", func(p ha.Peer) bool { return p.PortSilent && p.Link == ha.LinkUp })
+	a.say(ha.Report{Role: ha.RoleReplica, Leader: "c", Streaming: true})
+	a.await(t, "b", "not tried any more", func(p ha.Peer) bool { return !p.PortSilent && p.Link == ha.LinkUp })
+}

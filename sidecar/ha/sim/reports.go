@@ -145,7 +145,8 @@ func (w *World) link(m, p int) {
 	}
 	silent := e.PortSilent
 	mine := &w.members[m].server
-	e.PortSilent = !w.portOpen(p) && e.Link == ha.LinkUp && int(mine.upstream) == p && !mine.receiver.active
+	follows := int(mine.upstream) == p && !mine.receiver.active
+	e.PortSilent = !w.portOpen(p) && e.Link == ha.LinkUp && (follows || mine.run == up && !mine.inRecovery)
 	if w.opt.Mutation == MutateS6 && e.Link == ha.LinkSilent {
 		e.Link, e.PostgresRefused = ha.LinkRefused, ha.Yes
 	}

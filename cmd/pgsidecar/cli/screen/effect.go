@@ -57,6 +57,11 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		}
 	}
 	for _, m := range st.Members {
+		if m.PortSilent && !Unheard(st, m.Member) {
+			fmt.Fprintf(b, "\nWARNING: the port of the server of %s does not answer on %s, while its sidecar does: is a firewall in front of it? As primary it would be out of clients' reach\n", m.Member, st.Member)
+		}
+	}
+	for _, m := range st.Members {
 		if m.Apart != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nNOTE: %s: %s\n", m.Member, m.Apart)
 		}

@@ -116,6 +116,10 @@ func (m *Meeting) ofCandidate(st *api.Status, c *api.MemberStatus, h Handover, l
 		m.stop("%s is %s behind, and writes would wait for that; wait until it has caught up", c.Member, LagWords(st, *c))
 	case led && !c.Streaming:
 		m.stop("%s does not stream from %s", c.Member, st.Leader)
+	case led && c.PortSilent && slices.ContainsFunc(st.Members, func(o api.MemberStatus) bool {
+		return o.Member != c.Member && o.Member != st.Leader && o.Eligible && !o.PortSilent && !Unheard(st, o.Member)
+	}):
+		m.stop("the port of the server of %s does not answer on %s, so clients may not reach it either; is a firewall in front of it?", c.Member, st.Leader)
 	case c.Paused != "":
 		m.note("%s replays nothing (%s): it does so before it takes writes, which wait for that", c.Member, c.Paused)
 	case behind:

@@ -72,6 +72,8 @@ func TestMeets(t *testing.T) {
 		"a server that does not run": {func(_ *api.Status, n2, _ *api.MemberStatus) { n2.Role, n2.Eligible = ha.RoleStopped, false }, Handover{To: "n2"}, []string{"server of n2 does not run"}, nil},
 		"nobody":                     {func(_ *api.Status, n2, n3 *api.MemberStatus) { n2.Eligible, n3.Eligible = false, false }, Handover{}, []string{"no other member can lead"}, nil},
 		"Consul is away":             {func(s *api.Status, _, _ *api.MemberStatus) { s.Consul.Reachable = ha.No.String() }, Handover{To: "n2"}, []string{"Consul does not answer"}, nil},
+		"a silent port":              {func(_ *api.Status, n2, _ *api.MemberStatus) { n2.PortSilent = true }, Handover{To: "n2"}, []string{"the port of the server of n2 does not answer on n1"}, nil},
+		"every port silent":          {func(_ *api.Status, n2, n3 *api.MemberStatus) { n2.PortSilent, n3.PortSilent = true, true }, Handover{To: "n2"}, nil, nil},
 		"a wrong address":            {func(_ *api.Status, n2, _ *api.MemberStatus) { n2.Misled = "PgBouncer answers" }, Handover{To: "n2"}, nil, []string{"PgBouncer answers"}},
 		"DNS hides it":               {func(_ *api.Status, n2, _ *api.MemberStatus) { n2.Hidden = "maintenance mode" }, Handover{To: "n2"}, nil, []string{"maintenance mode"}},
 		"another libc": {func(s *api.Status, n2, _ *api.MemberStatus) {
