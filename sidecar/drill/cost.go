@@ -131,12 +131,16 @@ func (r *rehearsal) holdBack(ctx context.Context) error {
 	defer cancel()
 	w := &weighing{used: r.processorTime}
 	m, err := r.weigh(ctx, w)
-	for err != nil && ctx.Err() == nil { // a route may be on its way to the primary still
+	// A route may be on its way to the primary still, or the lab busier with itself than with the rows.
+	for tries := 1; ctx.Err() == nil && (err != nil || !r.PauseOnly && m.RowMs == 0 && tries < mostTries); tries++ {
 		sleep(ctx, triedFor)
 		m, err = r.weigh(ctx, w)
 	}
 	if err != nil {
 		return err
+	}
+	if m.RowMs == 0 {
+		m.RowMs = dearRow
 	}
 	of := r.measured()
 	patience := crowd(max(fromMs(m.ConnectionMs), w.connection), processors(), of.writes+of.direct+of.reads)
@@ -194,6 +198,13 @@ func (r *rehearsal) weigh(ctx context.Context, w *weighing) (Measuring, error) {
 const (
 	triedRows, triedConnections, triedAnswers = 200, 20, 100
 	triedFor                                  = 300 * time.Millisecond
+)
+
+// mostTries is how often a row's cost is looked for that is lost in what the lab does anyway;
+// dearRow is taken for it then, in milliseconds: what one costs on a slow machine, with two sites.
+const (
+	mostTries = 10
+	dearRow   = 5.0
 )
 
 // weighing finds what things cost: used is the processor time of the lab until now, idle
