@@ -19,10 +19,13 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
-// How often the other site is asked: its primary, over a session that stays, and all of its
-// servers where none is known.
+// How often the other site is asked: its primary, over a session that stays; where none is known
+// a standby likewise, and all of its servers by who leads here.
 const (
 	siteEvery = time.Second
+	// siteRound is how often the others ask all of them: each time it takes new sessions, and a
+	// session costs a server a process.
+	siteRound = 5 * time.Second
 	// siteSoon is that of a standby cluster's leader that receives nothing, and siteHurry for
 	// how long: a failover at the other site is over by then, or it is none.
 	siteSoon  = 100 * time.Millisecond
@@ -38,7 +41,9 @@ const (
 // From a failover there until the stream comes from the new primary, each way there and back
 // counts, and a new session takes seven of them. So a standby cluster's leader keeps sessions
 // with all servers of the other site, is woken by the end of the primary's, and makes its slot
-// over the one that it has.
+// over the one that it has. Of a site that takes writes the leader keeps sessions with all of them
+// too: a second primary is heard of at once. Who leads neither keeps one session, with the primary
+// there or with a standby, so that the sites' servers need few of max_wal_senders.
 type site struct {
 	member *Member
 	log    hclog.Logger
@@ -50,8 +55,10 @@ type site struct {
 	apis   []string // of its members, as Consul had them last; empty: not known
 
 	// the goroutine's own
-	name     string // of the site that is watched
-	primary  string // the server that was last heard as one; empty: none
+	name     string    // of the site that is watched
+	primary  string    // the server that was last heard as one; empty: none
+	standby  string    // one that was last heard as that, with a session, where no primary is known; empty: none
+	foundAt  time.Time // when all were asked the last time
 	sessions siteSessions
 	known    []string // its servers, as they were last found
 	found    siteList // how they were
@@ -137,6 +144,12 @@ func leads(snap *sidecar.Snapshot) bool {
 	return snap != nil && snap.Observation.Consul.Record.StandbyOf != "" && snap.Observation.Consul.Record.Leader == snap.Observation.Self
 }
 
+// keepsAll reports whether this member leads its cluster, of either kind, and so keeps sessions with
+// all servers of the other site.
+func keepsAll(snap *sidecar.Snapshot) bool {
+	return snap != nil && snap.Observation.Consul.Record.Leader == snap.Observation.Self
+}
+
 // unfed reports whether it is to receive from there, and does not.
 func unfed(snap *sidecar.Snapshot) bool {
 	return leads(snap) && snap.Observation.Server.Receiving != ha.Yes
@@ -190,8 +203,11 @@ func (s *site) wait(ctx context.Context) bool {
 			}
 			return ctx.Err() == nil
 		case a := <-s.sessions.answers:
-			if s.sessions.take(a, leads(snap)); s.primary == "" && a.session != nil && !a.said.Standby {
-				cancel() // it may be the primary
+			// A round does not wait for who is slow to answer beside one that has a session.
+			primary := s.primary == "" && a.session != nil && !a.said.Standby
+			if s.sessions.take(a, primary || keepsAll(snap)); primary {
+				s.foundAt = time.Time{}
+				cancel()
 			}
 		case l := <-s.lists:
 			s.listed(&l)
@@ -223,21 +239,40 @@ func sameSource(a, b *ha.Source) bool {
 func (s *site) look(ctx context.Context, of *settings.Site) {
 	if name := of.Name(); name != s.name {
 		s.sessions.closeAll()
-		s.name, s.primary, s.known, s.found = name, "", nil, siteList{}
+		s.name, s.primary, s.standby, s.known, s.found = name, "", "", nil, siteList{}
 		s.set(func(src *ha.Source) { *src = ha.Source{Witness: src.Witness} })
 	}
 	if s.name == "" {
 		return
 	}
-	if !s.ask(ctx) {
-		s.find(ctx, of)
-		return
-	}
-	if leads(s.snaps.Snapshot()) {
+	all := keepsAll(s.snaps.Snapshot())
+	switch {
+	case s.ask(ctx) && all:
 		s.keepSessions(ctx, of)
-	} else {
+	case s.primary != "":
 		s.sessions.closeBut(s.primary)
+	case all || time.Since(s.foundAt) >= siteRound || !s.askStandby(ctx):
+		s.find(ctx, of, all)
+	default:
+		s.sessions.closeBut(s.standby)
 	}
+}
+
+// askStandby asks the standby that there is a session with, and reports whether it still is one.
+func (s *site) askStandby(ctx context.Context) bool {
+	session := s.sessions.open[s.standby]
+	if session == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, siteAnswerTime)
+	defer cancel()
+	said, err := session.Ask(ctx)
+	if err != nil {
+		s.sessions.close(s.standby)
+		return false
+	}
+	s.set(func(src *ha.Source) { src.HeardAt = guard.Now() })
+	return said.Standby
 }
 
 // keepSessions sees to sessions with the servers that may be the primary next.
@@ -282,8 +317,10 @@ func (s *site) heard(said checks.SiteServer, address string) {
 }
 
 // find asks all servers of the other site, side by side, which is the primary. Of two, as
-// where one does not know yet that it was deposed, the one on the later timeline is.
-func (s *site) find(ctx context.Context, of *settings.Site) {
+// where one does not know yet that it was deposed, the one on the later timeline is. Their sessions
+// are kept: all, or the primary's, or else a standby's.
+func (s *site) find(ctx context.Context, of *settings.Site, all bool) {
+	s.foundAt = time.Now()
 	err := s.servers(ctx, of)
 	if own := s.notOwn(s.ownServers()); own != nil {
 		err = own
@@ -294,9 +331,13 @@ func (s *site) find(ctx context.Context, of *settings.Site) {
 	}
 	answers := s.sessions.round(ctx, s.known)
 	best, heard, problem := primaryOf(answers, s.member.server.files.Major())
-	all := leads(s.snaps.Snapshot())
+	s.standby = ""
 	for i := range answers {
-		s.sessions.take(answers[i], all || best != nil && answers[i].address == best.address)
+		a := &answers[i]
+		if best == nil && s.standby == "" && a.session != nil && a.said.Standby {
+			s.standby = a.address
+		}
+		s.sessions.take(*a, all || best != nil && a.address == best.address || a.address == s.standby)
 	}
 	if heard {
 		s.set(func(src *ha.Source) { src.HeardAt = guard.Now() })
@@ -332,110 +373,6 @@ func primaryOf(answers []siteAnswer, major int) (best *siteAnswer, heard bool, p
 		problems = append(problems, fmt.Sprintf("%d of its servers answer as standbys, and none as a primary", standbys))
 	}
 	return best, standbys > 0, strings.Join(problems, "; ")
-}
-
-// siteList is what Consul said of the other site's servers.
-type siteList struct {
-	name          string // of the site
-	servers, apis []string
-	err           error
-	at            time.Time // of the question
-}
-
-// servers finds the addresses of the other site's servers. While Consul does not answer those
-// that it last named are asked; where there are none its answer is awaited.
-func (s *site) servers(ctx context.Context, of *settings.Site) error {
-	if of.Service == "" {
-		s.listed(&siteList{name: s.name, servers: of.Addresses, apis: of.APIs})
-		return nil
-	}
-	if !s.listing && (len(s.known) == 0 || time.Since(s.found.at) >= siteEvery) {
-		s.listing = true
-		s.sessions.tasks.Go(func() {
-			l := s.member.siteServers(ctx, of)
-			select {
-			case s.lists <- l:
-			case <-ctx.Done():
-			}
-		})
-	}
-	if len(s.known) == 0 {
-		select {
-		case l := <-s.lists:
-			s.listed(&l)
-		case <-ctx.Done():
-		}
-	}
-	if s.found.err == nil && len(s.known) == 0 {
-		return errors.New("no server is registered as " + of.Name())
-	}
-	return s.found.err
-}
-
-// listed takes over a list; one without servers leaves those that are known.
-func (s *site) listed(l *siteList) {
-	s.listing = false
-	if l.name != s.name {
-		return
-	}
-	s.found = *l
-	if len(l.servers) > 0 {
-		s.known = l.servers
-		s.setAPIs(l.apis)
-	}
-}
-
-// siteServers asks Consul for the other site's servers.
-func (m *Member) siteServers(ctx context.Context, of *settings.Site) siteList {
-	l := siteList{name: of.Name(), at: time.Now()}
-	found, err := m.cluster.Site(ctx, of.Service, of.Datacenter)
-	l.err = err
-	for i := range found {
-		l.servers = append(l.servers, found[i].Postgres)
-		if found[i].API != "" {
-			l.apis = append(l.apis, found[i].API)
-		}
-	}
-	if len(of.APIs) > 0 {
-		l.apis = of.APIs
-	}
-	return l
-}
-
-// ownServers are the addresses of this cluster's servers, as far as this member hears: its
-// own first.
-func (s *site) ownServers() []string {
-	own := []string{s.member.config.Postgres.Advertise}
-	if snap := s.member.sidecar.Snapshot(); snap != nil {
-		for i := range snap.Observation.Peers {
-			if at := snap.Observation.Peers[i].Report.Postgres; at != "" {
-				own = append(own, at)
-			}
-		}
-	}
-	return own
-}
-
-// notOwn refuses a site whose servers are this cluster's own.
-func (s *site) notOwn(own []string) error {
-	for i, at := range own {
-		if !slices.Contains(s.known, at) {
-			continue
-		}
-		s.known = nil
-		whose := "this member's own server"
-		if i > 0 {
-			whose = "the server of another of its members"
-		}
-		return fmt.Errorf("standby_of names this cluster itself: %s is %s", at, whose)
-	}
-	return nil
-}
-
-func (s *site) setAPIs(addresses []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.apis = addresses
 }
 
 // dial opens a session with a server, and asks it what it is.

@@ -72,6 +72,11 @@ func (q *siteSessions) due(servers []string) bool {
 	})
 }
 
+// withAll reports whether there is a session with each server, which nobody uses now.
+func (q *siteSessions) withAll(servers []string) bool {
+	return !slices.ContainsFunc(servers, func(a string) bool { return q.open[a] == nil })
+}
+
 // ask asks the servers, side by side; their answers come by the channel.
 func (q *siteSessions) ask(ctx context.Context, servers []string) {
 	q.askedAt = time.Now()

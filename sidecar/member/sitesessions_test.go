@@ -14,7 +14,9 @@ import (
 	"github.com/pgsidecar/pgsidecar/checks"
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/config"
+	"github.com/pgsidecar/pgsidecar/sidecar/guard"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 	"github.com/pgsidecar/pgsidecar/sidecar/settings"
 )
 
@@ -213,6 +215,59 @@ func TestSiteSessionsAreKept(t *testing.T) {
 			t.Errorf("%d sessions were opened with the server that was there", n)
 		}
 	})
+}
+
+// TestSiteOfStandbys: how many sessions a member of the site that takes the writes opens with the
+// other's servers, all of which are standbys: its leader one each, and the others all of them
+// anew only every siteRound. Either hears at least one of them each time. A second primary is known
+// at once, or at the next round.
+func TestSiteOfStandbys(t *testing.T) {
+	const rounds = 4
+	for leader, c := range map[string]struct{ dialed, open int }{"n1": {3, 3}, "n2": {rounds*2 + 1, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			far, all := newFarSite()
+			for _, server := range far {
+				server.is.Standby, server.is.Major = true, 0 // this member's, which was not asked
+			}
+			o := ha.Observation{Self: "n1"}
+			o.Consul.Record.Leader = leader
+			s := newSite(&Member{log: hclog.NewNullLogger(), config: new(config.Config), sidecar: new(sidecar.Sidecar), server: &localServer{files: new(postgres.Server)}})
+			s.snaps, s.sessions.dial = &decided{now: &sidecar.Snapshot{Observation: o}}, far.dial
+			defer s.sessions.end()
+			defer cancel()
+			of := &settings.Site{Addresses: all}
+			look := func() ha.Source {
+				began := guard.Now()
+				s.look(ctx, of)
+				if at := s.Source().HeardAt; at < began {
+					t.Fatalf("%s leads: nobody was heard", leader)
+				}
+				s.wait(ctx)
+				return s.Source()
+			}
+			for range rounds * siteRound / siteEvery {
+				look()
+			}
+			dialed := 0
+			for _, server := range far {
+				dialed += server.dialed
+			}
+			if dialed != c.dialed || len(s.sessions.open) != c.open {
+				t.Errorf("%s leads: %d sessions were opened, want %d; %d are open, want %d", leader, dialed, c.dialed, len(s.sessions.open), c.open)
+			}
+			now := far["m3:5432"].is
+			now.Standby, now.Position.TLI = false, 2
+			far["m3:5432"].becomes(now, nil)
+			looks := 1
+			for look().Address != "m3:5432" {
+				looks++
+			}
+			if leader == "n1" && looks > 1 || looks > int(siteRound/siteEvery)+1 {
+				t.Errorf("%s leads: a second primary was heard of after %d looks", leader, looks)
+			}
+		})
+	}
 }
 
 // decided is a shell whose decisions a test makes.

@@ -20,6 +20,7 @@ type sidecar struct {
 
 	refused        *ha.Position // as which the writes were given up that it refused to take; nil: none
 	source         ha.Source    // as the other site's primary last answered
+	siteAskedAt    int64        // when all of that one's servers were asked last
 	wordAt         ha.Instant   // since when the witness's word is that of wordIndex
 	wordIndex      uint64
 	consul         ha.Consul

@@ -116,6 +116,10 @@ func (w *World) count(a *ha.Action) {
 	}
 }
 
+// siteRound is how often a member that does not lead asks all servers of the other site which is
+// the primary, where it knows of none.
+const siteRound = 5 * second
+
 // askSite is one question of m's sidecar to the other site's primary.
 func (w *World) askSite(m int) {
 	b := &w.members[m]
@@ -124,6 +128,10 @@ func (w *World) askSite(m int) {
 	if w.opt.pair != nil && w.opt.pair.standbysHeard(w) {
 		src.HeardAt = now
 	}
+	if w.consul.record.Leader != b.name && src.Problem != "" && w.now < b.sidecar.siteAskedAt+siteRound {
+		return // it asks all servers seldom, and a standby between
+	}
+	b.sidecar.siteAskedAt = w.now
 	if p := w.opt.pair; w.site.gone || s.pausedUntil > w.now || s.run != up || p != nil && p.stops(w) {
 		src.Problem = "it does not answer"
 		return
