@@ -41,16 +41,35 @@ func (c *Conn) EnsureRoles(ctx context.Context, roles []Role) (changed bool, err
 	return changed, nil
 }
 
+// RoleHolds reports whether a role is there and has the rights that EnsureRoles gives it. Its
+// password is not looked at, which takes the server's iterations of SCRAM.
+func (c *Conn) RoleHolds(ctx context.Context, r Role) (holds bool, err error) {
+	err = c.work.do(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `select coalesce((select `+roleRight+` and ($2 or (select bool_and(has_function_privilege(a.oid, f, 'execute')) from unnest($3::text[]) f))
+			from pg_authid a where rolname = $1), false)`, r.Name, r.Superuser, rewindFunctions[:]).Scan(&holds)
+	})
+	if err != nil {
+		return false, fmt.Errorf("look at the role %s: %w", r.Name, err)
+	}
+	return holds, nil
+}
+
+// roleRight is what a role must be; $2: a superuser. The one that replicates has no last day
+// and no limit below what walsenders have: it would be refused from the next connection on,
+// which is the one to a new primary. A superuser logs in by the socket, and has no limit.
+const roleRight = `(rolcanlogin and case when $2 then rolsuper when rolsuper then true else rolreplication
+	and (rolconnlimit < 0 or rolconnlimit >= current_setting('max_wal_senders')::int) end
+	and ($2 or coalesce(rolvaliduntil, 'infinity') = 'infinity'))`
+
 func ensureRole(ctx context.Context, conn *pgx.Conn, r Role) (changed bool, err error) {
 	var found, right bool
 	var verifier string
-	err = conn.QueryRow(ctx, `select true, coalesce(rolpassword, ''),
-		rolcanlogin and case when $2 then rolsuper else rolreplication or rolsuper end
+	err = conn.QueryRow(ctx, `select true, coalesce(rolpassword, ''), `+roleRight+`
 		from pg_authid where rolname = $1`, r.Name, r.Superuser).Scan(&found, &verifier, &right)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return false, err
 	}
-	options := " login replication"
+	options := " login replication connection limit -1 valid until 'infinity'"
 	if r.Superuser {
 		options = " login superuser"
 	}

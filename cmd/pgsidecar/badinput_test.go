@@ -219,7 +219,8 @@ func (r *rig) setPassword(account, password string) {
 // TestSuperuserPassword: the password is for people; the sidecar goes in by the name of its
 // system user. So a file that says something else while the sidecar is away keeps nobody
 // from starting, and one that changes while it runs is taken up without a word from
-// anybody; sessions that are open stay, and no password is printed.
+// anybody; sessions that are open stay, and no password is printed. A role that was given a
+// last day gets its rights back.
 func TestSuperuserPassword(t *testing.T) {
 	r := newRig(t)
 	r.startConsul()
@@ -241,14 +242,18 @@ func TestSuperuserPassword(t *testing.T) {
 	}
 	defer stays.Close(context.WithoutCancel(ctx))
 	log := r.log.String()
-	r.setPassword("superuser", "the fourth")
-	for strings.Count(r.log.String(), "role=postgres") == strings.Count(log, "role=postgres") {
-		select {
-		case <-r.log.grown:
-		case <-ctx.Done():
-			t.Fatal("the changed password was not taken up")
+	again := func(words, what string) {
+		t.Helper()
+		for strings.Count(r.log.String(), words) == strings.Count(log, words) {
+			select {
+			case <-r.log.grown:
+			case <-ctx.Done():
+				t.Fatal(what)
+			}
 		}
 	}
+	r.setPassword("superuser", "the fourth")
+	again("role=postgres", "the changed password was not taken up")
 	if _, err := as("not the one"); err == nil {
 		t.Error("the password before lets somebody in")
 	}
@@ -260,6 +265,16 @@ func TestSuperuserPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fourth.Close(context.WithoutCancel(ctx))
+	// What is taken from the role that replicates would keep replicas from the next primary.
+	var replicates string
+	if err := fourth.QueryRow(ctx, "select rolname from pg_roles where rolreplication and not rolsuper").Scan(&replicates); err != nil {
+		t.Fatal(err)
+	}
+	log = r.log.String()
+	if _, err := fourth.Exec(ctx, "alter role "+pgx.Identifier{replicates}.Sanitize()+" valid until '2020-01-01'"); err != nil {
+		t.Fatal(err)
+	}
+	again("role="+replicates, "the role that replicates keeps its last day")
 	if strings.Contains(r.log.String(), "not the one") || strings.Contains(r.log.String(), "the fourth") {
 		t.Error("the password was printed")
 	}

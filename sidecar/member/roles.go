@@ -47,8 +47,9 @@ func wantedRole(account config.Account, superuser bool) (checks.Role, error) {
 // keepRoles gives the roles of the configuration a password that has changed since it was
 // last given: replicas, and people, log in with the new one from their next connection on,
 // and sessions that are open stay. To compare takes the server's iterations of SCRAM, so
-// that is done once for each password. A superuser without a password in the configuration
-// is left alone.
+// that is done once for each password. What a person took from a role is given back too: a
+// NOLOGIN, or a last day (VALID UNTIL), would keep replicas from the next primary. A superuser
+// without a password in the configuration is left alone.
 func (s *localServer) keepRoles(ctx context.Context) error {
 	pg := s.config.Load().Postgres
 	replication, err1 := wantedRole(pg.Replication, false)
@@ -61,6 +62,9 @@ func (s *localServer) keepRoles(ctx context.Context) error {
 		s.mu.Lock()
 		same := s.kept.roles[want.role.Name] == want.role
 		s.mu.Unlock()
+		if want.err == nil && same {
+			same, want.err = s.sql.RoleHolds(ctx, want.role)
+		}
 		if want.err == nil && !same && (want.role.Password != "" || !want.role.Superuser) {
 			want.err = s.ensureRole(ctx, want.role)
 		}
