@@ -101,6 +101,8 @@ func Check(name, value string, durable bool) error {
 		return invalid(`replicas need more; expected "replica" or "logical"`)
 	case key == "max_wal_senders" && word == "0":
 		return invalid("replicas need some; expected 2 for each member")
+	case key == "max_replication_slots" && word == "0":
+		return invalid("each other member needs one; expected 1 for each, and those of other programs")
 	case key == "synchronous_commit" && durable && (off || word == "local" || word == "remote_write"):
 		return invalid(`mode "quorum" promises that standbys have flushed each acknowledged commit; expected on, or mode = "async"`)
 	case key == SocketDirectories:
@@ -141,8 +143,8 @@ func checkSockets(name, value, dataDir string) error {
 	return nil
 }
 
-// CheckAll returns the first that Check refuses, in the order of the names, or a
-// parameter that is given twice, in letters of another case.
+// CheckAll returns the first that Check refuses, in the order of the names, a parameter that
+// is given twice, in letters of another case, or counts that do not go together.
 func CheckAll(set map[string]string, durable bool) error {
 	seen := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(set)) {
@@ -154,5 +156,5 @@ func CheckAll(set map[string]string, durable bool) error {
 		}
 		seen[strings.ToLower(name)] = name
 	}
-	return nil
+	return reserved(set)
 }
