@@ -42,6 +42,7 @@ var (
 // PostgreSQL's SQLSTATE codes that are told apart.
 const (
 	codeReadOnly       = "25006"
+	codeTooMany        = "53300" // too_many_connections
 	codeDiskFull       = "53100"
 	codeCannotConnect  = "57P03"
 	codeIO             = "58030"
@@ -99,6 +100,13 @@ func Refusal(err error) string {
 		return ""
 	}
 	return inWords(refused)
+}
+
+// Full reports whether the server refuses the login because all its sessions are used. It says
+// so only once it takes connections: its clients have them.
+func Full(err error) bool {
+	var connecting *pgconn.ConnectError
+	return errors.As(err, &connecting) && hasCode(err, codeTooMany)
 }
 
 // inWords is all that the server says for people: the way out, as a locale that is to be

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -19,8 +20,9 @@ var (
 	// ErrStarved: the server does not answer, and waits for log that it has not got.
 	ErrStarved = errors.New("server waits for log that it has not got")
 	// ErrRefused: the server answers and refuses the login of the sidecar's own. ErrSocket:
-	// it is ready, and its socket is not where it was told to make it.
+	// it is ready, and its socket is not where it was told to make it. ErrFull is an ErrRefused.
 	ErrRefused = errors.New("the server refuses the login")
+	ErrFull    = fmt.Errorf("%w, as all its sessions are used", ErrRefused)
 	ErrSocket  = errors.New("the server's socket is gone")
 	// ErrMachine: a write failed by the fault of this machine, so another might do
 	// better: its disk is full, or fails.

@@ -263,7 +263,7 @@ func (f *facts) takeLook(seen *sight) lookNews {
 	}
 	f.answered.Add(seen.end.Sub(seen.at), seen.end)
 	seen.sql.SeenAt, seen.probes.FailingSince, seen.probes.Hangs, seen.probes.Starved = seen.at, 0, false, false
-	seen.probes.LoginProblem, seen.probes.LoginRefused = "", false
+	seen.probes.LoginProblem, seen.probes.LoginRefused, seen.probes.SessionsUsed = "", false, false
 	seen.sql.Checkpointed = seen.sql.Checkpointed || v.Checkpointed // one that was done meanwhile
 	v.SQL, v.Probes, f.starvedAt = seen.sql, seen.probes, 0
 	v.Rewound = "" // it takes connections
@@ -304,7 +304,7 @@ func (f *facts) unanswered(seen *sight) lookNews {
 	if f.starvedAt != 0 && !v.Starved && seen.at.Sub(f.starvedAt) >= starvedTime {
 		v.Starved, news = true, lookStarved
 	}
-	v.LoginProblem, v.LoginRefused = "", errors.Is(seen.err, ErrRefused)
+	v.LoginProblem, v.LoginRefused, v.SessionsUsed = "", errors.Is(seen.err, ErrRefused), errors.Is(seen.err, ErrFull)
 	if v.LoginRefused || errors.Is(seen.err, ErrSocket) {
 		v.LoginProblem = seen.err.Error()
 	}

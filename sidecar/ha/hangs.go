@@ -18,7 +18,7 @@ func (v *view) serverHangs() bool {
 // silent reports whether the server does not answer, and for how long it has not.
 func (v *view) silent(early bool) bool {
 	sv := &v.o.Server
-	if sv.LoginRefused && sv.Writable == Yes && !sv.Hidden {
+	if sv.LoginRefused && (sv.Writable == Yes || sv.SessionsUsed) && !sv.Hidden {
 		return false // it serves its clients, and refuses this program
 	}
 	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && (early || v.after(sv.FailingSince, v.patience()))

@@ -168,7 +168,9 @@ var reignRules = [...]rule{
 // start: nobody has seen it take writes, so nobody is worse off without it.
 var unseenRules = [...]rule{
 	{"unseen-exit", (*view).shutdown, func(t *turn) { t.do(Action{Kind: Stop, Why: "this member is asked to stop"}) }, ends},
-	{"unseen-hands-over", func(v *view) bool { return v.serverHangs() || v.startsTooLong() }, func(t *turn) {
+	{"unseen-hands-over", func(v *view) bool {
+		return v.serverHangs() || v.startsTooLong() || v.o.Server.SessionsUsed && v.leftByPerson()
+	}, func(t *turn) {
 		t.s.UnseenTerm = t.rec.Term
 		t.do(Action{Kind: Stop, Immediate: true, Why: "another member can lead, and this one's server is not seen to take writes: " +
 			cmp.Or(t.o.Server.LoginProblem, "it is still starting")})
@@ -178,10 +180,10 @@ var unseenRules = [...]rule{
 
 // startsTooLong reports whether a primary that was started in its place recovers for so
 // long that another, which can lead at once, is to. A sidecar that has just begun, beside
-// a server that runs, has not looked yet.
+// a server that runs, has not looked yet; and one whose sessions are all used has started.
 func (v *view) startsTooLong() bool {
 	sv, policy := &v.o.Server, &v.o.Policy
-	return sv.StartedAt != 0 && policy.Automatic && !policy.Paused && v.after(max(sv.StartedAt, v.s.PhaseAt), startPatience*policy.FailureTimeout) && v.chosenSuccessor(false) != nil
+	return sv.StartedAt != 0 && !sv.SessionsUsed && policy.Automatic && !policy.Paused && v.after(max(sv.StartedAt, v.s.PhaseAt), startPatience*policy.FailureTimeout) && v.chosenSuccessor(false) != nil
 }
 
 // startPatience is how many failure time-outs a primary may take to start.

@@ -13,6 +13,8 @@ import (
 // starting, and perhaps starved, or one that is up and cannot be logged in to.
 func (s *localServer) unread(err error) error {
 	switch why := checks.Refusal(err); {
+	case checks.Full(err):
+		return fmt.Errorf("%w: %s", sidecar.ErrFull, why)
 	case why != "":
 		return fmt.Errorf("%w: %s", sidecar.ErrRefused, why)
 	case errors.Is(err, checks.ErrNotReady) && s.files.Starved():
