@@ -33,6 +33,10 @@ type Configured struct {
 	// Libc and ICU are the versions of the libraries by which text is put in order here;
 	// empty: none is used, or it has no version.
 	Libc, ICU string
+	// Reordered are what was put in order by a library of another version than the machine
+	// has, for people: each database's own order, and the collations that something in
+	// this session's database is made with.
+	Reordered []string
 	// Roles are the names of those that receive the log, by their oids.
 	Roles map[int64]string
 }
@@ -50,6 +54,13 @@ const (
 		coalesce((select pg_collation_actual_version(oid) from pg_collation
 			where collprovider = 'c' and collcollate !~* '^(c|posix)($|[.])' limit 1), ''),
 		coalesce((select pg_collation_actual_version(oid) from pg_collation where collprovider = 'i' order by oid limit 1), '')`
+	// From PostgreSQL 15 on a database has its version too.
+	reordered = `select count(*) || ' collations of database ' || current_database() || ', such as ' || min(collname) || ' (made with ' || collversion || ', here ' || now || ')'
+		from (select oid, collname, collversion, pg_collation_actual_version(oid) now from pg_collation where collversion is not null) c
+		where now is not null and now <> collversion
+			and exists (select from pg_depend where refclassid = 'pg_collation'::regclass and refobjid = c.oid) group by collversion, now`
+	reorderedDatabases = ` union all select 'database ' || datname || ' (made with ' || datcollversion || ', here ' || pg_database_collation_actual_version(oid) || ')'
+		from pg_database where datallowconn and datcollversion <> pg_database_collation_actual_version(oid)`
 	// What takes effect by a restart alone is an error there too, and is none.
 	wrongFiles = `select coalesce(sourcefile, 'configuration') || ' line ' || coalesce(sourceline, 0) || ': ' || coalesce(name || ': ', '') || error
 		from pg_file_settings where error is not null and error <> 'setting could not be applied' order by seqno`
@@ -79,7 +90,7 @@ func (c *Conn) Configured(ctx context.Context) (Configured, error) {
 	wrong, err := c.WrongLines(ctx)
 	if err == nil {
 		s.Rules = wrong
-		err = c.slow.within(ctx, patience, func(conn *pgx.Conn) error { return readConfigured(ctx, conn, &s) })
+		err = c.slow.within(ctx, patience, func(conn *pgx.Conn) error { return readConfigured(ctx, conn, c.o.Major, &s) })
 	}
 	if err != nil {
 		return Configured{}, fmt.Errorf("look at the configuration: %w", err)
@@ -87,9 +98,13 @@ func (c *Conn) Configured(ctx context.Context) (Configured, error) {
 	return s, nil
 }
 
-func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
+func readConfigured(ctx context.Context, conn *pgx.Conn, major int, s *Configured) error {
 	batch := &pgx.Batch{}
-	for _, q := range []string{collations, wrongFiles, defaults, pendingSettings, senderRoles, durableSettings} {
+	ordered := reordered
+	if major >= 15 {
+		ordered += reorderedDatabases
+	}
+	for _, q := range []string{collations, ordered + " order by 1", wrongFiles, defaults, pendingSettings, senderRoles, durableSettings} {
 		batch.Queue(q)
 	}
 	answers := conn.SendBatch(ctx, batch)
@@ -100,6 +115,12 @@ func readConfigured(ctx context.Context, conn *pgx.Conn, s *Configured) error {
 	}
 	rows, err := answers.Query()
 	if err != nil {
+		return err
+	}
+	if s.Reordered, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return err
+	}
+	if rows, err = answers.Query(); err != nil {
 		return err
 	}
 	if s.Files, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {

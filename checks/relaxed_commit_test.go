@@ -82,6 +82,26 @@ func TestCollations(t *testing.T) {
 		must(t, err)
 		return found
 	}
+	if got := read(); len(got.Reordered) != 0 {
+		t.Errorf("on the machine that made them: %q", got.Reordered)
+	}
+	p.exec(`update pg_collation set collversion = '1' where collname = 'und-x-icu'`)
+	if got := read(); len(got.Reordered) != 0 {
+		t.Errorf("nothing is made with it: %q", got.Reordered)
+	}
+	if p.value(`select count(*) from pg_collation where collname = 'und-x-icu'`) != "0" {
+		p.exec(`create table ordered (word text collate "und-x-icu")`)
+		if got := read().Reordered; len(got) != 1 || !strings.HasPrefix(got[0], "1 collations of database postgres, such as und-x-icu (made with 1, here ") {
+			t.Errorf("another version: %q", got)
+		}
+	}
+	if p.value(`current_setting('server_version_num')::int >= 150000`) == "true" {
+		p.exec(`update pg_database set datcollversion = '1' where datname = 'postgres'`)
+		own := p.value(`select count(pg_database_collation_actual_version(oid)) from pg_database where datname = 'postgres'`) // none of C
+		if got := read().Reordered; strings.Contains(strings.Join(got, "; "), "database postgres (made with 1") != (own == "1") {
+			t.Errorf("another version of the database's own: %q", got)
+		}
+	}
 	p.exec(`delete from pg_collation where collprovider = 'c' and collcollate !~* '^(c|posix)'`) // the machine's
 	icu := p.value(`coalesce((select pg_collation_actual_version(oid) from pg_collation where collname = 'und-x-icu'), '')`)
 	if got := read(); got.Libc != "" || got.ICU != icu {

@@ -24,6 +24,9 @@ type InEffect struct {
 	// ReadOnly are settings of the server and of databases by which transactions may not
 	// write unless they ask to.
 	ReadOnly []string `json:"read_only,omitempty"`
+	// Reordered are databases and collations whose indexes on text were made with another
+	// version of libc or ICU than the primary's machine has.
+	Reordered []string `json:"reordered,omitempty"`
 	// CancelledWaits counts commits whose wait for standbys was cancelled since the
 	// sidecar began: a failover may lose them.
 	CancelledWaits uint64 `json:"cancelled_waits,omitempty"`
@@ -75,7 +78,7 @@ func (f facts) inEffect() *InEffect {
 	}
 	v := &f.Observation.Server
 	return &InEffect{K: v.Sync.K, Names: slices.Concat([]string{}, v.Sync.Names), Unsure: v.SyncUnsure, Relaxed: v.Relaxed,
-		SyncCommit: v.SyncCommit, Weak: v.Weak, ReadOnly: v.ReadOnly, CancelledWaits: v.CancelledWaits}
+		SyncCommit: v.SyncCommit, Weak: v.Weak, ReadOnly: v.ReadOnly, Reordered: v.Reordered, CancelledWaits: v.CancelledWaits}
 }
 
 // oddities are what is known of a member: of this one more than of the others.

@@ -46,6 +46,10 @@ func writeOddities(b *strings.Builder, st *api.Status) {
 		fmt.Fprintf(b, "\nWARNING: %s takes writes, but transactions are read-only by default: %s. If that is not intended, reset it where it is set (ALTER DATABASE ... RESET, or ALTER SYSTEM RESET or the file and then pgsidecar reload); "+
 			"connect with PGOPTIONS='-c default_transaction_read_only=off' for that\n", st.Member, strings.Join(e.ReadOnly, "; "))
 	}
+	if e := st.InEffect; e != nil && len(e.Reordered) > 0 {
+		fmt.Fprintf(b, "\nWARNING: indexes on text were made with another version of libc or ICU than %s has, and may miss rows, or take duplicates: %s. "+
+			"REINDEX, and then ALTER DATABASE name REFRESH COLLATION VERSION, or ALTER COLLATION name REFRESH VERSION\n", st.Member, strings.Join(e.Reordered, "; "))
+	}
 	for _, m := range st.Members {
 		if problem := configProblem(st, &m); problem != "" && !Unheard(st, m.Member) {
 			fmt.Fprintf(b, "\nWARNING: PostgreSQL on %s refuses its configuration: %s. Correct that, then type: pgsidecar reload %s\n", m.Member, problem, m.Member)
