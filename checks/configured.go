@@ -37,6 +37,10 @@ type Configured struct {
 	// has, for people: each database's own order, and the collations that something in
 	// this session's database is made with.
 	Reordered []string
+	// Unarchived is how many files wait to be archived, and UnarchivedSince since when the oldest
+	// does (Unix seconds); zero: none waits, or archive_mode is off.
+	Unarchived      int
+	UnarchivedSince int64
 	// Roles are the names of those that receive the log, by their oids.
 	Roles map[int64]string
 }
@@ -61,6 +65,8 @@ const (
 			and exists (select from pg_depend where refclassid = 'pg_collation'::regclass and refobjid = c.oid) group by collversion, now`
 	reorderedDatabases = ` union all select 'database ' || datname || ' (made with ' || datcollversion || ', here ' || pg_database_collation_actual_version(oid) || ')'
 		from pg_database where datallowconn and datcollversion <> pg_database_collation_actual_version(oid)`
+	unarchived = `select count(*), coalesce(extract(epoch from min(modification))::bigint, 0) from pg_ls_archive_statusdir()
+		where name like '%.ready' and current_setting('archive_mode') <> 'off'`
 	// What takes effect by a restart alone is an error there too, and is none.
 	wrongFiles = `select coalesce(sourcefile, 'configuration') || ' line ' || coalesce(sourceline, 0) || ': ' || coalesce(name || ': ', '') || error
 		from pg_file_settings where error is not null and error <> 'setting could not be applied' order by seqno`
@@ -104,13 +110,16 @@ func readConfigured(ctx context.Context, conn *pgx.Conn, major int, s *Configure
 	if major >= 15 {
 		ordered += reorderedDatabases
 	}
-	for _, q := range []string{collations, ordered + " order by 1", wrongFiles, defaults, pendingSettings, senderRoles, durableSettings} {
+	for _, q := range []string{collations, unarchived, ordered + " order by 1", wrongFiles, defaults, pendingSettings, senderRoles, durableSettings} {
 		batch.Queue(q)
 	}
 	answers := conn.SendBatch(ctx, batch)
 	defer answers.Close()                         // an error of it is one of the reads'
 	s.Relaxed, s.Weak, s.ReadOnly = nil, nil, nil // f may be run twice
 	if err := answers.QueryRow().Scan(&s.Libc, &s.ICU); err != nil {
+		return err
+	}
+	if err := answers.QueryRow().Scan(&s.Unarchived, &s.UnarchivedSince); err != nil {
 		return err
 	}
 	rows, err := answers.Query()

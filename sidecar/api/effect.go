@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -27,6 +28,10 @@ type InEffect struct {
 	// Reordered are databases and collations whose indexes on text were made with another
 	// version of libc or ICU than the primary's machine has.
 	Reordered []string `json:"reordered,omitempty"`
+	// Unarchived is how many files wait to be archived, by whatever archive_command, and
+	// UnarchivedFor for how many seconds the oldest has waited.
+	Unarchived    int     `json:"unarchived_files,omitempty"`
+	UnarchivedFor float64 `json:"unarchived_seconds,omitempty"`
 	// CancelledWaits counts commits whose wait for standbys was cancelled since the
 	// sidecar began: a failover may lose them.
 	CancelledWaits uint64 `json:"cancelled_waits,omitempty"`
@@ -77,8 +82,12 @@ func (f facts) inEffect() *InEffect {
 		return nil
 	}
 	v := &f.Observation.Server
-	return &InEffect{K: v.Sync.K, Names: slices.Concat([]string{}, v.Sync.Names), Unsure: v.SyncUnsure, Relaxed: v.Relaxed,
-		SyncCommit: v.SyncCommit, Weak: v.Weak, ReadOnly: v.ReadOnly, Reordered: v.Reordered, CancelledWaits: v.CancelledWaits}
+	e := &InEffect{K: v.Sync.K, Names: slices.Concat([]string{}, v.Sync.Names), Unsure: v.SyncUnsure, Relaxed: v.Relaxed,
+		SyncCommit: v.SyncCommit, Weak: v.Weak, ReadOnly: v.ReadOnly, Reordered: v.Reordered, Unarchived: v.Unarchived, CancelledWaits: v.CancelledWaits}
+	if v.Unarchived > 0 {
+		e.UnarchivedFor = time.Since(time.Unix(v.UnarchivedSince, 0)).Seconds()
+	}
+	return e
 }
 
 // oddities are what is known of a member: of this one more than of the others.

@@ -263,6 +263,9 @@ func (v *view) votesMissing() string {
 	if v.follower() {
 		return v.positionMissing("") // nothing is acknowledged here
 	}
+	if v.hasAllGiven() {
+		return "" // and nobody here can have more
+	}
 	origin := v.rec.Origin.Leader
 	if p := v.peer(origin); origin == "" && v.rec.Durability.Mode == ModeQuorum && v.rec.Durability.K == 0 {
 		return v.positionMissing("") // a person has decided that nobody's commits are waited for

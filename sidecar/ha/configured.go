@@ -21,6 +21,10 @@ type Configured struct {
 	// Reordered are, for people, the databases and collations whose indexes on text were made
 	// with another version of a library than this machine has.
 	Reordered []string
+	// Unarchived is how many files wait to be archived, and UnarchivedSince since when the oldest
+	// does (Unix seconds); zero: none. PostgreSQL tries each before it stops.
+	Unarchived      int
+	UnarchivedSince int64
 	// CancelledWaits counts commits whose wait for standbys was cancelled (a cancelled
 	// statement, an ended session) since this process began: their rows are visible and
 	// perhaps acknowledged, and a failover may lose them.

@@ -17,6 +17,13 @@ func (v *view) lacksGiven() bool {
 	return given != nil && !v.follower() && !v.o.Server.Position.Contains(*given)
 }
 
+// hasAllGiven reports whether this member's log is, to its end, what the other site gave up, before
+// anybody here was told to take the writes.
+func (v *view) hasAllGiven() bool {
+	given, own := v.rec.Given, &v.o.Server.Position
+	return given != nil && v.nothingAcknowledged() && own.TLI == given.TLI && own.Contains(*given)
+}
+
 // givenInSight reports whether a member that is heard has all of it: it leads, or this one
 // fetches it there.
 func (v *view) givenInSight() bool {

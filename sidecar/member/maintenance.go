@@ -325,7 +325,7 @@ func (s *localServer) keepConfigured(ctx context.Context) error {
 		problem = strings.TrimPrefix(problem+"; "+s.kept.refused, "; ")
 	}
 	was := s.read
-	s.read = configuration{ha.Configured{ConfigProblem: problem, SyncCommit: now.Commit, Weak: now.Weak, ReadOnly: now.ReadOnly, Reordered: now.Reordered, CancelledWaits: waits,
+	s.read = configuration{ha.Configured{ConfigProblem: problem, SyncCommit: now.Commit, Weak: now.Weak, ReadOnly: now.ReadOnly, Reordered: now.Reordered, Unarchived: now.Unarchived, UnarchivedSince: now.UnarchivedSince, CancelledWaits: waits,
 		Software: ha.Software{Libc: now.Libc, ICU: now.ICU}, StreamProblem: stream, Misled: misled}, strings.Join(now.Relaxed, ", "), now.Pending, now.Roles}
 	s.mu.Unlock()
 	if !slices.Equal(was.Weak, now.Weak) && len(now.Weak) > 0 && s.config.Load().Durability.Mode == ha.ModeQuorum {

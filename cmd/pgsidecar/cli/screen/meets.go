@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/api"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
@@ -147,19 +148,34 @@ func (m *Meeting) ofServer(st *api.Status, c *api.MemberStatus) {
 	}
 }
 
-// manyFiles is from how many files on the archive is a stop long: a few always wait.
-const manyFiles = 8
+// An archive trails that has so many files to take, or one for so long: a few wait for a moment
+// now and then.
+const (
+	manyFiles = 8
+	longWait  = 30 * time.Second
+)
 
 // ofLeader says what the old primary meets when it stops, and when it comes back as a replica.
 func (m *Meeting) ofLeader(st *api.Status, c *api.MemberStatus) {
 	// PostgreSQL ends its archiver last of all, once that has tried all that waits.
-	if a := st.Archive; a != nil && a.Leads && a.Files >= manyFiles {
-		m.note("%d files (%s) of %s wait to be archived: it archives them before it stops, and writes wait for that, for postgres { stop_timeout } at most; "+
-			"to see why they wait: pgsidecar status", a.Files, BytesWords(uint64(a.Bytes)), c.Member)
+	switch a, e := st.Archive, st.InEffect; {
+	case a != nil && a.Leads && (a.Files >= manyFiles || a.Oldest > longWait.Seconds()):
+		m.note("the archive lacks %[2]s (%[3]s) of %[1]s, the first for %.0[4]f s: %[1]s tries to archive them before it stops, and writes wait for that, for postgres { stop_timeout } at most; "+
+			"to see why they wait: pgsidecar status", c.Member, files(a.Files), BytesWords(uint64(a.Bytes)), a.Oldest)
+	case a == nil && e != nil && e.Unarchived > 0 && (e.Unarchived >= manyFiles || e.UnarchivedFor > longWait.Seconds()):
+		m.note("the archive lacks %[2]s of %[1]s, the first for %.0[3]f s: %[1]s tries to archive them before it stops, and writes wait for that, for postgres { stop_timeout } at most; "+
+			"to see why they wait: SELECT * FROM pg_stat_archiver, and postgresql.log", c.Member, files(e.Unarchived), e.UnarchivedFor)
 	}
 	if problem := configProblem(st, c); problem != "" {
 		m.note("PostgreSQL on %s refuses its configuration, and starts again with the last that it accepted: %s", c.Member, problem)
 	}
+}
+
+func files(n int) string {
+	if n == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", n)
 }
 
 // ofOther says which members cannot take part.

@@ -36,8 +36,17 @@ func TestMeets(t *testing.T) {
 		"all is well, to the best": {},
 		"an archive that trails": {func(s *api.Status, _, _ *api.MemberStatus) {
 			s.Archive = &api.Archive{Leads: true, Files: 12, Bytes: 192 << 20}
-		}, Handover{To: "n2"}, nil, []string{"12 files (192 MB) of n1 wait to be archived", "stop_timeout"}},
+		}, Handover{To: "n2"}, nil, []string{"the archive lacks 12 files (192 MB) of n1", "stop_timeout"}},
 		"an archive that is well": {func(s *api.Status, _, _ *api.MemberStatus) { s.Archive = &api.Archive{Leads: true, Files: 2} }, Handover{To: "n2"}, nil, nil},
+		"one that is stuck": {func(s *api.Status, _, _ *api.MemberStatus) {
+			s.Archive = &api.Archive{Leads: true, Files: 1, Oldest: 40}
+		}, Handover{To: "n2"}, nil, []string{"the archive lacks 1 file (0 B) of n1, the first for 40 s"}},
+		"an archive_command that fails": {func(s *api.Status, _, _ *api.MemberStatus) {
+			s.InEffect = &api.InEffect{Unarchived: 3, UnarchivedFor: 60}
+		}, Handover{To: "n2"}, nil, []string{"the archive lacks 3 files of n1, the first for 60 s", "stop_timeout", "pg_stat_archiver"}},
+		"one that works": {func(s *api.Status, _, _ *api.MemberStatus) {
+			s.InEffect = &api.InEffect{Unarchived: 3, UnarchivedFor: 1}
+		}, Handover{To: "n2"}, nil, nil},
 		"a backup from the primary": {func(s *api.Status, _, _ *api.MemberStatus) {
 			s.Backups = []api.BackupStatus{{Name: "main", Running: &api.BackupRun{Member: "n1", Done: 0.42}}}
 		}, Handover{To: "n2"}, nil, []string{"n1 is making backup main (42 %): the switchover ends it, and it starts again"}},
