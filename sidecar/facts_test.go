@@ -334,6 +334,23 @@ func TestHangs(t *testing.T) {
 	}
 }
 
+// TestSessionsUsed: a server whose sessions were all used has started, also while it says something
+// else as they become free, until it is seen, or another one is started in its place.
+func TestSessionsUsed(t *testing.T) {
+	var f facts
+	f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
+	for i, c := range []struct {
+		err  error
+		want bool
+	}{{ErrFull, true}, {context.DeadlineExceeded, true}, {ErrRefused, true}, {nil, false}, {context.DeadlineExceeded, false}} {
+		seen := f.beginLook(ha.Instant(10 * (i + 1)))
+		seen.err, seen.end = c.err, seen.at.Add(1)
+		if f.takeLook(&seen); f.server.SessionsUsed != c.want {
+			t.Errorf("look %d, %v: used %v, want %v", i, c.err, f.server.SessionsUsed, c.want)
+		}
+	}
+}
+
 // TestWritesHang: a disk hangs that takes no write for three times as long as one took of
 // late, and for twice hangAfter at least; not one that is full, and not while this process did
 // not run. After hungTime it does whatever it took before.

@@ -304,7 +304,9 @@ func (f *facts) unanswered(seen *sight) lookNews {
 	if f.starvedAt != 0 && !v.Starved && seen.at.Sub(f.starvedAt) >= starvedTime {
 		v.Starved, news = true, lookStarved
 	}
-	v.LoginProblem, v.LoginRefused, v.SessionsUsed = "", errors.Is(seen.err, ErrRefused), errors.Is(seen.err, ErrFull)
+	v.LoginProblem, v.LoginRefused = "", errors.Is(seen.err, ErrRefused)
+	// It has started, whatever it says while its sessions become free.
+	v.SessionsUsed = v.SessionsUsed || errors.Is(seen.err, ErrFull)
 	if v.LoginRefused || errors.Is(seen.err, ErrSocket) {
 		v.LoginProblem = seen.err.Error()
 	}
