@@ -17,8 +17,8 @@ func (v *view) lacksGiven() bool {
 	return given != nil && !v.follower() && !v.o.Server.Position.Contains(*given)
 }
 
-// hasAllGiven reports whether this member's log is, to its end, what the other site gave up, before
-// anybody here was told to take the writes.
+// hasAllGiven reports whether this member has all that the other site gave up, on the same timeline,
+// and nobody here was told to take the writes yet.
 func (v *view) hasAllGiven() bool {
 	given, own := v.rec.Given, &v.o.Server.Position
 	return given != nil && v.nothingAcknowledged() && own.TLI == given.TLI && own.Contains(*given)

@@ -329,8 +329,10 @@ type Probes struct {
 	// LoginRefused: the server answers, and refuses this program's login alone; its
 	// clients may well get in, and another member with the same roles may refuse as well.
 	LoginRefused bool
-	SessionsUsed bool // it refuses this program as all its sessions are used: others have them
-	Writable     Tri  // the write probe (with synchronous_commit local) succeeded
+	// SessionsUsed: it has refused this program as all its sessions were used, so it has
+	// started and clients have them. It holds until a look succeeds or the server starts anew.
+	SessionsUsed bool
+	Writable     Tri // the write probe (with synchronous_commit local) succeeded
 	// FaultyAt is the first of the write probes in a row that failed by the fault
 	// of this machine (a full or hung disk), which another would not suffer; zero:
 	// the last was well. WriteProblem says, for people, why a probe failed.
