@@ -304,17 +304,13 @@ func (f *facts) unanswered(seen *sight) lookNews {
 	if f.starvedAt != 0 && !v.Starved && seen.at.Sub(f.starvedAt) >= starvedTime {
 		v.Starved, news = true, lookStarved
 	}
-	answered := v.SessionsUsed && v.LoginRefused // until now: it is silent from this look on
 	v.LoginProblem, v.LoginRefused = "", errors.Is(seen.err, ErrRefused)
-	if answered && !v.LoginRefused {
-		v.FailingSince = 0
-	}
 	// It has started, whatever it says while its sessions become free.
 	v.SessionsUsed = v.SessionsUsed || errors.Is(seen.err, ErrFull)
 	if v.LoginRefused || errors.Is(seen.err, ErrSocket) {
 		v.LoginProblem = seen.err.Error()
 	}
-	switch failed := v.SeenAt != 0 || v.LoginProblem != "" || v.SessionsUsed; {
+	switch failed := v.SeenAt != 0 || v.LoginProblem != ""; {
 	case !failed: // it is starting
 		v.FailingSince = 0
 	case v.FailingSince == 0:

@@ -21,7 +21,7 @@ func (v *view) silent(early bool) bool {
 	if sv.LoginRefused && (sv.Writable == Yes || sv.SessionsUsed) && !sv.Hidden {
 		return false // it serves its clients, and refuses this program
 	}
-	return (sv.SeenAt != 0 || sv.LoginProblem != "" || sv.SessionsUsed) && sv.FailingSince != 0 && (early || v.after(sv.FailingSince, v.patience()))
+	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && (early || v.after(sv.FailingSince, v.patience()))
 }
 
 func (v *view) silentLong() bool { return v.silent(false) }

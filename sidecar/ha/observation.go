@@ -319,7 +319,7 @@ type Replay struct {
 // Probes is what came of the looks and write probes in a row. It is forgotten
 // with SQL.
 type Probes struct {
-	FailingSince Instant // first of the unanswered looks in a row at a server that has answered, or has a LoginProblem or SessionsUsed; zero: none
+	FailingSince Instant // first of the unanswered looks in a row at a server that has answered, or has a LoginProblem; zero: none
 	// Hangs: it answers no query, for much longer than its answers have taken of late, though
 	// this member was there to hear one.
 	Hangs bool
