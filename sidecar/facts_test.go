@@ -335,18 +335,27 @@ func TestHangs(t *testing.T) {
 }
 
 // TestSessionsUsed: a server whose sessions were all used has started, also while it says something
-// else as they become free, until it is seen, or another one is started in its place.
+// else as they become free, until it is seen, or another one is started in its place. Its silence
+// is counted from the last refusal on, and it is not taken for one that hangs.
 func TestSessionsUsed(t *testing.T) {
-	var f facts
-	f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
-	for i, c := range []struct {
-		err  error
-		want bool
-	}{{ErrFull, true}, {context.DeadlineExceeded, true}, {ErrRefused, true}, {nil, false}, {context.DeadlineExceeded, false}} {
-		seen := f.beginLook(ha.Instant(10 * (i + 1)))
-		seen.err, seen.end = c.err, seen.at.Add(1)
-		if f.takeLook(&seen); f.server.SessionsUsed != c.want {
-			t.Errorf("look %d, %v: used %v, want %v", i, c.err, f.server.SessionsUsed, c.want)
+	late := context.DeadlineExceeded
+	for _, answered := range []bool{false, true} {
+		f := facts{hangAfter: 1}
+		f.server.Postmaster = ha.Postmaster{Process: ha.ProcessRunning, StartedAt: 1}
+		if answered {
+			f.server.SeenAt, f.server.InRecovery, f.server.Writable = 1, ha.No, ha.Yes
+		}
+		for i, c := range []struct {
+			err   error
+			used  bool
+			since ha.Instant // of the silence
+		}{{ErrFull, true, 10}, {ErrFull, true, 10}, {late, true, 30}, {late, true, 30}, {ErrFull, true, 30}, {late, true, 60}, {ErrRefused, true, 60}, {nil, false, 0}} {
+			seen := f.beginLook(ha.Instant(10 * (i + 1)))
+			seen.err, seen.end = c.err, seen.at.Add(9)
+			f.takeLook(&seen)
+			if v := &f.server; v.SessionsUsed != c.used || v.FailingSince != c.since || v.Hangs {
+				t.Errorf("answered %v, look %d, %v: used %v, silent since %v, hangs %v, want %v, %v", answered, i, c.err, v.SessionsUsed, v.FailingSince, v.Hangs, c.used, c.since)
+			}
 		}
 	}
 }

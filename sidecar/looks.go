@@ -289,6 +289,7 @@ func (f *facts) takeBeside(seen *sight) lookNews {
 	}
 	v.Probes = seen.probes
 	v.FailingSince, v.Hangs = 0, false
+	v.LoginProblem, v.LoginRefused, v.SessionsUsed = "", false, false
 	return lookQuiet
 }
 
@@ -304,13 +305,17 @@ func (f *facts) unanswered(seen *sight) lookNews {
 	if f.starvedAt != 0 && !v.Starved && seen.at.Sub(f.starvedAt) >= starvedTime {
 		v.Starved, news = true, lookStarved
 	}
+	served := v.ServesOthers()
 	v.LoginProblem, v.LoginRefused = "", errors.Is(seen.err, ErrRefused)
+	if served && !v.LoginRefused { // it answered until now
+		v.FailingSince = 0
+	}
 	// It has started, whatever it says while its sessions become free.
 	v.SessionsUsed = v.SessionsUsed || errors.Is(seen.err, ErrFull)
 	if v.LoginRefused || errors.Is(seen.err, ErrSocket) {
 		v.LoginProblem = seen.err.Error()
 	}
-	switch failed := v.SeenAt != 0 || v.LoginProblem != ""; {
+	switch failed := v.SeenAt != 0 || v.LoginProblem != "" || v.SessionsUsed; {
 	case !failed: // it is starting
 		v.FailingSince = 0
 	case v.FailingSince == 0:
@@ -320,7 +325,8 @@ func (f *facts) unanswered(seen *sight) lookNews {
 		f.silent = 0
 	}
 	f.silent += seen.end.Sub(seen.at) - seen.stood
-	v.Hangs = v.FailingSince != 0 && errors.Is(seen.err, context.DeadlineExceeded) && f.hangAfter > 0 &&
+	// One whose sessions were all used is slow for a while as they become free.
+	v.Hangs = v.FailingSince != 0 && !v.SessionsUsed && errors.Is(seen.err, context.DeadlineExceeded) && f.hangAfter > 0 &&
 		f.silent >= max(f.hangAfter, usualAnswers*f.answered.At(seen.end))
 	return news
 }

@@ -18,10 +18,12 @@ func (v *view) serverHangs() bool {
 // silent reports whether the server does not answer, and for how long it has not.
 func (v *view) silent(early bool) bool {
 	sv := &v.o.Server
-	if sv.LoginRefused && (sv.Writable == Yes || sv.SessionsUsed) && !sv.Hidden {
-		return false // it serves its clients, and refuses this program
-	}
-	return (sv.SeenAt != 0 || sv.LoginProblem != "") && sv.FailingSince != 0 && (early || v.after(sv.FailingSince, v.patience()))
+	return !sv.ServesOthers() && (sv.SeenAt != 0 || sv.LoginProblem != "" || sv.SessionsUsed) && sv.FailingSince != 0 && (early || v.after(sv.FailingSince, v.patience()))
+}
+
+// ServesOthers reports whether the server answers its clients, and refuses this program alone.
+func (sv *Server) ServesOthers() bool {
+	return sv.LoginRefused && (sv.Writable == Yes || sv.SessionsUsed) && !sv.Hidden
 }
 
 func (v *view) silentLong() bool { return v.silent(false) }

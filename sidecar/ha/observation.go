@@ -319,7 +319,10 @@ type Replay struct {
 // Probes is what came of the looks and write probes in a row. It is forgotten
 // with SQL.
 type Probes struct {
-	FailingSince Instant // first of the unanswered looks in a row at a server that has answered, or has a LoginProblem; zero: none
+	// FailingSince is the first of the unanswered looks in a row at a server that has answered,
+	// or has a LoginProblem or SessionsUsed. It begins anew after refusals by one that
+	// ServesOthers. Zero: none.
+	FailingSince Instant
 	// Hangs: it answers no query, for much longer than its answers have taken of late, though
 	// this member was there to hear one.
 	Hangs bool
