@@ -50,7 +50,24 @@ func TestSites(t *testing.T) {
 	}
 	t.Run("planned change of sites", func(t *testing.T) { w.change(t, w.west, w.east, 1000) })
 	t.Run("and back", func(t *testing.T) { w.change(t, w.east, w.west, 100000) })
+	t.Run("histories", w.histories)
 	t.Run("disaster", w.disaster)
+}
+
+// histories: a standby has not fetched the history of each timeline that a change of sites passes
+// over, nearly a hundred, but of those that somebody was on.
+func (w *sites) histories(t *testing.T) {
+	for _, o := range []*operated{w.west, w.east} {
+		for _, m := range o.Plan().Members() {
+			log, err := os.ReadFile(filepath.Join(m.DataDir()+".pgsidecar", "postgresql.log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(string(log), "fetching timeline history file"); n > 16 {
+				t.Errorf("%s fetched %d timeline histories", m.Dir, n)
+			}
+		}
+	}
 }
 
 // said shows the ends of the members' logs where the test has failed.

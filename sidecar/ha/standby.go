@@ -2,6 +2,7 @@ package ha
 
 import (
 	"cmp"
+	"slices"
 	"time"
 )
 
@@ -349,7 +350,21 @@ func (t *turn) follow() {
 	if own := &t.o.Server; own.whole().LSN != own.Position.LSN {
 		t.s.Partial = own.Position.LSN // the leader may begin its timeline before that, also later
 	}
-	t.do(Action{Kind: Follow, Term: t.seen.Term, From: up.Member, Address: up.Report.Postgres, Position: p.Report.Position, Why: why})
+	t.do(Action{Kind: Follow, Term: t.seen.Term, From: up.Member, Address: up.Report.Postgres, Position: t.lineOf(p), Why: why})
+}
+
+// lineOf is where the leader's log goes: of one that is not promoted yet, onto the timeline that
+// its term has claimed.
+func (v *view) lineOf(leader *Peer) Position {
+	at, r := leader.Report.Position, &v.rec
+	n := len(r.Claims)
+	if n == 0 || r.Term != v.seen.Term || r.Leader != leader.Member || !at.Known() {
+		return at
+	}
+	if c := r.Claims[n-1]; c.Term != r.Term || c.TLI != r.Timeline || c.Parent != at.TLI {
+		return at
+	}
+	return Position{History: append(slices.Clone(at.History), Fork{TLI: at.TLI, End: at.LSN, Mark: at.Mark}), TLI: r.Timeline, LSN: at.LSN}
 }
 
 // rejoinRules bring a diverged server onto the leader's history: by pg_rewind, else

@@ -377,10 +377,8 @@ func (s *localServer) follow(ctx context.Context, a ha.Action) error {
 	if err != nil {
 		return err
 	}
-	if ha.IsSite(a.From) {
-		if err := s.files.HoldStrangers(own, a.Position); err != nil {
-			return err
-		}
+	if err := s.files.HoldStrangers(own, a.Position); err != nil {
+		return err
 	}
 	if err := s.files.Promise(a.Term, false); err != nil {
 		return err

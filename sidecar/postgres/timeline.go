@@ -74,8 +74,9 @@ func (s *Server) holdNames(names []string) error {
 }
 
 // HoldStrangers makes placeholders for the timelines between the server's own and that of a
-// primary at another site, but for those that that one came by: it has nothing to say of the
-// others, and a standby would fetch the history of each, one after the other, over a long way.
+// primary, but for those that that one came by: it has nothing to say of the others, and a standby
+// would fetch the history of each and flush it, one after the other, before it streams. After a
+// change of sites those are nearly a hundred, on the way to another site or while commits wait.
 func (s *Server) HoldStrangers(own ha.TLI, of ha.Position) error {
 	var strangers []string
 	for tli := max(own+1, 2); tli < of.TLI; tli++ {

@@ -201,6 +201,7 @@ func (w *World) opStop(m int) {
 		w.nextStage(m, 10*milli)
 		return
 	}
+	s.flushed = len(s.log) // a walreceiver flushes as it dies
 	s.clean = !s.inRecovery
 	w.ended(m)
 	w.done(m, false)
