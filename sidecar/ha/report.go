@@ -150,4 +150,6 @@ type RecordSeen struct {
 	Base TLI `json:"base,omitempty"`
 	// System is Record.SystemID: terms of another cluster's are no later ones. Empty: not known.
 	System string `json:"system,omitempty"`
+	// Timeline is Record.Timeline; zero: not known.
+	Timeline TLI `json:"timeline,omitempty"`
 }

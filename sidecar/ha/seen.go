@@ -23,7 +23,7 @@ func (o *Observation) newestSeen(last Record) RecordSeen {
 }
 
 func (r *Record) seen() RecordSeen {
-	return RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index, Changes: r.Changes, Base: r.Base, System: r.SystemID}
+	return RecordSeen{Term: r.Term, Leader: r.Leader, Phase: r.Phase, Index: r.Index, Changes: r.Changes, Base: r.Base, System: r.SystemID, Timeline: r.Timeline}
 }
 
 // alien reports whether the two are of different clusters.

@@ -353,15 +353,11 @@ func (t *turn) follow() {
 	t.do(Action{Kind: Follow, Term: t.seen.Term, From: up.Member, Address: up.Report.Postgres, Position: t.lineOf(p), Why: why})
 }
 
-// lineOf is where the leader's log goes: of one that is not promoted yet, onto the timeline that
-// its term has claimed.
+// lineOf is where the leader's log goes: of one that is about to be promoted, onto the timeline
+// that its term has claimed.
 func (v *view) lineOf(leader *Peer) Position {
-	at, r := leader.Report.Position, &v.rec
-	n := len(r.Claims)
-	if n == 0 || r.Term != v.seen.Term || r.Leader != leader.Member || !at.Known() {
-		return at
-	}
-	if c := r.Claims[n-1]; c.Term != r.Term || c.TLI != r.Timeline || c.Parent != at.TLI {
+	at, r := leader.Report.Position, &v.seen
+	if r.Leader != leader.Member || r.Phase != PhasePromoting || leader.Report.Term != r.Term || leader.Report.leads() || !at.Known() || at.TLI >= r.Timeline {
 		return at
 	}
 	return Position{History: append(slices.Clone(at.History), Fork{TLI: at.TLI, End: at.LSN, Mark: at.Mark}), TLI: r.Timeline, LSN: at.LSN}

@@ -61,9 +61,10 @@ func (v *view) witnessHeld() bool {
 }
 
 // wordGiven reports whether the witness has given its word since a person asked for the
-// writes: one from before that may have been given back.
+// writes, and since this member leads: one from before that may have been given back, by
+// the leader of a term between.
 func (v *view) wordGiven() bool {
-	return v.witnessHeld() && v.o.Source.Witness.HeldAt > v.o.Intent.Since
+	return v.witnessHeld() && v.o.Source.Witness.HeldAt > max(v.o.Intent.Since, v.s.PhaseAt)
 }
 
 // heardNow reports whether a server of the other site has answered just now, as whatever it is.

@@ -108,7 +108,7 @@ func (w *World) source(m, from int) bool {
 // copyLog makes s hold what u has flushed; they agree on the first n records.
 func (w *World) copyLog(s, u *server, n int) {
 	s.log = append(s.log[:n], u.log[n:u.flushed]...)
-	s.systemID = u.systemID
+	s.systemID, s.born = u.systemID, w.life()
 	s.standby, s.clean, s.upstream, s.onTLI, s.rewound = true, false, -1, true, -1
 	s.config = ha.SyncSetting{}
 	s.odd.part, s.odd.walGone, s.odd.replay = 0, false, replay{}

@@ -34,7 +34,6 @@ type restoration struct {
 	settled  bool    // the cluster has gone on with the data
 	recovers bool    // recovery.signal: PostgreSQL recovers to the target, and then promotes itself
 	before   *server // what was there before, which is kept; nil: nothing
-	born     uint32  // the life of these files: what was sent before it was of others
 }
 
 // drawRestore is a restore to some record, or to the end, from some backup.
@@ -146,7 +145,8 @@ func (w *World) restoredInPlace(m int) {
 	s.flushed, s.systemID = len(s.log), w.consul.record.SystemID
 	s.standby, s.onTLI, s.founding = false, true, false
 	s.odd = oddFiles{histories: s.odd.histories, localCommit: s.odd.localCommit, cancels: s.odd.cancels, copy: w.newCopy()}
-	s.odd.place = restoration{of: x.id, recovers: true, before: before, born: w.life()}
+	s.odd.place = restoration{of: x.id, recovers: true, before: before}
+	s.born = w.life()
 	s.data, s.half = ha.DataPresent, false
 	w.tell(m, "restore: %d records in place", len(s.log))
 	w.checkHeld()
@@ -206,7 +206,7 @@ func (w *World) putBackFiles(m int) {
 		s.standby, s.clean, s.onTLI = old.standby, old.clean, old.onTLI
 		s.odd.histories, s.odd.strayed, s.odd.copy = old.odd.histories, old.odd.strayed, w.newCopy()
 	}
-	s.odd.place.born = w.life()
+	s.born = w.life()
 	w.tell(m, "the data before the restore are put back: %d records", len(s.log))
 }
 

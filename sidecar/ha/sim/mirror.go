@@ -23,6 +23,7 @@ func (w *World) mirror() {
 		w.dropStreams(w.n)
 		s.log = s.log[:0]
 		s.data, s.systemID, s.run, s.epoch, s.pausedUntil = ha.DataPresent, v.systemID, up, w.life(), 0
+		s.born = s.epoch
 		w.site.life, w.site.address, w.site.timeline = v.epoch, from, timelineOf(v.log[v.flushed-1])
 		w.learn(o)
 	}

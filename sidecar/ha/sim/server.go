@@ -24,6 +24,7 @@ type server struct {
 	systemID string
 	log      []uint64 // ids of records; the first flushed of them survive a crash
 	flushed  int
+	born     uint32 // the life of this log: what was sent before it was of another
 	standby  bool   // standby.signal
 	clean    bool   // shut down as a primary
 	before   int8   // what upstream was before the last fence

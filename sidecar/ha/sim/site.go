@@ -71,7 +71,7 @@ func (w *World) siteGoes() {
 func (w *World) failoverThere() {
 	s := &w.members[w.n].server
 	w.dropStreams(w.n)
-	s.log = s.log[:max(1, len(s.log)-w.extra.below(4))]
+	s.log, s.born = s.log[:max(1, len(s.log)-w.extra.below(4))], w.life()
 	s.flushed = len(s.log)
 	w.site.timeline++
 	w.check.own(w, w.n, w.site.timeline, w.position(s, len(s.log)))

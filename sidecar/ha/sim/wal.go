@@ -101,7 +101,7 @@ func (w *World) data(m, p, n int, stream uint32) {
 	}
 	r.heardAt = w.now
 	from := &w.members[p].server
-	if n <= len(s.log) || n > from.flushed || stream < from.odd.place.born {
+	if n <= len(s.log) || n > from.flushed || stream < from.born {
 		return
 	}
 	if s.full > 0 {
