@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,9 +16,12 @@ import (
 // not start without.
 var tlsFiles = []string{"ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file", "ssl_crl_dir", "ssl_dh_params_file"}
 
-// missingFile says which file of a value is not on this machine. Names that are relative are in
-// the data directory, which may not be there yet; and without ssl nobody reads them.
-func missingFile(set map[string]string, name, value string) string {
+// notHere says which file or group of a value is not on this machine. Files whose names are
+// relative are in the data directory, which may not be there yet; and without ssl nobody reads them.
+func notHere(set map[string]string, name, value string) string {
+	if strings.EqualFold(name, "unix_socket_group") {
+		return UnknownGroup(value)
+	}
 	if !slices.Contains(tlsFiles, strings.ToLower(name)) || !filepath.IsAbs(value) || !isOn(of(set, "ssl")) {
 		return ""
 	}
@@ -25,6 +29,19 @@ func missingFile(set map[string]string, name, value string) string {
 		return ""
 	}
 	return fmt.Sprintf("there is no file %s", value)
+}
+
+// UnknownGroup says that PostgreSQL would find no group by this name or number, with which it
+// does not start. It takes any number for one.
+func UnknownGroup(name string) string {
+	if _, number := strconv.Atoi(name); name == "" || number == nil {
+		return ""
+	}
+	var unknown user.UnknownGroupError
+	if _, err := user.LookupGroup(name); !errors.As(err, &unknown) {
+		return ""
+	}
+	return fmt.Sprintf("there is no group %q", name)
 }
 
 // reserved refuses counts of one set that leave no session to anybody but superusers, with

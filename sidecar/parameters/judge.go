@@ -65,7 +65,7 @@ func (j *Judge) Refused(ctx context.Context, binDir string, set map[string]strin
 			refused[name] = refuse(ErrValue, name, "%s", why)
 		} else if why := missingLibrary(path, name, value); why != "" && !elsewhere {
 			refused[name] = refuse(ErrValue, name, "%s", why)
-		} else if why := missingFile(set, name, value); why != "" {
+		} else if why := notHere(set, name, value); why != "" {
 			refused[name] = refuse(ErrValue, name, "%s", why)
 		}
 	}

@@ -12,7 +12,8 @@ import (
 )
 
 // TestOnlyAtAStart: what PostgreSQL says only when it starts is refused before: the files of
-// its certificates that are not there, and counts that leave no session, or no member a slot.
+// its certificates and the group of its sockets that are not there, and counts that leave no
+// session, or no member a slot.
 func TestOnlyAtAStart(t *testing.T) {
 	there := filepath.Join(t.TempDir(), "here.crt")
 	if err := os.WriteFile(there, nil, 0o600); err != nil {
@@ -32,6 +33,9 @@ func TestOnlyAtAStart(t *testing.T) {
 		"none":                       {map[string]string{"ssl": "on", "ssl_ca_file": ""}, ""},
 		"ssl is off":                 {map[string]string{"ssl": "off", "ssl_cert_file": "/nowhere/x.crt"}, ""},
 		"ssl is said elsewhere":      {map[string]string{"ssl_cert_file": "/nowhere/x.crt"}, ""},
+		"a lost group":               {map[string]string{"Unix_Socket_Group": "nosuch"}, "Unix_Socket_Group: there is no group \"nosuch\""},
+		"a group":                    {map[string]string{"unix_socket_group": "root"}, ""},
+		"a group by its number":      {map[string]string{"unix_socket_group": "12345"}, ""},
 		"no slot":                    {map[string]string{"max_replication_slots": "0"}, "max_replication_slots: each other member needs one"},
 		"all are reserved":           {map[string]string{"max_connections": "3", "superuser_reserved_connections": "3"}, "superuser_reserved_connections: all 3 of max_connections"},
 		"more are reserved":          {map[string]string{"Max_Connections": "20", "superuser_reserved_connections": "30"}, "all 20 of"},

@@ -7,11 +7,12 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/parameters"
 )
 
 // standbyLimits are the settings of which a standby must have at least what its
@@ -244,9 +245,8 @@ func (s *Server) linkTrial(dir string) error {
 func (s *Server) checkPlaces(text string, ask func(string) (string, error)) error {
 	if strings.Contains(text, "unix_socket_group") {
 		name, err := ask("unix_socket_group")
-		_, unknown := user.LookupGroup(name)
-		if _, number := strconv.Atoi(name); err == nil && name != "" && unknown != nil && number != nil {
-			return fmt.Errorf("%w: unix_socket_group: there is no group %q", ErrSetting, name)
+		if why := parameters.UnknownGroup(name); err == nil && why != "" {
+			return fmt.Errorf("%w: unix_socket_group: %s", ErrSetting, why)
 		}
 	}
 	if !strings.Contains(text, "log_directory") {
