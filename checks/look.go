@@ -209,7 +209,7 @@ func (c *Conn) readLook(answers pgx.BatchResults, shut bool, f *Facts) error {
 	f.Settled = r.standby && at.standby && !r.process && conninfo == "" && restore == "" &&
 		at.position.Known() && r.readAll(at.received)
 	f.ReadAll = r.standby && at.standby && !r.process && r.waits == "RecoveryRetrieveRetryInterval"
-	if r.standby && !r.readAll(at.received) && r.delayed() {
+	if r.standby && !r.process && r.delayed() {
 		f.Delayed = f.ApplyDelay
 	}
 	f.Sync = parseSync(names)

@@ -308,8 +308,9 @@ type Replay struct {
 	// ReadAll: it receives nothing, and has replayed every whole record that it has; what it
 	// received beyond Replayed is the beginning of one.
 	ReadAll bool
-	// Delayed is recovery_min_apply_delay, where it has received nothing since its start and
-	// waits for that: how much log it has is not known before it has read it all. Zero: not so.
+	// Delayed is recovery_min_apply_delay, where no walreceiver runs and the replay waits for
+	// that: PostgreSQL asks for more log only when it has replayed its own, and where it has
+	// received nothing since its start, how much it has is not known before. Zero: not so.
 	Delayed time.Duration
 	// Paused says why it receives and replays nothing: it was asked to pause, or has less of a
 	// limit than its primary. Empty: it replays, or that is not known.

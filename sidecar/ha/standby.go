@@ -182,6 +182,8 @@ func clone(why string) func(*turn) {
 // standbyRules are what a running standby does: it fences for every new term, then
 // follows that term's leader; and it stands in the election if there is none.
 var standbyRules = [...]rule{
+	{"fence-delayed", func(v *view) bool { return v.o.Server.Promise < v.seen.Term && v.o.Server.Delayed > 0 && v.o.Busy.FailedKind == Fence },
+		blocked((*view).delayedBlock), goesOn},
 	{"fence", func(v *view) bool { return v.o.Server.Promise < v.seen.Term }, (*turn).fenceForTerm, ends},
 	{"promised-more", func(v *view) bool { return v.o.Server.Promise > v.seen.Term && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "no leader is followed", Missing: "Consul's record of term " + itoa(v.o.Server.Promise) + ", which this member has promised",
@@ -235,6 +237,7 @@ var followRules = [...]rule{
 		t.keepTag = true
 		t.follow()
 	}, ends},
+	{"follow-delayed", func(v *view) bool { return v.standsStill() && v.o.Server.Delayed > 0 }, blocked((*view).delayedBlock), ends},
 	{"stands-still", (*view).standsStill, blocked(func(v *view) Block {
 		sv := &v.o.Server
 		why := "postgresql.log in postgres.state_dir says why it does not come"
@@ -284,6 +287,13 @@ func (v *view) divergedFromLeader() bool {
 		!p.Report.Position.Contains(*own) && p.Report.Position.TLI != own.TLI
 }
 
+// delayedBlock says of a standby that follows late on purpose why it streams nothing meanwhile.
+// It is no reason to clone it: its copy is of before for people to look at.
+func (v *view) delayedBlock() Block {
+	return Block{What: "this standby does not stream from " + cmp.Or(v.seen.Leader, "the leader") + " yet",
+		Missing: "the replay of the log that it has, which recovery_min_apply_delay (" + v.o.Server.Delayed.String() + ") holds back; it streams by itself after that"}
+}
+
 // standstillTime is how long a standby that streams may lack what the leader has,
 // and come no further, before that is said: its walreceiver is refused, again and
 // again, and is seen to stream for a moment each time.
@@ -307,10 +317,7 @@ var joinRules = [...]rule{
 	{"join-unheard", (*view).leaderUnheard, nil, ends},
 	{"join-no-leader", func(v *view) bool { return v.seen.Phase != PhaseLeading && v.seen.Phase != PhasePromoting }, nil, ends},
 	// PostgreSQL asks for more log when it has replayed its own, which takes as long as its delay.
-	{"join-delayed", func(v *view) bool { return v.unsettled() && v.o.Server.Upstream == "" && v.o.Server.Delayed > 0 }, blocked(func(v *view) Block {
-		return Block{What: "this standby does not follow " + v.seen.Leader + " yet", Missing: "the replay of the log that it had at its start, which recovery_min_apply_delay (" +
-			v.o.Server.Delayed.String() + ") holds back"}
-	}), ends},
+	{"join-delayed", func(v *view) bool { return v.unsettled() && v.o.Server.Upstream == "" && v.o.Server.Delayed > 0 }, blocked((*view).delayedBlock), ends},
 	{"join-fence", func(v *view) bool {
 		return v.unsettled() && (v.o.Server.Upstream != "" || v.after(v.s.AdvancedAt, standstillTime)) && v.rested(Fence)
 	}, func(t *turn) {

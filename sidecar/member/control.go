@@ -191,7 +191,9 @@ func (c control) Remove(ctx context.Context, name string) error {
 			return api.Refuse(http.StatusPreconditionFailed, "%s", after.State.Refused)
 		}
 	}
-	if err := c.cluster.Forget(ctx, name); err != nil {
+	if err := c.cluster.Forget(ctx, name); errors.Is(err, sessions.ErrInUse) {
+		return api.Refuse(http.StatusConflict, "%[1]s is off the record, but Consul still has its checks as passing. If it was killed, they fail in a few seconds; if it runs, stop it. Then run again: pgsidecar remove %[1]s", name)
+	} else if err != nil {
 		return fmt.Errorf("%s is off the record, but still registered in Consul: %w", name, err)
 	}
 	c.log.Info("a member was removed", "member", name)

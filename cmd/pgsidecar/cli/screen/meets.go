@@ -160,10 +160,10 @@ func (m *Meeting) ofLeader(st *api.Status, c *api.MemberStatus) {
 	// PostgreSQL ends its archiver last of all, once that has tried all that waits.
 	switch a, e := st.Archive, st.InEffect; {
 	case a != nil && a.Leads && (a.Files >= manyFiles || a.Oldest > longWait.Seconds()):
-		m.note("the archive lacks %[2]s (%[3]s) of %[1]s, the first for %.0[4]f s: %[1]s tries to archive them before it stops, and writes wait for that, for postgres { stop_timeout } at most; "+
+		m.note("the archive lacks %[2]s (%[3]s) of %[1]s, the first for %.0[4]f s: %[1]s tries to archive them before it stops, and writes wait for that, for postgres { stop_timeout } at most. Mend the archive first, or accept the wait; "+
 			"to see why they wait: pgsidecar status", c.Member, files(a.Files), BytesWords(uint64(a.Bytes)), a.Oldest)
 	case a == nil && e != nil && e.Unarchived > 0 && (e.Unarchived >= manyFiles || e.UnarchivedFor > longWait.Seconds()):
-		m.note("the archive lacks %[2]s of %[1]s, the first for %.0[3]f s: %[1]s tries to archive them before it stops, and writes wait for that, for postgres { stop_timeout } at most; "+
+		m.note("the archive lacks %[2]s of %[1]s, the first for %.0[3]f s: %[1]s tries to archive them before it stops, and writes wait for that, for postgres { stop_timeout } at most. Mend the archive first, or accept the wait; "+
 			"to see why they wait: SELECT * FROM pg_stat_archiver, and postgresql.log", c.Member, files(e.Unarchived), e.UnarchivedFor)
 	}
 	if problem := configProblem(st, c); problem != "" {
