@@ -182,7 +182,9 @@ func clone(why string) func(*turn) {
 // standbyRules are what a running standby does: it fences for every new term, then
 // follows that term's leader; and it stands in the election if there is none.
 var standbyRules = [...]rule{
-	{"fence-delayed", func(v *view) bool { return v.o.Server.Promise < v.seen.Term && v.o.Server.Delayed > 0 && v.o.Busy.FailedKind == Fence },
+	{"fence-delayed", func(v *view) bool {
+		return v.o.Server.Promise < v.seen.Term && v.o.Server.Delayed > 0 && v.o.Busy.FailedKind == Fence
+	},
 		blocked((*view).delayedBlock), goesOn},
 	{"fence", func(v *view) bool { return v.o.Server.Promise < v.seen.Term }, (*turn).fenceForTerm, ends},
 	{"promised-more", func(v *view) bool { return v.o.Server.Promise > v.seen.Term && !v.forced() }, blocked(func(v *view) Block {
@@ -288,7 +290,7 @@ func (v *view) divergedFromLeader() bool {
 }
 
 // delayedBlock says of a standby that follows late on purpose why it streams nothing meanwhile.
-// It is no reason to clone it: its copy is of before for people to look at.
+// It is no reason to clone it: people want its older copy.
 func (v *view) delayedBlock() Block {
 	return Block{What: "this standby does not stream from " + cmp.Or(v.seen.Leader, "the leader") + " yet",
 		Missing: "the replay of the log that it has, which recovery_min_apply_delay (" + v.o.Server.Delayed.String() + ") holds back; it streams by itself after that"}
