@@ -113,6 +113,8 @@ var sourceRules = [...]rule{
 		t.do(Action{Kind: Fence, Term: t.rec.Term, Why: "find out what the server has before it follows " + t.rec.StandbyOf})
 	}, ends},
 	{"source-unsettled", (*view).unsettled, nil, ends},
+	// What it receives may be on a later timeline than the one that this site would take.
+	{"source-promotion-begun", (*view).mayTakeWrites, (*turn).withdrawPromotion, ends},
 	{"source-follow", func(v *view) bool { return v.o.Source.Position.Contains(v.o.Server.whole()) }, func(t *turn) {
 		t.do(Action{Kind: Follow, Term: t.rec.Term, From: t.rec.StandbyOf, Address: t.o.Source.Address, Position: t.o.Source.Position,
 			Why: "follow the primary of the other site"})
@@ -120,7 +122,6 @@ var sourceRules = [...]rule{
 	// It has written on since it was asked.
 	{"source-same-timeline", func(v *view) bool { return v.o.Source.Position.TLI == v.o.Server.Position.TLI }, nil, ends},
 	{"source-not-asked", func(v *view) bool { return !v.askedSince() }, nil, ends},
-	{"source-promotion-begun", (*view).mayTakeWrites, (*turn).withdrawPromotion, ends},
 	{"source-clone", func(v *view) bool { return v.gaveUp(Rewind) }, cloneSource("pg_rewind failed"), ends},
 	{"source-rewind", func(v *view) bool { return v.rested(Rewind) }, func(t *turn) {
 		t.do(Action{Kind: Rewind, Term: t.rec.Term, From: t.rec.StandbyOf, Address: t.o.Source.Address,

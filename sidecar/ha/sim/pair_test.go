@@ -64,7 +64,8 @@ func TestPair(t *testing.T) {
 // earlier timeline, and the other, which was closed, did not give way to it; a member was elected as it was
 // rewound, and waited for a primary that it was to be itself; a site had taken the writes, did not hear that,
 // and was rewound to the other (40001063); a member used the witness's word from an earlier term of its own, after the
-// leader of a term between had given it back (50125916, 50042182). And who was deposed with its site, and did
+// leader of a term between had given it back (50125916, 50042182); a site followed the other's later timeline before it
+// knew whether its own promotion would still be carried out (50048840). And who was deposed with its site, and did
 // not know it, acknowledged one commit more (19009650), and two members were wrong about their primary at
 // once (19016187), a standby received one record more while it was stopped (50087646), and
 // what was sent before its host was paused was read from another log (50123299), which are no broken promises.
@@ -75,7 +76,8 @@ func TestPairSeeds(t *testing.T) {
 		{Seed: 40001063, Members: [2]int{3, 2}}, {Seed: 19009650, Members: [2]int{3, 2}}, {Seed: 19009650, Members: [2]int{3, 3}},
 		{Seed: 19016187, Members: [2]int{3, 2}, Witness: true}, {Seed: 19016187, Members: [2]int{3, 3}, Witness: true},
 		{Seed: 50087646, Members: [2]int{3, 2}, Witness: true}, {Seed: 50123299, Members: [2]int{2, 1}},
-		{Seed: 50125916, Members: [2]int{3, 3}, Witness: true}, {Seed: 50042182, Members: [2]int{3, 2}, Witness: true}} {
+		{Seed: 50125916, Members: [2]int{3, 3}, Witness: true}, {Seed: 50042182, Members: [2]int{3, 2}, Witness: true},
+		{Seed: 50048840, Members: [2]int{3, 3}, Witness: true}} {
 		if r := p.Run(o); r.Violation != "" {
 			t.Errorf("seed %d of %v: %s", o.Seed, o.Members, r.Violation)
 		}
