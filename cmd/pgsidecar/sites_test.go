@@ -171,11 +171,12 @@ func (w *sites) change(t *testing.T, from, to *operated, rows int) {
 	w.follows(to)
 	from.here(w.T)
 	from.whole(t)
-	fetched := histories(t, to)
 	stop := w.write(t, rows)
 	from.until(t, "rows", func() bool {
 		return from.asked(t, from.status().Leader, fmt.Sprintf("select (count(*) > 20)::text from rows where n >= %d", rows)) == "true"
 	})
+	w.sameTimeline(t, from, to)
+	fetched := histories(t, to)
 	from.until(t, "the other site to be let take the writes", func() bool {
 		code, said, why := command(t, "site", "switch")
 		if code != 0 && !strings.Contains(why, "does not stream") { // it may just have begun to
@@ -198,6 +199,18 @@ func (w *sites) change(t *testing.T, from, to *operated, rows int) {
 	acknowledged, pause := stop()
 	t.Logf("%d rows acknowledged, the longest pause was %v", len(acknowledged), pause.Round(time.Millisecond))
 	w.has(t, to, acknowledged)
+}
+
+// sameTimeline waits until all of a site's members are on the timeline of the site that they follow.
+func (w *sites) sameTimeline(t *testing.T, from, to *operated) {
+	st := from.status()
+	at := slices.IndexFunc(st.Members, func(m api.MemberStatus) bool { return m.Member == st.Leader })
+	want := st.Members[at].Position.TLI
+	to.here(w.T)
+	defer from.here(w.T)
+	to.until(t, "the members on the other site's timeline", func() bool {
+		return !slices.ContainsFunc(to.status().Members, func(m api.MemberStatus) bool { return m.Position.TLI != want })
+	})
 }
 
 // histories is how many timeline histories a site's standbys have fetched, one by one and before

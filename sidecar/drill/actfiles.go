@@ -93,7 +93,7 @@ func (o *operator) wrongFile() Scenario {
 			return accepted(err)
 		},
 		Check: func(ctx context.Context, c Cast) error {
-			if !named {
+			if !named || at == nil { // another act had taken the file away
 				return nil
 			}
 			return shown(ctx, c, wrong.file, at.member)
