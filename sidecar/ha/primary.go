@@ -173,9 +173,17 @@ var unseenRules = [...]rule{
 	}, func(t *turn) {
 		t.s.UnseenTerm = t.rec.Term
 		t.do(Action{Kind: Stop, Immediate: true, Why: "another member can lead, and this one's server is not seen to take writes: " +
-			cmp.Or(t.o.Server.LoginProblem, "it is still starting")})
+			cmp.Or(t.o.Server.LoginProblem, t.stillStarting())})
 	}, ends},
 	{"unseen-login", func(v *view) bool { return v.o.Server.LoginProblem != "" }, (*turn).sayLogin, ends},
+}
+
+// stillStarting says why a server that runs, and refuses no login, is not seen.
+func (v *view) stillStarting() string {
+	if v.o.Server.SessionsUsed {
+		return "all its sessions were used, and it has not answered since"
+	}
+	return "it is still starting"
 }
 
 // startsTooLong reports whether a primary that was started in its place recovers for so

@@ -184,8 +184,7 @@ func clone(why string) func(*turn) {
 var standbyRules = [...]rule{
 	{"fence-delayed", func(v *view) bool {
 		return v.o.Server.Promise < v.seen.Term && v.o.Server.Delayed > 0 && v.o.Busy.FailedKind == Fence
-	},
-		blocked((*view).delayedBlock), goesOn},
+	}, blocked((*view).delayedBlock), goesOn},
 	{"fence", func(v *view) bool { return v.o.Server.Promise < v.seen.Term }, (*turn).fenceForTerm, ends},
 	{"promised-more", func(v *view) bool { return v.o.Server.Promise > v.seen.Term && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "no leader is followed", Missing: "Consul's record of term " + itoa(v.o.Server.Promise) + ", which this member has promised",

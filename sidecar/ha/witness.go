@@ -64,8 +64,11 @@ func (v *view) witnessHeld() bool {
 // writes, and since this member leads: one from before that may have been given back, by
 // the leader of a term between.
 func (v *view) wordGiven() bool {
-	return v.witnessHeld() && v.o.Source.Witness.HeldAt > max(v.o.Intent.Since, v.s.PhaseAt)
+	return v.witnessHeld() && v.o.Source.Witness.HeldAt > v.wordWanted()
 }
+
+// wordWanted is from when on an answer of the witness counts for what a person asked for.
+func (v *view) wordWanted() Instant { return max(v.o.Intent.Since, v.s.PhaseAt) }
 
 // heardNow reports whether a server of the other site has answered just now, as whatever it is.
 func (v *view) heardNow() bool {
@@ -173,7 +176,7 @@ func (v *view) tooSoon() string {
 func (v *view) witnessRefuses() string {
 	w := &v.o.Source.Witness
 	switch {
-	case v.o.Policy.Witness == "" || v.wordGiven() || w.AskedAt <= v.o.Intent.Since:
+	case v.o.Policy.Witness == "" || v.wordGiven() || w.AskedAt <= v.wordWanted():
 		return ""
 	case v.o.Intent.SiteFinal != nil && !v.after(v.o.Intent.Since, givingTime): // who gave up the writes is just giving it back
 		return ""
