@@ -61,6 +61,12 @@ func (f *facts) now() (ha.Server, ha.ActionKind) {
 	return f.server, f.operation
 }
 
+// stopping reports whether the server is being stopped: it takes no new connection then.
+func (f *facts) stopping() bool {
+	_, operation := f.now()
+	return operation == ha.Stop
+}
+
 // observed is now, in an observation's terms: of Busy the operation and since when.
 func (f *facts) observed() (ha.Server, ha.Busy) {
 	f.mu.Lock()

@@ -23,7 +23,7 @@ func (s *Sidecar) maintainLoop(ctx context.Context) error {
 		case <-ticker.C:
 		case <-s.maintenance:
 		}
-		if snap := s.Snapshot(); snap != nil && snap.Observation.Server.InRecovery != ha.Unknown {
+		if snap := s.Snapshot(); snap != nil && snap.Observation.Server.InRecovery != ha.Unknown && !s.facts.stopping() {
 			s.configure(ctx)
 			if snap.Observation.Consul.SeenAt != 0 && !snap.Observation.SettingsUnread { // whose slots there are to be is not known before
 				s.maintain(ctx, &snap.Observation)
@@ -38,7 +38,7 @@ func (s *Sidecar) maintain(ctx context.Context, o *ha.Observation) {
 	work, cancel := context.WithTimeout(ctx, maintainEvery)
 	defer cancel()
 	outgrown, err := s.opts.Server.Maintain(work, knownMembers(o), founded)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !s.facts.stopping() {
 		s.log.Warn("cannot keep roles and replication slots", "error", err)
 	}
 	if outgrown {

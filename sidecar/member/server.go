@@ -35,22 +35,19 @@ type localServer struct {
 	files  *postgres.Server
 	sql    *checks.Conn
 
-	mu     sync.Mutex
-	hidden bool
-	facts  checks.Facts // of the last look; Position also of the last operation
+	mu       sync.Mutex
+	hidden   bool
+	starting starting
+	facts    checks.Facts // of the last look; Position also of the last operation
 	// slots are other programs', as the cluster's settings name them; at is how far
 	// the physical ones have come here.
 	slots map[string]settings.Slot
 	at    slotsHere
 	// unwanted are slots that the settings named before, and that are to be dropped.
 	unwanted []string
-	// read is what was last read of the configuration; owed is what
-	// the copy of the data still owes.
-	read configuration
-	owed ha.Position
-	kept kept // guarded by mu
-	// rewound: the server still needs what its rewind's source has.
-	rewound bool
+	read     configuration // what was last read of it
+	kept     kept          // guarded by mu
+	debts
 	// promotedAt is when this process last promoted the server.
 	promotedAt time.Time
 
@@ -67,6 +64,12 @@ type localServer struct {
 type around struct {
 	others    func() peersView   // what is known of the other members
 	siteSlots chan<- slotRequest // answered by who has sessions with the other site's servers
+}
+
+// debts are what the data still lack; guarded by localServer.mu.
+type debts struct {
+	owed    ha.Position // what a copy of them is to reach
+	rewound bool        // they need what their rewind's source has
 }
 
 // kept is what this process has last brought to the server of files that change.
@@ -159,6 +162,9 @@ func (s *localServer) runs() bool {
 
 // Read returns what SQL says; whether the server is hidden, a file does.
 func (s *localServer) Read(ctx context.Context) (ha.SQL, error) {
+	if s.refuses() {
+		return ha.SQL{}, s.unread(fmt.Errorf("%w: postmaster.pid says that it is starting", checks.ErrNotReady))
+	}
 	facts, err := s.sql.Read(ctx)
 	if err != nil {
 		return ha.SQL{}, s.unread(err)

@@ -222,9 +222,11 @@ func (s *site) wait(ctx context.Context) bool {
 	}
 }
 
-// lost notes that the primary's session has ended.
+// lost notes that the primary's session has ended. A server that stops is left to that: until
+// it has ended, each connection that it refuses is one process more to wait for.
 func (s *site) lost(why error) {
 	s.sessions.close(s.primary)
+	s.sessions.failed[s.primary] = siteFailure{err: why, at: time.Now()}
 	s.primary = ""
 	s.set(func(src *ha.Source) { src.Problem = checks.Brief(why) })
 }

@@ -14,6 +14,8 @@ type PIDFile struct {
 	Socket string // the first directory; empty: none
 	// Ready: the postmaster takes connections, as a primary or as a standby.
 	Ready bool
+	// Starting: it refuses each connection, with a process that it makes for that.
+	Starting bool
 }
 
 // PIDFile reads postmaster.pid.
@@ -24,7 +26,7 @@ func (s *Server) PIDFile() (PIDFile, error) {
 	}
 	p := parsePIDFile(string(content))
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", p.PID)); err != nil {
-		p.Ready = false // the file is a dead server's
+		p.Ready, p.Starting = false, false // the file is a dead server's
 	}
 	return p, nil
 }
@@ -41,5 +43,5 @@ func parsePIDFile(content string) PIDFile {
 	pid, _ := strconv.Atoi(line(1)) // zero: it is not there
 	port, _ := strconv.Atoi(line(4))
 	status := line(8)
-	return PIDFile{PID: pid, Port: port, Socket: line(5), Ready: status == "ready" || status == "standby"}
+	return PIDFile{PID: pid, Port: port, Socket: line(5), Ready: status == "ready" || status == "standby", Starting: status == "starting"}
 }

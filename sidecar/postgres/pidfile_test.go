@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -12,8 +13,14 @@ func TestPIDFile(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	for n := range len(whole) - len("ready   \n") + 1 {
-		if parsePIDFile(whole[:n]).Ready {
-			t.Fatalf("ready by %q", whole[:n])
+		if p := parsePIDFile(whole[:n]); p.Ready || p.Starting {
+			t.Fatalf("%+v by %q", p, whole[:n])
+		}
+	}
+	for status, want := range map[string]PIDFile{"starting": {Starting: true}, "standby ": {Ready: true}, "stopping": {}} {
+		got := parsePIDFile(strings.Replace(whole, "ready   ", status, 1))
+		if got.Ready != want.Ready || got.Starting != want.Starting {
+			t.Errorf("%s: %+v", status, got)
 		}
 	}
 }
