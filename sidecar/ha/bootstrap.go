@@ -419,6 +419,11 @@ var founderRules = [...]rule{
 	{"founder-lease", nil, (*turn).extendLease, goesOn},
 	{"founder-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"founder-discard", (*view).halfMade, discard("an unfinished bootstrap was found"), ends},
+	// Consul may have been put back to the founding: there were commits since, and this member,
+	// which led, may have lost its own.
+	{"founder-late", func(v *view) bool { return v.running() && v.o.Server.Founding && v.foundedSince() != "" && !v.forced() },
+		stopNow("the cluster was founded before, and others know more of it"), ends},
+	{"founder-empty", func(v *view) bool { return v.foundsEmpty() && v.foundedBefore() != "" && !v.forced() }, blocked((*view).foundedBlock), ends},
 	{"founder-init", func(v *view) bool { return v.absent() && v.rested(Init) },
 		func(t *turn) { t.do(Action{Kind: Init, Term: t.rec.Term, Why: "found the cluster"}) }, ends},
 	{"founder-start", func(v *view) bool { return v.present() && v.stopped() }, (*turn).startPrimary, ends},
@@ -430,6 +435,52 @@ var founderRules = [...]rule{
 	}), ends},
 	{"founder-is-standby", func(v *view) bool { return v.running() && v.standby() }, blocked((*view).notFounded), ends},
 	{"founder-leads", func(v *view) bool { return v.serving() && v.o.Server.Writable == Yes && v.inTime }, (*turn).founded, ends},
+}
+
+// foundedSince is a member that is heard, and knows more of the cluster than that it is being
+// founded, or has a copy of its data; empty: none. Data that are no copy may be another founder's,
+// which never led.
+func (v *view) foundedSince() string {
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		known, own := p.Report.Record, v.o.Server.SystemID
+		later := known.Term > v.rec.Term || known.Term == v.rec.Term && known.Phase != PhaseBootstrap
+		// They may read what this one has just written before it hears so itself.
+		if later = later && (own == "" || known.System != own); (later || p.Report.Copy != "" && p.Report.ServerID != own) && v.fresh(p) {
+			return p.Member
+		}
+	}
+	return ""
+}
+
+// foundedBefore says why a founder without data, whose record an earlier process of it may have
+// written, is not to go on: others know more, or have not been asked yet. Empty: it may.
+func (v *view) foundedBefore() string {
+	if since := v.foundedSince(); since != "" {
+		return since + ", which knows more of the cluster than that it is being founded: Consul was put back, and this member has lost its data"
+	}
+	if v.s.Unfounded {
+		return ""
+	}
+	switch names := v.unheard(); {
+	case names != "" && !v.after(v.s.PhaseAt, foundingTime):
+		return "word from " + names + ", which may have the cluster's data; it is not waited for longer than " + foundingTime.String()
+	case !v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout):
+		return "the time in which other members can say that they know more of the cluster"
+	}
+	return ""
+}
+
+func (v *view) foundedBlock() Block {
+	b := Block{What: "no cluster is founded", Missing: v.foundedBefore()}
+	if v.foundedSince() != "" {
+		to, cost := v.hasMost(), ""
+		if cost = "every commit that " + to + " does not have"; to == v.o.Self {
+			cost = "the cluster that is founded is empty, and whatever the other members have is no part of it"
+		}
+		b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", cost
+	}
+	return b
 }
 
 // founderHangs reports whether the server of a cluster whose record is made anew does not

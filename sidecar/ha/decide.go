@@ -240,8 +240,10 @@ func (t *turn) noteEmpty() {
 	s := &t.s
 	if t.rec.Exists() || t.o.Consul.SeenAt == 0 {
 		s.EmptySince, s.HeardSince = 0, 0
+		s.Unfounded = s.Unfounded && t.seen.Phase == PhaseBootstrap
 		return
 	}
+	s.Unfounded = true
 	s.EmptySince = cmp.Or(s.EmptySince, t.o.Now)
 	if !t.hearsAny() {
 		s.HeardSince = 0

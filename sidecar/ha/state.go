@@ -47,6 +47,8 @@ type State struct {
 	Revived     string
 	// EmptySince is since when Consul has been seen without a record.
 	EmptySince Instant
+	// Unfounded: this process has seen Consul without a record, and none beyond a founding since.
+	Unfounded bool
 	// HeardSince is since when this member hears any other, while Consul has no record.
 	HeardSince Instant
 	// Last is the newest record that this process has read. Where Consul has an earlier

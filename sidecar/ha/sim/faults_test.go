@@ -139,6 +139,8 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 33001017, Members: 2, Outside: sim.AllOutside}, // with its host
 		{Seed: 34015855, Members: 3, Outside: sim.AllOutside}, // a person's election began by an older record, whose voters were not those of the newest
 		{Seed: 32001480, Members: 2, Outside: sim.AllOutside}, // restored data were lost, and recovered again on the timeline that they had begun
+		// Consul was put back to the founding, and the founder, whose disk was new, founded another cluster beside the data.
+		{Seed: 60001443, Members: 3, Outside: sim.AllOutside},
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace
