@@ -31,9 +31,9 @@ func checkSettings(set Settings) error {
 
 // softLines are our defaults: the user's own file and parameters come after them.
 var softLines = [...]string{
-	"max_wal_senders = 16",                // members, their clones, and some to spare
-	"max_replication_slots = 16",          // one for each other member, and the user's
-	"wal_sender_timeout = 5s",             // a dead replica's walsender is gone before it matters
+	"max_wal_senders = 16",       // members, their clones, and some to spare
+	"max_replication_slots = 16", // one for each other member, and the user's
+	"wal_sender_timeout = 5s",    // a dead replica's walsender is gone before it matters
 	// A replica whose primary is gone tries it again at this interval, with a process each time
 	// (60 ms of processor measured), while an election needs the machine. A new upstream is tried
 	// at once: a reload wakes the startup process (xlogrecovery.c).
