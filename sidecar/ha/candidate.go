@@ -183,7 +183,7 @@ func (t *turn) claim(sync SyncSetting) {
 	r := t.rec
 	r.Phase, r.Final = PhasePromoting, nil
 	r.Durability = t.narrowedByVotes(sync, t.o.Server.Position)
-	own, timeline := &t.o.Server, t.ofSite(max(r.Timeline, t.newestTimeline())+1)
+	own, timeline := &t.o.Server, t.ofSite(max(r.Timeline, t.newestTimeline())+1+r.unclaimed())
 	c := Claim{TLI: timeline, Term: r.Term, Parent: own.Position.TLI, Low: min(own.Replayed, own.Position.LSN)}
 	if t.strayed() != "" {
 		// A person takes this log for the cluster's, which begins anew with it. What others

@@ -63,6 +63,16 @@ func (r *Record) claims(c Claim) []Claim {
 	return append(slices.Clone(kept), c)
 }
 
+// unclaimed is how many terms before the record's are not known to have claimed a timeline. Each
+// may have, where Consul was put back to before its claim, so each has one left to it.
+func (r *Record) unclaimed() TLI {
+	if !r.listsClaims() {
+		return 0
+	}
+	last := r.Claims[len(r.Claims)-1].Term
+	return TLI(max(r.Term, last+1) - last - 1)
+}
+
 // claimsUnknown reports whether the record's term was won, and on which timeline is not known
 // (restoreClaim).
 func (r *Record) claimsUnknown() bool { return r.Phase == PhasePromoting && len(r.Claims) == 0 }

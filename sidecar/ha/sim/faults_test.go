@@ -141,6 +141,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 32001480, Members: 2, Outside: sim.AllOutside}, // restored data were lost, and recovered again on the timeline that they had begun
 		// Consul was put back to the founding, and the founder, whose disk was new, founded another cluster beside the data.
 		{Seed: 60001443, Members: 3, Outside: sim.AllOutside},
+		{Seed: 61003567, Members: 3, Outside: sim.AllOutside}, // a term's claim was lost with Consul, and the next term took its timeline
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace
