@@ -332,9 +332,9 @@ func inHalf(t, h TLI) TLI {
 }
 
 // bothSites reports whether the other site is heard to take writes as well as this one,
-// and not to have taken them later.
+// and not to have taken them later. What was heard before this one took them says nothing.
 func (v *view) bothSites() bool {
-	return v.o.Policy.StandbyOf != "" && v.sourceServes() && v.o.Source.SystemID == v.rec.SystemID && v.o.Server.Position.Known()
+	return v.o.Policy.StandbyOf != "" && v.sourceServes() && v.o.Source.SeenAt >= v.s.PhaseAt && v.o.Source.SystemID == v.rec.SystemID && v.o.Server.Position.Known()
 }
 
 func (v *view) bothSitesBlock() Block {
