@@ -205,10 +205,23 @@ func (v *view) unsureOfRestore() bool {
 var unsureRules = [...]rule{
 	{"unsure-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unsure-stop", (*view).running, stopNow("it is not known whether the cluster has gone on with the restored data"), ends},
-	{"unsure", nil, blocked(func(v *view) Block {
-		return Block{What: "this member's server is not started", Missing: "Consul's record of term " + itoa(max(v.seen.Term, v.o.Server.Promise)) +
-			": it says whether the cluster has gone on with the data that this member has restored"}
-	}), ends},
+	{"unsure-reinit", func(v *view) bool { return v.o.Intent.Reinit && v.spareable() }, clone("a new clone was requested"), ends},
+	{"unsure", nil, blocked((*view).unsureBlock), ends},
+}
+
+func (v *view) unsureBlock() Block {
+	b := Block{What: "this member's server is not started", Missing: "Consul's record of term " + itoa(max(v.seen.Term, v.o.Server.Promise)) +
+		": it says whether the cluster has gone on with the data that this member has restored"}
+	// A record that was made anew since never will.
+	if v.spareable() {
+		b.Override, b.Cost = "pgsidecar reinit "+v.o.Self, "every commit that "+v.o.Self+" alone has"
+	}
+	return b
+}
+
+// spareable reports whether the cluster has a primary, and does not count on what this member has.
+func (v *view) spareable() bool {
+	return v.leaderPeer() != nil && !v.putBack && v.rec.Term == v.seen.Term && !v.rec.Durability.Has(v.o.Self)
 }
 
 // restoresInVain reports whether a restore is being made that was given up. It may take

@@ -188,7 +188,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 // planClone says where a clone is made, and what of the outside it writes. It refuses a
 // place that pg_basebackup would refuse, before anything is removed.
 func (s *Server) planClone(from Source, old bool) (m marker, target string, err error) {
-	m = marker{Operation: "clone", Phase: phaseMake, From: from.Member, Since: time.Now(), Owed: from.Owed, Backup: from.Backup != nil}
+	m = marker{Operation: opClone, Phase: phaseMake, From: from.Member, Since: time.Now(), Owed: from.Owed, Backup: from.Backup != nil}
 	if old && s.roomBeside() {
 		m.Fresh, m.Old = s.beside("clone"), s.beside("old")
 		return m, m.Fresh, nil
@@ -389,6 +389,11 @@ func (s *Server) copied(m marker) error {
 	if err := errors.Join(s.Consistent(), s.newCopy(m.Owed)); err != nil {
 		return err
 	}
+	if m.Operation == opClone {
+		if err := s.forgetRestore(); err != nil {
+			return err
+		}
+	}
 	if m.Backup {
 		if err := s.noteRewound(rewound{From: m.From, Backup: true}); err != nil {
 			return err
@@ -400,7 +405,7 @@ func (s *Server) copied(m marker) error {
 // EndClone ends a clone that was left unfinished; any other marker stays.
 func (s *Server) EndClone(ctx context.Context) error {
 	m, err := s.marked()
-	if err != nil || m.Operation != "clone" {
+	if err != nil || m.Operation != opClone {
 		return err
 	}
 	return s.Discard(ctx)

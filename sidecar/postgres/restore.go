@@ -56,6 +56,7 @@ type restoration struct {
 }
 
 const (
+	opClone   = "clone"
 	opRestore = "restore"
 	opUndo    = "undo of a restore"
 )
@@ -205,6 +206,20 @@ func (s *Server) Settle(id string) error {
 	}
 	r.Kept, r.Moves = "", nil
 	return s.noteRestored(r)
+}
+
+// forgetRestore removes what a restore that can still be undone has kept aside, as its own data
+// are gone: what is there now is a copy of another member's.
+func (s *Server) forgetRestore() error {
+	r, err := s.restoredNow()
+	if err != nil || r.ID == "" || r.Settled {
+		return err
+	}
+	if r.Kept != "" {
+		s.log.Info("removing the data that a restore had replaced", "dir", r.Kept)
+		err = s.wipeAway(r.Kept)
+	}
+	return errors.Join(err, s.wipeMoved(r.Moves), s.remove(s.state("restored")))
 }
 
 // undo begins to put back the data that a restore has replaced; without any, the restored

@@ -184,3 +184,21 @@ func TestRestoreCutOff(t *testing.T) {
 		t.Errorf("after what failed: max(n) is %s", row)
 	}
 }
+
+// TestCloneEndsRestore: a copy of another member's data is no restored data any more, so that
+// nobody waits for word of that restore, or puts back what was there before it.
+func TestCloneEndsRestore(t *testing.T) {
+	a, r := backedUp(t, toHere)
+	must(t, a.Restore(soon(t), r))
+	if !a.inspect().Undoable {
+		t.Fatal("nothing is to be undone")
+	}
+	b := newPrimary(t, "n2")
+	must(t, a.Clone(soon(t), b.source(), nil))
+	if f := a.inspect(); f.Restored != "" || f.Undoable || f.Copy == "" || f.DataDir != ha.DataPresent {
+		t.Errorf("%+v", f.Files)
+	}
+	if _, err := os.Stat(a.o.DataDir + ".pgsidecar-before-restore"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was there before: %v", err)
+	}
+}

@@ -128,7 +128,7 @@ func (w *World) acknowledge(m, n int) {
 	if w.calm && w.res.Recovered == 0 {
 		w.res.Recovered = w.now - w.check.calmAt
 	}
-	if w.mode() != ha.ModeQuorum {
+	if w.mode() != ha.ModeQuorum || s.term <= w.beyond.asyncTerm { // whose lease has ended (checkWriters), whatever the mode is since
 		return
 	}
 	w.protect(m, n)
@@ -227,7 +227,7 @@ func (w *World) checkHeld() {
 // recovered: as if it had been acknowledged (S9).
 func (w *World) visible(m int) {
 	s := &w.members[m].server
-	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.byOldWord(m) {
+	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.byOldWord(m) || s.term <= w.beyond.asyncTerm {
 		return
 	}
 	w.protect(m, s.recoveryEnd)
@@ -313,6 +313,9 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	if r.Durability.Mode == ha.ModeAsync && old.Durability.Mode == ha.ModeQuorum {
 		w.forgetAcked()
 	}
+	if r.Term > old.Term && old.Durability.Mode == ha.ModeAsync {
+		w.beyond.asyncTerm = old.Term
+	}
 	leader := w.index(r.Leader)
 	if r.Phase == ha.PhaseElecting && r.Term != old.Term && leader >= 0 && leader < w.n && w.forcedTo(leader) && w.members[leader].server.systemID != c.system {
 		w.forgetLost(leader, r.Term) // it was founded beside the cluster c.system, whose members are not its own: their commits are given up here
@@ -321,7 +324,7 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 		if c.system != "" {
 			w.checkFounded(m)
 		}
-		c.leaders, c.system = c.leaders[:0], r.SystemID
+		c.leaders, c.system, w.beyond.asyncTerm = c.leaders[:0], r.SystemID, 0
 	}
 	for int(r.Term) >= len(c.leaders) {
 		c.leaders = append(c.leaders, -1)

@@ -313,6 +313,9 @@ func (w *World) cloned(m int) {
 	w.records++
 	s.odd.strayed, s.odd.copy = "", fmt.Sprintf("copy-%d", w.records)
 	s.odd.owed = s.odd.owes
+	if s.undone() {
+		s.odd.place = restoration{}
+	}
 }
 
 // chooseCopied chooses, as a copy begins, whom to copy. The leader is asked then where

@@ -141,6 +141,11 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 32001480, Members: 2, Outside: sim.AllOutside}, // restored data were lost, and recovered again on the timeline that they had begun
 		// Consul was put back to the founding, and the founder, whose disk was new, founded another cluster beside the data.
 		{Seed: 60001443, Members: 3, Outside: sim.AllOutside},
+		// Consul was emptied twice, and the record that was made anew did not say what had become of a restore: no command led out.
+		{Seed: 61070140, Members: 3, Outside: sim.AllOutside},
+		// The world was wrong: what a primary acknowledged in async mode, beyond its lease as its clock had stopped, counted
+		// when the next had changed the mode.
+		{Seed: 61018969, Members: 3, Outside: sim.AllOutside},
 		{Seed: 61003567, Members: 3, Outside: sim.AllOutside}, // a term's claim was lost with Consul, and the next term took its timeline
 	} {
 		if o.Outside == 0 {

@@ -142,6 +142,7 @@ type risk struct {
 	accepted     int    // what Outcome.Accepted was when a loss was accepted last
 	acceptedTerm uint64 // the term of the newest promotion with an accepted loss
 	replacedTerm uint64 // the term of the newest restore in place with which the cluster has gone on
+	asyncTerm    uint64 // the newest term that ended in async mode
 	accepting    bool   // an operator has accepted a loss, and it has not come yet
 	restores     []saved
 	// localAt is since when the server localOf, which was told not to wait, acknowledges
