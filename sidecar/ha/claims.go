@@ -64,13 +64,14 @@ func (r *Record) claims(c Claim) []Claim {
 }
 
 // unclaimed is how many terms before the record's are not known to have claimed a timeline. Each
-// may have, where Consul was put back to before its claim, so each has one left to it.
+// may have, where Consul was put back to before its claim, so each has one left to it; at most
+// unseenTerms, as standbys ask for the history of each number that is passed over.
 func (r *Record) unclaimed() TLI {
 	if !r.listsClaims() {
 		return 0
 	}
 	last := r.Claims[len(r.Claims)-1].Term
-	return TLI(max(r.Term, last+1) - last - 1)
+	return TLI(min(max(r.Term, last+1)-last-1, unseenTerms))
 }
 
 // claimsUnknown reports whether the record's term was won, and on which timeline is not known

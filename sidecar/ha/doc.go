@@ -68,7 +68,7 @@
 //
 //	decide.go      situationRules: what is known, whose data, who leads; registration
 //	seen.go        which record is the newest, of those read and heard of
-//	bootstrap.go   the first data directory
+//	bootstrap.go   who founds a cluster; founder.go: the founder, and who takes its place
 //	restore.go     a restore in place of a backup
 //	standby.go     a member that does not lead: start, fence, follow, rejoin, clone
 //	election.go    pre-votes and ballots

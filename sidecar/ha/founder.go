@@ -31,8 +31,10 @@ func (v *view) foundedSince() string {
 		p := &v.o.Peers[i]
 		known, own := p.Report.Record, v.o.Server.SystemID
 		later := known.Term > v.rec.Term || known.Term == v.rec.Term && known.Phase != PhaseBootstrap
-		// They may read what this one has just written before it hears so itself.
-		if later = later && (own == "" || known.System != own); (later || p.Report.Copy != "" && p.Report.ServerID != own) && v.fresh(p) {
+		if own != "" && known.System == own { // it has read what this one has just written, before this one hears so itself
+			later = false
+		}
+		if (later || p.Report.Copy != "" && p.Report.ServerID != own) && v.fresh(p) {
 			return p.Member
 		}
 	}
@@ -59,12 +61,13 @@ func (v *view) foundedBefore() string {
 
 func (v *view) foundedBlock() Block {
 	b := Block{What: "no cluster is founded", Missing: v.foundedBefore()}
-	if v.foundedSince() != "" {
-		to, cost := v.hasMost(), ""
-		if cost = "every commit that " + to + " does not have"; to == v.o.Self {
-			cost = "the cluster that is founded is empty, and whatever the other members have is no part of it"
-		}
-		b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", cost
+	if v.foundedSince() == "" { // it is a matter of time
+		return b
+	}
+	to := v.hasMost()
+	b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", "every commit that "+to+" does not have"
+	if to == v.o.Self {
+		b.Cost = "the cluster that is founded is empty, and whatever the other members have is no part of it"
 	}
 	return b
 }

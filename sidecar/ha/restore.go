@@ -205,6 +205,7 @@ func (v *view) unsureOfRestore() bool {
 var unsureRules = [...]rule{
 	{"unsure-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unsure-stop", (*view).running, stopNow("it is not known whether the cluster has gone on with the restored data"), ends},
+	{"unsure-discard", (*view).halfMade, discard("an unfinished copy or rewind was found"), ends},
 	{"unsure-reinit", func(v *view) bool { return v.o.Intent.Reinit && v.spareable() }, clone("a new clone was requested"), ends},
 	{"unsure", nil, blocked((*view).unsureBlock), ends},
 }

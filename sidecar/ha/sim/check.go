@@ -128,7 +128,7 @@ func (w *World) acknowledge(m, n int) {
 	if w.calm && w.res.Recovered == 0 {
 		w.res.Recovered = w.now - w.check.calmAt
 	}
-	if w.mode() != ha.ModeQuorum || s.term <= w.beyond.asyncTerm { // whose lease has ended (checkWriters), whatever the mode is since
+	if w.mode() != ha.ModeQuorum || w.byStoppedClock(m) {
 		return
 	}
 	w.protect(m, n)
@@ -216,6 +216,17 @@ func (w *World) byOldWord(m int) bool {
 		slices.ContainsFunc(w.check.leaders[s.term+1:], func(leader int8) bool { return leader >= 0 })
 }
 
+// byStoppedClock says whether m, a primary of async mode whose term has ended, serves on as a
+// clock has stopped, or was wrong by more than S6 allows for: whatever the mode is since, async
+// mode promises nothing then (checkWriters).
+func (w *World) byStoppedClock(m int) bool {
+	if w.members[m].server.term > w.beyond.asyncTerm || !w.beyond.clockStops && !w.beyond.wildClocks {
+		return false
+	}
+	w.beyond.outcome.Clock++
+	return true
+}
+
 // checkHeld checks S4 for all that was ever acknowledged.
 func (w *World) checkHeld() {
 	for i := range w.check.acked {
@@ -227,7 +238,7 @@ func (w *World) checkHeld() {
 // recovered: as if it had been acknowledged (S9).
 func (w *World) visible(m int) {
 	s := &w.members[m].server
-	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.byOldWord(m) || s.term <= w.beyond.asyncTerm {
+	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.byOldWord(m) || w.byStoppedClock(m) {
 		return
 	}
 	w.protect(m, s.recoveryEnd)
