@@ -39,7 +39,9 @@ var bootstrapRules = [...]rule{
 	{"bootstrap-two", func(v *view) bool { return v.present() && v.stopped() && !v.o.Server.Founding && v.otherData() != "" }, blocked((*view).otherDataBlock), ends},
 	// There was a cluster, and others may have log that this one lacks: who has most is to
 	// lead, on a timeline of its own.
-	{"bootstrap-refound", func(v *view) bool { return v.present() && v.stopped() && v.wasMember() && v.o.Server.Instructed == "" }, (*turn).refound, ends},
+	{"bootstrap-refound", func(v *view) bool {
+		return v.present() && v.stopped() && v.wasMember() && v.o.Server.Instructed == "" && !v.o.Server.Undoable
+	}, (*turn).refound, ends},
 	// It was promoted in a term whose record is lost, and another may lead a later one since.
 	{"bootstrap-unconfirmed", func(v *view) bool { return v.serving() && !v.forced() && v.unconfirmed() != "" }, blocked(func(v *view) Block {
 		return Block{What: "no cluster is founded", Missing: "word from " + v.unconfirmed() + " that no later term has begun: Consul has lost the record of this primary's",
@@ -105,7 +107,7 @@ func (v *view) waitsToFound() *Block {
 // heardOut reports whether those that know more had the time to say so: one that was cut off,
 // or stood still, hears one of the others first.
 func (v *view) heardOut() bool {
-	return v.after(max(v.s.EmptySince, v.s.HeardSince), v.o.Policy.FailureTimeout)
+	return v.after(max(v.s.EmptySince, v.s.HeardSince, v.s.GapAt), v.o.Policy.FailureTimeout)
 }
 
 // hearsAny reports whether any other member is heard, be the failure time-out shorter than the
@@ -370,6 +372,9 @@ func (t *turn) refound() {
 			r.Members = union(r.Members, []string{p.Member})
 		}
 		r.Lease = max(r.Lease, o.Peers[i].Report.Lease) // the last primary may hold as long a one
+	}
+	if !t.forced() {
+		r.Origin = Origin{Term: sv.Promise, Leader: o.Self} // it has all that was acknowledged, or it would not found the cluster anew
 	}
 	r.Index = max(o.Consul.Record.Index, o.Consul.BrokenIndex)
 	t.commit(Change{What: "refound", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)

@@ -10,7 +10,9 @@ import (
 var candidateRules = [...]rule{
 	{"candidate-out-of-recovery", (*view).serving, stopNow("its promotion belongs to an earlier term"), ends},
 	{"candidate-from-site", (*view).onlyFromSite, (*turn).leadFromSite, ends},
-	{"candidate-unfit", func(v *view) bool { return v.shutdown() || !v.present() || v.o.Server.Rewound != "" }, func(t *turn) { t.try(unfitRules[:]) }, ends},
+	{"candidate-unfit", func(v *view) bool {
+		return v.shutdown() || !v.present() || v.o.Server.Rewound != "" || v.stopped() && v.o.Server.Strayed != "" && !v.forced()
+	}, func(t *turn) { t.try(unfitRules[:]) }, ends},
 	{"candidate-disarm", func(v *view) bool { return v.stopped() && v.armed() }, disarm("a candidate needs no lease before it has the votes"), ends},
 	{"candidate-start", (*view).stopped, (*turn).startStandby, ends},
 	{"candidate-armed", (*view).armed, stopNow("it may have been told to promote in a term that is over"), ends},
@@ -32,10 +34,17 @@ var unfitRules = [...]rule{
 	}, ends},
 	{"unfit-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unfit-discard", (*view).halfMade, discard("an unfinished copy or rewind was found"), ends},
+	// Servers that followed it before would be sent its log, which by the numbers goes on from theirs.
+	{"unfit-strayed", func(v *view) bool { return v.present() && v.o.Server.Strayed != "" }, blocked((*view).strayedCandidate), ends},
 	// It takes no connections before it has the log of who led when it was rewound.
 	{"unfit-rewound", (*view).present, blocked(func(v *view) Block {
 		return Block{What: "this member is not promoted", Missing: "another member that can lead: the server of " + v.o.Self + " was rewound, and needs the log of " + v.o.Server.Rewound}
 	}), ends},
+}
+
+func (v *view) strayedCandidate() Block {
+	return Block{What: "this member is not promoted", Missing: "log of this cluster's own: " + v.strayed(),
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit since this member's log left the cluster's; all other members are cloned anew"}
 }
 
 func (v *view) unfitBlock() Block {
@@ -59,10 +68,8 @@ var electionRules = [...]rule{
 	{"elect-vote", func(v *view) bool { return !v.o.Server.Fenced || v.o.Server.halfFenced() }, fenceToElect("its own vote"), ends},
 	{"elect-unsettled", (*view).unsettled, nil, ends},
 	{"elect-claim-unknown", func(v *view) bool { return v.claimUnknown() && !v.forced() }, blocked((*view).claimUnknownBlock), ends},
-	{"elect-strayed", func(v *view) bool { return v.strayed() != "" && !v.forced() }, blocked(func(v *view) Block {
-		return Block{What: "this member is not promoted", Missing: "log of this cluster's own: " + v.strayed(),
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit since this member's log left the cluster's; all other members are cloned anew"}
-	}), ends},
+	{"elect-later-timeline", func(v *view) bool { return v.foundElected() && v.beyond() != "" && !v.forced() }, blocked((*view).beyondBlock), ends},
+	{"elect-strayed", func(v *view) bool { return v.strayed() != "" && !v.forced() }, blocked((*view).strayedCandidate), ends},
 	// Members that are here are given the time to vote: it may have more.
 	{"elect-wait-for-heard", func(v *view) bool { return v.forced() && v.positionMissing("") != "" }, nil, ends},
 	{"elect-behind", func(v *view) bool { return v.ahead().member != "" && !v.sourceHas(v.ahead().position) }, func(t *turn) { t.try(yieldRules[:]) }, ends},
@@ -76,6 +83,11 @@ var electionRules = [...]rule{
 		return Block{What: "this member is not promoted", Missing: v.votesMissing(),
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
 			Cost:     "every commit that only the missing members have"}
+	}), ends},
+	{"elect-found-reign", func(v *view) bool { return !v.forced() && v.unvotedInReign() != "" }, blocked(func(v *view) Block {
+		b := v.unheardBlock()
+		b.Missing = "the votes of" + v.unvotedInReign() + ": one vote elects by the record, pgsidecar has not followed the last primary's term from its beginning, and Consul may have been restored since"
+		return b
 	}), ends},
 	{"elect-standby-leader", (*view).follower, (*turn).leadStandby, ends},
 	{"elect-lag", func(v *view) bool { return v.tooFarBehind() && !v.forced() }, blocked((*view).lagBlock), ends},
@@ -104,7 +116,8 @@ var yieldRules = [...]rule{
 	{"yield-unheard", func(v *view) bool { return v.foundElected() && v.hearsFew() && !v.forced() }, blocked((*view).unheardBlock), ends},
 	{"yield", func(v *view) bool {
 		r := &v.peer(v.ahead().member).Report
-		return r.Eligible && r.Session != "" && (r.Paused == "" || v.o.Server.Paused != "")
+		return r.Eligible && r.Session != "" && (r.Paused == "" || v.o.Server.Paused != "") &&
+			(!v.passedInVain(v.ahead().member) || v.after(v.s.PhaseAt, 2*v.o.Policy.FailureTimeout))
 	}, func(t *turn) {
 		to := t.ahead().member
 		t.passLock(t.peer(to), to+" is ahead", t.rec.Final)
@@ -122,6 +135,12 @@ var yieldRules = [...]rule{
 		to := v.ahead()
 		return v.behind(to, to.member+" is ahead ("+to.position.String()+") and has not voted; its server is "+string(v.peer(to.member).Report.Role))
 	}), ends},
+}
+
+// passedInVain reports whether this candidate has passed the lock to that member since there was
+// a primary, and nothing has come of it, nor does that one vote: its disk may hang.
+func (v *view) passedInVain(member string) bool {
+	return !v.votes(v.peer(member)) && v.s.PassedTo == member && v.s.PassedTerm > v.rec.Origin.Term && v.s.PassedTerm < v.rec.Term
 }
 
 // behind is the block of a candidate that lacks what another has.
@@ -200,12 +219,16 @@ func (t *turn) claim(sync SyncSetting) {
 	t.commit(Change{What: "claim", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the votes are enough; the term gets timeline "+itoa(uint64(r.Timeline)))
 }
 
-// ahead is the vote that has more than this member, if there is one.
+// ahead is the vote that has more than this member, if there is one. Nothing is ahead of a log
+// that a person takes for the cluster's, which is none of it: numbers say nothing there.
 func (v *view) ahead() candidate {
+	if v.strayed() != "" {
+		return candidate{}
+	}
 	best := candidate{position: v.o.Server.Position}
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
-		if v.votes(p) && !(v.o.Intent.Force && !v.fresh(p)) && p.Report.Position.Compare(best.position) > 0 {
+		if v.votes(p) && !(v.o.Intent.Force && (!v.fresh(p) || v.chosenOver(p))) && p.Report.Position.Compare(best.position) > 0 {
 			best = candidate{member: p.Member, position: p.Report.Position}
 		}
 	}
@@ -213,6 +236,12 @@ func (v *view) ahead() candidate {
 		best = candidate{member: f.Member, position: f.Position}
 	}
 	return best
+}
+
+// chosenOver reports whether a person has decided that this member, which led, is to lead on, and
+// the peer lacks what it has: of the two logs one had been chosen.
+func (v *view) chosenOver(p *Peer) bool {
+	return v.s.ChosenTerm == v.rec.Term && !p.Report.Position.Contains(v.o.Server.Position)
 }
 
 // dispensable reports whether a candidate may lead without what a primary had that stopped
@@ -240,14 +269,14 @@ func (v *view) votes(p *Peer) bool {
 func (v *view) catchingUp() bool {
 	up := v.o.Server.Upstream
 	p := v.peer(up)
-	return up != "" && p != nil && v.votes(p) && v.fresh(p) && !p.Report.Eligible && !v.o.Server.Position.Contains(p.Report.Position)
+	return up != "" && p != nil && v.votes(p) && v.fresh(p) && (!p.Report.Eligible || v.passedInVain(up)) && !v.o.Server.Position.Contains(p.Report.Position)
 }
 
 // passLock asks for the transaction that gives the lock and the next term to
 // another member.
 func (t *turn) passLock(to *Peer, why string, final *Final) {
 	r := t.next(to.Member, why)
-	r.Final, t.s.PassedTerm = final, r.Term
+	r.Final, t.s.PassedTerm, t.s.PassedTo = final, r.Term, to.Member
 	if t.rec.Leader == t.o.Self && (t.rec.Phase == PhaseLeading || t.rec.Phase == PhasePromoting) {
 		r.Fenced, r.Crashes = t.stopped() && t.o.Server.Stray == 0, t.crashes()
 	}
@@ -294,6 +323,27 @@ func (v *view) votesMissing() string {
 	return ""
 }
 
+// unvotedInReign are the members that have not voted, where by the record one vote elects, and
+// this process has neither followed the last reign from its beginning nor heard its primary: if the
+// record is an earlier one, any member may have been its voter. Empty: none, or not so.
+func (v *view) unvotedInReign() string {
+	dur, origin := &v.rec.Durability, v.rec.Origin
+	p := v.peer(origin.Leader)
+	if v.follower() || dur.Mode != ModeQuorum || dur.K == 0 || dur.VotesNeeded() != 1 || origin.Leader == v.o.Self || p != nil && v.votes(p) ||
+		v.rec.Final != nil || v.s.FirstTerm != 0 && v.s.FirstTerm < origin.Term || v.s.LedTerm == origin.Term && v.s.LedAt > v.s.GapAt {
+		return ""
+	}
+	silent := ""
+	for _, m := range v.others() {
+		p := v.peer(m)
+		if m == origin.Leader || p != nil && (v.votes(p) || v.strays(p) || p.Link == LinkRefused && v.afterGap()) {
+			continue
+		}
+		silent += " " + m
+	}
+	return silent
+}
+
 // foundElected reports whether the term is the first that this process has read of, or that it
 // has read none yet since it stood still, or did not hear Consul: it did not see it begin.
 func (v *view) foundElected() bool { return v.s.FirstTerm == 0 || v.s.FirstTerm == v.rec.Term }
@@ -325,8 +375,8 @@ func (v *view) hearsFew() bool {
 	}
 	for _, m := range v.others() {
 		p := v.peer(m)
-		heard := p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term
-		if !heard && (m == last || p != nil && p.Link == LinkRefused && !v.o.Policy.DistrustRefusal) {
+		heard := p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sinceGap(p)
+		if !heard && (m == last || p != nil && p.Link == LinkRefused && !v.o.Policy.DistrustRefusal && v.afterGap()) {
 			continue
 		}
 		if living++; heard {
@@ -336,17 +386,28 @@ func (v *view) hearsFew() bool {
 	return 2*agree < living
 }
 
+// afterGap reports whether this process has followed the record for so long that a refusal is no
+// news from before, nor of those that are being started with it.
+func (v *view) afterGap() bool {
+	return v.after(max(v.s.BegunAt, v.s.GapAt), v.o.Policy.FailureTimeout)
+}
+
+// sinceGap reports whether the peer's word answers what this process has sent since it follows the
+// record: what was said before is read late by one that stood still.
+func (v *view) sinceGap(p *Peer) bool { return p.EchoSentAt >= v.s.GapAt }
+
 // foundLeading reports whether this process, whose server is down, found itself the primary on
 // record when it began, and has not given the others the time to say that Consul was put back.
 func (v *view) foundLeading() bool {
-	began := v.o.Now < v.s.BegunAt.Add(reportTime) && v.stopped() && !v.lockMine() && v.foundElected() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
-	return began && !v.putBack && !v.forced() && v.unheardOthers() && !v.after(v.s.BegunAt, reportTime)
+	since := max(v.s.BegunAt, v.s.GapAt)
+	began := v.o.Now < since.Add(reportTime) && v.stopped() && !v.lockMine() && v.foundElected() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
+	return began && !v.putBack && !v.forced() && v.unheardOthers() && !v.after(since, reportTime)
 }
 
 // unheardOthers reports whether a member on record is still to be heard, and not known to be gone.
 func (v *view) unheardOthers() bool {
 	for _, m := range v.others() {
-		if p := v.peer(m); p == nil || p.Link != LinkRefused && !(v.fresh(p) && p.Report.Record.Term > 0) {
+		if p := v.peer(m); p == nil || p.Link != LinkRefused && !(v.fresh(p) && v.sinceGap(p) && p.Report.Record.Term > 0) {
 			return true
 		}
 	}
@@ -354,7 +415,7 @@ func (v *view) unheardOthers() bool {
 }
 
 func (v *view) unheardBlock() Block {
-	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later record is known: pgsidecar was started in the middle of the term, and Consul may have been restored meanwhile",
+	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later record is known: pgsidecar has not followed this term from its beginning, and Consul may have been restored since",
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have, if Consul was put back"}
 }
 

@@ -259,7 +259,7 @@ func TestReplayTakesLong(t *testing.T) {
 		t.Errorf("as soon as it has replayed all: commits %s", committed(actions))
 	}
 	o.Now = now.Add(o.Policy.HandoverTimeout)
-	p.ReceivedAt = o.Now
+	p.ReceivedAt, p.EchoSentAt = o.Now, o.Now
 	if _, actions = ha.Decide(s, o); committed(actions) != "ballot" {
 		t.Errorf("it never records that it leads: commits %s", committed(actions))
 	}

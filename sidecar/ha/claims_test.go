@@ -63,14 +63,14 @@ func TestOlderProgramHasLed(t *testing.T) {
 
 // TestPromotedByHand: a log on a timeline that nobody claimed is not ahead, no vote, and
 // leads nothing, unless a person says so. Two candidates could be fooled: one of the
-// voters, and the old primary itself.
+// voters, and the old primary itself. (They have seen the term begin: putback.txt has those that have not.)
 func TestPromotedByHand(t *testing.T) {
 	for _, origin := range []string{"n1", "n2"} {
 		o := electing()
 		o.Consul.Record.Timeline, o.Consul.Record.Claims, o.Consul.Record.Origin.Leader = 3, []ha.Claim{{TLI: 3, Term: 3}}, origin
 		vote(&o, 1, at(4, 60, ha.Fork{TLI: 3, End: 50}))
 		o.Peers[1].Report.Eligible = true
-		s, actions := settled(ha.State{}, o)
+		s, actions := settled(ha.State{FirstTerm: 3}, o)
 		want := "nothing" // one vote is missing
 		if origin == "n2" {
 			want = "claim"

@@ -103,7 +103,18 @@ var situationRules = [...]rule{
 // foundsOverBroken reports whether status names the command that founds an empty cluster in the
 // place of one whose record cannot be read: nobody who has data is heard for long.
 func (v *view) foundsOverBroken() bool {
-	return v.otherData() == "" && v.after(v.s.EmptySince, foundingTime)
+	return (v.otherData() == "" || v.present() && v.onlyFounders()) && v.after(v.s.EmptySince, foundingTime)
+}
+
+// onlyFounders reports whether all data of others that are heard were made to found a cluster with,
+// and have led nothing.
+func (v *view) onlyFounders() bool {
+	for i := range v.o.Peers {
+		if p := &v.o.Peers[i]; v.hasOther(p) && !p.Report.Founding {
+			return false
+		}
+	}
+	return true
 }
 
 // sayBroken blocks while the record cannot be read.
@@ -281,7 +292,9 @@ func (t *turn) noteCandidate() {
 	}
 	r := &p.Report
 	if r.Serving && r.Position.Known() {
-		s.Led, s.LedAt, s.LedTerm = r.Position, p.ReceivedAt, t.seen.Term
+		if s.Led = r.Position; t.sinceGap(p) {
+			s.LedAt, s.LedTerm = p.ReceivedAt, t.seen.Term
+		}
 	}
 	if s.Replayed != r.Replay {
 		s.ReplayAt, s.Replayed = t.o.Now, r.Replay
@@ -390,6 +403,7 @@ func MakeReport(s State, o Observation) Report {
 		Relay:    s.Role == RoleStandbyLeader,
 		Stopping: o.hangs(),
 		Down:     v.Process == ProcessStopped && v.Stray == 0,
+		Founding: v.Founding,
 		Strayed:  v.Strayed, Copy: v.Copy, Lease: o.Policy.Lease,
 		Checkpointed: v.Checkpointed, Eligible: o.eligible(), Priority: o.Policy.Priority, NoSync: o.Policy.NoSync || o.Policy.ReplicateFrom != "" || o.Intent.Reinit,
 		Session: o.Consul.Session, Record: o.newestSeen(s.Last), ServerID: v.SystemID, Pending: v.PendingRestart,

@@ -72,6 +72,7 @@
 //	restore.go     a restore in place of a backup
 //	standby.go     a member that does not lead: start, fence, follow, rejoin, clone
 //	election.go    pre-votes and ballots
+//	rank.go        which member is to lead
 //	candidate.go   votes, the claim, passing the candidacy on
 //	primary.go     the leader in each phase; down; restart in place; serving
 //	handover.go    a planned handover

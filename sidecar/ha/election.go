@@ -11,6 +11,10 @@ import (
 // others that are needed agree, and this member is the best to begin.
 var standRules = [...]rule{
 	{"stand-claim-unknown", func(v *view) bool { return v.claimUnknown() && !v.forced() && v.vacant() }, blocked((*view).claimUnknownBlock), ends},
+	{"stand-owes", func(v *view) bool { return v.o.Server.owes() && v.vacant() && !v.forced() }, blocked((*view).owesBlock), ends},
+	{"stand-promised-later", func(v *view) bool {
+		return v.promisedLater() && !v.mayElectAnew() && v.o.eligible() && v.vacant() && !v.forced()
+	}, blocked((*view).promisedBlock), ends},
 	{"stand-unfit", (*view).mayNotStand, nil, ends},
 	{"stand-manual", func(v *view) bool { return (v.paused() || !v.o.Policy.Automatic) && !v.forced() }, nil, ends},
 	{"stand-not-vacant", func(v *view) bool {
@@ -40,6 +44,12 @@ var standRules = [...]rule{
 	{"ballot", nil, func(t *turn) {
 		t.ballot("the leader of term " + itoa(t.rec.Term) + " (" + cmp.Or(t.rec.Leader, "none") + ") is not heard")
 	}, ends},
+}
+
+// owesBlock: nobody else may be left that has what this copy may lack.
+func (v *view) owesBlock() Block {
+	return Block{What: "no election is begun", Missing: "a member that surely has each commit: the copy that " + v.o.Self + " has may lack some that it had acknowledged before (up to " + v.o.Server.Owed.String() + ")",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // mayNotStand reports whether this member cannot begin an election of the newest term.
@@ -269,8 +279,8 @@ func (v *view) perhapsDecided() string {
 	if v.rec.Phase != PhaseElecting || v.follower() || len(others) == 1 && v.s.PassedTerm == v.rec.Term && v.s.FirstTerm > 0 && v.s.FirstTerm <= v.rec.Origin.Term {
 		return ""
 	}
-	if m := v.beyond(); m != "" {
-		return "the record of the term that began the timeline of " + m + ", which is later than any in Consul's record: was Consul restored from a snapshot?"
+	if v.beyond() != "" {
+		return v.beyondMissing()
 	}
 	if v.allHeard() {
 		return "" // nobody else could know more
@@ -279,7 +289,7 @@ func (v *view) perhapsDecided() string {
 	for _, m := range others {
 		p := v.peer(m)
 		switch {
-		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sawItBegin(p):
+		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sawItBegin(p) && v.sinceGap(p):
 			agree++
 		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && v.deadByPorts(p) && !v.foundElected():
 			gone += " " + m
@@ -309,6 +319,15 @@ func (v *view) beyond() string {
 		}
 	}
 	return ""
+}
+
+func (v *view) beyondMissing() string {
+	return "the record of the term that began the timeline of " + v.beyond() + ", which is later than any in Consul's record: was Consul restored from a snapshot?"
+}
+
+func (v *view) beyondBlock() Block {
+	return Block{What: "this member is not promoted", Missing: v.beyondMissing(),
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // standsForAll is the last leader that may have acknowledged commits: it has
@@ -352,7 +371,7 @@ func (v *view) preVotesAsync() string {
 			continue
 		}
 		p := v.peer(m)
-		if m != v.o.Self && p != nil && p.Link == LinkRefused {
+		if m != v.o.Self && p != nil && p.Link == LinkRefused && v.afterGap() {
 			continue
 		}
 		living++
@@ -372,67 +391,6 @@ func (v *view) serverless(member string) bool {
 	p := v.peer(member)
 	return p != nil && v.fresh(p) && p.Report.Role == RoleStopped && p.Report.Down && !p.Report.Hears &&
 		p.Report.Record.Term == v.seen.Term && p.Report.Record.Phase == v.seen.Phase
-}
-
-// rank counts the better candidates that are in sight.
-func (v *view) rank() int {
-	better := 0
-	me := candidate{member: v.o.Self, position: v.o.Server.Position, paused: v.o.Server.Paused != "", late: late(v.o.Server.Position, v.o.Server.Replayed),
-		hidden: v.o.Consul.strandedAt() != 0, priority: v.o.Policy.Priority}
-	for i := range v.o.Peers {
-		p := &v.o.Peers[i]
-		if !v.fresh(p) || !p.Report.Eligible || p.Report.Hears || v.strays(p) || v.rec.replaced(p.Report.Position) {
-			continue
-		}
-		if p.candidate().better(me) {
-			better++
-		}
-	}
-	return better
-}
-
-// candidate is what the choice between members looks at.
-type candidate struct {
-	member   string
-	position Position
-	late     bool // it has much to replay before it takes writes
-	// paused: it replays nothing, and may have to be restarted before it can. Another
-	// that has less first fetches what it lacks.
-	paused   bool
-	silent   bool // its port answers nobody here, so that clients may not reach it either
-	hidden   bool // clients do not find it by DNS
-	priority int
-}
-
-func (p *Peer) candidate() candidate {
-	r := &p.Report
-	return candidate{member: p.Member, position: r.Position, paused: r.Paused != "", late: late(r.Position, r.Replay), silent: p.PortSilent, hidden: r.Agentless, priority: r.Priority}
-}
-
-// late reports whether a standby that has received the log up to at has much to
-// replay before it takes writes.
-func late(at Position, replayed LSN) bool { return replayed != 0 && replayed+maxHandoverLag < at.LSN }
-
-func (c candidate) better(than candidate) bool {
-	if c.paused != than.paused {
-		return than.paused
-	}
-	if order := c.position.Compare(than.position); order != 0 {
-		return order > 0
-	}
-	if c.silent != than.silent {
-		return than.silent
-	}
-	if c.late != than.late {
-		return than.late
-	}
-	if c.hidden != than.hidden {
-		return than.hidden
-	}
-	if c.priority != than.priority {
-		return c.priority > than.priority
-	}
-	return c.member < than.member
 }
 
 // next is the record of the term after this one. Where a person decides what nobody can say, whether

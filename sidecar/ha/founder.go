@@ -24,8 +24,7 @@ var founderRules = [...]rule{
 }
 
 // foundedSince is a member that is heard, and knows more of the cluster than that it is being
-// founded, or has a copy of its data; empty: none. Data that are no copy may be another founder's,
-// which never led.
+// founded, or has data of it; empty: none. Those of another founder never led.
 func (v *view) foundedSince() string {
 	for i := range v.o.Peers {
 		p := &v.o.Peers[i]
@@ -34,7 +33,7 @@ func (v *view) foundedSince() string {
 		if own != "" && known.System == own { // it has read what this one has just written, before this one hears so itself
 			later = false
 		}
-		if (later || p.Report.Copy != "" && p.Report.ServerID != own) && v.fresh(p) {
+		if (later || p.Report.ServerID != "" && p.Report.ServerID != own && !p.Report.Founding) && v.fresh(p) {
 			return p.Member
 		}
 	}

@@ -10,7 +10,9 @@ import (
 var leaderRules = [...]rule{
 	{"leader-exit", func(v *view) bool { return v.shutdown() && v.stopped() && !v.lockMine() }, (*turn).stopAndExit, ends},
 	{"found-leading", (*view).foundLeading, func(t *turn) { t.keepTag = true }, ends},
-	{"restate-forced", func(v *view) bool { return v.putBack && v.forced() && !v.confirmedSince() },
+	{"restate-forced", func(v *view) bool {
+		return v.putBack && v.forced() && v.rec.Phase != PhaseBootstrap && !v.confirmedSince()
+	},
 		func(t *turn) { t.ballot("Consul has lost the record, and nobody can say that it is the newest") }, ends},
 	{"restate-asks", func(v *view) bool {
 		return v.putBack && !v.confirmedSince() && v.askedJustNow()
@@ -42,6 +44,7 @@ var leaderRules = [...]rule{
 	{"claim-lost-unheard", func(v *view) bool { return v.claimLost() && !v.halfSince(v.s.BegunAt) && !v.forced() }, blocked((*view).claimLostBlock), ends},
 	{"claim-lost", (*view).claimLost, (*turn).restoreClaim, ends},
 	{"voters-lost", (*view).votersLost, (*turn).restoreVoters, goesOn},
+	{"voters-forgotten", func(v *view) bool { return v.lockMine() && v.votersForgotten() && !v.votersLost() }, (*turn).restoreVoters, goesOn},
 	{"electing", inPhase(PhaseElecting), func(t *turn) { t.try(candidateRules[:]) }, ends},
 	{"promoting", inPhase(PhasePromoting), func(t *turn) { t.try(promotionRules[:]) }, ends},
 	{"leading-standby-cluster", func(v *view) bool { return v.rec.Phase == PhaseLeading && v.follower() }, func(t *turn) { t.try(standbyLeaderRules[:]) }, ends},
@@ -79,6 +82,10 @@ var promotionRules = [...]rule{
 	{"promotion-set-sync", func(v *view) bool { return v.standby() && v.o.Server.Settled && !v.covered() }, func(t *turn) {
 		t.do(Action{Kind: SetSync, Sync: t.promotionSync(), Why: "the durability that was claimed, before the promotion"})
 	}, ends},
+	// It stood still since the claim was sent: another may have led since, and Consul have lost that.
+	{"promotion-unheard", func(v *view) bool {
+		return v.standby() && v.foundElected() && v.votesDecideNothing() && v.hearsFew() && !v.forced()
+	}, blocked((*view).unheardBlock), ends},
 	{"promotion-unseen", func(v *view) bool { return v.unseen() && v.o.Server.LoginProblem != "" }, (*turn).sayLogin, ends},
 	{"promote", func(v *view) bool {
 		return v.standby() && v.o.Server.Settled && v.lockMine() && v.inTime && v.leased() && v.rested(Promote)
@@ -148,6 +155,9 @@ var reignRules = [...]rule{
 	// Until Consul has answered this is a primary like any other.
 	{"restore-asked", (*view).restoreAsked, (*turn).beginRestore, goesOn},
 	{"elect-anew", func(v *view) bool { return v.promisedLater() && (v.mayElectAnew() && !v.paused() || v.forced()) }, func(t *turn) {
+		if t.forced() && t.primary() {
+			t.s.ChosenTerm = t.next(t.o.Self, "").Term
+		}
 		t.ballot("members have promised term " + itoa(t.newestPromise()) + ", whose record Consul has lost")
 	}, ends},
 	{"promised-later", (*view).promisedLater, blocked((*view).promisedBlock), goesOn},

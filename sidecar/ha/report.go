@@ -90,6 +90,8 @@ type Report struct {
 	ServerID string `json:"server_id,omitempty"` // PostgreSQL system identifier
 	Pending  bool   `json:"pending_restart,omitempty"`
 
+	// Founding: it made its data to found a cluster with, and knows of nothing that they led.
+	Founding bool `json:"founding,omitempty"`
 	// Stopping: a primary that is being stopped and does not end, as its disk hangs. It
 	// is not heard any more, and extends no lease.
 	Stopping bool `json:"stopping,omitempty"`

@@ -15,6 +15,10 @@ func (v *view) confirmedSince() bool {
 	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
 		return v.kthEcho(v.withData(v.rec.Durability.Voters), v.confirming()) >= v.s.PutBackAt
 	}
+	if v.rec.Phase == PhaseBootstrap {
+		// Who founds the cluster in this one's place does not wait for the end of its lease.
+		return v.foundedSince() == "" && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout) && (v.unheard() == "" || v.after(v.s.PutBackAt, foundingTime))
+	}
 	return v.leaseUntil() > v.o.Now
 }
 
@@ -73,6 +77,15 @@ func (v *view) votersLost() bool {
 		(v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
 }
 
+// votersForgotten reports whether this primary's server acknowledges what the record does not say
+// that its voters hold: the record is widened before the setting, so Consul was put back to before
+// that, and this process has not read what it had; or somebody has changed the setting.
+func (v *view) votersForgotten() bool {
+	sv := &v.o.Server
+	return !v.putBack && !v.follower() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting) && v.rec.Durability.Mode == ModeQuorum &&
+		v.serving() && sv.SeenAt != 0 && !sv.SyncUnsure && !Covers(sv.Sync, v.o.Self, v.rec.Durability)
+}
+
 // restoreVoters writes what is true no matter who they were.
 func (t *turn) restoreVoters() {
 	t.commit(Change{What: "voters", Record: t.withAllVoters(), Lock: LockKeep, Session: t.o.Consul.Session}, "Consul was put back to an earlier record of this term")
@@ -102,7 +115,7 @@ func (t *turn) withAllVoters() Record {
 // later record; where it has not, and the members do, it was put back.
 func (t *turn) reacquire() {
 	c, r := &t.o.Consul, t.rec
-	if t.seenLater() && (r.Phase == PhaseLeading || r.Phase == PhasePromoting) {
+	if (t.seenLater() || t.votersForgotten()) && (r.Phase == PhaseLeading || r.Phase == PhasePromoting) {
 		r = t.withAllVoters()
 	}
 	t.commit(Change{What: "reacquire", Record: r, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
@@ -113,7 +126,7 @@ func (t *turn) reacquire() {
 func (v *view) allHeard() bool {
 	for _, m := range v.others() {
 		p := v.peer(m)
-		if !v.fresh(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {
+		if !v.fresh(p) || !v.sinceGap(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {
 			return false
 		}
 	}

@@ -1,6 +1,9 @@
 package ha
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // Restoring is a restore of the cluster's data in place: a person has asked for the data
 // of a backup, with the log up to a target, instead of those that the cluster has. It is
@@ -28,6 +31,8 @@ var restoringRules = [...]rule{
 	{"restore-lease", nil, (*turn).extendLease, goesOn},
 	{"restore-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"restore-give-up", func(v *view) bool { return (v.o.Intent.GiveUp || v.begunToGiveUp()) && !v.settled() }, (*turn).giveUpRestore, ends},
+	// Commits may have been acknowledged on the restored data since: they are not made again.
+	{"restore-gone-on", func(v *view) bool { return v.goneOnWithout() && !v.forced() }, blocked((*view).goneOnBlock), ends},
 	{"restore-discard", (*view).halfMade, discard("an unfinished restore was found"), ends},
 	{"restore-stop", func(v *view) bool { return v.running() && !v.restored() }, func(t *turn) {
 		t.do(Action{Kind: Stop, Why: "the cluster is restored: " + t.rec.Restore.Words})
@@ -37,6 +42,12 @@ var restoringRules = [...]rule{
 	}), ends},
 	{"restore-after-others", func(v *view) bool { return !v.restored() && v.serversLeft() != "" }, blocked(func(v *view) Block {
 		return v.restoreBlock("the servers of " + v.serversLeft() + " to stop")
+	}), ends},
+	// It may have been given up since, and Consul have lost that.
+	{"restore-unheard", func(v *view) bool { return !v.restored() && v.foundElected() && v.hearsFew() && !v.forced() }, blocked(func(v *view) Block {
+		b := v.restoreBlock("word from at least half of the other members that no later record is known: Consul may have been put back, and the restore have been given up before that")
+		b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "every commit since, if the restore was given up"
+		return b
 	}), ends},
 	{"restore-anew", func(v *view) bool { return v.absent() && v.s.RestoreTerm != v.rec.Term }, (*turn).restoreAnew, ends},
 	{"restore-data", func(v *view) bool { return !v.restored() && v.rested(Restore) }, func(t *turn) {
@@ -70,6 +81,18 @@ func (v *view) restored() bool { return v.o.Server.Restored == v.rec.Restore.ID 
 
 // settled reports whether the cluster has gone on with them already: Consul was put back.
 func (v *view) settled() bool { return v.restored() && !v.o.Server.Undoable }
+
+// goneOnWithout reports whether members know that the cluster has gone on with the restored data,
+// which Consul has forgotten, and this member has them no more.
+func (v *view) goneOnWithout() bool {
+	return !v.restored() && v.seen.Term == v.rec.Term && v.seen.Phase == PhaseLeading
+}
+
+func (v *view) goneOnBlock() Block {
+	to := cmp.Or(v.bestHeard(), v.o.Self)
+	return Block{What: "no leader is elected", Missing: "the data with which the cluster has gone on after its restore " + v.rec.Restore.Words + ": " + v.o.Self + " has lost them, and Consul was put back",
+		Override: "pgsidecar failover --to " + to + " --accept-data-loss", Cost: "every commit that " + to + " does not have"}
+}
 
 func (v *view) restoreBlock(missing string) Block {
 	return Block{What: "the cluster is restored " + v.rec.Restore.Words + ", and takes no writes", Missing: missing,

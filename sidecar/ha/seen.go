@@ -78,7 +78,8 @@ func (t *turn) noteFollowed() {
 	if t.o.Consul.Reachable == No {
 		return
 	}
-	if s.FollowedAt != 0 && t.o.Now > s.FollowedAt.Add(followTime) {
+	// One that could not read it when it began has followed nothing either.
+	if last := cmp.Or(s.FollowedAt, s.BegunAt); last != 0 && t.o.Now > last.Add(followTime) {
 		s.FirstTerm, s.GapAt = 0, t.o.Now
 	}
 	s.FollowedAt = t.o.Now

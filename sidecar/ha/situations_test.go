@@ -127,6 +127,6 @@ func settled(before ha.State, o ha.Observation) (ha.State, []ha.Action) {
 	then := o
 	then.Now = now.Add(-time.Minute)
 	s, _ := ha.Decide(before, then)
-	s.LostAt = now.Add(-time.Minute)
+	s.LostAt, s.FollowedAt = now.Add(-time.Minute), now // it was asked all the time
 	return ha.Decide(s, o)
 }

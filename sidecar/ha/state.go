@@ -109,8 +109,13 @@ type State struct {
 	Wish      WitnessWish
 	// Forced is what came of the newest decision that this member is to lead whatever is missing.
 	Forced Forced
-	// PassedTerm is the term that this leader last asked to begin with another as its leader.
+	// PassedTerm is the term that this leader last asked to begin with another, PassedTo, as its
+	// leader.
 	PassedTerm uint64
+	PassedTo   string
+	// ChosenTerm is the term that this primary has asked to begin, as a person had decided that it is
+	// to lead on, although others have promised a later term. Zero: none.
+	ChosenTerm uint64
 	// GivenUp is the restore for which this member has sent the transaction that gives it up. Empty:
 	// none.
 	GivenUp string

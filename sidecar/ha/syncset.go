@@ -109,6 +109,8 @@ func (v *view) narrowedByVotes(set SyncSetting, upto Position) Durability {
 // server's setting to those that are wanted: widen the record, change the
 // setting, see it in effect and caught up with, narrow the record (S4).
 var durabilityRules = [...]rule{
+	// The record that is being written again will settle it.
+	{"settle-restated", func(v *view) bool { return v.stray() && v.putBack }, nil, ends},
 	// Once this is done the index has moved, and the stray cannot be applied.
 	{"settle", func(v *view) bool { return v.stray() && v.lockMine() },
 		func(t *turn) { t.record("settle", t.rec.Durability, "a transaction's outcome is not known") }, ends},

@@ -167,8 +167,11 @@ func (v *view) inDoubt() bool {
 }
 
 // stray reports whether a transaction whose outcome is not known may still be
-// applied: the record has not moved on.
-func (v *view) stray() bool { return v.o.Busy.Doubt != 0 && v.rec.Index <= v.o.Busy.Doubt }
+// applied: the record has not moved on. Nor is it known where Consul has lost the record that
+// this member has read: the next may have been the transaction's.
+func (v *view) stray() bool {
+	return v.o.Busy.Doubt != 0 && (v.rec.Index <= v.o.Busy.Doubt || v.putBack)
+}
 
 // gaveUp reports whether the operation failed so often that another is due.
 func (v *view) gaveUp(kind ActionKind) bool { return v.o.Busy.gaveUp(kind) }

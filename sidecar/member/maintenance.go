@@ -45,7 +45,7 @@ func (m *Member) seePeers() peersView {
 		if p.Member == leader && p.Link == ha.LinkUp {
 			o.leader = p.Report.API
 		}
-		if p.Member != leader && p.Link == ha.LinkUp && p.Report.Streaming && p.Report.Leader == leader {
+		if p.Member != leader && p.Link == ha.LinkUp && p.Report.Streaming && p.Report.Strayed == "" && p.Report.Leader == leader {
 			if source, err := sourceOf(p.Member, p.Report.Postgres); err == nil {
 				o.copies = append(o.copies, source)
 			}

@@ -111,11 +111,11 @@ func (w *World) acknowledge(m, n int) {
 	if w.opt.Outside != 0 && w.ownRisk(m) {
 		return
 	}
-	if s.term < w.beyond.acceptedTerm {
+	if s.term < w.beyond.acceptedTerm && w.known(w.beyond.acceptedTerm) {
 		w.beyond.outcome.Accepted++ // by who was deposed at a person's risk, and does not know it
 		return
 	}
-	if s.term < w.beyond.replacedTerm {
+	if s.term < w.beyond.replacedTerm && w.known(w.beyond.replacedTerm) {
 		w.beyond.outcome.Accepted++ // or whose data a person has replaced, as its host stood still until then
 		return
 	}
@@ -417,6 +417,9 @@ func (w *World) remembered(term uint64) bool {
 	}
 	return false
 }
+
+// known says whether Consul, or a member, knows of the term.
+func (w *World) known(term uint64) bool { return w.consul.record.Term >= term || w.remembered(term) }
 
 // checkAccused: no copy is named as diverged that has nothing which the primary has not.
 func (w *World) checkAccused(leader int, old *ha.Record) {

@@ -26,6 +26,7 @@ func (f *Facts) Decide(decide Decider, long bool) Decision {
 		then := f.Observation
 		then.Now = f.Now.Add(-time.Minute)
 		s, _ = decide(s, then)
+		s.FollowedAt = f.Now // it has been asked since
 		if f.State.LostAt == 0 {
 			s.LostAt = then.Now
 		}

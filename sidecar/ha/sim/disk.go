@@ -176,7 +176,7 @@ func (w *World) cloneSource(m, leader int) int {
 			continue
 		}
 		p := w.peer(m, j)
-		if p.Link == ha.LinkUp && p.Report.Streaming && p.Report.Leader == names[leader] {
+		if p.Link == ha.LinkUp && p.Report.Streaming && p.Report.Strayed == "" && p.Report.Leader == names[leader] {
 			return j
 		}
 	}

@@ -147,6 +147,36 @@ func TestFaultSeeds(t *testing.T) {
 		// when the next had changed the mode.
 		{Seed: 61018969, Members: 3, Outside: sim.AllOutside},
 		{Seed: 61003567, Members: 3, Outside: sim.AllOutside}, // a term's claim was lost with Consul, and the next term took its timeline
+		// Consul was put back to before an election, and another of its term came late: who found itself its leader
+		// went on, though a member had log of a timeline that the first had begun.
+		{Seed: 61212736, Members: 3, Outside: sim.AllOutside},
+		{Seed: 62043485, Members: 5, Outside: sim.AllOutside}, // who had stood still with its claim was promoted by a record that Consul was put back to
+		{Seed: 62083647, Members: 5, Outside: sim.AllOutside}, // a change that was not answered counted as settled, as Consul had lost the record since
+		{Seed: 62093801, Members: 5, Outside: sim.AllOutside}, // the lock was passed for ever to a member whose disk hung
+		// Who woke up took what it had heard before for word of now, and elected itself.
+		{Seed: 63152095, Members: 3, Outside: sim.AllOutside},
+		{Seed: 63074810, Members: 3, Outside: sim.AllOutside}, // a restore that the cluster had gone on with was made again
+		// A new process of the leader believed a record whose voters its own server did not wait for.
+		{Seed: 63365319, Members: 3, Outside: sim.AllOutside},
+		// A former primary founded the cluster anew, lost its data, and another led without asking for its vote.
+		{Seed: 63400066, Members: 3, Outside: sim.AllOutside}, {Seed: 63446379, Members: 3, Outside: sim.AllOutside},
+		{Seed: 63189506, Members: 3, Outside: sim.AllOutside}, // a candidate that had been run by hand was started, and others streamed from it
+		{Seed: 63082780, Members: 3, Outside: sim.AllOutside}, // log that was none of the cluster's was compared by its numbers
+		{Seed: 63457410, Members: 3, Outside: sim.AllOutside}, // who woke up founded a cluster beside the one that had been founded meanwhile
+		{Seed: 63235822, Members: 3, Outside: sim.AllOutside}, // a founder whose record was lost went on beside who had taken its place
+		{Seed: 63624733, Members: 3, Outside: sim.AllOutside}, // a restore was made again that had been given up
+		{Seed: 64114806, Members: 5, Outside: sim.AllOutside}, // a person had a primary lead on, and it passed that on to one that lacked its commits
+		// Status named no command, or one that did not help: to a member that owes, and the only one with data; beside one that
+		// has promised a later term; to two founders of the cluster; to who had passed the lock in vain.
+		{Seed: 63536021, Members: 3, Outside: sim.AllOutside}, {Seed: 63017241, Members: 3, Outside: sim.AllOutside},
+		{Seed: 63514358, Members: 3, Outside: sim.AllOutside}, {Seed: 63556133, Members: 3, Outside: sim.AllOutside},
+		// The world was wrong: a term counted that nobody was left to know of; a server whose disk hangs was copied from.
+		{Seed: 63314911, Members: 3, Outside: sim.AllOutside}, {Seed: 63422914, Members: 3, Outside: sim.AllOutside},
+		// An election in between hid that its candidate had not followed the last primary's term; a process that could not
+		// read the record when it began took itself for one that had; one that woke up believed a refusal from before.
+		{Seed: 63312191, Members: 3, Outside: sim.AllOutside}, {Seed: 63353326, Members: 3, Outside: sim.AllOutside}, {Seed: 63504081, Members: 3, Outside: sim.AllOutside},
+		// The world was wrong: nobody had heard that a restore was given up; what a member has that is not heard is in the price.
+		{Seed: 61206119, Members: 3, Outside: sim.AllOutside}, {Seed: 62112477, Members: 5, Outside: sim.AllOutside}, {Seed: 62118267, Members: 5, Outside: sim.AllOutside},
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace

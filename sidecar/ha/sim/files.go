@@ -102,7 +102,7 @@ func (w *World) wipe(s *server) {
 
 // source says whether m can copy from the member now.
 func (w *World) source(m, from int) bool {
-	return from >= 0 && from != m && w.both(m, from) && w.portOpen(from) && w.serverRuns(from) && w.members[from].server.run == up
+	return from >= 0 && from != m && w.both(m, from) && w.portOpen(from) && w.serverRuns(from) && w.members[from].server.run == up && !w.members[from].server.silentDisk(w.now)
 }
 
 // copyLog makes s hold what u has flushed; they agree on the first n records.

@@ -20,9 +20,10 @@ type saved struct {
 	timeline ha.TLI   // that the recovery is to begin
 	broken   bool     // the repository cannot be read
 	goneOn   bool     // the cluster has gone on with it
-	givenUp  bool     // or not
-	replaced bool     // other data may lead again, as a person wants
-	lost     bool     // a disk with what was made of it was lost
+	givenUp  uint64   // in which term it has given it up, by the transaction of which member; zero: it has not
+	by       int
+	replaced bool // other data may lead again, as a person wants
+	lost     bool // a disk with what was made of it was lost
 }
 
 // restoration is what a member's files say of restores in place (postgres/restore.go).
@@ -263,7 +264,7 @@ func (w *World) checkRestores(r, old *ha.Record) {
 		return
 	}
 	if x := w.savedAs(old.Restore.ID); x != nil && r.Restore.ID != x.id && r.Restored != x.id {
-		x.givenUp = true
+		x.givenUp, x.by = r.Term, w.index(r.Leader)
 	}
 	leader := w.index(r.Leader)
 	if r.Phase != ha.PhaseLeading || leader < 0 {
@@ -286,7 +287,7 @@ func (w *World) goesOn(m int, id string) {
 	}
 	x.goneOn = true
 	w.beyond.replacedTerm = max(w.beyond.replacedTerm, w.consul.record.Term)
-	if x.givenUp {
+	if x.givenUp != 0 && (m == x.by || w.remembered(x.givenUp)) { // else Consul has lost that before another knew
 		w.fail("restore", m, "the cluster continues with %s, which was given up", id)
 		return
 	}

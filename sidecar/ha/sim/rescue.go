@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -251,8 +252,8 @@ func (w *World) checkPrice(m int, ch *ha.Change) {
 	for i := range w.members[m].sidecar.peers {
 		p := &w.members[m].sidecar.peers[i]
 		s := &w.members[w.index(p.Member)].server
-		if !p.Report.Voted || p.Report.Term != ch.Record.Term || p.Link != ha.LinkUp || !w.consul.record.Claimed(p.Report.Position) {
-			continue // a log on a timeline that no term began is no vote
+		if !p.Report.Voted || p.Report.Term != ch.Record.Term || p.Link != ha.LinkUp || !w.heardOfLate(m, p) || !w.consul.record.Claimed(p.Report.Position) {
+			continue // a log on a timeline that no term began is no vote, and what one has that is not heard is in the price
 		}
 		for k := range w.check.acked {
 			a := &w.check.acked[k]
@@ -261,6 +262,15 @@ func (w *World) checkPrice(m int, ch *ha.Change) {
 			}
 		}
 	}
+}
+
+// heardOfLate says whether the member has heard the peer within the failure time-out.
+func (w *World) heardOfLate(m int, p *ha.Peer) bool {
+	timeout := w.policies[len(w.policies)-1].FailureTimeout
+	if own := w.members[m].config.timeout; own != 0 {
+		timeout = time.Duration(own)
+	}
+	return p.ReceivedAt.Add(timeout) >= w.members[m].read(w.now) && !p.Unreachable
 }
 
 // has says whether the server's log holds an acknowledged commit.
