@@ -156,6 +156,9 @@ func (i *intents) fulfil(o *ha.Observation, log hclog.Logger) ha.Intent {
 	if now.Remove != "" && r.Exists() && !slices.Contains(r.Members, now.Remove) {
 		now.Remove = ""
 	}
+	if r.Leader == o.Self && r.Phase == ha.PhaseLeading {
+		now.Reinit = false // a person has decided that it leads since
+	}
 	if now.Restart && v.StartedAt > i.restartAt && v.InRecovery != ha.Unknown {
 		now.Restart = false
 	}

@@ -127,3 +127,22 @@ func TestUnreadableFilesAreSaid(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// TestReinitIsForgotten: a member that a person has had lead is not cloned anew when another
+// leads later, by a request from before.
+func TestReinitIsForgotten(t *testing.T) {
+	o := ha.Observation{Self: "n2"}
+	o.Consul.Record = ha.Record{Leader: "n1", Phase: ha.PhaseLeading}
+	i := intents{intent: ha.Intent{Reinit: true}}
+	if !i.fulfil(&o, hclog.NewNullLogger()).Reinit {
+		t.Error("it is forgotten while another leads")
+	}
+	o.Consul.Record.Leader = "n2"
+	if i.fulfil(&o, hclog.NewNullLogger()).Reinit {
+		t.Error("it is kept though the member leads")
+	}
+	o.Consul.Record.Leader = "n1"
+	if i.fulfil(&o, hclog.NewNullLogger()).Reinit {
+		t.Error("it has come back")
+	}
+}

@@ -102,6 +102,19 @@ func (v *view) mayElectAnew() bool {
 	return len(v.rec.Members) > 0 && v.rec.SystemID != "" && !v.unrecordedMayHave()
 }
 
+// torn reports whether a member that is heard has a later log than this primary's, and lacks what
+// this one has: each may have acknowledged what the other lacks, so that only a person chooses.
+func (v *view) torn() bool {
+	own := &v.o.Server.Position
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if at := &p.Report.Position; v.primary() && v.fresh(p) && v.related(p) && !v.strays(p) && at.Compare(*own) > 0 && !at.Contains(*own) {
+			return true
+		}
+	}
+	return false
+}
+
 // unrecordedMayHave reports whether a member that an earlier record does not name is not heard, or
 // has data: it may have joined since, and have what was acknowledged.
 func (v *view) unrecordedMayHave() bool {

@@ -154,7 +154,9 @@ var reignRules = [...]rule{
 	{"reigns-elsewhere", (*view).onUnclaimed, (*turn).stopElsewhere, ends},
 	// Until Consul has answered this is a primary like any other.
 	{"restore-asked", (*view).restoreAsked, (*turn).beginRestore, goesOn},
-	{"elect-anew", func(v *view) bool { return v.promisedLater() && (v.mayElectAnew() && !v.paused() || v.forced()) }, func(t *turn) {
+	{"elect-anew", func(v *view) bool {
+		return v.promisedLater() && (v.mayElectAnew() && !v.paused() && !v.torn() || v.forced())
+	}, func(t *turn) {
 		if t.forced() && t.primary() {
 			t.s.ChosenTerm = t.next(t.o.Self, "").Term
 		}

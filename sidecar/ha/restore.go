@@ -72,8 +72,14 @@ var restoringRules = [...]rule{
 	}, blocked(func(v *view) Block {
 		return v.restoreBlock("a recovery that begins timeline " + itoa(uint64(v.rec.Restore.Timeline)) + "; it has begun " + itoa(uint64(v.o.Server.Position.TLI)))
 	}), ends},
-	{"restore-leads", func(v *view) bool { return v.o.Server.Position.Known() && v.o.Server.Writable == Yes && v.inTime },
+	// Where others have seen that it leads with them, Consul has lost that, and it says so again.
+	{"restore-leads", func(v *view) bool {
+		return v.o.Server.Position.Known() && (v.o.Server.Writable == Yes || v.goneOn()) && v.inTime
+	},
 		(*turn).leadRestored, ends},
+	{"restore-not-writable", func(v *view) bool { return v.o.Server.Writable == No }, blocked(func(v *view) Block {
+		return v.restoreBlock("a write that succeeds: " + v.o.Server.WriteProblem)
+	}), ends},
 }
 
 // restored reports whether this member's data are those of the restore that is under way.
@@ -82,11 +88,12 @@ func (v *view) restored() bool { return v.o.Server.Restored == v.rec.Restore.ID 
 // settled reports whether the cluster has gone on with them already: Consul was put back.
 func (v *view) settled() bool { return v.restored() && !v.o.Server.Undoable }
 
-// goneOnWithout reports whether members know that the cluster has gone on with the restored data,
-// which Consul has forgotten, and this member has them no more.
-func (v *view) goneOnWithout() bool {
-	return !v.restored() && v.seen.Term == v.rec.Term && v.seen.Phase == PhaseLeading
-}
+// goneOn reports whether members know that the cluster has gone on with the restored data, which
+// Consul has forgotten.
+func (v *view) goneOn() bool { return v.seen.Term == v.rec.Term && v.seen.Phase == PhaseLeading }
+
+// goneOnWithout reports whether it has, and this member has lost them.
+func (v *view) goneOnWithout() bool { return v.goneOn() && !v.restored() }
 
 func (v *view) goneOnBlock() Block {
 	to := cmp.Or(v.bestHeard(), v.o.Self)

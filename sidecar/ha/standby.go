@@ -164,7 +164,11 @@ var startRewoundRules = [...]rule{
 // leader whose server takes writes.
 var cloneRules = [...]rule{
 	{"clone-no-primary", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
-		return Block{What: "the data directory is not cloned", Missing: "a primary that answers, of " + cmp.Or(v.seen.Leader, "any member")}
+		b := Block{What: "the data directory is not cloned", Missing: "a primary that answers, of " + cmp.Or(v.seen.Leader, "any member")}
+		if v.o.Intent.Reinit && v.standby() { // nobody else may be left that can lead
+			b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "every commit that "+v.o.Self+" does not have"
+		}
+		return b
 	}), ends},
 	{"clone", func(v *view) bool { return v.rested(Clone) }, func(t *turn) {
 		p := t.leaderPeer()
@@ -201,7 +205,7 @@ var standbyRules = [...]rule{
 	{"standby-login", func(v *view) bool { return v.o.Server.LoginProblem != "" }, (*turn).sayLogin, goesOn},
 	{"restart-standby", func(v *view) bool { return v.o.Intent.Restart },
 		func(t *turn) { t.do(Action{Kind: Stop, Why: "a restart was requested"}) }, ends},
-	{"reinit", func(v *view) bool { return v.o.Intent.Reinit && !v.rec.Durability.Has(v.o.Self) }, clone("a new clone was requested"), ends},
+	{"reinit", func(v *view) bool { return v.o.Intent.Reinit && !v.rec.Durability.Has(v.o.Self) && !v.forced() }, clone("a new clone was requested"), ends},
 	{"reinit-voter", func(v *view) bool { return v.o.Intent.Reinit }, spare("the data directory is not cloned anew"), goesOn},
 	{"strayed", func(v *view) bool { return v.strayed() != "" }, func(t *turn) { t.try(strayedRules[:]) }, goesOn},
 	{"join", func(v *view) bool { return v.strayed() == "" && !v.follows() }, func(t *turn) { t.try(joinRules[:]) }, goesOn},

@@ -41,10 +41,20 @@ func (s *localServer) baseBackup(ctx context.Context, a ha.Action, leader postgr
 	from = s.surveyed(ctx, from)
 	defer s.copies.progress.Store(nil)
 	err := s.files.Clone(ctx, from, s.progress("cloning", from.Member))
-	if err == nil {
+	switch {
+	case err == nil:
 		s.cloneNextFrom("")
+	case from.Member != leader.Member && ctx.Err() == nil:
+		s.avoid(from.Member)
 	}
 	return err
+}
+
+// avoid notes that a copy of the replica came to nothing.
+func (s *localServer) avoid(member string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.copies.avoided, s.copies.avoidedAt = member, time.Now()
 }
 
 // upstream is another member's server as a replica asks it.

@@ -61,16 +61,24 @@ func (m *Member) seePeers() peersView {
 
 // cloneSource chooses whom to clone: the one that was named, else a replica with
 // the tag clonefrom, else the leader. A replica must stream from the leader, or
-// the clone could be of another history.
+// the clone could be of another history. One whose copy came to nothing is not tried again
+// for an hour: its disk may hang, while its member reports what it last saw.
 func (s *localServer) cloneSource(leader postgres.Source) postgres.Source {
 	s.mu.Lock()
-	asked := s.copies.from
+	asked, avoided := s.copies.from, s.copies.avoided
+	if time.Since(s.copies.avoidedAt) > backupAgain {
+		avoided = ""
+	}
 	s.mu.Unlock()
 	known := s.others()
 	for _, c := range known.copies {
-		if c.Member == asked || asked == "" && slices.Contains(known.tagged, c.Member) {
+		if c.Member != avoided && (c.Member == asked || asked == "" && slices.Contains(known.tagged, c.Member)) {
 			return c
 		}
+	}
+	if asked != "" && asked == avoided {
+		s.log.Warn("the clone from the member that was named failed; the leader is cloned instead", "member", asked, "leader", leader.Member)
+		return leader
 	}
 	if asked != "" && asked != leader.Member {
 		s.log.Warn("the member to clone from does not stream from the leader; the leader is cloned", "member", asked)
@@ -81,7 +89,9 @@ func (s *localServer) cloneSource(leader postgres.Source) postgres.Source {
 // cloneNextFrom says whom the next clone is to come from; empty: the best.
 func (s *localServer) cloneNextFrom(member string) {
 	s.mu.Lock()
-	s.copies.from = member
+	if s.copies.from = member; member != "" {
+		s.copies.avoided = ""
+	}
 	s.mu.Unlock()
 }
 

@@ -92,6 +92,9 @@ type copies struct {
 	restored bool
 	// failedAt is when a copy of a backup failed last; it is not tried again for a while.
 	failedAt time.Time
+	// avoided is the replica whose copy came to nothing last, and since when. Guarded by localServer.mu.
+	avoided   string
+	avoidedAt time.Time
 }
 
 // configuration is what the server makes of its configuration.

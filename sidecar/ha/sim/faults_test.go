@@ -175,6 +175,9 @@ func TestFaultSeeds(t *testing.T) {
 		// An election in between hid that its candidate had not followed the last primary's term; a process that could not
 		// read the record when it began took itself for one that had; one that woke up believed a refusal from before.
 		{Seed: 63312191, Members: 3, Outside: sim.AllOutside}, {Seed: 63353326, Members: 3, Outside: sim.AllOutside}, {Seed: 63504081, Members: 3, Outside: sim.AllOutside},
+		// No command helped: a member that was to be cloned anew was the only one that could lead; a restore that the cluster
+		// had gone on with was still under way by Consul's record, and its disk hung.
+		{Seed: 66070640, Members: 3, Outside: sim.AllOutside}, {Seed: 66068373, Members: 3, Outside: sim.AllOutside},
 		// The world was wrong: nobody had heard that a restore was given up; what a member has that is not heard is in the price.
 		{Seed: 61206119, Members: 3, Outside: sim.AllOutside}, {Seed: 62112477, Members: 5, Outside: sim.AllOutside}, {Seed: 62118267, Members: 5, Outside: sim.AllOutside},
 	} {
