@@ -188,7 +188,9 @@ func (f *facts) takeFiles(before *ha.Server, changes uint64, files ha.Files) {
 	if f.changes != changes {
 		return
 	}
-	files.Promise = max(files.Promise, v.Promise) // a promise is never taken back
+	if files.Promise < v.Promise {
+		files.Promise, files.PromisedTo = v.Promise, v.PromisedTo // a promise is never taken back
+	}
 	if v.Process == ha.ProcessStopped && before.Process == ha.ProcessStopped && v.StartedAt == before.StartedAt {
 		v.Position = files.End
 	} else { // their end is not of this life, but of one before it
@@ -244,6 +246,17 @@ func (f *facts) succeeded(before *ha.Server, a ha.Action, l Learned, now ha.Inst
 	}
 }
 
+// promise writes down what an action has promised on disk.
+func promise(v *ha.Server, a ha.Action, fenced bool) {
+	if v.Fenced = fenced; a.Term < v.Promise {
+		return
+	}
+	if a.Leader != "" || a.Term > v.Promise {
+		v.PromisedTo = a.Leader
+	}
+	v.Promise = a.Term
+}
+
 // apply writes down what an action's success makes of the server.
 func apply(v *ha.Server, a ha.Action, l Learned, now ha.Instant) {
 	switch a.Kind {
@@ -251,16 +264,18 @@ func apply(v *ha.Server, a ha.Action, l Learned, now ha.Instant) {
 		forgetSQL(v)
 		v.WasPrimary, v.Hidden = a.Primary, a.Hidden
 		if a.From != "" {
-			v.Promise, v.Fenced = max(v.Promise, a.Term), false
+			promise(v, a, false)
 		}
 	case ha.Fence:
-		v.Promise, v.Fenced, v.Settled = max(v.Promise, a.Term), true, true
+		promise(v, a, true)
+		v.Settled = true
 		v.Upstream, v.UpstreamAt, v.Receiving, v.Position = "", "", ha.No, l.Position
 		if len(a.Sync.Names) > 0 {
 			v.Sync, v.SyncUnsure = a.Sync, false
 		}
 	case ha.Follow:
-		v.Promise, v.Fenced, v.Settled, v.Upstream = max(v.Promise, a.Term), false, false, a.From
+		promise(v, a, false)
+		v.Settled, v.Upstream = false, a.From
 		v.UpstreamAt = a.Address
 	case ha.SetSync:
 		v.Sync, v.SyncAt, v.SyncUnsure = a.Sync, l.SyncAt, false

@@ -99,11 +99,11 @@ func TestLookIsTakenOverWhole(t *testing.T) {
 // promise that was made meanwhile is not taken back.
 func TestFilesAreTakenOverWhole(t *testing.T) {
 	var f facts
-	f.server.Process, f.server.Promise = ha.ProcessStopped, 9
+	f.server.Process, f.server.Promise, f.server.PromisedTo = ha.ProcessStopped, 9, "n9"
 	before, changes := f.beginInspect()
 	files := filled[ha.Files](t)
 	f.takeFiles(&before, changes, files)
-	files.Promise = 9
+	files.Promise, files.PromisedTo = 9, "n9"
 	if v := &f.server; !reflect.DeepEqual(v.Files, files) || !reflect.DeepEqual(v.Position, files.End) {
 		t.Errorf("known: %+v, position %+v", v.Files, v.Position)
 	}

@@ -44,6 +44,7 @@ type Action struct {
 	Why  string // in an operator's words
 
 	Term      uint64
+	Leader    string // whom the term is promised to; empty: not known
 	Timeline  TLI
 	From      string // a member
 	Address   string // From's server, host:port
@@ -57,9 +58,14 @@ type Action struct {
 	Sync      SyncSetting
 	Change    Change // Restore: its record says what
 	Until     Instant
-	Tag       string   // Announce: "primary", "replica", or empty for none
-	Evict     []string // Announce: members whose primary tag must be gone first
-	Code      int      // Exit
+	Register
+	Code int // Exit
+}
+
+// Register is what an Announce is to make of the service registration.
+type Register struct {
+	Tag   string   // "primary", "replica", "standby-leader", or empty for none
+	Evict []string // members whose primary tag must be gone first
 }
 
 var kindNames = [...]string{"none", "init", "clone", "rewind", "start", "stop", "fence", "follow", "set-sync",

@@ -42,6 +42,12 @@ var unfitRules = [...]rule{
 	}), ends},
 }
 
+func (v *view) contestedBlock() Block {
+	return Block{What: "this member is not promoted", Missing: "the record of term " + itoa(v.rec.Term) +
+		" that was there before Consul was put back: members have promised the term to another; or all members, to elect one of them by what they have",
+		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+}
+
 func (v *view) strayedCandidate() Block {
 	return Block{What: "this member is not promoted", Missing: "log of this cluster's own: " + v.strayed(),
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit since this member's log left the cluster's; all other members are cloned anew"}
@@ -63,6 +69,11 @@ var electionRules = [...]rule{
 	{"elect-beyond-promised", func(v *view) bool { return v.forced() && v.promisedLater() }, func(t *turn) {
 		t.ballot("members have promised term " + itoa(t.newestPromise()) + ", whose record Consul has lost")
 	}, ends},
+	// A term has one leader: the next is to have none of its votes.
+	{"elect-contested", func(v *view) bool { return v.contested() && (v.mayElectAnew() || v.forced()) }, func(t *turn) {
+		t.ballot("members have promised term " + itoa(t.rec.Term) + " to another, and Consul has lost that")
+	}, ends},
+	{"elect-contested-alone", (*view).contested, blocked((*view).contestedBlock), ends},
 	{"elect-fence", func(v *view) bool { return v.o.Server.Promise < v.rec.Term }, fenceToElect("this member stands in the election of the term"), ends},
 	{"elect-catch-up", (*view).catchingUp, nil, ends},
 	{"elect-vote", func(v *view) bool { return !v.o.Server.Fenced || v.o.Server.halfFenced() }, fenceToElect("its own vote"), ends},
@@ -261,7 +272,7 @@ func (v *view) dispensable(f *Final) bool {
 // votes reports whether the peer has voted in the newest term. A vote is a
 // promise kept on disk, so it does not age.
 func (v *view) votes(p *Peer) bool {
-	return p.Report.Voted && p.Report.Term == v.rec.Term && !v.strays(p)
+	return p.Report.Voted && p.Report.Term == v.rec.Term && (p.Report.PromisedTo == "" || p.Report.PromisedTo == v.rec.Leader) && !v.strays(p)
 }
 
 // catchingUp reports whether this candidate streams from a voter that is ahead,

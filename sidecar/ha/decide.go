@@ -145,7 +145,7 @@ func (t *turn) stopAndExit() { t.try(exitRules[:]) }
 // registrationRules ask for the registration to say what is true.
 var registrationRules = [...]rule{
 	{"announce", (*view).misregistered, func(t *turn) {
-		t.do(Action{Kind: Announce, Tag: t.tag, Evict: t.evict, Term: t.rec.Term, Why: "the registration follows the role"})
+		t.do(Action{Kind: Announce, Register: Register{Tag: t.tag, Evict: t.evict}, Term: t.rec.Term, Why: "the registration follows the role"})
 	}, ends},
 }
 
@@ -397,7 +397,7 @@ func MakeReport(s State, o Observation) Report {
 	o.Intent.Force = o.Intent.Force && !s.Forced.Spent
 	v := &o.Server
 	r := Report{
-		Member: o.Self, Term: v.Promise, Role: s.Role, Leader: v.Upstream, Position: v.Position, Hears: s.Hears,
+		Member: o.Self, Term: v.Promise, PromisedTo: v.PromisedTo, Role: s.Role, Leader: v.Upstream, Position: v.Position, Hears: s.Hears,
 		Voted: v.votedIn(v.Promise), Streaming: v.Receiving == Yes && v.Process == ProcessRunning,
 		Serving:  v.Process == ProcessRunning && v.InRecovery == No && !o.hangs(),
 		Relay:    s.Role == RoleStandbyLeader,

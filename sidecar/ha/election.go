@@ -71,7 +71,7 @@ func (v *view) laterKnown() bool {
 // whose record it, or this one, knows of: Consul was put back, and who knew that record
 // has forgotten it.
 func (v *view) promisedLater() bool {
-	if v.o.Server.Promise > v.seen.Term {
+	if v.o.Server.Promise > v.seen.Term || v.contested() {
 		return true
 	}
 	for i := range v.o.Peers {
@@ -81,6 +81,29 @@ func (v *view) promisedLater() bool {
 		}
 	}
 	return false
+}
+
+// contested reports whether this member, or one that is heard, has promised the newest term to
+// another than its leader: Consul was put back to before that one's election.
+func (v *view) contested() bool {
+	if v.seen.Term == 0 || v.seen.Leader == "" {
+		return false
+	}
+	if sv := &v.o.Server; sv.Promise == v.seen.Term && v.toOther(sv.PromisedTo) {
+		return true
+	}
+	for i := range v.o.Peers {
+		p := &v.o.Peers[i]
+		if v.fresh(p) && v.related(p) && p.Report.Term == v.seen.Term && v.toOther(p.Report.PromisedTo) {
+			return true
+		}
+	}
+	return false
+}
+
+// toOther reports whether a promise of the newest term is another's than its leader's.
+func (v *view) toOther(promisedTo string) bool {
+	return promisedTo != "" && promisedTo != v.seen.Leader
 }
 
 func (v *view) promisedBlock() Block {

@@ -129,5 +129,8 @@ func (t *turn) takeOver() {
 	}
 	// What the founder made is no part of it.
 	r.SystemID, r.Leader, r.Members, r.Reason = "", o.Self, []string{o.Self}, t.rec.Leader+" did not found the cluster"
+	if t.rec.Leader == o.Self {
+		r.Reason = "the record was lost"
+	}
 	t.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)
 }

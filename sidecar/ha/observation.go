@@ -222,6 +222,9 @@ type Files struct {
 	// highest term promised, and whether the server was fenced for it (S2).
 	Promise uint64
 	Fenced  bool
+	// PromisedTo is the leader of that term. A term has one (S1): where Consul's record of it
+	// names another, Consul was put back to before it. Empty: not known.
+	PromisedTo string
 	// Rewound names the member whose log this server still needs after a rewind:
 	// until it has received that it takes no connections. Empty: none.
 	Rewound string

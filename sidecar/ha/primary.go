@@ -14,6 +14,12 @@ var leaderRules = [...]rule{
 		return v.putBack && v.forced() && v.rec.Phase != PhaseBootstrap && !v.confirmedSince()
 	},
 		func(t *turn) { t.ballot("Consul has lost the record, and nobody can say that it is the newest") }, ends},
+	{"found-forced", func(v *view) bool {
+		return v.putBack && v.forced() && v.rec.Phase == PhaseBootstrap && !v.confirmedSince() && v.foundsEmpty()
+	}, (*turn).takeOver, ends},
+	{"refound-forced", func(v *view) bool {
+		return v.putBack && v.forced() && v.rec.Phase == PhaseBootstrap && !v.confirmedSince() && v.mayRefound()
+	}, (*turn).refound, ends},
 	{"restate-asks", func(v *view) bool {
 		return v.putBack && !v.confirmedSince() && v.askedJustNow()
 	}, blocked(func(v *view) Block {

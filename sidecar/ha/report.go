@@ -23,7 +23,10 @@ type Report struct {
 
 	// Term is the highest term this member has promised (on disk): it follows
 	// no leader of a lower one, and confirms no lower one's lease.
-	Term   uint64 `json:"term"`
+	Term uint64 `json:"term"`
+	// PromisedTo is whom it has promised that to; empty: not known.
+	PromisedTo string `json:"promised_to,omitempty"`
+
 	Role   Role   `json:"role"`
 	Leader string `json:"leader,omitempty"` // whom its server follows
 

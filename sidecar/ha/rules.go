@@ -134,6 +134,13 @@ func (t *turn) do(a Action) {
 	if a.Kind == Commit && t.o.Busy.Commit {
 		return
 	}
+	switch {
+	case a.Kind != Fence && a.Kind != Follow && a.Kind != Start && a.Kind != Restore:
+	case a.Term == t.rec.Term:
+		a.Leader = t.rec.Leader
+	case a.Term == t.seen.Term:
+		a.Leader = t.seen.Leader
+	}
 	t.actions = append(t.actions, a)
 }
 

@@ -36,7 +36,7 @@ func (s *localServer) restore(ctx context.Context, a ha.Action) error {
 	if !found {
 		return fmt.Errorf("%w: %s", backup.ErrNoBackup, r.Backup)
 	}
-	if err := s.files.Promise(a.Term, false); err != nil {
+	if err := s.files.Promise(a.Term, a.Leader, false); err != nil {
 		return err
 	}
 	spaces, err := spacesOf(ctx, s.copies.engine, r.Backup)

@@ -330,7 +330,7 @@ func (s *localServer) start(ctx context.Context, a ha.Action) error {
 		if err != nil {
 			return err
 		}
-		if err := s.files.Promise(a.Term, false); err != nil {
+		if err := s.files.Promise(a.Term, a.Leader, false); err != nil {
 			return err
 		}
 		slot, err := s.slotAt(ctx, source)
@@ -361,7 +361,7 @@ const calmWait = 250 * time.Millisecond
 // fence promises the term on disk, shuts the gate, stops receiving, and returns the
 // final position (S2). A setting with names is made at the same time.
 func (s *localServer) fence(ctx context.Context, a ha.Action) (ha.Position, error) {
-	if err := s.files.Promise(a.Term, true); err != nil {
+	if err := s.files.Promise(a.Term, a.Leader, true); err != nil {
 		return ha.Position{}, err
 	}
 	if err := s.files.Shut(); err != nil {
@@ -389,7 +389,7 @@ func (s *localServer) follow(ctx context.Context, a ha.Action) error {
 	if err := s.files.HoldStrangers(own, a.Position); err != nil {
 		return err
 	}
-	if err := s.files.Promise(a.Term, false); err != nil {
+	if err := s.files.Promise(a.Term, a.Leader, false); err != nil {
 		return err
 	}
 	if err := s.files.Admit(a.From); err != nil {

@@ -47,7 +47,7 @@ func (s *Server) inspect(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f := Facts{Files: ha.Files{Promise: p.Term, Fenced: p.Fenced, Founding: s.Founding()}, Shut: s.IsShut(), Hidden: s.isHidden()}
+	f := Facts{Files: ha.Files{Promise: p.Term, PromisedTo: p.To, Fenced: p.Fenced, Founding: s.Founding()}, Shut: s.IsShut(), Hidden: s.isHidden()}
 	needs, err := s.rewoundFrom()
 	if err != nil {
 		return Facts{}, err

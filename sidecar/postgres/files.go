@@ -113,13 +113,14 @@ func (s *Server) MakeState() error {
 // promise is the content of the file of that name.
 type promise struct {
 	Term   uint64 `json:"term"`
+	To     string `json:"to,omitempty"` // the term's leader; empty: not known, as an older program wrote it
 	Fenced bool   `json:"fenced"`
 }
 
-// Promise writes to disk that no leader of a lower term will be followed, and
-// whether the server is fenced for this one (S2). It returns ErrPromised, and
-// changes nothing, if a higher term was promised before.
-func (s *Server) Promise(term uint64, fenced bool) error {
+// Promise writes to disk that no leader of a lower term will be followed, whose the term
+// is (empty: not known), and whether the server is fenced for it (S2). It returns
+// ErrPromised, and changes nothing, if a higher term was promised before.
+func (s *Server) Promise(term uint64, to string, fenced bool) error {
 	was, err := s.promised()
 	if err != nil {
 		return err
@@ -127,7 +128,10 @@ func (s *Server) Promise(term uint64, fenced bool) error {
 	if was.Term > term {
 		return fmt.Errorf("promise term %d: %w: %d", term, ErrPromised, was.Term)
 	}
-	now := promise{Term: term, Fenced: fenced}
+	now := promise{Term: term, To: to, Fenced: fenced}
+	if to == "" && was.Term == term {
+		now.To = was.To
+	}
 	if now == was {
 		return nil
 	}

@@ -23,11 +23,17 @@ func TestPromise(t *testing.T) {
 	m := newMember(t, "n1")
 	for _, x := range []struct {
 		term   uint64
+		to     string
 		fenced bool
 		want   error
-	}{{3, true, nil}, {3, true, nil}, {2, true, ErrPromised}, {3, false, nil}, {9, true, nil}, {8, false, ErrPromised}} {
-		if err := m.Promise(x.term, x.fenced); !errors.Is(err, x.want) {
+		kept   string // whose the term is, on disk
+	}{{3, "n1", true, nil, "n1"}, {3, "n1", true, nil, "n1"}, {2, "n2", true, ErrPromised, "n1"}, {3, "", false, nil, "n1"}, {3, "n2", false, nil, "n2"},
+		{9, "", true, nil, ""}, {8, "n1", false, ErrPromised, ""}} {
+		if err := m.Promise(x.term, x.to, x.fenced); !errors.Is(err, x.want) {
 			t.Fatalf("promise %d: %v, want %v", x.term, err, x.want)
+		}
+		if f := m.inspect(); f.PromisedTo != x.kept {
+			t.Errorf("promise %d to %q: it is kept as one to %q, want %q", x.term, x.to, f.PromisedTo, x.kept)
 		}
 	}
 	if f := m.inspect(); f.Promise != 9 || !f.Fenced || f.DataDir != ha.DataAbsent {
@@ -37,7 +43,7 @@ func TestPromise(t *testing.T) {
 	if _, err := m.Inspect(soon(t)); err == nil {
 		t.Fatal("a damaged promise was taken for one")
 	}
-	if err := m.Promise(10, true); err == nil {
+	if err := m.Promise(10, "", true); err == nil {
 		t.Fatal("a damaged promise was replaced")
 	}
 }

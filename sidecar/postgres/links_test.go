@@ -34,7 +34,7 @@ func TestPlantedLinks(t *testing.T) {
 		"read postgresql.conf":     {"data/postgresql.conf", func(s *Server) error { c, err := s.readUserConf(); return said(c.text, err) }},
 		"read auto.conf":           {"data/postgresql.auto.conf", func(s *Server) error { return s.cleanAuto(Instructions{}) }},
 		"read the promise":         {"state/promise", func(s *Server) error { _, err := s.promised(); return err }},
-		"write the promise":        {"state/promise", func(s *Server) error { return s.Promise(7, false) }},
+		"write the promise":        {"state/promise", func(s *Server) error { return s.Promise(7, "", false) }},
 		"read the marker":          {"state/unfinished", func(s *Server) error { _, err := s.marked(); return err }},
 		"read the controls":        {"state/control.conf", func(s *Server) error { _, err := s.Control(); return err }},
 		"lock programs":            {"state/programs.lock", func(s *Server) error { _, err := s.lockPrograms(t.Context()); return err }},

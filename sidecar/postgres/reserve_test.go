@@ -21,14 +21,14 @@ func TestReserve(t *testing.T) {
 			disk := filepath.Dir(m.o.DataDir)
 			must(t, unix.Mount("reserve", disk, "tmpfs", 0, "size=100m,mode=0755"))
 			t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
-			must(t, m.Promise(1, false))
+			must(t, m.Promise(1, "", false))
 			if reserved {
 				must(t, m.KeepReserve())
 				must(t, m.KeepReserve()) // there already
 			}
 			filler := filepath.Join(disk, "filler")
 			fill(t, filler)
-			err := m.Promise(2, true)
+			err := m.Promise(2, "", true)
 			if reserved && err != nil || !reserved && !errors.Is(err, ErrDiskFull) {
 				t.Fatalf("promise on a full disk: %v", err)
 			}

@@ -172,7 +172,7 @@ func TestNotStrayed(t *testing.T) {
 	if f := b.inspect(); f.Strayed != "" || !f.CleanStop {
 		t.Fatalf("a primary that was stopped: %+v", f)
 	}
-	must(t, b.Promise(2, false)) // another leads by now
+	must(t, b.Promise(2, "", false)) // another leads by now
 	sane(b, "after another's election")
 	must(t, b.Start(soon(t), StartOptions{}))
 	b.guard.crash() // pg_control may still say what the primary's end was
@@ -202,7 +202,7 @@ func TestStrayedPrimary(t *testing.T) {
 	if f := a.inspect(); f.Strayed != "" || !f.CleanStop || f.End.LSN <= before.End.LSN {
 		t.Fatalf("the leader of the newest term, served by hand: %+v", f)
 	}
-	must(t, a.Promise(2, false))
+	must(t, a.Promise(2, "", false))
 	byHand()
 	if f := a.inspect(); f.Strayed == "" || f.CleanStop {
 		t.Fatalf("served by hand after another's election: %+v", f)

@@ -96,7 +96,7 @@ func (w *World) loseDisk(f *fault, m int, state bool) {
 	w.wipe(s)
 	s.data, s.half, s.fenced, s.founding, s.odd = ha.DataAbsent, false, false, false, oddFiles{}
 	if state {
-		s.promise = 0
+		s.promise, s.to = 0, ""
 	}
 	w.forgetNothingLeft()
 	w.step(m)
@@ -113,7 +113,7 @@ func (w *World) loseState(m int) {
 	}
 	w.tell(m, "STATE DIRECTORY IS LOST, with the promise of term %d", s.promise)
 	w.crashHost(m)
-	s.promise, s.fenced, s.founding = 0, false, false
+	s.promise, s.to, s.fenced, s.founding = 0, "", false, false
 }
 
 // hangDisk lets a disk not answer, for a while or for ever.

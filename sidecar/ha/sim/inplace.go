@@ -111,7 +111,7 @@ func (w *World) opRestore(m int) {
 			w.done(m, true)
 			return
 		}
-		s.promise, s.fenced = a.Term, false
+		s.promises(a, false)
 		s.data, s.half = ha.DataHalfMade, true
 		p.making, p.swaps, p.undoes = x.id, false, false
 		x.timeline = a.Timeline

@@ -141,7 +141,8 @@ func (w *World) opStart(m int) {
 		}
 		s.upstream = -1 // whom it follows is cleared, and the gate shut, before it runs
 		if a.From != "" {
-			s.promise, s.fenced, s.upstream = max(s.promise, a.Term), false, int8(w.index(a.From))
+			s.promises(a, false)
+			s.upstream = int8(w.index(a.From))
 			s.siteAt = a.Address
 		}
 		w.launch(m)
@@ -218,7 +219,7 @@ func (w *World) opFence(m int) {
 	}
 	switch b.op.stage {
 	case 1:
-		s.promise, s.fenced = a.Term, true // as the shell writes it: before it is so
+		s.promises(a, true) // as the shell writes it: before it is so
 		s.before = s.upstream
 		w.nextStage(m, w.odd.between(200*micro, 3*milli))
 	case 2:
@@ -250,6 +251,17 @@ func (w *World) opFence(m int) {
 	}
 }
 
+// promises writes the promise of an action's term to disk.
+func (s *server) promises(a *ha.Action, fenced bool) {
+	if s.fenced = fenced; a.Term < s.promise {
+		return
+	}
+	if a.Leader != "" || a.Term > s.promise {
+		s.to = a.Leader
+	}
+	s.promise = a.Term
+}
+
 // opFollow promises the term and receives from another member.
 func (w *World) opFollow(m int) {
 	b := &w.members[m]
@@ -260,7 +272,7 @@ func (w *World) opFollow(m int) {
 		return
 	}
 	if b.op.stage == 1 {
-		s.promise, s.fenced = a.Term, false
+		s.promises(a, false)
 		w.nextStage(m, w.odd.between(200*micro, 3*milli))
 		return
 	}

@@ -255,6 +255,9 @@ func (w *World) checkPrice(m int, ch *ha.Change) {
 		if !p.Report.Voted || p.Report.Term != ch.Record.Term || p.Link != ha.LinkUp || !w.heardOfLate(m, p) || !w.consul.record.Claimed(p.Report.Position) {
 			continue // a log on a timeline that no term began is no vote, and what one has that is not heard is in the price
 		}
+		if w.members[m].sidecar.state.ChosenTerm == ch.Record.Term && !p.Report.Position.Contains(w.position(mine, len(mine.log))) {
+			continue // of two logs that each acknowledged something a person has chosen one
+		}
 		for k := range w.check.acked {
 			a := &w.check.acked[k]
 			if a.term < ch.Record.Term && s.has(a) && !mine.has(a) { // it may have more since, in a term that this one has not heard of

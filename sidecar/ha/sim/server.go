@@ -31,6 +31,7 @@ type server struct {
 	upstream int8   // primary_conninfo; -1: cleared
 	siteAt   string // where the other site's primary was when upstream was told to be that
 	promise  uint64
+	to       string // whom that was promised to
 	fenced   bool
 	config   ha.SyncSetting // synchronous_standby_names as written
 	onTLI    bool           // the last checkpoint is on the current timeline
