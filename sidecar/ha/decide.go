@@ -421,7 +421,7 @@ func MakeReport(s State, o Observation) Report {
 	r.Passing = o.passes()
 	r.Writable = r.Serving && v.Writable == Yes && !v.Hidden && s.LeaseUntil > o.Now
 	if o.Consul.Record.Leader == o.Self && r.Term < o.Consul.Record.Term {
-		r.Term = o.Consul.Record.Term
+		r.Term, r.PromisedTo = o.Consul.Record.Term, o.Self
 	}
 	if len(s.Blocks) > 0 {
 		r.Blocked, r.Override, r.Cost = s.Blocks[0].What+": "+s.Blocks[0].Missing, s.Blocks[0].Override, s.Blocks[0].Cost
