@@ -198,6 +198,11 @@ func (w *World) mutateMemory(o *ha.Observation) {
 		if r := &o.Consul.Record; r.Term == s.Last.Term && r.Leader != s.Last.Leader && s.Last.Phase == ha.PhaseLeading {
 			s.Last, s.Heard = *r, ha.RecordSeen{}
 		}
+		o.Server.PromisedTo = "" // nor do promises say whose the term is
+		w.peersCopy(o)
+		for i := range o.Peers {
+			o.Peers[i].Report.PromisedTo = ""
+		}
 		return
 	case MutateAgain:
 		s.RestoreTerm = o.Consul.Record.Term
