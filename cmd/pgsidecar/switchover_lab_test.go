@@ -197,17 +197,55 @@ func cutOff(err error) bool {
 	return errors.As(err, &refused) && refused.Code == "57P01" || strings.Contains(err.Error(), "failed SASL auth: unexpected EOF")
 }
 
+// unanswered is a connection that ended before its server had said a word. So ends one
+// whose server process had not yet read who it is, and one that is lost in HAProxy:
+// only when it was begun tells which.
+type unanswered struct {
+	begun, ended time.Time
+	err          error
+}
+
+// before reports whether it was begun before clients were held, and ended after that.
+func (u unanswered) before(holds []time.Time) bool {
+	return slices.ContainsFunc(holds, func(held time.Time) bool {
+		return u.begun.Before(held) && u.ended.After(held)
+	})
+}
+
+// holds are the times from which HAProxy held new clients, as `pgsidecar proxy` logs it.
+func (l *switchLab) holds() []time.Time {
+	l.t.Helper()
+	said, err := os.ReadFile(filepath.Join(l.Plan().App().Dir, "proxy.log"))
+	l.must(err)
+	var holds []time.Time
+	for line := range strings.Lines(string(said)) {
+		if !strings.Contains(line, "haproxy switched: ") || !strings.Contains(line, " held=true ") {
+			continue
+		}
+		stamp, _, _ := strings.Cut(line, " ")
+		at, err1 := time.Parse(time.RFC3339, stamp)
+		_, rest, _ := strings.Cut(line, " took=")
+		took, err2 := time.ParseDuration(strings.Trim(strings.TrimSpace(rest), `"`))
+		l.must(errors.Join(err1, err2))
+		holds = append(holds, at.Add(-took))
+	}
+	return holds
+}
+
 // newcomers connect through HAProxy again and again until the context ends; none
 // may be refused. They return how many were cut off while they logged in, of how
-// many.
+// many; a client that came before the hold may be, and no other.
 func (l *switchLab) newcomers(ctx context.Context, workers int) (cut, all int) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
+	var silent []unanswered
 	for range workers {
 		group.Go(func() {
 			for ctx.Err() == nil {
 				one, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+				begun := time.Now()
 				conn, err := l.connect(one, lab.ApplicationRole, l.Plan().App().Ports.Primary)
+				ended := time.Now()
 				if err == nil {
 					conn.Close(one)
 				}
@@ -216,14 +254,23 @@ func (l *switchLab) newcomers(ctx context.Context, workers int) (cut, all int) {
 				switch all++; {
 				case err != nil && cutOff(err):
 					cut++
+				case err != nil && strings.Contains(err.Error(), "failed to receive message: unexpected EOF"):
+					silent = append(silent, unanswered{begun, ended, err})
 				case err != nil:
-					l.t.Errorf("a new connection through HAProxy: %v", err)
+					l.t.Errorf("a new connection through HAProxy, begun at %s, ended after %s: %v", begun.UTC().Format(time.StampMilli), ended.Sub(begun), err)
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	group.Wait()
+	holds := l.holds()
+	for _, u := range silent {
+		l.t.Logf("begun at %s, ended after %s without an answer: %v", u.begun.UTC().Format(time.StampMilli), u.ended.Sub(u.begun), u.err)
+		if cut++; !u.before(holds) {
+			l.t.Errorf("a new connection through HAProxy was lost, and not by a hold that began in it: %v", u.err)
+		}
+	}
 	return cut, all
 }
 
