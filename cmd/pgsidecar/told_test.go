@@ -159,6 +159,11 @@ func (w *told) dumps() {
 func (w *told) traced(root string, of int, want ...string) {
 	w.t.Helper()
 	var names, members []string
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("of the trace of the %s came %q of %q", root, names, members)
+		}
+	}()
 	w.awaitAny("a trace", func(*api.Status) bool {
 		names, members = w.trace(root)
 		return len(members) >= of || w.t.Context().Err() != nil
