@@ -246,17 +246,6 @@ func (f *facts) succeeded(before *ha.Server, a ha.Action, l Learned, now ha.Inst
 	}
 }
 
-// promise writes down what an action has promised on disk.
-func promise(v *ha.Server, a ha.Action, fenced bool) {
-	if v.Fenced = fenced; a.Term < v.Promise {
-		return
-	}
-	if a.Leader != "" || a.Term > v.Promise {
-		v.PromisedTo = a.Leader
-	}
-	v.Promise = a.Term
-}
-
 // apply writes down what an action's success makes of the server.
 func apply(v *ha.Server, a ha.Action, l Learned, now ha.Instant) {
 	switch a.Kind {
@@ -264,17 +253,17 @@ func apply(v *ha.Server, a ha.Action, l Learned, now ha.Instant) {
 		forgetSQL(v)
 		v.WasPrimary, v.Hidden = a.Primary, a.Hidden
 		if a.From != "" {
-			promise(v, a, false)
+			v.Promises(a.Term, a.Leader, false)
 		}
 	case ha.Fence:
-		promise(v, a, true)
+		v.Promises(a.Term, a.Leader, true)
 		v.Settled = true
 		v.Upstream, v.UpstreamAt, v.Receiving, v.Position = "", "", ha.No, l.Position
 		if len(a.Sync.Names) > 0 {
 			v.Sync, v.SyncUnsure = a.Sync, false
 		}
 	case ha.Follow:
-		promise(v, a, false)
+		v.Promises(a.Term, a.Leader, false)
 		v.Settled, v.Upstream = false, a.From
 		v.UpstreamAt = a.Address
 	case ha.SetSync:

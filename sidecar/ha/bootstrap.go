@@ -373,8 +373,8 @@ func (t *turn) refound() {
 		}
 		r.Lease = max(r.Lease, o.Peers[i].Report.Lease) // the last primary may hold as long a one
 	}
-	if !t.forced() {
-		r.Origin = Origin{Term: sv.Promise, Leader: o.Self} // it has all that was acknowledged, or it would not found the cluster anew
+	if !t.forced() { // it has all that was acknowledged, or it would not found the cluster anew
+		r.Origin = Origin{Term: sv.Promise, Leader: o.Self}
 	}
 	r.Index = max(o.Consul.Record.Index, o.Consul.BrokenIndex)
 	t.commit(Change{What: "refound", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, r.Reason)

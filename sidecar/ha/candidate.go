@@ -43,8 +43,8 @@ var unfitRules = [...]rule{
 }
 
 func (v *view) contestedBlock() Block {
-	return Block{What: "this member is not promoted", Missing: "the record of term " + itoa(v.rec.Term) +
-		" that was there before Consul was put back: members have promised the term to another; or all members, to elect one of them by what they have",
+	return Block{What: "this member is not promoted", Missing: "the first record of term " + itoa(v.rec.Term) +
+		", which members have promised to another leader (was Consul restored from a snapshot?); or all members, to elect one of them by what they have",
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
@@ -70,7 +70,7 @@ var electionRules = [...]rule{
 		t.ballot("members have promised term " + itoa(t.newestPromise()) + ", whose record Consul has lost")
 	}, ends},
 	// A term has one leader: the next is to have none of its votes.
-	{"elect-contested", func(v *view) bool { return v.contested() && (v.mayElectAnew() || v.forced()) }, func(t *turn) {
+	{"elect-contested", func(v *view) bool { return v.contested() && v.mayElectAnew() }, func(t *turn) {
 		t.ballot("members have promised term " + itoa(t.rec.Term) + " to another, and Consul has lost that")
 	}, ends},
 	{"elect-contested-alone", (*view).contested, blocked((*view).contestedBlock), ends},
@@ -95,9 +95,10 @@ var electionRules = [...]rule{
 			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
 			Cost:     "every commit that only the missing members have"}
 	}), ends},
+	// The record may be an earlier one, and others have been voters since.
 	{"elect-found-reign", func(v *view) bool { return !v.forced() && v.unvotedInReign() != "" }, blocked(func(v *view) Block {
 		b := v.unheardBlock()
-		b.Missing = "the votes of" + v.unvotedInReign() + ": one vote elects by the record, pgsidecar has not followed the last primary's term from its beginning, and Consul may have been restored since"
+		b.Missing = "the votes of" + v.unvotedInReign() + ": by the record one vote is enough, but pgsidecar has not followed the last primary's term from its beginning, and Consul may have been restored since"
 		return b
 	}), ends},
 	{"elect-standby-leader", (*view).follower, (*turn).leadStandby, ends},

@@ -314,6 +314,18 @@ func (v *Server) fencedIn(term uint64) bool {
 		v.Settled && v.InRecovery == Yes && v.Position.Known() && !v.Armed
 }
 
+// Promises writes down that a term is promised to its leader (empty: not known). A vote is not
+// taken from one leader of a term and given to another (S1); who follows one promises it to that one.
+func (f *Files) Promises(term uint64, to string, fenced bool) {
+	if f.Fenced = fenced; term < f.Promise {
+		return
+	}
+	if term > f.Promise || to != "" && (f.PromisedTo == "" || !fenced) {
+		f.PromisedTo = to
+	}
+	f.Promise = term
+}
+
 // owes reports whether this copy may lack commits that this member acknowledged with the
 // copy that it had before (S4).
 func (v *Server) owes() bool { return v.Owed.Known() && !v.Position.Contains(v.Owed) }

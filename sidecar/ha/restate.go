@@ -87,8 +87,10 @@ func (v *view) votersForgotten() bool {
 }
 
 // restoreVoters writes what is true no matter who they were.
-func (t *turn) restoreVoters() {
-	t.commit(Change{What: "voters", Record: t.withAllVoters(), Lock: LockKeep, Session: t.o.Consul.Session}, "Consul was put back to an earlier record of this term")
+func restoreVoters(why string) func(*turn) {
+	return func(t *turn) {
+		t.commit(Change{What: "voters", Record: t.withAllVoters(), Lock: LockKeep, Session: t.o.Consul.Session}, why)
+	}
 }
 
 // withAllVoters is the record of this leader's term, of which a later one is known that it has not

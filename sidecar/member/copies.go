@@ -13,8 +13,8 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/postgres"
 )
 
-// backupAgain is how long a copy from the backup is not tried after one that came to
-// nothing: a member that is copied from another one by then is well.
+// backupAgain is how long a copy from the backup, or from a replica, is not tried after one
+// that came to nothing: a member that is copied from another one by then is well.
 const backupAgain = time.Hour
 
 // clone makes the data directory a copy of the leader's, in the first of the configured

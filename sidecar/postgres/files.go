@@ -118,8 +118,8 @@ type promise struct {
 }
 
 // Promise writes to disk that no leader of a lower term will be followed, whose the term
-// is (empty: not known), and whether the server is fenced for it (S2). It returns
-// ErrPromised, and changes nothing, if a higher term was promised before.
+// is (empty: not known), and whether the server is fenced for it (S2), as ha.Files.Promises
+// says. It returns ErrPromised, and changes nothing, if a higher term was promised before.
 func (s *Server) Promise(term uint64, to string, fenced bool) error {
 	was, err := s.promised()
 	if err != nil {
@@ -128,10 +128,9 @@ func (s *Server) Promise(term uint64, to string, fenced bool) error {
 	if was.Term > term {
 		return fmt.Errorf("promise term %d: %w: %d", term, ErrPromised, was.Term)
 	}
-	now := promise{Term: term, To: to, Fenced: fenced}
-	if to == "" && was.Term == term {
-		now.To = was.To
-	}
+	f := ha.Files{Promise: was.Term, PromisedTo: was.To, Fenced: was.Fenced}
+	f.Promises(term, to, fenced)
+	now := promise{Term: f.Promise, To: f.PromisedTo, Fenced: f.Fenced}
 	if now == was {
 		return nil
 	}

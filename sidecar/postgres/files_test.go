@@ -27,7 +27,7 @@ func TestPromise(t *testing.T) {
 		fenced bool
 		want   error
 		kept   string // whose the term is, on disk
-	}{{3, "n1", true, nil, "n1"}, {3, "n1", true, nil, "n1"}, {2, "n2", true, ErrPromised, "n1"}, {3, "", false, nil, "n1"}, {3, "n2", false, nil, "n2"},
+	}{{3, "n1", true, nil, "n1"}, {3, "n1", true, nil, "n1"}, {2, "n2", true, ErrPromised, "n1"}, {3, "", false, nil, "n1"}, {3, "n2", true, nil, "n1"}, {3, "n2", false, nil, "n2"},
 		{9, "", true, nil, ""}, {8, "n1", false, ErrPromised, ""}} {
 		if err := m.Promise(x.term, x.to, x.fenced); !errors.Is(err, x.want) {
 			t.Fatalf("promise %d: %v, want %v", x.term, err, x.want)

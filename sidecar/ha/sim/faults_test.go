@@ -147,13 +147,13 @@ func TestFaultSeeds(t *testing.T) {
 		// when the next had changed the mode.
 		{Seed: 61018969, Members: 3, Outside: sim.AllOutside},
 		{Seed: 61003567, Members: 3, Outside: sim.AllOutside}, // a term's claim was lost with Consul, and the next term took its timeline
-		// Consul was put back to before an election, and another of its term came late: who found itself its leader
-		// went on, though a member had log of a timeline that the first had begun.
+		// Consul was put back to before an election, and another of its term came late: its leader went on,
+		// though a member had log of a timeline that the first had begun.
 		{Seed: 61212736, Members: 3, Outside: sim.AllOutside},
-		{Seed: 62043485, Members: 5, Outside: sim.AllOutside}, // who had stood still with its claim was promoted by a record that Consul was put back to
+		{Seed: 62043485, Members: 5, Outside: sim.AllOutside}, // a member stood still with its claim, and was promoted by a record that Consul was put back to
 		{Seed: 62083647, Members: 5, Outside: sim.AllOutside}, // a change that was not answered counted as settled, as Consul had lost the record since
 		{Seed: 62093801, Members: 5, Outside: sim.AllOutside}, // the lock was passed for ever to a member whose disk hung
-		// Who woke up took what it had heard before for word of now, and elected itself.
+		// A member that woke up believed what it had heard before it stood still, and elected itself.
 		{Seed: 63152095, Members: 3, Outside: sim.AllOutside},
 		{Seed: 63074810, Members: 3, Outside: sim.AllOutside}, // a restore that the cluster had gone on with was made again
 		// A new process of the leader believed a record whose voters its own server did not wait for.
@@ -162,12 +162,12 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 63400066, Members: 3, Outside: sim.AllOutside}, {Seed: 63446379, Members: 3, Outside: sim.AllOutside},
 		{Seed: 63189506, Members: 3, Outside: sim.AllOutside}, // a candidate that had been run by hand was started, and others streamed from it
 		{Seed: 63082780, Members: 3, Outside: sim.AllOutside}, // log that was none of the cluster's was compared by its numbers
-		{Seed: 63457410, Members: 3, Outside: sim.AllOutside}, // who woke up founded a cluster beside the one that had been founded meanwhile
-		{Seed: 63235822, Members: 3, Outside: sim.AllOutside}, // a founder whose record was lost went on beside who had taken its place
+		{Seed: 63457410, Members: 3, Outside: sim.AllOutside}, // a member that woke up founded a cluster beside the one that had been founded meanwhile
+		{Seed: 63235822, Members: 3, Outside: sim.AllOutside}, // a founder whose record was lost went on beside the one that had taken its place
 		{Seed: 63624733, Members: 3, Outside: sim.AllOutside}, // a restore was made again that had been given up
 		{Seed: 64114806, Members: 5, Outside: sim.AllOutside}, // a person had a primary lead on, and it passed that on to one that lacked its commits
 		// Status named no command, or one that did not help: to a member that owes, and the only one with data; beside one that
-		// has promised a later term; to two founders of the cluster; to who had passed the lock in vain.
+		// has promised a later term; to two founders of the cluster; to a member that had passed the lock in vain.
 		{Seed: 63536021, Members: 3, Outside: sim.AllOutside}, {Seed: 63017241, Members: 3, Outside: sim.AllOutside},
 		{Seed: 63514358, Members: 3, Outside: sim.AllOutside}, {Seed: 63556133, Members: 3, Outside: sim.AllOutside},
 		// The world was wrong: a term counted that nobody was left to know of; a server whose disk hangs was copied from.
@@ -178,8 +178,8 @@ func TestFaultSeeds(t *testing.T) {
 		// No command helped: a member that was to be cloned anew was the only one that could lead; a restore that the cluster
 		// had gone on with was still under way by Consul's record, and its disk hung.
 		{Seed: 66070640, Members: 3, Outside: sim.AllOutside}, {Seed: 66068373, Members: 3, Outside: sim.AllOutside},
-		// Consul was put back to before an election, and who knew nothing of it began its term anew: a promise says whose the term
-		// is. And a founding whose record was lost could not be forced.
+		// Consul was put back to before an election, and a member that knew nothing of it began its term anew: a promise says
+		// whose the term is. And a founding whose record was lost could not be forced.
 		{Seed: 68046514, Members: 3, Outside: sim.AllOutside}, {Seed: 67033593, Members: 5, Outside: sim.AllOutside}, {Seed: 68040562, Members: 3, Outside: sim.AllOutside},
 		// The world was wrong: of two logs that each acknowledged something a person had chosen one;
 		{Seed: 68037944, Members: 3, Outside: sim.AllOutside},

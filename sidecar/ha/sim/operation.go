@@ -253,13 +253,9 @@ func (w *World) opFence(m int) {
 
 // promises writes the promise of an action's term to disk.
 func (s *server) promises(a *ha.Action, fenced bool) {
-	if s.fenced = fenced; a.Term < s.promise {
-		return
-	}
-	if a.Leader != "" || a.Term > s.promise {
-		s.to = a.Leader
-	}
-	s.promise = a.Term
+	f := ha.Files{Promise: s.promise, PromisedTo: s.to, Fenced: s.fenced}
+	f.Promises(a.Term, a.Leader, fenced)
+	s.promise, s.to, s.fenced = f.Promise, f.PromisedTo, f.Fenced
 }
 
 // opFollow promises the term and receives from another member.
