@@ -121,6 +121,7 @@ func TestTold(t *testing.T) {
 
 	w.command("drill", "live", "switchover", "--yes")
 	st := w.whole("a cluster after the switchover", 2)
+	w.traced("switchover", 3, "elect", "promote", "first write", "announce", "route", "vote", "follow", "stop")
 	w.damage()
 	w.lose(st.Leader)
 	w.await("another leader", func(now *api.Status) bool { return now.Term > st.Term && now.Leader != st.Leader })
@@ -130,7 +131,6 @@ func TestTold(t *testing.T) {
 	w.whole("a cluster after the restart", st.Term)
 	w.command("backup", "run", "dump")
 
-	w.traced("switchover", 3, "elect", "promote", "first write", "announce", "route", "vote", "follow", "stop")
 	w.traced("failover", 2, "elect", "collect votes", "promote", "first write", "announce", "route", "vote", "follow")
 	w.traced("backup", 2, "make", "expire", "ask")
 	w.outages("switchover", "failover", "restart")

@@ -205,9 +205,10 @@ const historyLimit = 100
 // awaitHistory reads the history until it has the account of a term and the outage before it,
 // which its leader writes a moment after what woke us, and more outages in the term than
 // so many. Where there is no such account, because that leader was lost before, or no such
-// outage, as where only the stream was interrupted, it gives up. Where something is to come
-// it waits first: each reading is three requests of each member, in the very moment in which
-// all have a failover to deal with.
+// outage, as where only the stream was interrupted, it gives up, and at once when another
+// term has its leader, which may itself be lost soon. Where something is to come it waits
+// first: each reading is three requests of each member, in the very moment in which all have a
+// failover to deal with.
 func (m *Member) awaitHistory(ctx context.Context, term uint64, restarts int) {
 	known := func() bool { return term == 0 || m.told(term) && m.restartsIn(term) > restarts }
 	if known() {
@@ -215,12 +216,14 @@ func (m *Member) awaitHistory(ctx context.Context, term uint64, restarts int) {
 		return
 	}
 	for pause := firstHistory; pause <= lastHistory; pause *= 2 {
-		next := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			next.Stop()
+		waiting, cancel := context.WithTimeout(ctx, pause)
+		_, err := m.sidecar.Await(waiting, func(s *sidecar.Snapshot) bool {
+			r := &s.Observation.Consul.Record
+			return r.Phase == ha.PhaseLeading && r.Term != term
+		})
+		cancel()
+		if err == nil || ctx.Err() != nil {
 			return
-		case <-next.C:
 		}
 		if m.readHistory(ctx); known() {
 			return

@@ -111,12 +111,8 @@ func (w *World) acknowledge(m, n int) {
 	if w.opt.Outside != 0 && w.ownRisk(m) {
 		return
 	}
-	if s.term < w.beyond.acceptedTerm && w.known(w.beyond.acceptedTerm) {
-		w.beyond.outcome.Accepted++ // by who was deposed at a person's risk, and does not know it
-		return
-	}
-	if s.term < w.beyond.replacedTerm && w.known(w.beyond.replacedTerm) {
-		w.beyond.outcome.Accepted++ // or whose data a person has replaced, as its host stood still until then
+	if w.givenUp(m) {
+		w.beyond.outcome.Accepted++
 		return
 	}
 	if w.byOldWord(m) {
@@ -207,6 +203,15 @@ func (w *World) protect(m, n int) {
 	}
 }
 
+// givenUp says whether what m acknowledges now was given up by a person, and m does not know it:
+// one that was deposed with an accepted loss, or whose data somebody has replaced while its host
+// stood still.
+func (w *World) givenUp(m int) bool {
+	term := w.members[m].server.term
+	return term < w.beyond.acceptedTerm && w.known(w.beyond.acceptedTerm) ||
+		term < w.beyond.replacedTerm && w.known(w.beyond.replacedTerm)
+}
+
 // byOldWord says whether m serves with nobody to hold its commits, as the record of a Consul
 // that a person has put back to before a later term tells it to. It cannot know of that term:
 // who puts Consul back is told that what it takes then is lost (help guarantees).
@@ -238,7 +243,7 @@ func (w *World) checkHeld() {
 // recovered: as if it had been acknowledged (S9).
 func (w *World) visible(m int) {
 	s := &w.members[m].server
-	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.byOldWord(m) || w.byStoppedClock(m) {
+	if w.mode() != ha.ModeQuorum || s.recoveryEnd == 0 || w.beyond.accepting || w.givenUp(m) || w.byOldWord(m) || w.byStoppedClock(m) {
 		return
 	}
 	w.protect(m, s.recoveryEnd)

@@ -185,6 +185,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 68037944, Members: 3, Outside: sim.AllOutside},
 		// nobody had heard that a restore was given up; what a member has that is not heard is in the price.
 		{Seed: 61206119, Members: 3, Outside: sim.AllOutside}, {Seed: 62112477, Members: 5, Outside: sim.AllOutside}, {Seed: 62118267, Members: 5, Outside: sim.AllOutside},
+		{Seed: 72011657, Members: 3, Outside: sim.AllOutside}, // what a deposed primary recovers and shows, unaware, is as little protected as what it acknowledges
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace
