@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,5 +125,54 @@ func TestHAProxyForgetsWhoGaveUp(t *testing.T) {
 	l.answers(l.settings.PrimaryPort, "pg1")
 	if got := l.servers[0].accepted.Load() - before; got != 2 {
 		t.Errorf("the primary got %d connections, want 2", got)
+	}
+}
+
+// TestHAProxyLetsStragglersIn: a client that HAProxy leaves in its queue although the primary
+// takes new sessions is seen and let in. It is brought about as an operator could: leaving drain
+// does not make HAProxy look at the queue.
+func TestHAProxyLetsStragglersIn(t *testing.T) {
+	l := newLab(t, 2)
+	l.settings.QueueTimeout = time.Minute
+	topology := l.topology(1, "pg1", ha.PhaseLeading)
+	l.write(topology)
+	l.start()
+	h, err := haproxy.New(haproxy.Options{Socket: l.settings.Socket, AgentSocket: filepath.Join(l.dir, "pg-agent.sock"),
+		PrimaryBackend: "pg_primary", ReplicaBackend: "pg_replicas", Reassert: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.run(h)
+	l.apply(h, topology)
+	l.connected(h)
+	l.answers(l.settings.PrimaryPort, "pg1")
+	byHand := func(state string) {
+		t.Helper()
+		if out, err := l.cli("set server pg_primary/pg1 state " + state); err != nil || strings.TrimSpace(out) != "" {
+			t.Fatalf("%s: %q, %v", state, out, err)
+		}
+	}
+	byHand("drain")
+	served := make(chan error, 1)
+	go func() {
+		c, name, err := dial(l.settings.PrimaryPort, 20*time.Second)
+		if err == nil {
+			c.Close()
+		}
+		if err == nil && name != "pg1" {
+			err = fmt.Errorf("served by %s", name)
+		}
+		served <- err
+	}()
+	l.eventually(10*time.Second, "the client to wait", func() bool {
+		out, err := l.cli("show stat pg_primary 2 -1")
+		return err == nil && regexp.MustCompile(`(?m)^pg_primary,BACKEND,1,`).MatchString(out)
+	})
+	byHand("ready")
+	if err := <-served; err != nil {
+		t.Errorf("the client that waited: %v", err)
+	}
+	if h.Status().Mended == 0 {
+		t.Error("the client that waited was not seen")
 	}
 }

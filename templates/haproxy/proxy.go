@@ -59,7 +59,7 @@ type Proxy struct {
 	applying sync.Mutex     // held while commands are sent, so that no older ones come last
 	closed   []string       // members that the worker had in maintenance; guarded by applying
 	wrong    wrongState     // what the last look found; guarded by applying
-	left     map[string]int // sessions that were still ending then, by server; guarded by applying
+	left     map[string]int // sessions that were still ending then, by server, and who still waited; guarded by applying
 
 	old oldWorkers
 
@@ -308,7 +308,7 @@ func (h *Proxy) reconcile(ctx context.Context) (int, bool) {
 func (h *Proxy) mend(ctx context.Context, current *templates.Topology, seen observed) error {
 	r := h.route(*current)
 	wrong, left := r.differences(seen), r.leftovers(seen)
-	leftovers := stuck(h.left, left)
+	leftovers := r.stuck(h.left, left)
 	h.left = left
 	h.tellWrong(wrongState{wrong, strings.Join(leftovers, ";"), time.Now()}, seen.pid, current.Term)
 	if wrong == "" && len(leftovers) == 0 {
@@ -326,7 +326,7 @@ func (h *Proxy) mend(ctx context.Context, current *templates.Topology, seen obse
 // wrongState is what a look at HAProxy found; the zero value: all was right.
 type wrongState struct {
 	server    string // not in its state
-	leftovers string // commands that end sessions which should not be
+	leftovers string // commands that end sessions which should not be, or let in who should not wait
 	since     time.Time
 }
 
@@ -352,7 +352,7 @@ func (h *Proxy) tellWrong(now wrongState, pid int, term uint64) {
 		now.since = before.since
 	}
 	h.wrong = now
-	h.log.Info("haproxy state wrong, is being mended", "server_in_wrong_state", now.server, "ending_old_sessions", now.leftovers, "pid", pid, "term", term)
+	h.log.Info("haproxy state wrong, is being mended", "server_in_wrong_state", now.server, "left_over", now.leftovers, "pid", pid, "term", term)
 	h.mu.Lock()
 	h.status.Mended++
 	h.mu.Unlock()

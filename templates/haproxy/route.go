@@ -190,9 +190,13 @@ func (r routing) missing(t templates.Topology, o observed) []string {
 	return all
 }
 
-// leftovers are the servers that should have no session, with how many they have.
+// leftovers are the servers that should have no session, with how many they have, and the
+// primary's backend if clients wait there although the primary is to take them, with how many.
 func (r routing) leftovers(o observed) map[string]int {
 	left := map[string]int{}
+	if n := o.waiting[r.primaries]; n > 0 && r.primary != "" && r.open && !r.held {
+		left[r.queue()] = n
+	}
 	for _, m := range r.members {
 		if m == r.primary {
 			continue
@@ -206,13 +210,22 @@ func (r routing) leftovers(o observed) map[string]int {
 	return left
 }
 
+// queue stands for the clients that wait in the primary's backend.
+func (r routing) queue() string { return r.primaries + "/" + backendRow }
+
 // stuck are the commands that end leftovers of which none has ended since the look
 // before. While they are ending they are left alone: HAProxy 2.6 needs 17 ms for
-// 1,000 sessions on two cores.
-func stuck(before, now map[string]int) []string {
+// 1,000 sessions on two cores. Clients that wait are let in: HAProxy looks at its queue
+// when something happens to a server, and leaves who joins it in that very moment there,
+// for the whole of `timeout queue`.
+func (r routing) stuck(before, now map[string]int) []string {
 	var c []string
 	for _, server := range slices.Sorted(maps.Keys(now)) {
-		if n, looked := before[server]; looked && now[server] >= n {
+		switch n, looked := before[server]; {
+		case !looked || now[server] < n: // they are ending
+		case server == r.queue():
+			c = append(c, r.letIn())
+		default:
 			c = append(c, "shutdown sessions server "+server)
 		}
 	}

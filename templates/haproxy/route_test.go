@@ -78,8 +78,19 @@ func TestWhoLeavesMaintenance(t *testing.T) {
 	}
 }
 
-// Sessions are ended a second time only if none has ended since the look before.
+// Sessions are ended a second time, and clients let in, only if none has gone since the look
+// before; and nobody is let in to a primary that takes no new sessions.
 func TestStuck(t *testing.T) {
+	r := routing{primaries: "p", primary: "n3", open: true}
+	waiting := observed{waiting: map[string]int{"p": 2, "r": 1}}
+	if got := r.leftovers(waiting); len(got) != 1 || got["p/BACKEND"] != 2 {
+		t.Errorf("left over: %v", got)
+	}
+	for _, r := range []routing{{primaries: "p", open: true}, {primaries: "p", primary: "n3"}, {primaries: "p", primary: "n3", open: true, held: true}} {
+		if got := r.leftovers(waiting); len(got) > 0 {
+			t.Errorf("left over: %v of %+v", got, r)
+		}
+	}
 	for _, c := range []struct {
 		name        string
 		before, now map[string]int
@@ -91,8 +102,10 @@ func TestStuck(t *testing.T) {
 		{"stuck", map[string]int{"p/n1": 3, "p/n2": 2}, map[string]int{"p/n1": 3, "p/n2": 1}, "shutdown sessions server p/n1"},
 		{"more", map[string]int{"p/n1": 3}, map[string]int{"p/n1": 4}, "shutdown sessions server p/n1"},
 		{"another", map[string]int{"p/n1": 3}, map[string]int{"p/n2": 3}, ""},
+		{"let in", map[string]int{"p/BACKEND": 3}, map[string]int{"p/BACKEND": 2}, ""},
+		{"not let in", map[string]int{"p/BACKEND": 2}, map[string]int{"p/BACKEND": 2}, "set maxconn server p/n3 1048576"},
 	} {
-		if got := strings.Join(stuck(c.before, c.now), ";"); got != c.want {
+		if got := strings.Join(r.stuck(c.before, c.now), ";"); got != c.want {
 			t.Errorf("%s: %q instead of %q", c.name, got, c.want)
 		}
 	}

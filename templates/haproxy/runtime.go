@@ -107,18 +107,22 @@ type observed struct {
 	pid      int
 	servers  []serverState
 	sessions map[string]int // of each backend/server
+	waiting  map[string]int // clients for whom each backend has no server yet
 }
 
-// look reads the worker's process id, all servers' states, and how many
-// sessions they have. Commands in before go first, in the same line.
+// backendRow is the name of the row that `show stat` has for a backend as a whole.
+const backendRow = "BACKEND"
+
+// look reads the worker's process id, all servers' states, how many sessions they have,
+// and how many clients wait. Commands in before go first, in the same line.
 func (r runtimeAPI) look(ctx context.Context, before ...string) (observed, error) {
-	const everyServer = "show stat -1 4 -1"
-	line := strings.Join(append(before, "show info", "show servers state", everyServer), ";")
+	const backendsAndServers = "show stat -1 6 -1"
+	line := strings.Join(append(before, "show info", "show servers state", backendsAndServers), ";")
 	answer, err := r.exchange(ctx, line)
 	if err != nil {
 		return observed{}, err
 	}
-	o := observed{sessions: map[string]int{}}
+	o := observed{sessions: map[string]int{}, waiting: map[string]int{}}
 	for l := range strings.Lines(answer) {
 		if pid, found := strings.CutPrefix(l, "Pid: "); found {
 			o.pid, _ = strconv.Atoi(strings.TrimSpace(pid)) // 0 is reported below
@@ -129,8 +133,14 @@ func (r runtimeAPI) look(ctx context.Context, before ...string) (observed, error
 		}
 		// pxname,svname,qcur,qmax,scur,… (Management Guide, section 9.1)
 		if f := strings.SplitN(l, ",", 6); len(f) == 6 {
-			if n, err := strconv.Atoi(f[4]); err == nil {
-				o.sessions[f[0]+"/"+f[1]] = n
+			waiting, err1 := strconv.Atoi(f[2])
+			sessions, err2 := strconv.Atoi(f[4])
+			switch {
+			case errors.Join(err1, err2) != nil: // the line of the columns' names
+			case f[1] == backendRow:
+				o.waiting[f[0]] = waiting
+			default:
+				o.sessions[f[0]+"/"+f[1]] = sessions
 			}
 		}
 	}
