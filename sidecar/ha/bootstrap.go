@@ -331,7 +331,7 @@ func (v *view) notFounded() Block {
 	case v.present() && !v.o.Server.Founding:
 		b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
 		b.Cost = "every commit that " + v.o.Self + " does not have"
-	case v.absent() && v.after(v.s.PhaseAt, foundingTime):
+	case (v.foundsEmpty() || v.halfMade()) && v.after(v.s.PhaseAt, foundingTime):
 		b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
 		b.Cost = "the cluster that is founded is empty, and whatever " + v.rec.Leader + " has is no part of it"
 	}

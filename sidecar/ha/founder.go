@@ -102,6 +102,7 @@ var abandonRules = [...]rule{
 // session has ended, and it is not heard. It has nothing to lose.
 var takeOverRules = [...]rule{
 	{"take-over-forced", (*view).mayRefound, (*turn).refound, ends},
+	{"take-over-forced-discard", func(v *view) bool { return v.forced() && v.halfMade() }, discard("an unfinished bootstrap was found"), ends},
 	{"take-over-forced-empty", (*view).mayFoundEmpty, (*turn).takeOver, ends},
 	{"take-over-wait", (*view).founderMayLive, func(t *turn) {
 		t.block(t.notFounded())

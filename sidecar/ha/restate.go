@@ -19,6 +19,13 @@ func (v *view) confirmedSince() bool {
 		// Who founds the cluster in this one's place does not wait for the end of its lease.
 		return v.foundedSince() == "" && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout) && (v.unheard() == "" || v.after(v.s.PutBackAt, foundingTime))
 	}
+	agree, others := v.agreeSince(v.s.PutBackAt)
+	switch {
+	case v.stray():
+		return agree == others // this one may have passed the lock on, and who got it may have needed nobody else
+	case v.rec.Durability.Mode != ModeQuorum && !v.serving():
+		return 2*agree >= others // a primary that is known to be down is followed before its lease ends
+	}
 	return v.leaseUntil() > v.o.Now
 }
 
@@ -39,13 +46,20 @@ func (v *view) withData(members []string) []string {
 // term than this one: in an election one member's log may decide, so that it does not fail
 // without any one in particular.
 func (v *view) halfSince(since Instant) bool {
-	agree, others := 0, v.others()
-	for _, m := range others {
+	agree, others := v.agreeSince(since)
+	return 2*agree >= others
+}
+
+// agreeSince counts the others, and those that have said since then that they know of no later
+// term than this one.
+func (v *view) agreeSince(since Instant) (agree, others int) {
+	for _, m := range v.others() {
+		others++
 		if p := v.peer(m); p != nil && v.fresh(p) && p.Report.ServerID != "" && p.EchoSentAt >= since && p.Report.Record.Term == v.rec.Term && p.Report.Term <= v.rec.Term {
 			agree++
 		}
 	}
-	return 2*agree >= len(others)
+	return agree, others
 }
 
 // restate writes the record of this leader's term again, which Consul has lost, as after
@@ -73,7 +87,7 @@ func (t *turn) restate() {
 // term, as another member has seen: it is not known who the voters were, as this process
 // has not read it itself.
 func (v *view) votersLost() bool {
-	return !v.putBack && !v.follower() && v.lockMine() && v.recordLost() && v.rec.Durability.Mode == ModeQuorum && v.seen.Term == v.rec.Term &&
+	return !v.putBack && !v.follower() && v.lockMine() && !v.rec.claimsUnknown() && v.recordLost() && v.rec.Durability.Mode == ModeQuorum && v.seen.Term == v.rec.Term &&
 		(v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
 }
 
@@ -101,7 +115,7 @@ func (t *turn) withAllVoters() Record {
 		r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
 	}
 	r.Changes = max(r.Changes, t.seen.Changes)
-	if t.seen.Phase.order() > r.Phase.order() {
+	if t.seen.Phase.order() > r.Phase.order() && !r.claimsUnknown() { // else its server says first on which timeline it leads
 		r.Phase = t.seen.Phase
 	}
 	if r.Phase == PhaseLeading {
@@ -123,9 +137,13 @@ func (t *turn) reacquire() {
 	t.commit(Change{What: "reacquire", Record: r, Lock: LockTake, Session: c.Session, Prior: c.Lock}, "the session that held the lock is gone")
 }
 
-// allHeard reports whether of every other member on record it is known what it has, if anything. One
-// that has no data, and did not see the election begin, may have lost what shows that it was won.
+// allHeard reports whether of every member on record it is known what it has, if anything. One that
+// has no data, and did not see the election begin, may have lost what shows that it was won; so may
+// this one.
 func (v *view) allHeard() bool {
+	if !v.present() && v.foundElected() {
+		return false
+	}
 	for _, m := range v.others() {
 		p := v.peer(m)
 		if !v.fresh(p) || !v.sinceGap(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {

@@ -215,10 +215,11 @@ var undoRules = [...]rule{
 
 // toUndo reports whether the data are of a restore with which the cluster did not go on. Those that
 // PostgreSQL has not recovered yet have led nothing, and would promote themselves: where a person
-// decides that this member is to lead, it is not with them.
+// decides that this member is to lead, it is not with them. Nor is it with those that it gave up
+// itself, although Consul has lost that.
 func (v *view) toUndo() bool {
 	id := v.o.Server.Restored
-	if v.o.Server.Undoable && v.o.Server.Instructed != "" && v.stopped() && v.forced() && !v.mayLead() {
+	if v.o.Server.Undoable && (v.o.Server.Instructed != "" || v.s.GivenUp == id) && v.stopped() && v.forced() && !v.mayLead() {
 		return true
 	}
 	return v.o.Server.Undoable && id != v.rec.Restore.ID && id != v.rec.Restored && !v.putBack && v.rec.Term > v.o.Server.Promise && v.rec.Term == v.seen.Term

@@ -171,8 +171,9 @@ func (t *turn) commit(c Change, why string) {
 	if at := t.o.Busy.CommitFailedAt; at != 0 && !t.after(at, commitPause) {
 		return
 	}
-	// What else is written in a term that may be over would restate it.
-	if t.putBack && c.Record.Term == t.rec.Term && !t.confirmedSince() {
+	// What else is written in a term that may be over would restate it, and who got its lock would
+	// follow it, and not the later one.
+	if t.putBack && (c.Record.Term == t.rec.Term || c.What == "pass") && !t.confirmedSince() {
 		return
 	}
 	c.Record.Version = c.Record.version()

@@ -114,6 +114,9 @@ var durabilityRules = [...]rule{
 	// Once this is done the index has moved, and the stray cannot be applied.
 	{"settle", func(v *view) bool { return v.stray() && v.lockMine() },
 		func(t *turn) { t.record("settle", t.rec.Durability, "a transaction's outcome is not known") }, ends},
+	// Consul was put back, and an election may be under way by the votes of those on record: they
+	// are to hold what is acknowledged meanwhile. Its block stands already.
+	{"durability-promised", (*view).promisedLater, nil, ends},
 	// A setting that is being changed must not be taken for what it was.
 	{"durability-busy", func(v *view) bool { return v.o.Busy.Server != NoAction && v.o.Busy.Server != Unhide }, nil, ends},
 	{"choose-voters", nil, (*turn).chooseVoters, goesOn},

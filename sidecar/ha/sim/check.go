@@ -213,12 +213,15 @@ func (w *World) givenUp(m int) bool {
 }
 
 // byOldWord says whether m serves with nobody to hold its commits, as the record of a Consul
-// that a person has put back to before a later term tells it to. It cannot know of that term:
-// who puts Consul back is told that what it takes then is lost (help guarantees).
+// that a person has put back to before a later term tells it to, or told it before that term's
+// was written again. It cannot know of that term: who puts Consul back is told that what it takes
+// then is lost (help guarantees).
 func (w *World) byOldWord(m int) bool {
 	r, s := &w.consul.record, &w.members[m].server
-	return w.beyond.putBack && r.Durability.K == 0 && r.Term == s.term &&
-		slices.ContainsFunc(w.check.leaders[s.term+1:], func(leader int8) bool { return leader >= 0 })
+	if !w.beyond.putBack || (r.Durability.K != 0 || r.Term != s.term) && (r.Term <= s.term || s.defined) {
+		return false
+	}
+	return slices.ContainsFunc(w.check.leaders[s.term+1:], func(leader int8) bool { return leader >= 0 }) || w.remembered(s.term+1)
 }
 
 // byStoppedClock says whether m, a primary of async mode whose term has ended, serves on as a
@@ -384,7 +387,9 @@ func (w *World) checkFollows(m int, old *ha.Record, broken bool) {
 	// A restore begins without a vote, in a term far beyond those that others may be asking for.
 	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting && r.Phase != ha.PhaseRestoring) && !w.beyond.putBack:
 		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
-	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader:
+	// Who writes a damaged record anew, far above all terms that anybody remembers, cannot know the one
+	// that it had.
+	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader && !(broken && !w.remembered(r.Term)):
 		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
 	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
 		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)

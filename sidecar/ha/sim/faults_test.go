@@ -185,6 +185,15 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 68037944, Members: 3, Outside: sim.AllOutside},
 		// nobody had heard that a restore was given up; what a member has that is not heard is in the price.
 		{Seed: 61206119, Members: 3, Outside: sim.AllOutside}, {Seed: 62112477, Members: 5, Outside: sim.AllOutside}, {Seed: 62118267, Members: 5, Outside: sim.AllOutside},
+		// A primary that may have passed the lock on, or has told the others that its server is down, took its lease for
+		// a proof that nobody has followed it.
+		{Seed: 74602127, Members: 3, Outside: sim.AllOutside},
+		// A former leader without data passed on an election that it may have won; the phase of a record was written anew
+		// before its timeline was known; data were kept that had been given up; a founder's disk hung.
+		{Seed: 74304398, Members: 3, Outside: sim.AllOutside}, {Seed: 74311992, Members: 3, Outside: sim.AllOutside},
+		{Seed: 75100189, Members: 5, Outside: sim.AllOutside}, {Seed: 74488212, Members: 3, Outside: sim.AllOutside},
+		// The world was wrong: an earlier primary was not told of an election; a damaged record was of a term that nobody knew;
+		{Seed: 74499873, Members: 3, Outside: sim.AllOutside}, {Seed: 74460254, Members: 3, Outside: sim.AllOutside},
 		{Seed: 72011657, Members: 3, Outside: sim.AllOutside}, // what a deposed primary recovers and shows, unaware, is as little protected as what it acknowledges
 	} {
 		if o.Outside == 0 {
