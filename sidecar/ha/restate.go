@@ -21,8 +21,10 @@ func (v *view) confirmedSince() bool {
 	}
 	agree, others := v.agreeSince(v.s.PutBackAt)
 	switch {
-	case v.stray():
-		return agree == others // this one may have passed the lock on, and who got it may have needed nobody else
+	// It passes the lock on while its server is down, which then is hidden for as long as it is in doubt
+	// what became of that. Who got the lock may have needed nobody else.
+	case v.stray() && (!v.serving() || v.o.Server.Hidden):
+		return agree == others
 	case v.rec.Durability.Mode != ModeQuorum && !v.serving():
 		return 2*agree >= others // a primary that is known to be down is followed before its lease ends
 	}

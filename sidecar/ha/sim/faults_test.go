@@ -187,7 +187,7 @@ func TestFaultSeeds(t *testing.T) {
 		{Seed: 61206119, Members: 3, Outside: sim.AllOutside}, {Seed: 62112477, Members: 5, Outside: sim.AllOutside}, {Seed: 62118267, Members: 5, Outside: sim.AllOutside},
 		// A primary that may have passed the lock on, or has told the others that its server is down, took its lease for
 		// a proof that nobody has followed it.
-		{Seed: 74602127, Members: 3, Outside: sim.AllOutside},
+		{Seed: 74602127, Members: 3, Outside: sim.AllOutside}, {Seed: 75644514, Members: 3, Outside: sim.AllOutside},
 		// A former leader without data passed on an election that it may have won; the phase of a record was written anew
 		// before its timeline was known; data were kept that had been given up; a founder's disk hung.
 		{Seed: 74304398, Members: 3, Outside: sim.AllOutside}, {Seed: 74311992, Members: 3, Outside: sim.AllOutside},
