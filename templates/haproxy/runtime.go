@@ -133,14 +133,12 @@ func (r runtimeAPI) look(ctx context.Context, before ...string) (observed, error
 		}
 		// pxname,svname,qcur,qmax,scur,… (Management Guide, section 9.1)
 		if f := strings.SplitN(l, ",", 6); len(f) == 6 {
-			waiting, err1 := strconv.Atoi(f[2])
-			sessions, err2 := strconv.Atoi(f[4])
-			switch {
-			case errors.Join(err1, err2) != nil: // the line of the columns' names
-			case f[1] == backendRow:
-				o.waiting[f[0]] = waiting
-			default:
-				o.sessions[f[0]+"/"+f[1]] = sessions
+			counts, name, column := o.sessions, f[0]+"/"+f[1], f[4]
+			if f[1] == backendRow {
+				counts, name, column = o.waiting, f[0], f[2]
+			}
+			if n, err := strconv.Atoi(column); err == nil {
+				counts[name] = n
 			}
 		}
 	}
