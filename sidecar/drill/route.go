@@ -52,9 +52,7 @@ func Routes(l *lab.Lab) ([]Route, error) {
 		{Name: "multi-host", Connect: multiHost(base, l.Plan().Members())},
 	}
 	if app.Ports.Pool != 0 {
-		pool := base.Copy()
-		pool.ConnectTimeout = poolPatience
-		routes = append(routes, Route{Name: "pgbouncer", Patience: poolPatience, Connect: to(pool, app.Address, app.Ports.Pool)})
+		routes = append(routes, Route{Name: "pgbouncer", Patience: poolPatience, Connect: to(base, app.Address, app.Ports.Pool)})
 	}
 	if l.Other() == nil {
 		return routes, nil
@@ -114,14 +112,22 @@ func to(base *pgx.ConnConfig, host string, port int) func(context.Context) (*pgx
 // let clients in.
 var errNoCancel = errors.New("nothing is cancelled on a broken connection")
 
+// connectOnce connects, for as long as its context lasts: it has the client's patience
+// (pace), which the configuration's own connect_timeout would cut short. A client that
+// begins anew although its server is about to let it in is what keeps a busy machine from
+// ever letting anyone in. Only an address at which nobody answers is given up sooner: the
+// kernel answers for a server that is busy.
 func connectOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	var connected atomic.Bool
 	dial := config.DialFunc
+	config.ConnectTimeout = 0
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if connected.Load() {
 			return nil, errNoCancel
 		}
-		return dial(ctx, network, address)
+		dialling, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return dial(dialling, network, address)
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	connected.Store(err == nil)
@@ -187,6 +193,9 @@ const (
 	// attempt that hangs at a dead address does not hide that the way is open
 	// again, and long enough for password authentication on a busy machine.
 	connectTimeout = 500 * time.Millisecond
+	// dialTimeout bounds the wait for an address to answer at all, however patient a
+	// client is.
+	dialTimeout = 2 * time.Second
 	// statementTimeout bounds one write, as an application would.
 	statementTimeout = time.Second
 )
