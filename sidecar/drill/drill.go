@@ -387,20 +387,20 @@ func (r *rehearsal) warmUp(ctx context.Context) error {
 const moveTimeout = 40 * time.Second
 
 // waitRecovered waits until writes go on through every route: with a new
-// primary if one is expected.
+// primary if one is expected. All routes wait for that one together: had each a time of its
+// own, the last ones would have none left to write in, and be blamed.
 func (r *rehearsal) waitRecovered(ctx context.Context, before []int) error {
 	sleep(ctx, r.scenario.Hold)
 	ctx, cancel := context.WithTimeout(ctx, r.Deadline)
+	defer cancel()
+	moving, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
 	for i, w := range r.routes {
 		if r.scenario.NoDNS && w.Route.Name == "dns" || r.unheard(w.Route.Name) {
 			continue
 		}
 		if r.scenario.Expect == Moves {
-			// If nothing moves, but writes go on, the report says so.
-			moving, cancel := context.WithTimeout(ctx, moveTimeout)
-			_ = w.WaitChange(moving, before[i])
-			cancel()
+			_ = w.WaitChange(moving, before[i]) // if nothing moves, but writes go on, the report says so
 		}
 		if err := w.WaitAcked(ctx, 100); err != nil {
 			return fmt.Errorf("%w (errors: %s)", err, inWords(w.Errors()))
