@@ -385,9 +385,9 @@ func (t *turn) refound() {
 // to follow this one when they come back.
 const unseenTerms = 16
 
-// newestTimeline is the highest timeline that any member is known to be on.
+// newestTimeline is the highest timeline that any member is known to be on, or to know of.
 func (v *view) newestTimeline() TLI {
-	newest := max(v.o.Server.Position.TLI, v.s.Last.Timeline)
+	newest := max(v.o.Server.Position.TLI, v.s.Last.Timeline, v.seen.Timeline)
 	for i := range v.o.Peers {
 		if p := &v.o.Peers[i].Report; p.ServerID == "" || p.ServerID == v.o.Server.SystemID {
 			newest = max(newest, p.Position.TLI)
@@ -414,7 +414,7 @@ func (t *turn) found() {
 		Standing: Standing{StandbyOf: t.siteToFollow(), Epoch: sv.Epoch}, Reason: "the cluster is founded"}
 	// In the place of one that cannot be read, nothing is claimed twice either.
 	if r.Index = o.Consul.BrokenIndex; t.serving() {
-		r.Timeline = sv.Position.TLI
+		r.Timeline, r.Restored = sv.Position.TLI, sv.Restored
 	}
 	t.commit(Change{What: "found", Record: r, Lock: LockTake, Session: o.Consul.Session, Prior: o.Consul.Lock}, "there is no cluster yet")
 }

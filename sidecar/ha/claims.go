@@ -106,6 +106,26 @@ func (v *view) claimUnknownBlock() Block {
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
+// promotedBefore reports whether this leader's server, a standby, is on the timeline already that
+// it is to begin.
+func (v *view) promotedBefore() bool {
+	sv := &v.o.Server
+	return v.standby() && sv.Settled && sv.Position.Known() && !v.rec.claimsUnknown() && sv.Position.TLI >= v.rec.Timeline
+}
+
+// onUnclaimed reports whether this leader's server is a primary on another timeline than its
+// term has claimed: a person, or a recovery target, has promoted it beside the election.
+func (v *view) onUnclaimed() bool {
+	at := &v.o.Server.Position
+	return v.primary() && v.running() && at.Known() && !v.inDoubt() && !v.claimForgotten() && (at.TLI != v.rec.Timeline || !v.rec.Claimed(*at))
+}
+
+// claimForgotten reports whether this leader's server is on the timeline that its term has
+// claimed, which Consul has forgotten (restoreClaim).
+func (v *view) claimForgotten() bool {
+	return v.rec.claimsUnknown() && v.o.Server.Position.TLI > v.rec.Timeline
+}
+
 // claimLost reports whether Consul was put back to before the claim of this member's own
 // term, which its files show: it promised the term as a standby, and was promoted since.
 func (v *view) claimLost() bool {

@@ -67,7 +67,8 @@
 // notice. README.md beside this file shows how to add one.
 //
 //	decide.go      situationRules: what is known, whose data, who leads; registration
-//	seen.go        which record is the newest, of those read and heard of
+//	seen.go        which record is the newest, of those read, heard of and kept on disk
+//	followed.go    what a process relies on that has not followed the record
 //	bootstrap.go   who founds a cluster; founder.go: the founder, and who takes its place
 //	restore.go     a restore in place of a backup
 //	standby.go     a member that does not lead: start, fence, follow, rejoin, clone

@@ -84,10 +84,13 @@ func (v *view) promisedLater() bool {
 }
 
 // contested reports whether this member, or one that is heard, has promised the newest term to
-// another than its leader: Consul was put back to before that one's election.
+// another than its leader, or Consul names another: it was put back to before that one's election.
 func (v *view) contested() bool {
 	if v.seen.Term == 0 || v.seen.Leader == "" {
 		return false
+	}
+	if v.rec.Term == v.seen.Term && v.toOther(v.rec.Leader) {
+		return true
 	}
 	if sv := &v.o.Server; sv.Promise == v.seen.Term && v.toOther(sv.PromisedTo) {
 		return true
@@ -192,7 +195,7 @@ func (v *view) vacant() bool {
 	}
 	p := v.peer(v.seen.Leader)
 	wait, policy := v.o.Policy.HandoverTimeout, &v.o.Policy
-	if v.rec.Durability.Mode == ModeAsync && v.seen.Phase == PhaseElecting {
+	if dur := &v.rec.Durability; (dur.Mode == ModeAsync || dur.K == 0) && v.seen.Phase == PhaseElecting {
 		wait = max(wait, v.longestLease()+v.longestLease()/clockDrift+policy.FailureTimeout) // it may have to wait out the old lease
 	}
 	switch {

@@ -89,6 +89,9 @@ func (t *turn) founded() {
 	sv, r := &t.o.Server, t.rec
 	r.SystemID, r.Phase, r.Timeline = sv.SystemID, PhaseLeading, sv.Position.TLI
 	r.Claims = []Claim{{TLI: r.Timeline, Term: r.Term}}
+	if sv.Undoable && sv.Restored == r.Restored {
+		r.Since = r.Timeline // a person continues a restore whose record is lost
+	}
 	t.commit(Change{What: "lead", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "the server takes writes")
 }
 
@@ -102,7 +105,7 @@ var abandonRules = [...]rule{
 // session has ended, and it is not heard. It has nothing to lose.
 var takeOverRules = [...]rule{
 	{"take-over-forced", (*view).mayRefound, (*turn).refound, ends},
-	{"take-over-forced-discard", func(v *view) bool { return v.forced() && v.halfMade() }, discard("an unfinished bootstrap was found"), ends},
+	{"take-over-forced-discard", func(v *view) bool { return v.forced() && (v.halfMade() || v.present() && v.foundsEmpty()) }, discard("an unfinished bootstrap was found"), ends},
 	{"take-over-forced-empty", (*view).mayFoundEmpty, (*turn).takeOver, ends},
 	{"take-over-wait", (*view).founderMayLive, func(t *turn) {
 		t.block(t.notFounded())

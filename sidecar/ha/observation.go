@@ -225,6 +225,10 @@ type Files struct {
 	// PromisedTo is the leader of that term. A term has one (S1): where Consul's record of it
 	// names another, Consul was put back to before it. Empty: not known.
 	PromisedTo string
+	// Seen is the newest record that a process of this member has read or heard of, kept on
+	// disk (State.ToKeep): where Consul has an earlier one it was put back, also if nobody
+	// has lived on who read what it has lost. Its Index is not kept.
+	Seen RecordSeen
 	// Rewound names the member whose log this server still needs after a rewind:
 	// until it has received that it takes no connections. Empty: none.
 	Rewound string

@@ -40,7 +40,9 @@ var leaderRules = [...]rule{
 	{"lock-held-by-other", func(v *view) bool { return !v.putBack && !v.lockMine() && v.lockTaken() }, blocked(func(v *view) Block {
 		return Block{What: "the leader lock is not held", Missing: v.o.Consul.Lock.Holder + " to lose it, as the record names " + v.o.Self + "; it is being taken back"}
 	}), goesOn},
-	{"reacquire", func(v *view) bool { return !v.putBack && !v.lockMine() }, (*turn).reacquire, goesOn},
+	// An earlier process of it has read more than Consul has, so another may have led since as well.
+	{"reacquire-unheard", (*view).reacquiresUnheard, blocked((*view).reacquiresUnheardBlock), goesOn},
+	{"reacquire", func(v *view) bool { return !v.putBack && !v.lockMine() && !v.reacquiresUnheard() }, (*turn).reacquire, goesOn},
 	{"superseded", (*view).superseded, func(t *turn) { t.try(supersededRules[:]) }, ends},
 	{"word-decides", (*view).wordDecides, func(t *turn) { t.try(supersededRules[:]) }, ends},
 	{"unwitnessed", (*view).unwitnessed, func(t *turn) { t.try(unwitnessedRules[:]) }, ends},
@@ -89,6 +91,12 @@ var promotionRules = [...]rule{
 	{"promotion-set-sync", func(v *view) bool { return v.standby() && v.o.Server.Settled && !v.covered() }, func(t *turn) {
 		t.do(Action{Kind: SetSync, Sync: t.promotionSync(), Why: "the durability that was claimed, before the promotion"})
 	}, ends},
+	// It was promoted by this claim already, or by a later one, and Consul was put back to the claim:
+	// its server is a standby by now, and who has led since is not known.
+	{"promotion-over-unheard", func(v *view) bool { return v.promotedBefore() && v.hearsFew() && !v.forced() }, blocked((*view).unheardBlock), ends},
+	{"promotion-over", (*view).promotedBefore, func(t *turn) {
+		t.ballot("the timeline that was claimed has begun already, and Consul has lost what came of it")
+	}, ends},
 	// It stood still since the claim was sent: another may have led since, and Consul have lost that.
 	{"promotion-unheard", func(v *view) bool {
 		return v.standby() && v.foundElected() && v.votesDecideNothing() && v.hearsFew() && !v.forced()
@@ -110,19 +118,6 @@ func (v *view) promotionFailed() bool {
 		return false // it replays what any other would have to replay as well
 	}
 	return v.standby() && v.gaveUp(Promote) && v.o.Busy.FailedAt > v.s.PhaseAt
-}
-
-// onUnclaimed reports whether this leader's server is a primary on another timeline than its
-// term has claimed: a person, or a recovery target, has promoted it beside the election.
-func (v *view) onUnclaimed() bool {
-	at := &v.o.Server.Position
-	return v.primary() && v.running() && at.Known() && !v.inDoubt() && !v.claimForgotten() && (at.TLI != v.rec.Timeline || !v.rec.Claimed(*at))
-}
-
-// claimForgotten reports whether this leader's server is on the timeline that its term has
-// claimed, which Consul has forgotten (restoreClaim).
-func (v *view) claimForgotten() bool {
-	return v.rec.claimsUnknown() && v.o.Server.Position.TLI > v.rec.Timeline
 }
 
 func (t *turn) stopElsewhere() {
@@ -160,7 +155,9 @@ var reignRules = [...]rule{
 	{"crash-loop", func(v *view) bool { return v.rec.Crashes >= maxCrashes }, blocked((*view).crashLoopBlock), goesOn},
 	{"reigns-elsewhere", (*view).onUnclaimed, (*turn).stopElsewhere, ends},
 	// Until Consul has answered this is a primary like any other.
-	{"restore-asked", (*view).restoreAsked, (*turn).beginRestore, goesOn},
+	// What it would replace may be a later term's, which Consul has lost.
+	{"restore-asked-unheard", func(v *view) bool { return v.restoreAsked() && v.foundElected() && v.hearsFew() }, blocked((*view).restoreUnheardBlock), goesOn},
+	{"restore-asked", func(v *view) bool { return v.restoreAsked() && !(v.foundElected() && v.hearsFew()) }, (*turn).beginRestore, goesOn},
 	{"elect-anew", func(v *view) bool {
 		return v.promisedLater() && (v.mayElectAnew() && !v.paused() && !v.torn() || v.forced())
 	}, func(t *turn) {
@@ -368,7 +365,9 @@ func (t *turn) resume() {
 // serveRules are what a running primary does in its own term.
 var serveRules = [...]rule{
 	// So it is while the server is being stopped, too.
-	{"durability-relaxed", func(v *view) bool { return v.o.Server.Relaxed != "" && v.o.Policy.Mode == ModeQuorum }, blocked(func(v *view) Block {
+	{"durability-relaxed", func(v *view) bool {
+		return v.o.Server.Relaxed != "" && (v.o.Policy.Mode == ModeQuorum || v.rec.Durability.Mode == ModeQuorum)
+	}, blocked(func(v *view) Block {
 		return Block{What: "commits are acknowledged before a standby has them", Missing: "settings that wait: " + v.o.Server.Relaxed,
 			Cost: "a failover, or a crash, may lose acknowledged commits"}
 	}), goesOn},
@@ -390,7 +389,9 @@ var serveRules = [...]rule{
 	{"recovery-hidden", func(v *view) bool { return v.mayReveal() && !v.recoverySafe() }, blocked((*view).hiddenBlock), goesOn},
 	{"reveal", func(v *view) bool { return v.mayReveal() && (v.recoverySafe() || v.forced()) },
 		func(t *turn) { t.do(Action{Kind: Unhide, Why: "what the server recovered is safe"}) }, goesOn},
-	{"promotion-leads", func(v *view) bool { return v.rec.Phase == PhasePromoting && v.o.Server.Writable == Yes }, (*turn).leads, ends},
+	{"promotion-leads", func(v *view) bool {
+		return v.rec.Phase == PhasePromoting && (v.o.Server.Writable == Yes || v.ledAlready())
+	}, (*turn).leads, ends},
 	{"promotion-no-writes", func(v *view) bool {
 		return v.rec.Phase == PhasePromoting && v.o.Server.Writable == No && v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout)
 	}, blocked((*view).noWritesBlock), goesOn},

@@ -1,6 +1,9 @@
 package ha
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // What a leader does whose record Consul has lost, or whose lock.
 
@@ -12,6 +15,11 @@ func (v *view) confirmedSince() bool {
 	if v.rec.Phase == PhaseElecting && !v.follower() {
 		return v.halfSince(v.s.PutBackAt)
 	}
+	agree, others := v.agreeSince(v.s.PutBackAt)
+	if v.rec.Phase == PhaseRestoring {
+		// A person may have given it up by a later term, which needed nobody's vote, and waits for this lease.
+		return agree == others || 2*agree >= others && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout)
+	}
 	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
 		return v.kthEcho(v.withData(v.rec.Durability.Voters), v.confirming()) >= v.s.PutBackAt
 	}
@@ -19,7 +27,6 @@ func (v *view) confirmedSince() bool {
 		// Who founds the cluster in this one's place does not wait for the end of its lease.
 		return v.foundedSince() == "" && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout) && (v.unheard() == "" || v.after(v.s.PutBackAt, foundingTime))
 	}
-	agree, others := v.agreeSince(v.s.PutBackAt)
 	switch {
 	// It passes the lock on while its server is down, which then is hidden for as long as it is in doubt
 	// what became of that. Who got the lock may have needed nobody else.
@@ -81,8 +88,26 @@ func (t *turn) restate() {
 		// no other's.
 		r.Term += unseenTerms
 		t.beyondClaims(&r)
+		t.votersSince(&r)
 	}
 	t.commit(Change{What: "restate", Record: r, Lock: lock, Session: c.Session, Prior: c.Lock}, "Consul has lost the record of this term")
+}
+
+// votersSince makes all members voters of an election that is written again, where who they were
+// may have changed since it began: the last primary goes on by what Consul says now; or this
+// process has stood still, and another may have been elected meanwhile, whose log has all then.
+func (t *turn) votersSince(r *Record) {
+	now, goesOn := &t.o.Consul.Record, false
+	if now.Exists() && now.Term == r.Origin.Term && now.Leader == r.Origin.Leader {
+		goesOn = !now.Durability.Equal(r.Durability)
+	}
+	if r.Durability.Mode != ModeQuorum || !goesOn && !t.foundElected() {
+		return
+	}
+	r.Durability.K, r.Durability.Voters = 1, slices.Clone(r.Members)
+	if t.foundElected() && !t.forced() {
+		r.Origin, r.Fenced, r.Final = Origin{}, false, nil
+	}
 }
 
 // votersLost reports whether Consul was put back to an earlier record of this leader's own
@@ -157,3 +182,11 @@ func (v *view) allHeard() bool {
 
 // sawItBegin reports whether a member's process has read a record from before the term of Consul's.
 func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report.First < v.rec.Term }
+
+// whoRestates says of whom a record that this member has not read, and Consul has lost, can be had.
+func (v *view) whoRestates() string {
+	if v.seen.Leader == v.o.Self {
+		return "pgsidecar was restarted here since, and cannot write it again"
+	}
+	return cmp.Or(v.seen.Leader, "its leader") + " writes it again when it is back, unless pgsidecar was restarted there"
+}

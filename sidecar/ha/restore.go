@@ -219,7 +219,7 @@ var undoRules = [...]rule{
 // itself, although Consul has lost that.
 func (v *view) toUndo() bool {
 	id := v.o.Server.Restored
-	if v.o.Server.Undoable && (v.o.Server.Instructed != "" || v.s.GivenUp == id) && v.stopped() && v.forced() && !v.mayLead() {
+	if v.o.Server.Undoable && id != v.rec.Restored && v.stopped() && v.forced() && !v.mayLead() {
 		return true
 	}
 	return v.o.Server.Undoable && id != v.rec.Restore.ID && id != v.rec.Restored && !v.putBack && v.rec.Term > v.o.Server.Promise && v.rec.Term == v.seen.Term

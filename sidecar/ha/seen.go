@@ -19,7 +19,19 @@ func (o *Observation) newestSeen(last Record) RecordSeen {
 			newest = seen
 		}
 	}
+	if kept := o.Server.Seen; kept.order(newest) > 0 && kept.System == cmp.Or(newest.System, o.Server.SystemID) {
+		newest = kept
+	}
 	return newest
+}
+
+// ToKeep is what is to be written to disk of the newest record that this member knows, and
+// whether it is news to what was kept before. Nobody waits for it: a process that is killed
+// first has forgotten one record.
+func (s *State) ToKeep(kept RecordSeen) (RecordSeen, bool) {
+	now := s.Heard
+	now.Index = 0
+	return now, now.System != "" && (now.System != kept.System || now.order(kept) > 0)
 }
 
 func (r *Record) seen() RecordSeen {
@@ -55,6 +67,7 @@ func (t *turn) noteRecord() {
 	case c.Newer || c.SeenAt == 0:
 	case t.rec.Exists() && !t.rec.before(last):
 		t.noteDismissed()
+		t.noteForgotten()
 		*last, t.s.PutBackAt = t.rec, 0
 		if t.s.FirstTerm == 0 && c.SeenAt > t.s.GapAt {
 			t.s.FirstTerm = t.rec.Term
@@ -83,6 +96,12 @@ func (t *turn) noteFollowed() {
 		s.FirstTerm, s.GapAt = 0, t.o.Now
 	}
 	s.FollowedAt = t.o.Now
+}
+
+func (t *turn) noteForgotten() {
+	if sv := &t.o.Server; t.ownVoteElects() && sv.DataDir == DataPresent && sv.Promise < t.rec.Term && t.rec.Phase == PhaseLeading && t.rec.Leader != t.o.Self {
+		t.s.ForgotTerm = t.rec.Term
+	}
 }
 
 // noteDismissed notes who is on the record no more, by a person's decision.

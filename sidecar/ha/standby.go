@@ -20,7 +20,7 @@ var memberRules = [...]rule{
 		return v.recordLost() && v.after(max(v.s.PhaseAt, v.s.PutBackAt, v.s.LaterAt), v.o.Policy.FailureTimeout)
 	}, blocked(func(v *view) Block {
 		return Block{What: "no leader is elected", Missing: "the record of term " + itoa(v.seen.Term) + ", which members have seen, and Consul has lost: was it restored from a snapshot? " +
-			cmp.Or(v.seen.Leader, "its leader") + " writes it again when it is back", Override: "pgsidecar failover --to " + v.hasMost() + " --accept-data-loss",
+			v.whoRestates(), Override: "pgsidecar failover --to " + v.hasMost() + " --accept-data-loss",
 			Cost: "every commit that " + v.hasMost() + " does not have"}
 	}), goesOn},
 	{"beside-restore", (*view).besideRestore, func(t *turn) { t.try(besideRules[:]) }, ends},

@@ -117,6 +117,8 @@ var durabilityRules = [...]rule{
 	// Consul was put back, and an election may be under way by the votes of those on record: they
 	// are to hold what is acknowledged meanwhile. Its block stands already.
 	{"durability-promised", (*view).promisedLater, nil, ends},
+	// It has just woken up, or was started: those who have led since are about to say so.
+	{"durability-unheard", (*view).wokenUnheard, nil, ends},
 	// A setting that is being changed must not be taken for what it was.
 	{"durability-busy", func(v *view) bool { return v.o.Busy.Server != NoAction && v.o.Busy.Server != Unhide }, nil, ends},
 	{"choose-voters", nil, (*turn).chooseVoters, goesOn},

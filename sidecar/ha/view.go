@@ -89,8 +89,8 @@ func (v *view) hears() bool {
 		if p.Report.leads() || p.Report.Restarting {
 			return true
 		}
-		if p.Report.Down || p.Report.Stopping {
-			return false
+		if p.Report.Down || p.Report.Stopping || p.Report.Voted && p.Report.Record.Phase == PhaseLeading {
+			return false // as a standby it sends what it has, and is no primary
 		}
 	}
 	if p != nil && v.unreachable(p) {

@@ -15,12 +15,14 @@
 //	routing.go      templates and proxies of the member's own configuration
 //	hooks.go        what hooks and notices are told
 //	outages.go      the outages that this member ended, for pgsidecar availability
+//	records.go      what is known of the newest record, on disk
 //	traces.go       spans of terms and backups, for a collector
 //	faults.go       faults of drills, if the configuration allows them
 //	nomad.go        the task, where the member is one of Nomad's
 //
 // Goroutines: Run starts the shell (see its package), the API's server, the one that
-// reads the history (keepHistory), the one that does what was planned (keepPlans), the one that tells
+// reads the history (keepHistory), the one that does what was planned (keepPlans), the one that
+// keeps what is known of the newest record (keepRecords), the one that tells
 // hooks (keepHooks), the one that writes down outages (keepOutages), the one that sees whether a
 // replica may serve reads (keepReads), those that see
 // and export spans (keepTraces, trace.Exporter.Run), the one that runs templates and

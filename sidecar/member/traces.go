@@ -17,7 +17,7 @@ import (
 
 // runWatchers starts those that tell others what becomes of this member.
 func (m *Member) runWatchers(ctx context.Context, all *errgroup.Group) {
-	for _, watch := range []func(context.Context){m.keepHooks, m.keepOutages, m.keepReads, m.keepTraces, m.traces.Run} {
+	for _, watch := range []func(context.Context){m.keepRecords, m.keepHooks, m.keepOutages, m.keepReads, m.keepTraces, m.traces.Run} {
 		all.Go(func() error { watch(ctx); return nil })
 	}
 }

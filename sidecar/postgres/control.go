@@ -59,6 +59,9 @@ func (s *Server) inspect(ctx context.Context) (Facts, error) {
 	if f.Epoch, err = s.epoch(); err != nil {
 		return Facts{}, err
 	}
+	if f.Seen, err = s.seen(); err != nil {
+		return Facts{}, err
+	}
 	if err := readJSON(s.files, s.state("owed"), &f.Owed); err != nil {
 		return Facts{}, err
 	}

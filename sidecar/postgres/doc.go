@@ -26,6 +26,7 @@
 //	upstream         the gate: see below
 //	archive          the gate to the archive: see below
 //	promise          the highest term promised, to whom, and whether fenced for it (S2)
+//	record           which of the cluster's records this member knows as the newest
 //	unfinished       the marker of a clone, rewind or initdb under way (S10)
 //	life             as what this member last ran the server, and how it ended (S7)
 //	logs             how long the log collector's files were at the start

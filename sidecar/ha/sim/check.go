@@ -85,7 +85,8 @@ func (c *check) own(w *World, m int, t ha.TLI, from ha.Position) {
 		c.timelines = append(c.timelines, timeline{owner: -1})
 	}
 	x := &c.timelines[t]
-	if x.owner >= 0 {
+	// What only a host had that is gone for good nobody meets again.
+	if x.owner >= 0 && !(w.members[x.owner].gone && !w.anotherHas(m, t)) {
 		w.fail("timeline", m, "timeline %d is claimed by %s, and was by %s", t, w.nameOf(m), w.nameOf(int(x.owner)))
 		return
 	}
@@ -271,21 +272,21 @@ func (w *World) checkPromotion(m int, act *ha.Action) {
 		w.fail("S5", m, "%s is promoted without a lease", b.name)
 	}
 	if w.beyond.accepting {
-		w.beyond.acceptedTerm = act.Term
+		w.beyond.acceptedTerm = max(w.beyond.acceptedTerm, act.Term)
 	}
 	w.forgetLost(m, act.Term)
 	w.checkBrought(m, act.Term)
 }
 
-// forgetLost forgets the commits of earlier terms that the leader of a term lacks, if they may be
-// lost, and fails if they may not.
+// forgetLost forgets the commits of earlier terms, or of such as nobody is left to know of, that the
+// leader of a term lacks, if they may be lost, and fails if they may not.
 func (w *World) forgetLost(m int, term uint64) {
 	s := &w.members[m].server
 	kept := w.check.acked[:0]
 	async := w.mode() == ha.ModeAsync
 	for i := range w.check.acked {
 		a := w.check.acked[i]
-		if !s.has(&a) && a.term < term {
+		if !s.has(&a) && (a.term < term || !w.remembered(a.term)) {
 			if async || w.acceptedLoss() {
 				continue
 			}
@@ -318,6 +319,10 @@ func (w *World) checkWriters(m int) {
 				// S5 and S6 are of clocks that run, and run alike within one part in twenty: async
 				// mode promises nothing without. Quorum mode does, and all else is checked on.
 				w.beyond.outcome.Clock++
+				return
+			}
+			if w.byOldWord(m) || w.byOldWord(j) {
+				w.beyond.outcome.Local++
 				return
 			}
 			w.fail("two writers", m, "%s and %s can both acknowledge commits", names[m], names[j])
@@ -388,8 +393,9 @@ func (w *World) checkFollows(m int, old *ha.Record, broken bool) {
 	case old.Exists() && (r.Term < old.Term || r.Term > old.Term+1 && !w.beyond.accepting && r.Phase != ha.PhaseRestoring) && !w.beyond.putBack:
 		w.fail("S1", m, "the term goes from %d to %d", old.Term, r.Term)
 	// Who writes a damaged record anew, far above all terms that anybody remembers, cannot know the one
-	// that it had.
-	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader && !(broken && !w.remembered(r.Term)):
+	// that it had; nor who else had begun an election of its term, which is lost with it (checkLeader
+	// sees two that were won).
+	case old.Exists() && r.Term == old.Term && r.Leader != old.Leader && !(broken && (old.Phase == ha.PhaseElecting || !w.remembered(r.Term))):
 		w.fail("S1", m, "term %d had leader %s and now has %s", r.Term, old.Leader, r.Leader)
 	case r.Durability.K > len(r.Durability.Voters) || r.Durability.K < 0 || !slices.IsSorted(r.Durability.Voters) || !slices.IsSorted(r.Members):
 		w.fail("record", m, "the record is not valid: k=%d voters=%v members=%v", r.Durability.K, r.Durability.Voters, r.Members)
@@ -417,11 +423,12 @@ func (w *World) checkLeader(m, leader int, old *ha.Record) {
 	}
 }
 
-// remembered says whether a member has promised the term, or a later one, or its process knows of it.
+// remembered says whether a member has promised the term, or a later one, or its disk or its process
+// knows of it.
 func (w *World) remembered(term uint64) bool {
 	for i := range w.n {
 		b := &w.members[i]
-		if s := &b.sidecar; !b.gone && (b.server.promise >= term || s.alive && max(s.state.Last.Term, s.state.Heard.Term) >= term) {
+		if s := &b.sidecar; !b.gone && (max(b.server.promise, b.server.seen.Term) >= term || s.alive && max(s.state.Last.Term, s.state.Heard.Term) >= term) {
 			return true
 		}
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -66,6 +67,17 @@ func (w *World) loseHost(m int) {
 	w.forgetNothingLeft()
 }
 
+// anotherHas says whether a host that is there, but m, has a record of the timeline.
+func (w *World) anotherHas(m int, t ha.TLI) bool {
+	for i := range w.n {
+		b := &w.members[i]
+		if i != m && !b.gone && slices.ContainsFunc(b.server.log, func(id uint64) bool { return timelineOf(id) == t }) {
+			return true
+		}
+	}
+	return false
+}
+
 // forgetNothingLeft forgets what was acknowledged where no copy is left: nobody can keep it, also
 // where a cluster is founded that begins with nothing.
 func (w *World) forgetNothingLeft() {
@@ -96,7 +108,7 @@ func (w *World) loseDisk(f *fault, m int, state bool) {
 	w.wipe(s)
 	s.data, s.half, s.fenced, s.founding, s.odd = ha.DataAbsent, false, false, false, oddFiles{}
 	if state {
-		s.promise, s.to = 0, ""
+		s.promise, s.to, s.seen = 0, "", ha.RecordSeen{}
 	}
 	w.forgetNothingLeft()
 	w.step(m)
@@ -113,7 +125,7 @@ func (w *World) loseState(m int) {
 	}
 	w.tell(m, "STATE DIRECTORY IS LOST, with the promise of term %d", s.promise)
 	w.crashHost(m)
-	s.promise, s.to, s.fenced, s.founding = 0, "", false, false
+	s.promise, s.to, s.fenced, s.founding, s.seen = 0, "", false, false, ha.RecordSeen{}
 }
 
 // hangDisk lets a disk not answer, for a while or for ever.

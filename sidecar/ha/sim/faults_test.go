@@ -195,6 +195,26 @@ func TestFaultSeeds(t *testing.T) {
 		// The world was wrong: an earlier primary was not told of an election; a damaged record was of a term that nobody knew;
 		{Seed: 74499873, Members: 3, Outside: sim.AllOutside}, {Seed: 74460254, Members: 3, Outside: sim.AllOutside},
 		{Seed: 72011657, Members: 3, Outside: sim.AllOutside}, // what a deposed primary recovers and shows, unaware, is as little protected as what it acknowledges
+		// Consul was put back while those that had read a later record were down, and forgot it: it is on their disks. An election
+		// was written again with the voters that it had, though the last primary went on with others; data of a restore that was
+		// given up were made to lead; a leader whose claimed timeline had begun before was promoted by the older claim.
+		{Seed: 74780922, Members: 3, Outside: sim.AllOutside}, {Seed: 75272931, Members: 3, Outside: sim.AllOutside}, {Seed: 75040212, Members: 3, Outside: sim.AllOutside},
+		{Seed: 75492733, Members: 3, Outside: sim.AllOutside}, {Seed: 75815192, Members: 3, Outside: sim.AllOutside}, {Seed: 75832791, Members: 3, Outside: sim.AllOutside},
+		{Seed: 75841766, Members: 3, Outside: sim.AllOutside}, {Seed: 75054770, Members: 3, Outside: sim.AllOutside}, {Seed: 75575237, Members: 3, Outside: sim.AllOutside},
+		{Seed: 75584585, Members: 3, Outside: sim.AllOutside}, {Seed: 75378252, Members: 5, Outside: sim.AllOutside}, {Seed: 75445621, Members: 5, Outside: sim.AllOutside},
+		// One was made to lead while the lease of the last primary ran, which nobody followed; a primary that was started again took
+		// the lock back by an older record.
+		{Seed: 76003211, Members: 3, Outside: sim.AllOutside}, {Seed: 78122251, Members: 3, Outside: sim.AllOutside}, {Seed: 78993082, Members: 3, Outside: sim.AllOutside},
+		{Seed: 251003658, Members: 3, Outside: sim.AllOutside}, {Seed: 251005458, Members: 3, Outside: sim.AllOutside}, {Seed: 251105615, Members: 3, Outside: sim.AllOutside},
+		// A restore was taken up again that had been given up by a term which Consul had lost; a voter had lost its state, and its own
+		// vote elected it; a forced candidate waited for the lease of one that has no data, and others took its place meanwhile.
+		{Seed: 78019248, Members: 3, Outside: sim.AllOutside}, {Seed: 79271835, Members: 3, Outside: sim.AllOutside}, {Seed: 90068523, Members: 3, Outside: sim.AllOutside},
+		{Seed: 90057982, Members: 3, Outside: sim.AllOutside}, {Seed: 90063704, Members: 3, Outside: sim.AllOutside}, {Seed: 90020389, Members: 3, Outside: sim.AllOutside},
+		// A leader's disk hung while Consul had lost that it led; one that woke up changed the durability before others could say
+		// that one of them leads.
+		{Seed: 78274642, Members: 3, Outside: sim.AllOutside}, {Seed: 78920235, Members: 3, Outside: sim.AllOutside},
+		// The world was wrong: in async mode an isolated primary goes by Consul's old word; what only a host had that is gone for good.
+		{Seed: 90064151, Members: 3, Outside: sim.AllOutside}, {Seed: 90088983, Members: 3, Outside: sim.AllOutside},
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace

@@ -124,7 +124,7 @@ func (w *World) mutate(o *ha.Observation) {
 		}
 	case MutateInstructed:
 		if o.Intent.Force {
-			o.Server.Instructed = ""
+			o.Server.Instructed, o.Server.Undoable = "", false
 		}
 	case MutatePatient:
 		if r := &o.Consul.Record; o.Intent.Force && r.Leader == o.Self && r.Phase == ha.PhaseElecting {
@@ -198,17 +198,22 @@ func (w *World) mutateMemory(o *ha.Observation) {
 		if r := &o.Consul.Record; r.Term == s.Last.Term && r.Leader != s.Last.Leader && s.Last.Phase == ha.PhaseLeading {
 			s.Last, s.Heard = *r, ha.RecordSeen{}
 		}
+		o.Server.Seen = ha.RecordSeen{}
 		o.Server.PromisedTo = "" // nor do promises say whose the term is
 		w.peersCopy(o)
 		for i := range o.Peers {
-			o.Peers[i].Report.PromisedTo = ""
+			p := &o.Peers[i].Report
+			p.PromisedTo = ""
+			if r := &o.Consul.Record; p.Record.Term == r.Term && p.Record.Leader != r.Leader {
+				p.Record = ha.RecordSeen{}
+			}
 		}
 		return
 	case MutateAgain:
 		s.RestoreTerm = o.Consul.Record.Term
 		return
 	}
-	s.Last = ha.Record{}
+	s.Last, s.Heard, o.Server.Seen = ha.Record{}, ha.RecordSeen{}, ha.RecordSeen{}
 	w.peersCopy(o)
 	for i := range o.Peers {
 		o.Peers[i].Report.Record = ha.RecordSeen{}

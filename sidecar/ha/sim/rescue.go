@@ -98,7 +98,7 @@ func (w *World) typedText() string {
 func (w *World) nothingLeft() bool {
 	for m := range w.n {
 		b := &w.members[m]
-		if s := &b.server; !b.gone && s.data == ha.DataPresent && !s.half && s.rewound < 0 && len(s.log) > 0 {
+		if s := &b.server; !b.gone && s.data == ha.DataPresent && !s.half && !s.founding && s.rewound < 0 && len(s.log) > 0 {
 			return false
 		}
 	}

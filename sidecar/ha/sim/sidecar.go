@@ -145,6 +145,7 @@ func (w *World) step(m int) {
 	if !w.sidecarRuns(m) || !s.attached || w.check.failed() {
 		return
 	}
+	w.keepSeen(m)
 	o := w.observe(m)
 	w.mutate(&o)
 	state, actions := w.core.Decide(s.state, o)
@@ -167,6 +168,15 @@ func (w *World) step(m int) {
 		w.push(max(10*micro, b.when(state.WakeAt)-w.now), event{kind: evWake, m: int8(m), epoch: s.wakeEvent})
 	}
 	s.wakeAt = state.WakeAt
+}
+
+// keepSeen writes the record down that m knew at its last turn: not at once, as the shell does
+// not wait for it.
+func (w *World) keepSeen(m int) {
+	s := &w.members[m].server
+	if kept, news := w.members[m].sidecar.state.ToKeep(s.seen); news && s.promise > 0 && s.full == 0 && s.hung <= w.now {
+		s.seen = kept
+	}
 }
 
 func (w *World) tellBlocks(m int) {

@@ -262,9 +262,9 @@ func beside(m sim.Mutation) sim.Outside {
 
 // caughtFrom are the seeds before which those mutations were not caught that only show in
 // rare runs.
-var caughtFrom = map[sim.Mutation]uint64{sim.MutateS2: 2000, sim.MutateS2Disk: 2700, sim.MutateS5: 1700, sim.MutateBase: 1100, sim.MutateOwed: 700,
-	sim.MutateDecided: 9500, sim.MutateAmid: 9500, sim.MutateBeyond: 1600, sim.MutateMarks: 76_000, sim.MutateUndone: 2000, sim.MutateReused: 40_115_000,
-	sim.MutateInstructed: 12_600, sim.MutateGivenUp: 19_100, sim.MutateAlone: 6700, sim.MutateBegun: 22_002_000, sim.MutatePatient: 8100,
+var caughtFrom = map[sim.Mutation]uint64{sim.MutateS2: 2000, sim.MutateS2Disk: 2700, sim.MutateS5: 1700, sim.MutateBase: 1100, sim.MutateOwed: 700, sim.MutatePutBack: 1300,
+	sim.MutateDecided: 9500, sim.MutateAmid: 47_500, sim.MutateBeyond: 111_200, sim.MutateMarks: 76_000, sim.MutateUndone: 2000, sim.MutateReused: 40_115_000,
+	sim.MutateInstructed: 5500, sim.MutateGivenUp: 19_100, sim.MutateAlone: 6700, sim.MutateBegun: 22_002_000, sim.MutatePatient: 8100,
 	sim.MutateContends: 30_104_900, sim.MutateAnew: 34_015_800, sim.MutateAgain: 32_001_400}
 
 // mutationBudget is within how many runs a mutation must be noticed.

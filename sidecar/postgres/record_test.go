@@ -1,0 +1,35 @@
+package postgres
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/pgsidecar/pgsidecar/sidecar/ha"
+)
+
+// TestNoteSeen: what is known of the newest record is there at the next start, as it was last
+// written; a file that is damaged is named.
+func TestNoteSeen(t *testing.T) {
+	m := newMember(t, "n1")
+	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) {
+		t.Fatalf("before any: %+v", f.Seen)
+	}
+	if err := m.NoteSeen(ha.RecordSeen{Term: 3}); err == nil {
+		t.Error("a state directory that is not there was made: its file system may not be mounted")
+	}
+	must(t, m.Promise(3, "n2", false))
+	for _, seen := range []ha.RecordSeen{
+		{Term: 3, Leader: "n2", Phase: ha.PhaseElecting, System: "7"},
+		{Term: 3, Leader: "n2", Phase: ha.PhaseLeading, System: "7", Changes: 9, Base: 2, Timeline: 4},
+	} {
+		must(t, m.NoteSeen(seen))
+		if f := m.inspect(); f.Seen != seen {
+			t.Errorf("%+v was kept, and %+v is read", seen, f.Seen)
+		}
+	}
+	must(t, os.WriteFile(m.state("record"), []byte(`{"term":`), 0o600))
+	if _, err := m.Inspect(soon(t)); err == nil || !strings.Contains(err.Error(), m.state("record")) {
+		t.Fatalf("a damaged file: %v", err)
+	}
+}
