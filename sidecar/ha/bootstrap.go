@@ -409,6 +409,9 @@ func (t *turn) found() {
 	if newest := t.newestPromise(); newest >= term && !t.serving() {
 		term = newest + unseenTerms // a person has decided that the others' cluster is none
 	}
+	if !t.serving() {
+		term = max(term, t.seen.Term+1)
+	}
 	r := Record{SystemID: sv.SystemID, Term: term, Leader: o.Self, Phase: PhaseBootstrap, Members: []string{o.Self},
 		Durability: Durability{Mode: o.Policy.Mode, Voters: []string{}}, Lease: o.Policy.Lease,
 		Standing: Standing{StandbyOf: t.siteToFollow(), Epoch: sv.Epoch}, Reason: "the cluster is founded"}

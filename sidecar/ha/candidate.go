@@ -424,8 +424,8 @@ func (v *view) provenDead() bool {
 	if v.deadByPorts(p) && v.s.Revived != p.Member {
 		return true
 	}
-	if v.fresh(p) && p.Report.Down && p.Report.ServerID == "" && p.Report.Record.Term >= v.rec.Term {
-		return true // it has no data to serve, so that it promises nothing either
+	if v.fresh(p) && p.Report.Down && p.Report.ServerID == "" && p.Report.Term > 0 && p.Report.Record.Term >= v.rec.Term {
+		return true // it has its state, and no data to serve, so that it promises nothing
 	}
 	return v.fresh(p) && p.Report.Term >= v.rec.Term && !p.Report.Serving && (p.Report.Voted || p.Report.Down)
 }

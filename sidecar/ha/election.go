@@ -111,7 +111,7 @@ func (v *view) toOther(promisedTo string) bool {
 
 func (v *view) promisedBlock() Block {
 	return Block{What: "no leader is elected", Missing: "the record of term " + itoa(max(v.newestPromise(), v.o.Server.Promise)) +
-		", which members have promised, and Consul has lost; or all members, to elect one of them by what they have",
+		", which members have promised or read of, and Consul has lost; or all members, to elect one of them by what they have",
 		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
 }
 

@@ -103,5 +103,5 @@ func (v *view) reacquiresUnheardBlock() Block {
 }
 
 func (v *view) restoreUnheardBlock() Block {
-	return Block{What: "the restore is not begun", Missing: v.unheardBlock().Missing + ". If they do not come back, take them off with pgsidecar remove"}
+	return Block{What: "the restore is not begun", Missing: v.unheardBlock().Missing}
 }

@@ -156,8 +156,8 @@ var reignRules = [...]rule{
 	{"reigns-elsewhere", (*view).onUnclaimed, (*turn).stopElsewhere, ends},
 	// Until Consul has answered this is a primary like any other.
 	// What it would replace may be a later term's, which Consul has lost.
-	{"restore-asked-unheard", func(v *view) bool { return v.restoreAsked() && v.foundElected() && v.hearsFew() }, blocked((*view).restoreUnheardBlock), goesOn},
-	{"restore-asked", func(v *view) bool { return v.restoreAsked() && !(v.foundElected() && v.hearsFew()) }, (*turn).beginRestore, goesOn},
+	{"restore-asked-unheard", func(v *view) bool { return v.restoreAsked() && v.wokenUnheard() }, blocked((*view).restoreUnheardBlock), goesOn},
+	{"restore-asked", func(v *view) bool { return v.restoreAsked() && !v.wokenUnheard() }, (*turn).beginRestore, goesOn},
 	{"elect-anew", func(v *view) bool {
 		return v.promisedLater() && (v.mayElectAnew() && !v.paused() && !v.torn() || v.forced())
 	}, func(t *turn) {

@@ -18,7 +18,9 @@ func (v *view) confirmedSince() bool {
 	agree, others := v.agreeSince(v.s.PutBackAt)
 	if v.rec.Phase == PhaseRestoring {
 		// A person may have given it up by a later term, which needed nobody's vote, and waits for this lease.
-		return agree == others || 2*agree >= others && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout)
+		lease := v.longestLease() + v.longestLease()/clockDrift
+		return agree == others || 2*agree >= others && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout) ||
+			v.unheard() == joined(v.others()) && v.after(v.s.PutBackAt, lease)
 	}
 	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
 		return v.kthEcho(v.withData(v.rec.Durability.Voters), v.confirming()) >= v.s.PutBackAt
@@ -114,7 +116,7 @@ func (t *turn) votersSince(r *Record) {
 // term, as another member has seen: it is not known who the voters were, as this process
 // has not read it itself.
 func (v *view) votersLost() bool {
-	return !v.putBack && !v.follower() && v.lockMine() && !v.rec.claimsUnknown() && v.recordLost() && v.rec.Durability.Mode == ModeQuorum && v.seen.Term == v.rec.Term &&
+	return !v.putBack && !v.follower() && v.lockMine() && !v.rec.claimsUnknown() && v.recordLost() && v.seen.Term == v.rec.Term &&
 		(v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting)
 }
 
@@ -187,6 +189,9 @@ func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report
 func (v *view) whoRestates() string {
 	if v.seen.Leader == v.o.Self {
 		return "pgsidecar was restarted here since, and cannot write it again"
+	}
+	if v.leaderPeer() != nil {
+		return v.seen.Leader + ", which leads, writes it again"
 	}
 	return cmp.Or(v.seen.Leader, "its leader") + " writes it again when it is back, unless pgsidecar was restarted there"
 }

@@ -19,10 +19,16 @@ func (o *Observation) newestSeen(last Record) RecordSeen {
 			newest = seen
 		}
 	}
-	if kept := o.Server.Seen; kept.order(newest) > 0 && kept.System == cmp.Or(newest.System, o.Server.SystemID) {
+	if kept := o.Server.Seen; o.onRecord() && kept.order(newest) > 0 && kept.System == cmp.Or(newest.System, o.Server.SystemID) {
 		newest = kept
 	}
 	return newest
+}
+
+// onRecord reports whether Consul's record, if there is one, names this member. If not, what it has on
+// disk may be of an earlier cluster with the same data, which a person has restored from a backup.
+func (o *Observation) onRecord() bool {
+	return !o.Consul.Record.Exists() || slices.Contains(o.Consul.Record.Members, o.Self)
 }
 
 // ToKeep is what is to be written to disk of the newest record that this member knows, and
@@ -83,7 +89,7 @@ func (t *turn) noteRecord() {
 
 // followTime is for how long a process may not hear Consul, or stand still, before it counts as
 // one that has just begun to read the record: what was written meanwhile may have been lost.
-const followTime = 3 * time.Second
+const followTime = 2 * time.Second
 
 // noteFollowed notes that this process has read the record, or what may have kept it from that.
 func (t *turn) noteFollowed() {
@@ -99,7 +105,10 @@ func (t *turn) noteFollowed() {
 }
 
 func (t *turn) noteForgotten() {
-	if sv := &t.o.Server; t.ownVoteElects() && sv.DataDir == DataPresent && sv.Promise < t.rec.Term && t.rec.Phase == PhaseLeading && t.rec.Leader != t.o.Self {
+	if t.o.Server.DataDir == DataAbsent || t.o.Server.DataDir == DataHalfMade {
+		t.s.Copied = true
+	}
+	if sv := &t.o.Server; !t.s.Copied && t.ownVoteElects() && sv.DataDir == DataPresent && sv.Promise < t.rec.Term && t.rec.Phase == PhaseLeading && t.rec.Leader != t.o.Self {
 		t.s.ForgotTerm = t.rec.Term
 	}
 }

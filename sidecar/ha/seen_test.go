@@ -69,4 +69,14 @@ func TestForgotten(t *testing.T) {
 			t.Errorf("%s: forgotten is %d, want %d", name, s.ForgotTerm, c.want)
 		}
 	}
+
+	// What this process has copied itself has no promise yet.
+	o := sim.Following()
+	o.Consul.Record.Durability.Voters = []string{"n2"}
+	o.Server.Promise, o.Server.DataDir = 0, ha.DataAbsent
+	s, _ := ha.Decide(ha.State{}, o)
+	o.Server.DataDir = ha.DataPresent
+	if s, _ = ha.Decide(s, o); s.ForgotTerm != 0 {
+		t.Errorf("after a copy: forgotten is %d", s.ForgotTerm)
+	}
 }

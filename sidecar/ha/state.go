@@ -67,9 +67,10 @@ type State struct {
 	GapAt      Instant
 	FollowedAt Instant
 	// ForgotTerm is a term in which this member's vote alone elects, by Consul's record, and which
-	// it had not promised when this process first read of it: its state was lost, and with it what
-	// it may have known of a later record.
+	// it has data and had promised nothing when this process began: its state was lost, and with it
+	// what it may have known of a later record. Copied: this process has made the data itself.
 	ForgotTerm uint64
+	Copied     bool
 	// PutBackAt is since when Consul's record is older than Last. Zero: it is not.
 	PutBackAt Instant
 	// LaterAt is since when a member is known to have seen a later record than Consul was

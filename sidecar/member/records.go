@@ -8,7 +8,8 @@ import (
 )
 
 // keepRecords writes down what this member knows of the newest record whenever that is
-// news, until ctx ends: its next process sees by it that Consul was put back.
+// news, until ctx ends: its next process sees by it that Consul was put back. What could not be
+// written is left out until the next news.
 func (m *Member) keepRecords(ctx context.Context) {
 	var kept ha.RecordSeen
 	failed := false

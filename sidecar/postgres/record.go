@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -17,7 +19,16 @@ func (s *Server) NoteSeen(seen ha.RecordSeen) error {
 	return s.write(s.state("record"), append(content, '\n'))
 }
 
-func (s *Server) seen() (seen ha.RecordSeen, err error) {
-	err = readJSON(s.files, s.state("record"), &seen)
-	return seen, err
+// seen is what was kept; nothing, if the file is damaged: it is written anew, and no server is to stop
+// for it.
+func (s *Server) seen() (ha.RecordSeen, error) {
+	var seen ha.RecordSeen
+	content, err := s.files.ReadFile(s.state("record"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return seen, fmt.Errorf("read the newest record: %w", err)
+	}
+	if err := json.Unmarshal(content, &seen); err != nil {
+		return ha.RecordSeen{}, nil //nolint:nilerr // as above
+	}
+	return seen, nil
 }

@@ -2,14 +2,13 @@ package postgres
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
 // TestNoteSeen: what is known of the newest record is there at the next start, as it was last
-// written; a file that is damaged is named.
+// written; one that is damaged says nothing.
 func TestNoteSeen(t *testing.T) {
 	m := newMember(t, "n1")
 	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) {
@@ -29,7 +28,7 @@ func TestNoteSeen(t *testing.T) {
 		}
 	}
 	must(t, os.WriteFile(m.state("record"), []byte(`{"term":`), 0o600))
-	if _, err := m.Inspect(soon(t)); err == nil || !strings.Contains(err.Error(), m.state("record")) {
-		t.Fatalf("a damaged file: %v", err)
+	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) {
+		t.Errorf("a damaged file is read as %+v", f.Seen)
 	}
 }

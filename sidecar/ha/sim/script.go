@@ -39,7 +39,7 @@ func NewScript(c Cluster) *Script {
 
 // Verbs are what Do knows, with what follows them.
 func Verbs() []string {
-	return []string{"run DURATION", "status MEMBER...", "record", "crash MEMBER [server|sidecar]", "boot MEMBER", "lose-host MEMBER", "lose-data MEMBER",
+	return []string{"run DURATION", "status MEMBER...", "record", "crash MEMBER [server|sidecar]", "boot MEMBER", "lose-host MEMBER", "lose-data MEMBER", "lose-disk MEMBER",
 		"pause MEMBER DURATION [server|sidecar]", "cut MEMBER [MEMBER|consul|members|port]", "heal", "full MEMBER", "hang MEMBER", "consul away|back|empty|restore|restore-voters|delete-keys|delete-lock|damage",
 		"switchover MEMBER [MEMBER]", "shutdown MEMBER", "reinit MEMBER", "promote-by-hand MEMBER", "start-by-hand MEMBER",
 		"restore MEMBER RECORDS [broken]", "type COMMAND"}
@@ -117,6 +117,8 @@ func (s *Script) strike(verb string, m int, rest []string) error {
 		w.loseHost(m)
 	case verb == "lose-data":
 		w.loseDisk(&fault{}, m, false)
+	case verb == "lose-disk":
+		w.loseDisk(&fault{}, m, true)
 	case verb == "full":
 		w.members[m].server.full++
 	case verb == "hang":

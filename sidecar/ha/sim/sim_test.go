@@ -264,9 +264,9 @@ func beside(m sim.Mutation) sim.Outside {
 // rare runs.
 var caughtFrom = map[sim.Mutation]uint64{
 	sim.MutateS2: 2051, sim.MutateS2Disk: 2744, sim.MutateS4: 250, sim.MutateS4CatchUp: 250, sim.MutateS5: 1766, sim.MutateS8: 385, sim.MutateBase: 1158,
-	sim.MutateStrayed: 213, sim.MutateOwed: 782, sim.MutatePutBack: 1353, sim.MutateFound: 10_007, sim.MutateDecided: 10_963, sim.MutateAmid: 47_508,
+	sim.MutateStrayed: 213, sim.MutateOwed: 782, sim.MutatePutBack: 1353, sim.MutateFound: 61_918, sim.MutateDecided: 10_963, sim.MutateAmid: 3250,
 	sim.MutateBeyond: 111_208, sim.MutateMarks: 76_701, sim.MutateUndone: 2022, sim.MutateReused: 40_115_629, sim.MutatePartial: 748,
-	sim.MutateUnheard: 251, sim.MutateInstructed: 5521, sim.MutateGivenUp: 19_196, sim.MutateAlone: 6740, sim.MutateBegun: 22_002_118,
+	sim.MutateUnheard: 251, sim.MutateInstructed: 5521, sim.MutateGivenUp: 19_196, sim.MutateAlone: 31_956, sim.MutateBegun: 22_002_118,
 	sim.MutatePatient: 8175, sim.MutateContends: 30_104_904, sim.MutateAnew: 34_015_854, sim.MutateAgain: 32_001_479}
 
 // mutationBudget is within how many runs a mutation must be noticed.
