@@ -27,7 +27,8 @@ registration in Consul, and its replication slots, which keep log on the others'
 disks. The leader does it. A member that was only away joins again by itself.
 
 With --cluster, forget a whole cluster: all its keys in Consul, with the token of
---config. No member of it may be registered. Data directories are not touched.
+--config. No member of it may be registered. The members' data_dir and state_dir are not
+touched: remove both where another cluster is to be made from this one's backup.
 
 The name must be typed again: there is no way around that.`,
 		Example: `  pgsidecar remove n3
