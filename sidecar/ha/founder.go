@@ -119,6 +119,8 @@ var takeOverRules = [...]rule{
 	{"take-over-discard-founding", func(v *view) bool { return v.present() && v.o.Server.Founding && v.stopped() },
 		discard("an unfinished bootstrap was found"), ends},
 	{"take-over", (*view).absent, (*turn).takeOver, ends},
+	// It has data, and may know of a cluster that the founder had left behind.
+	{"take-over-data", nil, func(t *turn) { t.block(t.notFounded()) }, ends},
 }
 
 func (v *view) founderMayLive() bool {
