@@ -98,7 +98,7 @@ var electionRules = [...]rule{
 	// The record may be an earlier one, and others have been voters since.
 	{"elect-found-reign", func(v *view) bool { return !v.forced() && v.unvotedInReign() != "" }, blocked(func(v *view) Block {
 		b := v.unheardBlock()
-		b.Missing = "the votes of" + v.unvotedInReign() + ": by the record one vote is enough, but pgsidecar has not followed the last primary's term from its beginning, and Consul may have been restored since"
+		b.Missing = "votes from" + v.unvotedInReign() + ": by the record one vote is enough, but pgsidecar has not followed the last primary's term from its beginning, and Consul may have been restored since"
 		return b
 	}), ends},
 	{"elect-standby-leader", (*view).follower, (*turn).leadStandby, ends},

@@ -17,10 +17,11 @@ func (v *view) confirmedSince() bool {
 	}
 	agree, others := v.agreeSince(v.s.PutBackAt)
 	if v.rec.Phase == PhaseRestoring {
-		// A person may have given it up by a later term, which needed nobody's vote, and waits for this lease.
+		// A person may have given it up by a later term, which needed nobody's vote, and waits for this
+		// lease. Where no other member is left to say so, the restore continues after that time.
 		lease := v.longestLease() + v.longestLease()/clockDrift
 		return agree == others || 2*agree >= others && v.after(v.s.PutBackAt, v.o.Policy.FailureTimeout) ||
-			v.unheard() == joined(v.others()) && v.after(v.s.PutBackAt, lease)
+			!v.hearsOthers() && v.after(v.s.PutBackAt, lease)
 	}
 	if v.rec.Durability.Mode == ModeQuorum && v.rec.Phase != PhaseBootstrap && v.confirming() > 0 {
 		return v.kthEcho(v.withData(v.rec.Durability.Voters), v.confirming()) >= v.s.PutBackAt
@@ -51,6 +52,11 @@ func (v *view) withData(members []string) []string {
 		p := v.peer(m)
 		return p != nil && p.Report.ServerID == ""
 	})
+}
+
+// hearsOthers reports whether any other member on record is heard.
+func (v *view) hearsOthers() bool {
+	return slices.ContainsFunc(v.others(), func(m string) bool { p := v.peer(m); return p != nil && v.fresh(p) })
 }
 
 // halfSince reports whether half of the others have said since then that they know of no later

@@ -104,6 +104,7 @@ func (t *turn) noteFollowed() {
 	s.FollowedAt = t.o.Now
 }
 
+// noteForgotten notes that this member's state was lost while its data were not.
 func (t *turn) noteForgotten() {
 	if t.o.Server.DataDir == DataAbsent || t.o.Server.DataDir == DataHalfMade {
 		t.s.Copied = true

@@ -66,9 +66,10 @@ type State struct {
 	FirstTerm  uint64
 	GapAt      Instant
 	FollowedAt Instant
-	// ForgotTerm is a term in which this member's vote alone elects, by Consul's record, and which
-	// it has data and had promised nothing when this process began: its state was lost, and with it
-	// what it may have known of a later record. Copied: this process has made the data itself.
+	// ForgotTerm is a term in which this member's vote alone elects, by Consul's record, although it
+	// has not promised that term: it has data that were there when this process began, and its state
+	// was lost, with what it may have known of a later record. Copied: this process has seen the data
+	// directory empty or half-made, so that what is there now was copied since.
 	ForgotTerm uint64
 	Copied     bool
 	// PutBackAt is since when Consul's record is older than Last. Zero: it is not.

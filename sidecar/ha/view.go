@@ -89,7 +89,7 @@ func (v *view) hears() bool {
 		if p.Report.leads() || p.Report.Restarting {
 			return true
 		}
-		if p.Report.Down || p.Report.Stopping || p.Report.Voted && p.Report.Record.Phase == PhaseLeading {
+		if p.Report.Down || p.Report.Stopping || p.Report.Voted && p.Report.Record.Term == v.seen.Term && p.Report.Record.Phase == PhaseLeading {
 			return false // as a standby it sends what it has, and is no primary
 		}
 	}

@@ -30,8 +30,8 @@ func newReinitCommand(a *Process) *cobra.Command {
 		Use:   "reinit MEMBER",
 		Short: "Clone a replica anew, in place of what it has",
 		Long: `Clone a replica anew, in place of what it has. The clone comes from --from; else from
-a replica with the tag clonefrom that streams; else from the primary. If a copy of another
-replica fails, the next one is of the primary. It is shown how far it is until the replica
+a replica with the tag clonefrom that streams; else from the primary. If the copy from
+another replica fails, the primary is cloned. It is shown how far it is until the replica
 streams again; Ctrl-C ends the looking, not the clone.`,
 		Args: oneMember,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -28,7 +28,7 @@ disks. The leader does it. A member that was only away joins again by itself.
 
 With --cluster, forget a whole cluster: all its keys in Consul, with the token of
 --config. No member of it may be registered. The members' data_dir and state_dir are not
-touched: remove both where another cluster is to be made from this one's backup.
+touched: remove both before you make another cluster from this one's backup.
 
 The name must be typed again: there is no way around that.`,
 		Example: `  pgsidecar remove n3

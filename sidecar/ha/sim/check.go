@@ -290,10 +290,6 @@ func (w *World) forgetLost(m int, term uint64) {
 			if async || w.acceptedLoss() {
 				continue
 			}
-			if w.beyond.clockStops && w.beyond.putBack {
-				w.beyond.outcome.Clock++ // who stood still by no clock takes the old word of a Consul that was put back meanwhile
-				continue
-			}
 			w.fail("lost", m, "%s is promoted in term %d without commit %d, acknowledged by %s in term %d", names[m], term, a.n, names[a.server], a.term)
 			return
 		}
@@ -325,7 +321,7 @@ func (w *World) checkWriters(m int) {
 				w.beyond.outcome.Clock++
 				return
 			}
-			if w.byOldWord(m) || w.byOldWord(j) {
+			if w.byOldWord(m) && w.alone(m) || w.byOldWord(j) && w.alone(j) {
 				w.beyond.outcome.Local++
 				return
 			}

@@ -15,6 +15,16 @@ func (w *World) open(i, j int) bool { return w.net.cut[i][j] == 0 }
 // both says whether a connection between i and j can be made.
 func (w *World) both(i, j int) bool { return w.open(i, j) && w.open(j, i) }
 
+// alone says whether m reaches no other member's sidecar.
+func (w *World) alone(m int) bool {
+	for j := range w.n {
+		if j != m && w.both(m, j) && w.sidecarRuns(j) {
+			return false
+		}
+	}
+	return true
+}
+
 // portOpen says whether packets to and from the port of m's server come through, as far as its host
 // can be reached.
 func (w *World) portOpen(m int) bool { return w.net.port[m] == 0 }
