@@ -86,3 +86,6 @@ type Block struct {
 	Rule     string // the row that says so (rules.go)
 	Since    Instant
 }
+
+// failoverTo is the command by which a person lets a member lead, whatever it lacks.
+func failoverTo(m string) string { return "pgsidecar failover --to " + m + " --accept-data-loss" }

@@ -45,7 +45,7 @@ var bootstrapRules = [...]rule{
 	// It was promoted in a term whose record is lost, and another may lead a later one since.
 	{"bootstrap-unconfirmed", func(v *view) bool { return v.serving() && !v.forced() && v.unconfirmed() != "" }, blocked(func(v *view) Block {
 		return Block{What: "no cluster is founded", Missing: "word from " + v.unconfirmed() + " that no later term has begun: Consul has lost the record of this primary's",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
+			Override: failoverTo(v.o.Self), Cost: "every commit of a later term, if there was one"}
 	}), ends},
 	{"bootstrap-found", nil, (*turn).found, ends},
 }
@@ -56,7 +56,7 @@ func (v *view) otherClusterBlock() Block {
 
 func (v *view) otherDataBlock() Block {
 	return Block{What: "no cluster is founded", Missing: "one set of data: " + v.otherData() + " has another cluster's than this member; move away the one that is not wanted",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what " + v.otherData() + " has is no part of the cluster"}
+		Override: failoverTo(v.o.Self), Cost: "what " + v.otherData() + " has is no part of the cluster"}
 }
 
 // laterUnheard are the members that are known and not heard: one may have led a later term than
@@ -74,7 +74,7 @@ func (v *view) laterUnheard() string {
 
 func (v *view) unheardLaterBlock() Block {
 	return Block{What: "no cluster is founded", Missing: "word from " + v.laterUnheard() + ", where a primary of a later term may be",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // firstContact reports whether somebody else's server runs on data that were never in a
@@ -167,7 +167,7 @@ func (v *view) laterTermBlock() Block {
 	b := Block{What: "no cluster is founded", Missing: "the member that leads term " + itoa(v.newestPromise()) +
 		": this one was primary in an earlier one"}
 	best := cmp.Or(v.bestHeard(), v.o.Self)
-	b.Override, b.Cost = "pgsidecar failover --to "+best+" --accept-data-loss", "every commit that "+best+" does not have"
+	b.Override, b.Cost = failoverTo(best), "every commit that "+best+" does not have"
 	return b
 }
 
@@ -274,9 +274,9 @@ func (v *view) emptyBlock() Block {
 	b := Block{What: "no cluster is founded", Missing: v.dataElsewhere()}
 	switch to := v.hasMost(); {
 	case to != v.o.Self:
-		b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", "every commit that "+to+" does not have"
+		b.Override, b.Cost = failoverTo(to), "every commit that "+to+" does not have"
 	case v.after(v.s.EmptySince, foundingTime):
-		b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "the cluster that is founded is empty, and whatever the other members have is no part of it"
+		b.Override, b.Cost = failoverTo(v.o.Self), "the cluster that is founded is empty, and whatever the other members have is no part of it"
 	}
 	return b
 }
@@ -329,10 +329,10 @@ func (v *view) notFounded() Block {
 	b := Block{What: "no cluster is founded", Missing: v.rec.Leader + " to found the cluster"}
 	switch {
 	case v.present() && !v.o.Server.Founding:
-		b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
+		b.Override = failoverTo(v.o.Self)
 		b.Cost = "every commit that " + v.o.Self + " does not have"
 	case (v.foundsEmpty() || v.halfMade()) && v.after(v.s.PhaseAt, foundingTime):
-		b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
+		b.Override = failoverTo(v.o.Self)
 		b.Cost = "the cluster that is founded is empty, and whatever " + v.rec.Leader + " has is no part of it"
 	}
 	return b
@@ -354,7 +354,7 @@ func (v *view) standbyBlock() Block {
 		missing += "; " + strayed
 	}
 	return Block{What: "no cluster is founded", Missing: missing,
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // refound makes a record anew where Consul has lost it, by a person's decision, or of a

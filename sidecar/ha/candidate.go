@@ -45,18 +45,18 @@ var unfitRules = [...]rule{
 func (v *view) contestedBlock() Block {
 	return Block{What: "this member is not promoted", Missing: "the first record of term " + itoa(v.rec.Term) +
 		", which members have promised to another leader (was Consul restored from a snapshot?); or all members, to elect one of them by what they have",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 func (v *view) strayedCandidate() Block {
 	return Block{What: "this member is not promoted", Missing: "log of this cluster's own: " + v.strayed(),
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit since this member's log left the cluster's; all other members are cloned anew"}
+		Override: failoverTo(v.o.Self), Cost: "every commit since this member's log left the cluster's; all other members are cloned anew"}
 }
 
 func (v *view) unfitBlock() Block {
 	b := Block{What: "the election is not passed on", Missing: v.perhapsDecided()}
 	if p := v.bestCandidate(); p != nil {
-		b.Override, b.Cost = "pgsidecar failover --to "+p.Member+" --accept-data-loss", "every commit that "+p.Member+" does not have"
+		b.Override, b.Cost = failoverTo(p.Member), "every commit that "+p.Member+" does not have"
 	}
 	return b
 }
@@ -92,7 +92,7 @@ var electionRules = [...]rule{
 	}), ends},
 	{"elect-votes", func(v *view) bool { return v.votesMissing() != "" && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "this member is not promoted", Missing: v.votesMissing(),
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
+			Override: failoverTo(v.o.Self),
 			Cost:     "every commit that only the missing members have"}
 	}), ends},
 	// The record may be an earlier one, and others have been voters since.
@@ -158,7 +158,7 @@ func (v *view) passedInVain(member string) bool {
 // behind is the block of a candidate that lacks what another has.
 func (v *view) behind(to candidate, missing string) Block {
 	return Block{What: "this member is not promoted", Missing: missing,
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what " + to.member + " has beyond " + v.o.Server.Position.String()}
+		Override: failoverTo(v.o.Self), Cost: "what " + to.member + " has beyond " + v.o.Server.Position.String()}
 }
 
 // bestCandidate is the best member that can be passed the candidacy: one on record, as

@@ -103,7 +103,7 @@ func (v *view) claimUnknown() bool {
 func (v *view) claimUnknownBlock() Block {
 	return Block{What: "no leader is elected", Missing: "the claim of term " + itoa(v.rec.Term) +
 		": " + v.rec.Leader + " has log of a later timeline than Consul's record knows. Was Consul restored from a snapshot?",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // promotedBefore reports whether this leader's server, a standby, is on the timeline already that
@@ -136,7 +136,7 @@ func (v *view) claimLost() bool {
 // claimLostBlock: others may have been elected since as well, of which Consul knows no more either.
 func (v *view) claimLostBlock() Block {
 	return Block{What: "the primary is not started", Missing: "word from at least half of the other members that no later term has begun: Consul was put back to before the claim of term " + itoa(v.rec.Term),
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit of a later term, if there was one"}
+		Override: failoverTo(v.o.Self), Cost: "every commit of a later term, if there was one"}
 }
 
 // restoreClaim writes what is true no matter what was claimed, and who the voters were: this
@@ -319,6 +319,17 @@ func (t *turn) listDiverged() {
 	t.commit(Change{What: "diverged", Record: r, Lock: LockKeep, Session: t.o.Consul.Session}, "members have log that the primary never wrote")
 }
 
+// strayedLater reports whether another member that can lead only by the same decision has log of
+// a later timeline, or more of the same.
+func (v *view) strayedLater() bool {
+	own := v.o.Server.Position
+	return slices.ContainsFunc(v.o.Peers, func(p Peer) bool {
+		at := p.Report.Position
+		return v.fresh(&p) && p.Report.Override == failoverTo(p.Member) && p.Report.ServerID == v.rec.SystemID && at.Known() &&
+			cmp.Or(cmp.Compare(at.TLI, own.TLI), cmp.Compare(at.LSN, own.LSN)) > 0
+	})
+}
+
 // strayedRules keep a standby whose log is none of this cluster's out of everything,
 // and replace it as soon as its copy is not needed.
 var strayedRules = [...]rule{
@@ -326,8 +337,8 @@ var strayedRules = [...]rule{
 	{"strayed-early", func(v *view) bool { return v.leaderPeer() == nil && !v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout) }, nil, ends},
 	{"strayed-alone", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
 		b := Block{What: "this member neither votes nor leads", Missing: "a primary to be cloned from; " + v.strayed()}
-		if v.seen.Phase == PhaseLeading || v.vacant() { // else another is about to lead
-			b.Override = "pgsidecar failover --to " + v.o.Self + " --accept-data-loss"
+		if (v.seen.Phase == PhaseLeading || v.vacant()) && !v.strayedLater() { // else another is about to lead
+			b.Override = failoverTo(v.o.Self)
 			b.Cost = "every commit since this member's log left the cluster's; all other members are cloned anew"
 		}
 		return b

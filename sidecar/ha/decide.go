@@ -123,9 +123,9 @@ func (t *turn) sayBroken() {
 	b := Block{What: "nothing is decided", Missing: "a record in Consul that can be read: " + t.o.Consul.Broken + "; put the state key back as it was"}
 	switch {
 	case t.foundsEmpty() && t.foundsOverBroken():
-		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "the cluster that is founded is empty, and whatever the other members have is no part of it"
+		b.Override, b.Cost = failoverTo(t.o.Self), "the cluster that is founded is empty, and whatever the other members have is no part of it"
 	case !t.foundsEmpty():
-		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "every commit that "+t.o.Self+" does not have"
+		b.Override, b.Cost = failoverTo(t.o.Self), "every commit that "+t.o.Self+" does not have"
 	}
 	t.block(b)
 }
@@ -425,6 +425,9 @@ func MakeReport(s State, o Observation) Report {
 		r.Record = s.Heard
 	}
 	r.First = cmp.Or(s.FirstTerm, r.Record.Term) // it has read none, and knows of this one by others
+	if v.Seen.System == r.Record.System {
+		r.SeenSince = v.SeenSince
+	}
 	r.Paused, r.Software, r.SyncPriority = v.Paused, v.Software, o.Policy.SyncPriority
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed
 	r.Hidden, r.ConfigProblem, r.Misled = o.Consul.HiddenBy, v.ConfigProblem, v.Misled

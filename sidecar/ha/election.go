@@ -23,11 +23,11 @@ var standRules = [...]rule{
 	// The lease of an async primary does not count on a member that is not recorded.
 	{"stand-unrecorded", func(v *view) bool { return !slices.Contains(v.rec.Members, v.o.Self) && !v.follower() && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "no election is begun", Missing: "one of the members on record (" + joined(v.rec.Members) + "): this one is not yet among them",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that only the members on record have"}
+			Override: failoverTo(v.o.Self), Cost: "every commit that only the members on record have"}
 	}), ends},
 	{"stand-pre-votes", func(v *view) bool { return v.preVotes() != "" && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "no election is begun", Missing: v.preVotes(),
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
+			Override: failoverTo(v.o.Self),
 			Cost:     "every commit that only the silent members have"}
 	}), ends},
 	{"stand-replaced", func(v *view) bool { return v.rec.replaced(v.o.Server.Position) && !v.follower() && !v.forced() }, blocked((*view).replacedBlock), ends},
@@ -49,7 +49,7 @@ var standRules = [...]rule{
 // owesBlock: nobody else may be left that has what this copy may lack.
 func (v *view) owesBlock() Block {
 	return Block{What: "no election is begun", Missing: "a member that surely has each commit: the copy that " + v.o.Self + " has may lack some that it had acknowledged before (up to " + v.o.Server.Owed.String() + ")",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // mayNotStand reports whether this member cannot begin an election of the newest term.
@@ -112,7 +112,7 @@ func (v *view) toOther(promisedTo string) bool {
 func (v *view) promisedBlock() Block {
 	return Block{What: "no leader is elected", Missing: "the record of term " + itoa(max(v.newestPromise(), v.o.Server.Promise)) +
 		", which members have promised or read of, and Consul has lost; or all members, to elect one of them by what they have",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // mayElectAnew reports whether nothing can be lost by an election although the newest
@@ -170,7 +170,7 @@ func (v *view) tooFarBehind() bool {
 func (v *view) lagBlock() Block {
 	lacks := uint64(v.s.Led.LSN - v.o.Server.Position.LSN)
 	return Block{What: "this member is not promoted", Missing: "a member that lacks less than failover.max_lag: this one lacks " + itoa(lacks) + " bytes of what the primary had",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "the last " + itoa(lacks) + " bytes of log"}
+		Override: failoverTo(v.o.Self), Cost: "the last " + itoa(lacks) + " bytes of log"}
 }
 
 // betterFirst reports whether better candidates are still given time to begin.
@@ -328,7 +328,7 @@ func (v *view) perhapsDecided() string {
 	for _, m := range others {
 		p := v.peer(m)
 		switch {
-		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sawItBegin(p) && v.sinceGap(p):
+		case p != nil && v.fresh(p) && p.Report.Record.Term == v.rec.Term && v.sawItBegin(p) && v.sinceGap(p) && !v.deposedUnheard(m):
 			agree++
 		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && v.deadByPorts(p) && !v.foundElected():
 			gone += " " + m
@@ -366,7 +366,7 @@ func (v *view) beyondMissing() string {
 
 func (v *view) beyondBlock() Block {
 	return Block{What: "this member is not promoted", Missing: v.beyondMissing(),
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 }
 
 // standsForAll is the last leader that may have acknowledged commits: it has

@@ -93,7 +93,7 @@ func (v *view) unheardOthers() bool {
 
 func (v *view) unheardBlock() Block {
 	return Block{What: "this member is not promoted", Missing: "word from at least half of the other members that no later record is known: pgsidecar has not followed this term from its beginning, and Consul may have been restored since",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have, if Consul was put back"}
+		Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have, if Consul was put back"}
 }
 
 func (v *view) reacquiresUnheardBlock() Block {

@@ -64,7 +64,7 @@ func (v *view) foundedBlock() Block {
 		return b
 	}
 	to := v.hasMost()
-	b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", "every commit that "+to+" does not have"
+	b.Override, b.Cost = failoverTo(to), "every commit that "+to+" does not have"
 	if to == v.o.Self {
 		b.Cost = "the cluster that is founded is empty, and whatever the other members have is no part of it"
 	}

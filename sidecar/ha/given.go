@@ -38,6 +38,6 @@ func (v *view) givenInSight() bool {
 func (v *view) givenBlock() Block {
 	return Block{What: "this member is not promoted", Missing: "a member that has all that " + v.o.Policy.StandbyOf + " had when it gave up the writes (" +
 		v.rec.Given.String() + "): this one is at " + v.o.Server.Position.String(),
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss",
+		Override: failoverTo(v.o.Self),
 		Cost:     "every commit of " + v.o.Policy.StandbyOf + " that " + v.o.Self + " does not have"}
 }

@@ -83,7 +83,7 @@ func (v *view) namesSuccessor(b Block) Block {
 	case v.chosenSuccessor(false) != nil && v.paused():
 		b.Override, b.Cost = "pgsidecar resume", to+" takes over"
 	case v.chosenSuccessor(false) == nil || v.rec.Phase == PhasePromoting: // in which nobody takes over from one that is heard
-		b.Override, b.Cost = "pgsidecar failover --to "+to+" --accept-data-loss", "every commit that "+to+" does not have"
+		b.Override, b.Cost = failoverTo(to), "every commit that "+to+" does not have"
 	}
 	return b
 }

@@ -29,7 +29,7 @@ var leaderRules = [...]rule{
 		return v.putBack && !v.confirmedSince() && !v.askedJustNow()
 	}, blocked(func(v *view) Block {
 		return Block{What: "Consul is not relied on", Missing: "the record of term " + itoa(v.rec.Term) + ", which Consul has lost, and word from enough members that no later term has begun",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+			Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 	}), goesOn},
 	{"restate-contended", func(v *view) bool { return v.putBack && v.confirmedSince() && v.o.Consul.Record.contends(&v.rec) },
 		func(t *turn) { t.ballot("Consul has lost this term's election, and has another of the same term") }, goesOn},
@@ -145,7 +145,7 @@ var straysInReignRules = [...]rule{
 	}, ends},
 	{"strays-alone", nil, blocked(func(v *view) Block {
 		return Block{What: "the primary is not started", Missing: "another member that can lead: this one's server was run as a primary by hand, outside of its term",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+			Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 	}), ends},
 }
 
@@ -492,5 +492,5 @@ func (v *view) recoverySafe() bool {
 func (v *view) hiddenBlock() Block {
 	return Block{What: "clients are kept out of the restarted primary", Missing: itoa(uint64(v.votersToFlush())) +
 		" of its voters to have flushed what it recovered (" + v.o.Server.RecoveryEnd.String() + ")",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "commits that clients see may be lost by the next failover"}
+		Override: failoverTo(v.o.Self), Cost: "commits that clients see may be lost by the next failover"}
 }

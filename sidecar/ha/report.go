@@ -72,6 +72,8 @@ type Report struct {
 	// First is the term of the first record that its process has read: of what came before it
 	// knows nothing, as of a term that had begun by then. Zero: not known.
 	First uint64 `json:"first_term,omitempty"`
+	// SeenSince is Files.SeenSince: of what was decided after that term its disk has kept the word.
+	SeenSince uint64 `json:"seen_since,omitempty"`
 
 	// The newest record this member knows, so that the others learn of a
 	// ballot before Consul tells them.

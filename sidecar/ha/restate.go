@@ -173,23 +173,33 @@ func (t *turn) reacquire() {
 }
 
 // allHeard reports whether of every member on record it is known what it has, if anything. One that
-// has no data, and did not see the election begin, may have lost what shows that it was won; so may
-// this one.
+// has no data, did not see the election begin, and has a disk from after that, may have lost what
+// shows that it was won; so may this one.
 func (v *view) allHeard() bool {
-	if !v.present() && v.foundElected() {
+	own := &v.o.Server
+	if !v.present() && v.foundElected() && !(own.Seen.System == v.rec.SystemID && v.keptWord(own.SeenSince)) {
 		return false
 	}
 	for _, m := range v.others() {
 		p := v.peer(m)
-		if !v.fresh(p) || !v.sinceGap(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p)) {
+		if !v.fresh(p) || !v.sinceGap(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p) && !v.keptWord(p.Report.SeenSince)) {
 			return false
 		}
 	}
 	return true
 }
 
+// keptWord reports whether a disk that has kept the newest record since that term has had the word of
+// whoever has won an election of Consul's term or of a later one.
+func (v *view) keptWord(since uint64) bool { return since != 0 && since < v.rec.Term }
+
 // sawItBegin reports whether a member's process has read a record from before the term of Consul's.
 func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report.First < v.rec.Term }
+
+// deposedUnheard reports whether a member led before the election that is under way, and has not
+// said itself where its log ends: it was deposed because it was not heard, so that its machine may
+// have stood still, and its clock as well, while the election was won.
+func (v *view) deposedUnheard(m string) bool { return m == v.rec.Origin.Leader && v.rec.Final == nil }
 
 // whoRestates says of whom a record that this member has not read, and Consul has lost, can be had.
 func (v *view) whoRestates() string {

@@ -46,7 +46,7 @@ var restoringRules = [...]rule{
 	// It may have been given up since, and Consul have lost that.
 	{"restore-unheard", func(v *view) bool { return !v.restored() && v.foundElected() && v.hearsFew() && !v.forced() }, blocked(func(v *view) Block {
 		b := v.restoreBlock("word from at least half of the other members that no later record is known: Consul may have been put back, and the restore have been given up before that")
-		b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "every commit since, if the restore was given up"
+		b.Override, b.Cost = failoverTo(v.o.Self), "every commit since, if the restore was given up"
 		return b
 	}), ends},
 	{"restore-anew", func(v *view) bool { return v.absent() && v.s.RestoreTerm != v.rec.Term }, (*turn).restoreAnew, ends},
@@ -98,7 +98,7 @@ func (v *view) goneOnWithout() bool { return v.goneOn() && !v.restored() }
 func (v *view) goneOnBlock() Block {
 	to := cmp.Or(v.bestHeard(), v.o.Self)
 	return Block{What: "no leader is elected", Missing: "the data with which the cluster has gone on after its restore " + v.rec.Restore.Words + ": " + v.o.Self + " has lost them, and Consul was put back",
-		Override: "pgsidecar failover --to " + to + " --accept-data-loss", Cost: "every commit that " + to + " does not have"}
+		Override: failoverTo(to), Cost: "every commit that " + to + " does not have"}
 }
 
 func (v *view) restoreBlock(missing string) Block {
@@ -176,7 +176,7 @@ func (r *Record) replaced(p Position) bool {
 
 func (v *view) replacedBlock() Block {
 	return Block{What: "no election is begun", Missing: "a member with the restored data: " + v.o.Self + " has those from before",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "what was restored, and every commit since"}
+		Override: failoverTo(v.o.Self), Cost: "what was restored, and every commit since"}
 }
 
 // endRestore takes a restore off the record with which the cluster does not go on. Its

@@ -20,7 +20,7 @@ var memberRules = [...]rule{
 		return v.recordLost() && v.after(max(v.s.PhaseAt, v.s.PutBackAt, v.s.LaterAt), v.o.Policy.FailureTimeout)
 	}, blocked(func(v *view) Block {
 		return Block{What: "no leader is elected", Missing: "the record of term " + itoa(v.seen.Term) + ", which members have seen, and Consul has lost: was it restored from a snapshot? " +
-			v.whoRestates(), Override: "pgsidecar failover --to " + v.hasMost() + " --accept-data-loss",
+			v.whoRestates(), Override: failoverTo(v.hasMost()),
 			Cost: "every commit that " + v.hasMost() + " does not have"}
 	}), goesOn},
 	{"beside-restore", (*view).besideRestore, func(t *turn) { t.try(besideRules[:]) }, ends},
@@ -43,10 +43,11 @@ var memberRules = [...]rule{
 	{"rewound-in-vain", func(v *view) bool {
 		return v.o.Server.Rewound != "" && v.leaderPeer() != nil && v.seen.Leader != v.o.Server.Rewound
 	}, clone("another member leads since the rewind"), ends},
-	// That one leads, and has another site's data now, or those of a backup.
+	// That one leads, and has another site's data now, or those of a backup, or of another that led since.
 	{"rewound-replaced", func(v *view) bool {
 		sv := &v.o.Server
-		return (v.follower() || v.rec.Restored != "") && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
+		since := sv.RewoundTerm != 0 && sv.RewoundTerm < v.seen.Term
+		return (v.follower() || v.rec.Restored != "" || since) && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
 	}, clone("the log that it needs since the rewind is no more"), ends},
 	{"rewound-reinit", func(v *view) bool { return v.unseen() && v.o.Server.Rewound != "" && v.o.Intent.Reinit }, clone("a new clone was requested"), ends},
 	{"rewound-waits", func(v *view) bool {
@@ -78,7 +79,7 @@ var spareRules = [...]rule{
 	// There is nobody to do without it, nor to clone it from: the request came too early.
 	{"voter-spared-alone", func(v *view) bool { return v.o.Intent.Reinit && v.leaderPeer() == nil }, func(t *turn) {
 		b := t.sparedBlock()
-		b.Override, b.Cost = "pgsidecar failover --to "+t.o.Self+" --accept-data-loss", "every commit that "+t.o.Self+" does not have"
+		b.Override, b.Cost = failoverTo(t.o.Self), "every commit that "+t.o.Self+" does not have"
 		t.block(b)
 	}, ends},
 	{"voter-spared-strict", func(v *view) bool { return v.o.Policy.Strict }, func(t *turn) {
@@ -166,7 +167,7 @@ var cloneRules = [...]rule{
 	{"clone-no-primary", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
 		b := Block{What: "the data directory is not cloned", Missing: "a primary that answers, of " + cmp.Or(v.seen.Leader, "any member")}
 		if v.o.Intent.Reinit && v.standby() { // nobody else may be left that can lead
-			b.Override, b.Cost = "pgsidecar failover --to "+v.o.Self+" --accept-data-loss", "every commit that "+v.o.Self+" does not have"
+			b.Override, b.Cost = failoverTo(v.o.Self), "every commit that "+v.o.Self+" does not have"
 		}
 		return b
 	}), ends},
@@ -192,7 +193,7 @@ var standbyRules = [...]rule{
 	{"fence", func(v *view) bool { return v.o.Server.Promise < v.seen.Term }, (*turn).fenceForTerm, ends},
 	{"promised-more", func(v *view) bool { return v.o.Server.Promise > v.seen.Term && !v.forced() }, blocked(func(v *view) Block {
 		return Block{What: "no leader is followed", Missing: "Consul's record of term " + itoa(v.o.Server.Promise) + ", which this member has promised",
-			Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "every commit that " + v.o.Self + " does not have"}
+			Override: failoverTo(v.o.Self), Cost: "every commit that " + v.o.Self + " does not have"}
 	}), ends},
 	{"fence-again", func(v *view) bool { return v.seen.Phase == PhaseElecting && v.o.Server.halfFenced() }, func(t *turn) {
 		t.do(Action{Kind: Fence, Term: t.seen.Term, Why: "its vote, which was promised and not given"})

@@ -415,7 +415,7 @@ func (v *view) unsureOfSite() bool {
 
 func (v *view) siteBlock() Block {
 	return Block{What: "this site takes no writes", Missing: "an answer of " + v.o.Policy.StandbyOf + ", which may take writes in its place",
-		Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
+		Override: failoverTo(v.o.Self), Cost: "if it does, both sites take writes, and one of them will lose them"}
 }
 
 // siteToFollow is what a cluster that is founded, or founded anew, follows: the other

@@ -125,7 +125,7 @@ var unwitnessedRules = [...]rule{
 	{"unwitnessed-stop", func(v *view) bool { return v.running() && !v.standby() }, stopNow("the other site may take the writes: the witness says so, or neither of them is heard"), ends},
 	{"unwitnessed-exit", (*view).shutdown, (*turn).stopAndExit, ends},
 	{"unwitnessed-closed", nil, blocked(func(v *view) Block {
-		b := Block{What: "this site takes no writes", Override: "pgsidecar failover --to " + v.o.Self + " --accept-data-loss", Cost: "if it does, both sites take writes, and one of them will lose them"}
+		b := Block{What: "this site takes no writes", Override: failoverTo(v.o.Self), Cost: "if it does, both sites take writes, and one of them will lose them"}
 		if b.Missing = "the end of the primary of " + v.o.Policy.StandbyOf + " at " + v.o.Source.Address + ", which takes them"; !v.takenThere() {
 			b.Missing = "the word of the witness " + v.o.Policy.Witness + " (" + cmp.Or(v.o.Source.Witness.Problem, "it has not answered yet") + ")"
 			if v.reigned() {

@@ -24,6 +24,7 @@ func (s *localServer) clone(ctx context.Context, a ha.Action) error {
 	if err != nil {
 		return err
 	}
+	leader.Term = a.Term
 	var failed []error
 	for _, way := range s.config.Load().Postgres.CloneMethods {
 		switch {

@@ -306,6 +306,7 @@ func (s *localServer) rewind(ctx context.Context, a ha.Action) error {
 	if err != nil {
 		return err
 	}
+	source.Term = a.Term
 	done, err := s.files.Rewind(ctx, source)
 	if err == nil {
 		s.log.Info("rewound", "from", a.From, "result", fmt.Sprintf("%+v", done))

@@ -52,16 +52,18 @@ func (s *Server) inspect(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f.Rewound, f.FromBackup = needs.From, needs.Backup
+	f.Rewound, f.RewoundTerm, f.FromBackup = needs.From, needs.Term, needs.Backup
 	if f.Copy, err = s.copyName(); err != nil {
 		return Facts{}, err
 	}
 	if f.Epoch, err = s.epoch(); err != nil {
 		return Facts{}, err
 	}
-	if f.Seen, err = s.seen(); err != nil {
+	kept, err := s.seen()
+	if err != nil {
 		return Facts{}, err
 	}
+	f.Seen, f.SeenSince = kept.RecordSeen, kept.Since
 	if err := readJSON(s.files, s.state("owed"), &f.Owed); err != nil {
 		return Facts{}, err
 	}

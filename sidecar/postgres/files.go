@@ -202,6 +202,7 @@ type marker struct {
 	Operation string    `json:"operation"` // initdb, clone, rewind, restore or its undoing
 	Phase     phase     `json:"phase"`
 	From      string    `json:"from,omitempty"`
+	Term      uint64    `json:"term,omitempty"` // Source.Term
 	Since     time.Time `json:"since"`
 	// Standby: the directory held a standby's data, and is to again.
 	Standby bool `json:"standby,omitempty"`

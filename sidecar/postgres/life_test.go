@@ -54,7 +54,9 @@ func TestLife(t *testing.T) {
 	if f := a.inspect(); f.CleanStop || f.End.Known() || !f.WasPrimary {
 		t.Fatalf("crashed primary: %+v", f)
 	}
-	r, err := a.Rewind(soon(t), b.source())
+	leader := b.source()
+	leader.Term = 5
+	r, err := a.Rewind(soon(t), leader)
 	must(t, err)
 	if !r.Needed || r.Fork != history[0] || r.Kept.Segments == 0 || r.Kept.Partial {
 		t.Fatalf("rewind: %+v", r)
@@ -63,7 +65,7 @@ func TestLife(t *testing.T) {
 		"-e", lost.String(), "-q").CombinedOutput(); err != nil {
 		t.Errorf("what was kept aside up to %s cannot be read: %v %s", lost, err, out)
 	}
-	if f := a.inspect(); f.WasPrimary || f.CleanStop || f.DataDir != ha.DataPresent {
+	if f := a.inspect(); f.WasPrimary || f.CleanStop || f.DataDir != ha.DataPresent || f.RewoundTerm != 5 {
 		t.Fatalf("rewound: %+v", f)
 	}
 	must(t, a.Admit("n9")) // of an earlier life

@@ -188,7 +188,7 @@ func (s *Server) Clone(ctx context.Context, from Source, progress func(done, tot
 // planClone says where a clone is made, and what of the outside it writes. It refuses a
 // place that pg_basebackup would refuse, before anything is removed.
 func (s *Server) planClone(from Source, old bool) (m marker, target string, err error) {
-	m = marker{Operation: opClone, Phase: phaseMake, From: from.Member, Since: time.Now(), Owed: from.Owed, Backup: from.Backup != nil}
+	m = marker{Operation: opClone, Phase: phaseMake, From: from.Member, Term: from.Term, Since: time.Now(), Owed: from.Owed, Backup: from.Backup != nil}
 	if old && s.roomBeside() {
 		m.Fresh, m.Old = s.beside("clone"), s.beside("old")
 		return m, m.Fresh, nil
@@ -395,7 +395,7 @@ func (s *Server) copied(m marker) error {
 		}
 	}
 	if m.Backup {
-		if err := s.noteRewound(rewound{From: m.From, Backup: true}); err != nil {
+		if err := s.noteRewound(rewound{From: m.From, Term: m.Term, Backup: true}); err != nil {
 			return err
 		}
 	}

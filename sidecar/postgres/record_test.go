@@ -27,8 +27,25 @@ func TestNoteSeen(t *testing.T) {
 			t.Errorf("%+v was kept, and %+v is read", seen, f.Seen)
 		}
 	}
+	for _, c := range []struct {
+		file  string
+		seen  ha.RecordSeen
+		since uint64
+	}{
+		{`{"term":3,"system":"7"}`, ha.RecordSeen{Term: 5, System: "7"}, 3}, // an earlier version wrote it
+		{`{"term":3,"system":"7","since":2}`, ha.RecordSeen{Term: 5, System: "7"}, 2},
+		{`{"term":3,"system":"7","since":2}`, ha.RecordSeen{Term: 1, System: "8"}, 1},
+		{`{"term":`, ha.RecordSeen{Term: 5, System: "7"}, 5},
+		{`{}`, ha.RecordSeen{Term: 5, System: "7"}, 5},
+	} {
+		must(t, os.WriteFile(m.state("record"), []byte(c.file), 0o600))
+		must(t, m.NoteSeen(c.seen))
+		if f := m.inspect(); f.SeenSince != c.since || f.Seen != c.seen {
+			t.Errorf("after %s: %+v since term %d", c.file, f.Seen, f.SeenSince)
+		}
+	}
 	must(t, os.WriteFile(m.state("record"), []byte(`{"term":`), 0o600))
-	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) {
+	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) || f.SeenSince != 0 {
 		t.Errorf("a damaged file is read as %+v", f.Seen)
 	}
 }

@@ -63,7 +63,7 @@ func (s *Server) Rewind(ctx context.Context, from Source) (Rewound, error) {
 		if _, err := s.pgRewind(ctx, from); err != nil {
 			return r, err
 		}
-		if err := s.noteRewound(rewound{From: from.Member}); err != nil {
+		if err := s.noteRewound(rewound{From: from.Member, Term: from.Term}); err != nil {
 			return r, err
 		}
 		if err := s.remove(s.state("life")); err != nil {
@@ -352,6 +352,7 @@ func (s *Server) pruneKept(base string) error {
 // rewound, or restored from a backup, needs before it takes connections.
 type rewound struct {
 	From   string `json:"from"`
+	Term   uint64 `json:"term,omitempty"`   // ha.Files.RewoundTerm
 	Backup bool   `json:"backup,omitempty"` // what is missing may be in the archive alone
 }
 

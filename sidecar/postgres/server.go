@@ -45,8 +45,10 @@ type Command struct {
 // Source is another member's server.
 type Source struct {
 	Member string
-	Host   string
-	Port   int
+	// Term is the term in which it led, or was led, when it was chosen; zero: not known.
+	Term uint64
+	Host string
+	Port int
 	// Owed is what the leader had when the clone of another member began: the copy
 	// owes that much log before its server counts as one that holds the commits.
 	// Unknown: the source is the leader.

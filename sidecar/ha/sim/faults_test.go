@@ -216,6 +216,8 @@ func TestFaultSeeds(t *testing.T) {
 		// The world was wrong: in async mode an isolated primary goes by Consul's old word; what only a host had that is gone for good.
 		{Seed: 90064151, Members: 3, Outside: sim.AllOutside}, {Seed: 90088983, Members: 3, Outside: sim.AllOutside},
 		{Seed: 94066374, Members: 5, Outside: sim.AllOutside}, // a founder was lost, all others had data, and status named no command
+		{Seed: 91039729, Members: 3, Outside: sim.AllOutside}, // a deposed primary's clock had stood still with its machine while its successor was elected
+		{Seed: 93010754, Members: 3, Outside: sim.AllOutside}, // of two members whose logs had left the cluster's status named the one with less
 		{Seed: 91343749, Members: 3, Outside: sim.AllOutside}, // a process stood still for less than three seconds, in which Consul was put back
 	} {
 		if o.Outside == 0 {

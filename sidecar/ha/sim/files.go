@@ -124,7 +124,7 @@ func (w *World) rewind(m, from int) {
 	w.copyLog(s, u, n)
 	if diverged {
 		s.log = s.log[:n+w.odd.below(u.flushed-n+1)]
-		s.rewound, s.needs = int8(from), u.flushed
+		s.rewound, s.needs, s.inTerm = int8(from), u.flushed, w.members[m].op.action.Term
 	}
 }
 
@@ -135,7 +135,7 @@ func (w *World) restored(m, from int) {
 	s := &w.members[m].server
 	if n := len(s.log); w.beyond.cloneBackup && n > 0 {
 		s.log = s.log[:1+w.odd.below(n)]
-		s.rewound, s.needs = int8(from), len(s.log)+w.odd.below(n-len(s.log)+1)
+		s.rewound, s.needs, s.inTerm = int8(from), len(s.log)+w.odd.below(n-len(s.log)+1), w.members[m].op.action.Term
 	}
 }
 

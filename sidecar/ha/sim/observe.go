@@ -46,12 +46,12 @@ func (w *World) seen(m int, f *ha.Server) {
 	*f = s.seen.facts
 	f.DataDir, f.SystemID = v.data, v.systemID
 	f.StartedAt, f.ExitedAt = v.startedAt, v.exitedAt
-	f.Promise, f.PromisedTo, f.Fenced, f.Seen = v.promise, v.to, v.fenced, v.seen
+	f.Promise, f.PromisedTo, f.Fenced, f.Seen, f.SeenSince = v.promise, v.to, v.fenced, v.seen, v.since
 	f.SyncUnsure = s.syncUnsure
 	f.CheckpointAt = s.checkpointAt
 	f.Founding = v.founding
 	if v.rewound >= 0 {
-		f.Rewound = w.nameOf(int(v.rewound))
+		f.Rewound, f.RewoundTerm = w.nameOf(int(v.rewound)), v.inTerm
 	}
 	f.Strayed, f.Owed, f.Copy = v.odd.strayed, v.odd.owed, v.odd.copy
 	f.Restored, f.Undoable = v.odd.place.of, v.undone()
@@ -61,8 +61,11 @@ func (w *World) seen(m int, f *ha.Server) {
 	f.Armed, f.LeaseUntil = b.guard.armed, b.guard.until
 	f.SeenAt, f.FailingSince = s.seen.at, s.seen.failing
 	f.Hangs = f.FailingSince != 0 && b.read(w.now).Sub(f.FailingSince) >= 800e6
-	if f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10 {
+	switch {
+	case f.DataDir == ha.DataHalfMade && w.opt.Mutation == MutateS10:
 		f.DataDir = ha.DataPresent
+	case f.DataDir == ha.DataHalfMade:
+		f.SystemID = "" // nothing is read of such a directory
 	}
 	if v.run != stopped {
 		f.Process = ha.ProcessRunning

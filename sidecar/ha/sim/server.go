@@ -34,11 +34,13 @@ type server struct {
 	to       string // whom that was promised to
 	fenced   bool
 	seen     ha.RecordSeen  // Files.Seen
+	since    uint64         // Files.SeenSince
 	config   ha.SyncSetting // synchronous_standby_names as written
 	onTLI    bool           // the last checkpoint is on the current timeline
 	full     int8           // by how many faults nothing new can be written
 	rewound  int8           // the member it was rewound to and has to receive from before it takes connections; -1: none
 	needs    int            // how many records that takes
+	inTerm   uint64         // Files.RewoundTerm
 	odd      oddFiles
 
 	// Process.

@@ -175,6 +175,9 @@ func (w *World) step(m int) {
 func (w *World) keepSeen(m int) {
 	s := &w.members[m].server
 	if kept, news := w.members[m].sidecar.state.ToKeep(s.seen); news && s.promise > 0 && s.full == 0 && s.hung <= w.now {
+		if s.seen.System != kept.System {
+			s.since = kept.Term
+		}
 		s.seen = kept
 	}
 }
