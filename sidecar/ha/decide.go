@@ -426,7 +426,7 @@ func MakeReport(s State, o Observation) Report {
 	}
 	r.First = cmp.Or(s.FirstTerm, r.Record.Term) // it has read none, and knows of this one by others
 	if v.Seen.System == r.Record.System {
-		r.SeenSince = v.SeenSince
+		r.SeenSince = v.Seen.Since
 	}
 	r.Paused, r.Software, r.SyncPriority = v.Paused, v.Software, o.Policy.SyncPriority
 	r.Agentless, r.Replay = o.Consul.AgentLostAt != 0 || o.Consul.HiddenAt != 0, v.Replayed

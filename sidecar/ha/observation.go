@@ -227,10 +227,8 @@ type Files struct {
 	PromisedTo string
 	// Seen is the newest record that a process of this member has read or heard of, kept on
 	// disk (State.ToKeep): where Consul has an earlier one it was put back, also if nobody
-	// has lived on who read what it has lost. Its Index is not kept. SeenSince is the term of the
-	// first of this cluster that was kept on this disk; zero: none, or not known.
-	Seen      RecordSeen
-	SeenSince uint64
+	// has lived on who read what it has lost. Its Index is not kept.
+	Seen RecordKept
 	// Rewound names the member whose log this server still needs after a rewind:
 	// until it has received that it takes no connections. Empty: none. RewoundTerm is the
 	// term in which that one led then; zero: not known.

@@ -72,7 +72,7 @@ type Report struct {
 	// First is the term of the first record that its process has read: of what came before it
 	// knows nothing, as of a term that had begun by then. Zero: not known.
 	First uint64 `json:"first_term,omitempty"`
-	// SeenSince is Files.SeenSince: of what was decided after that term its disk has kept the word.
+	// SeenSince is RecordKept.Since: of what was decided after that term its disk has kept the word.
 	SeenSince uint64 `json:"seen_since,omitempty"`
 
 	// The newest record this member knows, so that the others learn of a
@@ -143,6 +143,13 @@ func (r *Report) leads() bool { return r.Serving || r.Relay }
 type Echo struct {
 	Member string `json:"member"`
 	Seq    uint64 `json:"seq"`
+}
+
+// RecordKept is what a disk keeps of the newest record. Since is the term of the first record of
+// this cluster that it has kept; zero: none.
+type RecordKept struct {
+	RecordSeen
+	Since uint64 `json:"since,omitempty"`
 }
 
 // RecordSeen is the part of a Record that travels between members.

@@ -177,7 +177,7 @@ func (t *turn) reacquire() {
 // shows that it was won; so may this one.
 func (v *view) allHeard() bool {
 	own := &v.o.Server
-	if !v.present() && v.foundElected() && !(own.Seen.System == v.rec.SystemID && v.keptWord(own.SeenSince)) {
+	if !v.present() && v.foundElected() && !(own.Seen.System == v.rec.SystemID && v.keptWord(own.Seen.Since)) {
 		return false
 	}
 	for _, m := range v.others() {
@@ -190,7 +190,7 @@ func (v *view) allHeard() bool {
 }
 
 // keptWord reports whether a disk that has kept the newest record since that term has had the word of
-// whoever has won an election of Consul's term or of a later one.
+// the one that won an election of Consul's term or of a later one.
 func (v *view) keptWord(since uint64) bool { return since != 0 && since < v.rec.Term }
 
 // sawItBegin reports whether a member's process has read a record from before the term of Consul's.

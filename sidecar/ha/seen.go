@@ -19,7 +19,7 @@ func (o *Observation) newestSeen(last Record) RecordSeen {
 			newest = seen
 		}
 	}
-	if kept := o.Server.Seen; o.onRecord() && kept.order(newest) > 0 && kept.System == cmp.Or(newest.System, o.Server.SystemID) {
+	if kept := o.Server.Seen.RecordSeen; o.onRecord() && kept.order(newest) > 0 && kept.System == cmp.Or(newest.System, o.Server.SystemID) {
 		newest = kept
 	}
 	return newest

@@ -32,7 +32,7 @@ func TestToKeep(t *testing.T) {
 			ha.RecordSeen{Term: 5, Leader: "n3", Phase: ha.PhaseElecting, System: "1"}},
 	} {
 		o := sim.Leading()
-		o.Server.Seen = c.kept
+		o.Server.Seen.RecordSeen = c.kept
 		if c.heard.Term > 0 {
 			o.Peers[0].Report.Record = c.heard
 		}

@@ -23,7 +23,7 @@ func (m *Member) keepRecords(ctx context.Context) {
 		}
 		now, _ := snap.State.ToKeep(kept)
 		kept = now
-		if _, news := snap.State.ToKeep(snap.Observation.Server.Seen); !news {
+		if _, news := snap.State.ToKeep(snap.Observation.Server.Seen.RecordSeen); !news {
 			continue // an earlier process has written it
 		}
 		err = m.server.files.NoteSeen(now)

@@ -59,11 +59,9 @@ func (s *Server) inspect(ctx context.Context) (Facts, error) {
 	if f.Epoch, err = s.epoch(); err != nil {
 		return Facts{}, err
 	}
-	kept, err := s.seen()
-	if err != nil {
+	if f.Seen, err = s.seen(); err != nil {
 		return Facts{}, err
 	}
-	f.Seen, f.SeenSince = kept.RecordSeen, kept.Since
 	if err := readJSON(s.files, s.state("owed"), &f.Owed); err != nil {
 		return Facts{}, err
 	}

@@ -9,12 +9,6 @@ import (
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
-// recordKept is what the file has: ha.Files.Seen and SeenSince.
-type recordKept struct {
-	ha.RecordSeen
-	Since uint64 `json:"since,omitempty"`
-}
-
 // NoteSeen keeps what this member knows of the cluster's newest record (ha.Files.Seen), beside
 // its promise. Nobody waits for it.
 func (s *Server) NoteSeen(seen ha.RecordSeen) error {
@@ -26,7 +20,7 @@ func (s *Server) NoteSeen(seen ha.RecordSeen) error {
 	if was.System == seen.System && was.Term != 0 {
 		since = was.Since
 	}
-	content, err := json.Marshal(recordKept{seen, since})
+	content, err := json.Marshal(ha.RecordKept{RecordSeen: seen, Since: since})
 	if err != nil {
 		return fmt.Errorf("keep the newest record: %w", err)
 	}
@@ -35,14 +29,14 @@ func (s *Server) NoteSeen(seen ha.RecordSeen) error {
 
 // seen is what was kept; nothing, if the file is damaged: it is written anew, and no server is to stop
 // for it.
-func (s *Server) seen() (recordKept, error) {
-	var seen recordKept
+func (s *Server) seen() (ha.RecordKept, error) {
+	var seen ha.RecordKept
 	content, err := s.files.ReadFile(s.state("record"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return seen, fmt.Errorf("read the newest record: %w", err)
 	}
 	if err := json.Unmarshal(content, &seen); err != nil {
-		return recordKept{}, nil //nolint:nilerr // as above
+		return ha.RecordKept{}, nil //nolint:nilerr // as above
 	}
 	if seen.Since == 0 { // an earlier version did not write it
 		seen.Since = seen.Term

@@ -11,7 +11,7 @@ import (
 // written; one that is damaged says nothing.
 func TestNoteSeen(t *testing.T) {
 	m := newMember(t, "n1")
-	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) {
+	if f := m.inspect(); f.Seen != (ha.RecordKept{}) {
 		t.Fatalf("before any: %+v", f.Seen)
 	}
 	if err := m.NoteSeen(ha.RecordSeen{Term: 3}); err == nil {
@@ -23,7 +23,7 @@ func TestNoteSeen(t *testing.T) {
 		{Term: 3, Leader: "n2", Phase: ha.PhaseLeading, System: "7", Changes: 9, Base: 2, Timeline: 4},
 	} {
 		must(t, m.NoteSeen(seen))
-		if f := m.inspect(); f.Seen != seen {
+		if f := m.inspect(); f.Seen.RecordSeen != seen {
 			t.Errorf("%+v was kept, and %+v is read", seen, f.Seen)
 		}
 	}
@@ -40,12 +40,12 @@ func TestNoteSeen(t *testing.T) {
 	} {
 		must(t, os.WriteFile(m.state("record"), []byte(c.file), 0o600))
 		must(t, m.NoteSeen(c.seen))
-		if f := m.inspect(); f.SeenSince != c.since || f.Seen != c.seen {
-			t.Errorf("after %s: %+v since term %d", c.file, f.Seen, f.SeenSince)
+		if f := m.inspect(); f.Seen.Since != c.since || f.Seen.RecordSeen != c.seen {
+			t.Errorf("after %s: %+v since term %d", c.file, f.Seen, f.Seen.Since)
 		}
 	}
 	must(t, os.WriteFile(m.state("record"), []byte(`{"term":`), 0o600))
-	if f := m.inspect(); f.Seen != (ha.RecordSeen{}) || f.SeenSince != 0 {
+	if f := m.inspect(); f.Seen != (ha.RecordKept{}) {
 		t.Errorf("a damaged file is read as %+v", f.Seen)
 	}
 }

@@ -108,7 +108,7 @@ func (w *World) loseDisk(f *fault, m int, state bool) {
 	w.wipe(s)
 	s.data, s.half, s.fenced, s.founding, s.odd = ha.DataAbsent, false, false, false, oddFiles{}
 	if state {
-		s.promise, s.to, s.seen, s.since = 0, "", ha.RecordSeen{}, 0
+		s.promise, s.to, s.seen = 0, "", ha.RecordKept{}
 	}
 	w.forgetNothingLeft()
 	w.step(m)
@@ -125,7 +125,7 @@ func (w *World) loseState(m int) {
 	}
 	w.tell(m, "STATE DIRECTORY IS LOST, with the promise of term %d", s.promise)
 	w.crashHost(m)
-	s.promise, s.to, s.fenced, s.founding, s.seen, s.since = 0, "", false, false, ha.RecordSeen{}, 0
+	s.promise, s.to, s.fenced, s.founding, s.seen = 0, "", false, false, ha.RecordKept{}
 }
 
 // hangDisk lets a disk not answer, for a while or for ever.

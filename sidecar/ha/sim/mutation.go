@@ -198,7 +198,7 @@ func (w *World) mutateMemory(o *ha.Observation) {
 		if r := &o.Consul.Record; r.Term == s.Last.Term && r.Leader != s.Last.Leader && s.Last.Phase == ha.PhaseLeading {
 			s.Last, s.Heard = *r, ha.RecordSeen{}
 		}
-		o.Server.Seen = ha.RecordSeen{}
+		o.Server.Seen = ha.RecordKept{}
 		o.Server.PromisedTo = "" // nor do promises say whose the term is
 		w.peersCopy(o)
 		for i := range o.Peers {
@@ -213,7 +213,7 @@ func (w *World) mutateMemory(o *ha.Observation) {
 		s.RestoreTerm = o.Consul.Record.Term
 		return
 	}
-	s.Last, s.Heard, o.Server.Seen = ha.Record{}, ha.RecordSeen{}, ha.RecordSeen{}
+	s.Last, s.Heard, o.Server.Seen = ha.Record{}, ha.RecordSeen{}, ha.RecordKept{}
 	w.peersCopy(o)
 	for i := range o.Peers {
 		o.Peers[i].Report.Record = ha.RecordSeen{}

@@ -46,7 +46,7 @@ func (w *World) seen(m int, f *ha.Server) {
 	*f = s.seen.facts
 	f.DataDir, f.SystemID = v.data, v.systemID
 	f.StartedAt, f.ExitedAt = v.startedAt, v.exitedAt
-	f.Promise, f.PromisedTo, f.Fenced, f.Seen, f.SeenSince = v.promise, v.to, v.fenced, v.seen, v.since
+	f.Promise, f.PromisedTo, f.Fenced, f.Seen = v.promise, v.to, v.fenced, v.seen
 	f.SyncUnsure = s.syncUnsure
 	f.CheckpointAt = s.checkpointAt
 	f.Founding = v.founding

@@ -33,8 +33,7 @@ type server struct {
 	promise  uint64
 	to       string // whom that was promised to
 	fenced   bool
-	seen     ha.RecordSeen  // Files.Seen
-	since    uint64         // Files.SeenSince
+	seen     ha.RecordKept  // Files.Seen
 	config   ha.SyncSetting // synchronous_standby_names as written
 	onTLI    bool           // the last checkpoint is on the current timeline
 	full     int8           // by how many faults nothing new can be written

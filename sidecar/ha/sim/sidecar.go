@@ -174,11 +174,11 @@ func (w *World) step(m int) {
 // not wait for it.
 func (w *World) keepSeen(m int) {
 	s := &w.members[m].server
-	if kept, news := w.members[m].sidecar.state.ToKeep(s.seen); news && s.promise > 0 && s.full == 0 && s.hung <= w.now {
+	if kept, news := w.members[m].sidecar.state.ToKeep(s.seen.RecordSeen); news && s.promise > 0 && s.full == 0 && s.hung <= w.now {
 		if s.seen.System != kept.System {
-			s.since = kept.Term
+			s.seen.Since = kept.Term
 		}
-		s.seen = kept
+		s.seen.RecordSeen = kept
 	}
 }
 
