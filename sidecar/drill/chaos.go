@@ -66,7 +66,8 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 	}
 	registers := &Registers{Route: r.routes[0].Route, Run: r.run, Interval: 20 * time.Millisecond}
 	registers.Start()
-	err := newChaos(o, r, report).run(ctx)
+	c := newChaos(o, r, report)
+	err := c.run(ctx)
 	registers.Stop()
 	r.stop()
 	report.Seconds, report.Operations = time.Since(report.Started).Seconds(), registers.Operations()
@@ -75,7 +76,7 @@ func Chaos(ctx context.Context, o ChaosOptions) (*ChaosReport, error) {
 		report.Reads = append(report.Reads, reader.Report(report.Started))
 	}
 	if err == nil && ctx.Err() == nil && len(report.Failures) == 0 {
-		err = report.verify(ctx, r)
+		err = c.verifyAll(ctx)
 	}
 	report.Overlaps, report.Doubles = r.primaries.Overlaps(), len(report.doubles(r.dns.Answers()))
 	report.judge()
@@ -239,6 +240,22 @@ func (c *chaos) play(ctx context.Context, fault *ChaosFault, faults []picked) er
 		// as a lease that ends just now, after the cluster was seen whole.
 		if !errors.Is(err, errUnread) || time.Since(undone) > c.Deadline {
 			return err
+		}
+	}
+}
+
+// verifyAll reads back all rows, when nobody writes any more. As after each fault, what was undone
+// at the last moment may still have its consequence: then it waits for the next primary.
+func (c *chaos) verifyAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	for {
+		err := c.report.verify(ctx, c.rehearsal)
+		if !errors.Is(err, errUnread) || ctx.Err() != nil {
+			return err
+		}
+		if late := c.Lab.WaitReady(ctx); late != nil {
+			return fmt.Errorf("%w; the cluster did not become whole again: %w", err, late)
 		}
 	}
 }
