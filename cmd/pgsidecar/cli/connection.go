@@ -92,7 +92,9 @@ func (f *clientFlags) fromConfig(cmd *cobra.Command, o *client.Options) (string,
 	}
 	cfg, err := config.Load(f.config, process.Environment())
 	if err != nil && o.Registry != nil && !cmd.Flags().Changed("config") {
-		return "", nil // one that happens to lie here; --consul names the members
+		// One that happens to lie here: --consul names the members.
+		fmt.Fprintf(f.app.Stderr, "pgsidecar: %s is not used, as it has faults (see them: pgsidecar config validate --config %s)\n", f.config, f.config)
+		return "", nil
 	}
 	if err != nil {
 		return "", reportFaults(f.app, err)

@@ -7,7 +7,7 @@ import (
 )
 
 // TestFileOfNobody: a pg.hcl that happens to lie in the directory, and has faults, is in nobody's
-// way who says where Consul is; where nothing else is said, or it is named, it counts.
+// way who says where Consul is, who is told of it; where nothing else is said, or it is named, it counts.
 func TestFileOfNobody(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("pg.hcl", []byte("clustre = \"other\"\n"), 0o600); err != nil {
@@ -24,6 +24,9 @@ func TestFileOfNobody(t *testing.T) {
 		code, _, stderr := command(t, strings.Fields(line)...)
 		if code != c.code || strings.Contains(stderr, "clustre") != c.fault {
 			t.Errorf("%s: exit status %d, %s", line, code, stderr)
+		}
+		if told := strings.Contains(stderr, "pg.hcl is not used"); told == c.fault {
+			t.Errorf("%s: that the file is passed over is said: %v\n%s", line, told, stderr)
 		}
 	}
 }
