@@ -467,7 +467,11 @@ func (v *view) covered() bool {
 }
 
 // mayReveal reports whether clients are kept out, and only for what the server recovered.
-func (v *view) mayReveal() bool { return v.o.Server.Hidden && !v.inDoubt() && v.covered() }
+func (v *view) mayReveal() bool {
+	// In async mode nobody's flush is waited for: who has led since may be heard at once.
+	woken := v.rec.Durability.Mode == ModeAsync && v.wokenUnheard()
+	return v.o.Server.Hidden && !v.inDoubt() && v.covered() && !woken
+}
 
 // votersToFlush is how many voters besides this member must hold what it recovered.
 func (v *view) votersToFlush() int {

@@ -325,12 +325,17 @@ func (w *World) trimAcked(x *saved) {
 }
 
 // checkBrought: nobody brings back by itself what a restore has replaced, whatever else may be
-// lost: who is promoted has what the cluster continued with.
+// lost: who is promoted has what the cluster continued with. A promotion that was begun in a term before
+// the restore may still take effect, where its machine stood still: it leads nobody, and what it may
+// acknowledge other checks say.
 func (w *World) checkBrought(m int, term uint64) {
 	for i := len(w.beyond.restores) - 1; i >= 0; i-- {
 		x := &w.beyond.restores[i]
 		if !x.goneOn {
 			continue
+		}
+		if term < x.asked {
+			return
 		}
 		if w.beyond.accepting || w.beyond.putBack {
 			x.replaced = true // from now on
