@@ -325,7 +325,7 @@ func (v *view) strayedLater() bool {
 	own := v.o.Server.Position
 	return slices.ContainsFunc(v.o.Peers, func(p Peer) bool {
 		at := p.Report.Position
-		return v.fresh(&p) && p.Report.Override == failoverTo(p.Member) && p.Report.ServerID == v.rec.SystemID && at.Known() &&
+		return v.fresh(&p) && p.Report.Session != "" && p.Report.Override == failoverTo(p.Member) && p.Report.ServerID == v.rec.SystemID && at.Known() &&
 			cmp.Or(cmp.Compare(at.TLI, own.TLI), cmp.Compare(at.LSN, own.LSN)) > 0
 	})
 }
@@ -337,7 +337,8 @@ var strayedRules = [...]rule{
 	{"strayed-early", func(v *view) bool { return v.leaderPeer() == nil && !v.after(v.s.PhaseAt, v.o.Policy.FailureTimeout) }, nil, ends},
 	{"strayed-alone", func(v *view) bool { return v.leaderPeer() == nil }, blocked(func(v *view) Block {
 		b := Block{What: "this member neither votes nor leads", Missing: "a primary to be cloned from; " + v.strayed()}
-		if (v.seen.Phase == PhaseLeading || v.vacant()) && !v.strayedLater() { // else another is about to lead
+		mayLead := !v.o.Policy.NoFailover && v.o.Consul.Session != ""
+		if mayLead && (v.seen.Phase == PhaseLeading || v.vacant()) && !v.strayedLater() { // else another is about to lead
 			b.Override = failoverTo(v.o.Self)
 			b.Cost = "every commit since this member's log left the cluster's; all other members are cloned anew"
 		}

@@ -275,7 +275,9 @@ func (v *view) preVotes() (missing string) {
 		return ""
 	}
 	if v.oneDecides() {
-		return v.perhapsDecided()
+		if missing := v.perhapsDecided(); missing == "" || !v.withoutOrigin() {
+			return missing
+		}
 	}
 	if dur.Mode == ModeAsync || v.follower() || v.nothingAcknowledged() {
 		return v.preVotesAsync()
@@ -295,6 +297,13 @@ func (v *view) preVotes() (missing string) {
 		return itoa(uint64(need)) + " of the voters that have lost the primary and can be reached; not so:" + silent
 	}
 	return ""
+}
+
+// withoutOrigin reports whether the voters may elect as if the last primary were not heard, whose word
+// is no proof of what it has missed.
+func (v *view) withoutOrigin() bool {
+	origin := v.rec.Origin.Leader
+	return origin != v.o.Self && v.deposedUnheard(origin) && v.rec.Durability.K > 0 && v.beyond() == ""
 }
 
 // oneDecides reports whether the log of one member has all that was acknowledged, be it this
@@ -333,7 +342,7 @@ func (v *view) perhapsDecided() string {
 		case m == v.rec.Origin.Leader && !v.fresh(p) || p != nil && v.deadByPorts(p) && !v.foundElected():
 			gone += " " + m
 			continue // it may well be gone; or, where this one has just started, be starting as well
-		default:
+		case p == nil || !v.fresh(p) || !v.deposedUnheard(m):
 			silent += " " + m
 		}
 		living++

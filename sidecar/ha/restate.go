@@ -182,16 +182,24 @@ func (v *view) allHeard() bool {
 	}
 	for _, m := range v.others() {
 		p := v.peer(m)
-		if !v.fresh(p) || !v.sinceGap(p) || p.Link != LinkUp || !p.Report.Position.Known() && (p.Report.ServerID != "" || !v.sawItBegin(p) && !v.keptWord(p.Report.SeenSince)) {
+		if !v.fresh(p) || !v.sinceGap(p) || p.Link != LinkUp || !p.Report.Position.Known() && !v.knownBare(p) {
 			return false
 		}
 	}
 	return true
 }
 
-// keptWord reports whether a disk that has kept the newest record since that term has had the word of
-// the one that won an election of Consul's term or of a later one.
-func (v *view) keptWord(since uint64) bool { return since != 0 && since < v.rec.Term }
+// knownBare reports whether a peer is known to have no data, and to have won nothing with what it had.
+// One that has read neither the record nor its files yet may have data.
+func (v *view) knownBare(p *Peer) bool {
+	return p.Report.ServerID == "" && p.Report.Record.Term != 0 && (v.sawItBegin(p) || v.keptWord(p.Report.SeenSince))
+}
+
+// keptWord reports whether a disk that has kept the newest record since that term would show it, had
+// its own member won an election of Consul's term or of a later one.
+func (v *view) keptWord(since uint64) bool {
+	return since != 0 && since < v.rec.Term && !v.seenLater()
+}
 
 // sawItBegin reports whether a member's process has read a record from before the term of Consul's.
 func (v *view) sawItBegin(p *Peer) bool { return p.Report.First == 0 || p.Report.First < v.rec.Term }

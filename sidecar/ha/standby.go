@@ -43,12 +43,13 @@ var memberRules = [...]rule{
 	{"rewound-in-vain", func(v *view) bool {
 		return v.o.Server.Rewound != "" && v.leaderPeer() != nil && v.seen.Leader != v.o.Server.Rewound
 	}, clone("another member leads since the rewind"), ends},
-	// That one leads, and has another site's data now, or those of a backup, or of another that led since.
+	// That one leads, and has another site's data now, or those of a backup; or another led since, by
+	// whose log it may have been rewound itself.
 	{"rewound-replaced", func(v *view) bool {
 		sv := &v.o.Server
-		since := sv.RewoundTerm != 0 && sv.RewoundTerm < v.seen.Term
+		since := sv.RewoundTerm != 0 && sv.RewoundTerm < v.seen.Term && v.rec.Origin != (Origin{Term: sv.RewoundTerm, Leader: sv.Rewound})
 		return (v.follower() || v.rec.Restored != "" || since) && sv.Rewound != "" && sv.Starved && v.leaderPeer() != nil && v.after(sv.StartedAt, startPatience*v.o.Policy.FailureTimeout)
-	}, clone("the log that it needs since the rewind is no more"), ends},
+	}, clone("the log that it needs since the rewind does not come, and may be no more"), ends},
 	{"rewound-reinit", func(v *view) bool { return v.unseen() && v.o.Server.Rewound != "" && v.o.Intent.Reinit }, clone("a new clone was requested"), ends},
 	{"rewound-waits", func(v *view) bool {
 		return v.unseen() && v.o.Server.Rewound != "" && v.o.Server.Starved && v.leaderPeer() != nil && v.after(v.o.Server.StartedAt, startPatience*v.o.Policy.FailureTimeout)

@@ -2,14 +2,18 @@ package member
 
 import (
 	"context"
+	"time"
 
 	"github.com/pgsidecar/pgsidecar/sidecar"
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
 
+// keepAgain is after how long a record that could not be kept is written again.
+const keepAgain = 5 * time.Second
+
 // keepRecords writes down what this member knows of the newest record whenever that is
 // news, until ctx ends: its next process sees by it that Consul was put back. What could not be
-// written is left out until the next news.
+// written, as the disk is full, is tried again.
 func (m *Member) keepRecords(ctx context.Context) {
 	var kept ha.RecordSeen
 	failed := false
@@ -22,14 +26,21 @@ func (m *Member) keepRecords(ctx context.Context) {
 			return
 		}
 		now, _ := snap.State.ToKeep(kept)
-		kept = now
 		if _, news := snap.State.ToKeep(snap.Observation.Server.Seen.RecordSeen); !news {
+			kept = now
 			continue // an earlier process has written it
 		}
 		err = m.server.files.NoteSeen(now)
-		if err != nil && !failed {
-			m.log.Warn("a later start would not know which of the cluster's records was the newest", "error", err)
+		if err == nil {
+			kept, failed = now, false
+			continue
 		}
-		failed = err != nil
+		if !failed {
+			m.log.Warn("a later start would not know which of the cluster's records was the newest; it is tried again", "error", err)
+		}
+		failed = true
+		if !waited(ctx, keepAgain) {
+			return
+		}
 	}
 }
