@@ -468,7 +468,7 @@ func (v *view) covered() bool {
 
 // mayReveal reports whether clients are kept out, and only for what the server recovered.
 func (v *view) mayReveal() bool {
-	// In async mode nobody's flush is waited for: who has led since may be heard at once.
+	// In async mode it needs no flush of the others, and may hear at once who has led since.
 	woken := v.rec.Durability.Mode == ModeAsync && v.wokenUnheard()
 	return v.o.Server.Hidden && !v.inDoubt() && v.covered() && !woken
 }
