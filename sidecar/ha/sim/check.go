@@ -286,7 +286,7 @@ func (w *World) forgetLost(m int, term uint64) {
 	async := w.mode() == ha.ModeAsync
 	for i := range w.check.acked {
 		a := w.check.acked[i]
-		if !s.has(&a) && (a.term < term || !w.remembered(a.term)) {
+		if !s.has(&a) && (a.term < term || !w.known(a.term)) {
 			if async || w.acceptedLoss() {
 				continue
 			}
