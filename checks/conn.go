@@ -98,14 +98,14 @@ func (c *Conn) connectWork(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // pending tells whether a file says something that is not in effect: a change
-// without its reload.
-const pending = `select exists (select from pg_file_settings where applied and error is null
-	and setting is distinct from current_setting(name, true)
+// without its reload. What the command line sets never comes to agree with a file.
+const pending = `select exists (select from pg_file_settings f join pg_settings s using (name)
+	where f.applied and f.error is null and s.source <> 'command line'
+	and f.setting is distinct from current_setting(name, true)
 	and name in ('synchronous_standby_names', 'primary_conninfo', 'primary_slot_name', 'restore_command'))`
 
-// reloadTime bounds the wait for a reload: what the command line sets never
-// comes to agree with the file.
-const reloadTime = 200 * time.Millisecond
+// reloadTime bounds the wait for a reload, which a busy machine delays.
+const reloadTime = 2 * time.Second
 
 func succeed(ctx context.Context, conn *pgx.Conn) error {
 	err := until(ctx, func() (bool, error) {

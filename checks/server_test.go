@@ -156,7 +156,12 @@ func (s *server) start() {
 // newConn is what a sidecar has of its own server.
 func (s *server) newConn() *checks.Conn {
 	s.t.Helper()
-	conn, err := checks.New(checks.Options{Socket: s.dir, Port: s.port, User: "postgres", Member: s.name, Major: s.major(), Now: now,
+	return s.newConnAs("postgres")
+}
+
+func (s *server) newConnAs(user string) *checks.Conn {
+	s.t.Helper()
+	conn, err := checks.New(checks.Options{Socket: s.dir, Port: s.port, User: user, Member: s.name, Major: s.major(), Now: now,
 		Shut: func() bool { _, err := os.Stat(s.gate()); return err != nil }})
 	must(s.t, err)
 	return conn

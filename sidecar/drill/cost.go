@@ -243,48 +243,76 @@ func (w *weighing) weigh(ctx context.Context, route Route, run int64, ask func()
 	return m, err
 }
 
-// weighConnection finds what the lab does anyway, and what a connection costs.
+// weighConnection finds what the lab does anyway, and what a connection costs. The lab may
+// have been busy with itself at first: the quieter of the times before and after counts.
 func (w *weighing) weighConnection(ctx context.Context, route Route, m *Measuring) error {
-	idle, err := w.cost(1, func() error { sleep(ctx, triedFor); return ctx.Err() })
+	nothing := func() error { sleep(ctx, triedFor); return ctx.Err() }
+	before, err := w.time(1, nothing)
 	if err != nil {
 		return err
 	}
-	w.idle = idle / ms(triedFor)
-	var times int
-	var took time.Duration
-	m.ConnectionMs, err = w.cost(triedConnections, func() error {
-		start := time.Now()
+	connections, err := w.time(triedConnections, func() error {
 		conn, err := route.Connect(ctx)
 		if err == nil {
 			closeNow(conn)
 		}
-		times, took = times+1, took+time.Since(start)
 		return err
 	})
-	w.connection = took / time.Duration(max(times, 1))
-	return err
+	if err != nil {
+		return err
+	}
+	after, err := w.time(1, nothing)
+	if err != nil {
+		return err
+	}
+	w.idle = min(before.share(), after.share())
+	w.connection = connections.took / time.Duration(connections.times)
+	m.ConnectionMs = w.each(connections)
+	return nil
 }
 
-// cost does something n times, or for triedFor, and returns what each time took of all
-// processors, in milliseconds, less what the lab does anyway.
+// spent is what doing something several times took, by the clock and of all processors.
+type spent struct {
+	times      int
+	took, used time.Duration
+}
+
+// share is the processor time in a millisecond of it.
+func (s spent) share() float64 { return ms(s.used) / ms(s.took) }
+
+// each is what one of them took of all processors, in milliseconds, less what the lab does
+// anyway.
+func (w *weighing) each(s spent) float64 {
+	return max(ms(s.used)-w.idle*ms(s.took), 0) / float64(s.times)
+}
+
+// cost does something n times, or for triedFor, and returns what each took; see each.
 func (w *weighing) cost(n int, do func() error) (float64, error) {
+	s, err := w.time(n, do)
+	if err != nil {
+		return 0, err
+	}
+	return w.each(s), nil
+}
+
+// time does something n times, or for triedFor, and returns what that took.
+func (w *weighing) time(n int, do func() error) (spent, error) {
 	before, err := w.used()
 	if err != nil {
-		return 0, err
+		return spent{}, err
 	}
-	start, times := time.Now(), 0
-	for times < n && time.Since(start) < triedFor {
+	var s spent
+	start := time.Now()
+	for s.times < n && time.Since(start) < triedFor {
 		if err := do(); err != nil {
-			return 0, fmt.Errorf("find what the measuring costs: %w", err)
+			return spent{}, fmt.Errorf("find what the measuring costs: %w", err)
 		}
-		times++
+		s.times++
 	}
-	took := time.Since(start)
+	s.took = time.Since(start)
 	after, err := w.used()
-	if err != nil {
-		return 0, err
-	}
-	return max(ms(after-before)-w.idle*ms(took), 0) / float64(times), nil
+	s.used = after - before
+	return s, err
 }
 
 // processors are those that this process may use: fewer than the machine has where its

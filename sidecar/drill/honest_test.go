@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/drill"
+	"github.com/pgsidecar/pgsidecar/sidecar/lab/labtest"
 )
 
 // The tests of this file plant what a drill is to find, and look whether it
@@ -41,6 +42,11 @@ func TestPlantedRows(t *testing.T) {
 	w := &drill.Writer{Route: s.route(), Run: 7, First: 100, Workers: 3}
 	w.Start()
 	writing(t, w, 300)
+	labtest.Until(t, 20*time.Second, "rows of each worker", func() bool {
+		var busy int
+		err := s.connect().QueryRow(t.Context(), "SELECT count(*) FROM (SELECT FROM drill.writes GROUP BY worker HAVING count(*) >= 5) w").Scan(&busy)
+		return err == nil && busy == 3
+	})
 	w.Stop()
 
 	clean := verify(t, s, w)

@@ -52,7 +52,7 @@ func TestPlainWords(t *testing.T) {
 					}
 					m.SpeakPlainly()
 				}
-				if strings.Contains(text, "de_DE") && !m.spoke(t, "konnte keinen gültigen Checkpoint-Datensatz finden") {
+				if strings.Contains(text, "de_DE") && !m.spoke(t, "konnte keinen gültigen Checkpoint-Datensatz ") {
 					t.Error("no start spoke German: the test shows nothing")
 				}
 				if !strings.Contains(words, "could not locate a valid checkpoint record") {
