@@ -141,7 +141,7 @@ func (v *view) unconfirmed() string {
 	}
 	var silent []string
 	for _, m := range all {
-		if p := v.peer(m); p == nil || p.EchoSentAt < v.s.EmptySince || v.related(p) && p.Report.Term > max(1, sv.Promise) {
+		if p := v.peer(m); p == nil || p.EchoSentAt < v.s.EmptySince || v.related(p) && p.Report.Term > max(1, sv.Promise) || v.forgets(p) {
 			silent = append(silent, m)
 		}
 	}
@@ -149,6 +149,13 @@ func (v *view) unconfirmed() string {
 		return ""
 	}
 	return joined(silent)
+}
+
+// forgets reports whether a member may have lost what it knew of a later term than this primary's
+// with its disk.
+func (v *view) forgets(p *Peer) bool {
+	own := v.o.Server.Promise
+	return own > 0 && p.Report.ServerID == "" && (p.Report.SeenSince == 0 || p.Report.SeenSince > own)
 }
 
 // standbyData reports whether the data directory is a standby's.

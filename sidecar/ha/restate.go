@@ -91,12 +91,17 @@ func (t *turn) restate() {
 		lock = LockKeep
 	}
 	r := t.rec
-	if r.Phase == PhaseElecting && !t.follower() {
+	switch {
+	case r.Phase == PhaseElecting && !t.follower():
 		// Nobody may know who was elected since, so that its term and its timeline are to be
 		// no other's.
 		r.Term += unseenTerms
 		t.beyondClaims(&r)
 		t.votersSince(&r)
+	case (r.Phase == PhaseLeading || r.Phase == PhasePromoting) && (t.seenLater() || t.acknowledgesMore()):
+		r = t.withAllVoters() // it was put back to before a change of them once before
+	case r.Phase == PhaseRestoring && c.Record.SystemID == r.SystemID:
+		r.Timeline = max(r.Timeline, c.Record.Timeline) // what Consul says now may have led on that
 	}
 	t.commit(Change{What: "restate", Record: r, Lock: lock, Session: c.Session, Prior: c.Lock}, "Consul has lost the record of this term")
 }
@@ -130,9 +135,14 @@ func (v *view) votersLost() bool {
 // that its voters hold: the record is widened before the setting, so Consul was put back to before
 // that, and this process has not read what it had; or somebody has changed the setting.
 func (v *view) votersForgotten() bool {
+	return !v.putBack && !v.follower() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting) && v.acknowledgesMore()
+}
+
+// acknowledgesMore reports whether this server acknowledges what the record does not say that its
+// voters hold.
+func (v *view) acknowledgesMore() bool {
 	sv := &v.o.Server
-	return !v.putBack && !v.follower() && (v.rec.Phase == PhaseLeading || v.rec.Phase == PhasePromoting) && v.rec.Durability.Mode == ModeQuorum &&
-		v.serving() && sv.SeenAt != 0 && !sv.SyncUnsure && !Covers(sv.Sync, v.o.Self, v.rec.Durability)
+	return v.rec.Durability.Mode == ModeQuorum && v.serving() && sv.SeenAt != 0 && !sv.SyncUnsure && !Covers(sv.Sync, v.o.Self, v.rec.Durability)
 }
 
 // restoreVoters writes what is true no matter who they were.

@@ -44,7 +44,7 @@ var restoringRules = [...]rule{
 		return v.restoreBlock("the servers of " + v.serversLeft() + " to stop")
 	}), ends},
 	// It may have been given up since, and Consul have lost that.
-	{"restore-unheard", func(v *view) bool { return !v.restored() && v.foundElected() && v.hearsFew() && !v.forced() }, blocked(func(v *view) Block {
+	{"restore-unheard", func(v *view) bool { return !v.settled() && v.foundElected() && v.hearsFew() && !v.forced() }, blocked(func(v *view) Block {
 		b := v.restoreBlock("word from at least half of the other members that no later record is known: Consul may have been put back, and the restore have been given up before that")
 		b.Override, b.Cost = failoverTo(v.o.Self), "every commit since, if the restore was given up"
 		return b

@@ -165,7 +165,7 @@ func (t *turn) mayBegin(kind ActionKind) bool {
 // before this member has a session, nor sooner than a short while after one
 // failed with its outcome unknown and nothing new read since.
 func (t *turn) commit(c Change, why string) {
-	if c.Session == "" || t.o.Busy.Commit {
+	if c.Session == "" || t.o.Busy.Commit || c.Lock == LockKeep && !t.lockMine() {
 		return
 	}
 	if at := t.o.Busy.CommitFailedAt; at != 0 && !t.after(at, commitPause) {
