@@ -222,7 +222,7 @@ func (w *World) byOldWord(m int) bool {
 	if !w.beyond.putBack || (r.Durability.K != 0 || r.Term != s.term) && (r.Term <= s.term || s.defined) {
 		return false
 	}
-	return slices.ContainsFunc(w.check.leaders[s.term+1:], func(leader int8) bool { return leader >= 0 }) || w.remembered(s.term+1)
+	return w.ledSince(s.term) || w.remembered(s.term+1)
 }
 
 // byStoppedClock says whether m, a primary of async mode whose term has ended, serves on as a
@@ -278,31 +278,6 @@ func (w *World) checkPromotion(m int, act *ha.Action) {
 	w.checkBrought(m, act.Term)
 }
 
-// forgetLost forgets the commits of earlier terms, or of such as nobody is left to know of, that the
-// leader of a term lacks, if they may be lost, and fails if they may not.
-func (w *World) forgetLost(m int, term uint64) {
-	s := &w.members[m].server
-	kept := w.check.acked[:0]
-	async := w.mode() == ha.ModeAsync
-	for i := range w.check.acked {
-		a := w.check.acked[i]
-		if !s.has(&a) && (a.term < term || !w.known(a.term)) {
-			if async || w.acceptedLoss() {
-				continue
-			}
-			w.fail("lost", m, "%s is promoted in term %d without commit %d, acknowledged by %s in term %d", names[m], term, a.n, names[a.server], a.term)
-			return
-		}
-		kept = append(kept, a)
-	}
-	if len(kept) < len(w.check.acked) {
-		w.check.acked = kept
-		for j := range w.n {
-			w.members[j].server.acked = -1
-		}
-	}
-}
-
 // writer says whether m's server would acknowledge a commit alone, now.
 func (w *World) writer(m int) bool {
 	return w.accepts(m) && !w.members[m].server.defined && !w.ownRisk(m)
@@ -353,11 +328,12 @@ func (w *World) checkRecord(m int, old *ha.Record, broken bool) {
 	for int(r.Term) >= len(c.leaders) {
 		c.leaders = append(c.leaders, -1)
 	}
-	if !old.Exists() && !w.remembered(r.Term) {
-		for t := r.Term; int(t) < len(c.leaders); t++ {
-			c.leaders[t] = -1 // Consul, and each disk that had promised them, are lost
+	for t := r.Term; !old.Exists() && int(t) < len(c.leaders); t++ {
+		if !w.remembered(t) {
+			c.leaders[t] = -1 // Consul, and each disk that had promised it, are lost
 		}
 	}
+	w.noteBlind(old)
 	if r.StandbyOf != "" && old.StandbyOf == "" && old.Exists() {
 		w.given = append(w.given[:0], w.check.acked...)
 		w.forgetAcked() // what the other site has is what counts from now on (Pair)
@@ -423,21 +399,6 @@ func (w *World) checkLeader(m, leader int, old *ha.Record) {
 	}
 }
 
-// remembered says whether a member has promised the term, or a later one, or its disk or its process
-// knows of it.
-func (w *World) remembered(term uint64) bool {
-	for i := range w.n {
-		b := &w.members[i]
-		if s := &b.sidecar; !b.gone && (max(b.server.promise, b.server.seen.Term) >= term || s.alive && max(s.state.Last.Term, s.state.Heard.Term) >= term) {
-			return true
-		}
-	}
-	return false
-}
-
-// known says whether Consul, or a member, knows of the term.
-func (w *World) known(term uint64) bool { return w.consul.record.Term >= term || w.remembered(term) }
-
 // checkAccused: no copy is named as diverged that has nothing which the primary has not.
 func (w *World) checkAccused(leader int, old *ha.Record) {
 	if leader < 0 {
@@ -475,14 +436,5 @@ func (w *World) checkFounded(m int) {
 				return
 			}
 		}
-	}
-}
-
-// forgetAcked: with the change to async mode an operator accepts that what is
-// not replicated may be lost.
-func (w *World) forgetAcked() {
-	w.check.acked = w.check.acked[:0]
-	for j := range w.n {
-		w.members[j].server.acked = -1
 	}
 }

@@ -37,7 +37,8 @@
 //
 // # What is checked
 //
-// See check.go: acknowledged commits survive every later promotion, S4 holds at
+// See check.go: acknowledged commits survive every later promotion (loss.go: what may
+// be lost), S4 holds at
 // every acknowledgement and every change of the record or of the setting as any
 // walsender sees it, async mode has one writer at a time, one leader per term,
 // one history per timeline, nothing half-made serves, nothing unsafe becomes

@@ -223,6 +223,14 @@ func TestFaultSeeds(t *testing.T) {
 		// The world was wrong: what is promoted late, in a term long over, leads nobody.
 		{Seed: 95138055, Members: 3, Outside: sim.AllOutside}, {Seed: 101022678, Members: 3, Outside: sim.AllOutside},
 		{Seed: 91343749, Members: 3, Outside: sim.AllOutside}, // a process stood still for less than three seconds, in which Consul was put back
+		// A record written again named fewer voters than the setting; an empty disk's word founded a cluster; a restore whose claim went
+		// back; one that was given up, which Consul had lost, went on.
+		{Seed: 102122820, Members: 5, Outside: sim.AllOutside}, {Seed: 102331292, Members: 3, Outside: sim.AllOutside},
+		{Seed: 102368995, Members: 5, Outside: sim.AllOutside}, {Seed: 102732878, Members: 5, Outside: sim.AllOutside},
+		// The world was wrong: nobody who elected could know that there was a later record of the term; who led a forgotten term;
+		// a promotion of a term before one that has led.
+		{Seed: 101206510, Members: 3, Outside: sim.AllOutside}, {Seed: 101702356, Members: 3, Outside: sim.AllOutside}, {Seed: 102510368, Members: 5, Outside: sim.AllOutside},
+		{Seed: 101822216, Members: 3, Outside: sim.AllOutside}, {Seed: 102394815, Members: 3, Outside: sim.AllOutside},
 	} {
 		if o.Outside == 0 {
 			o.Outside = withRestores &^ sim.RestoreInPlace

@@ -303,6 +303,14 @@ func (w *World) goesOn(m int, id string) {
 	}
 	w.beyond.outcome.Restored++
 	w.trimAcked(x)
+	w.check.acked = slices.DeleteFunc(w.check.acked, func(a ackedUpTo) bool {
+		// The term began by Consul's old word, while the restore was under way.
+		beside := !s.has(&a) && w.beyond.putBack && a.term > x.asked && a.term < w.consul.record.Term
+		if beside {
+			w.beyond.outcome.Accepted++
+		}
+		return beside
+	})
 	for i := range w.check.acked {
 		if a := &w.check.acked[i]; !s.has(a) {
 			w.fail("lost", m, "%s was to restore %s, and lacks commit %d before its target, acknowledged by %s in term %d", names[m], id, a.n, names[a.server], a.term)

@@ -119,10 +119,10 @@ type beyond struct {
 
 	midRecord bool // what a standby has received may end inside a record
 
-	past     []snapshot // of Consul
-	putBack  bool       // Consul has been put back, or emptied
-	noRecord bool       // and its record says nothing of who holds what
-	lastMode ha.Mode    // of the newest record that was applied
+	snapshots
+	putBack  bool    // Consul has been put back, or emptied
+	noRecord bool    // and its record says nothing of who holds what
+	lastMode ha.Mode // of the newest record that was applied
 
 	cloneReplica, clockStops, wildClocks bool
 	cloneBackup                          bool   // copies are restored from a backup, and then lack log
@@ -166,7 +166,7 @@ type Outcome struct {
 }
 
 func (b *beyond) reset() {
-	*b = beyond{hands: b.hands[:0], past: b.past[:0], typed: b.typed[:0], risk: risk{restores: b.restores[:0]}}
+	*b = beyond{hands: b.hands[:0], snapshots: snapshots{b.past[:0], b.unread[:0]}, typed: b.typed[:0], risk: risk{restores: b.restores[:0]}}
 }
 
 // mode is the mode of durability that is in force, also while Consul has no

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/pgsidecar/pgsidecar/sidecar/ha"
 )
@@ -10,15 +11,22 @@ import (
 type snapshot struct {
 	record   ha.Record
 	lock     ha.Lock
-	sessions int // how many had been made
+	sessions int         // how many had been made
+	acked    []ackedUpTo // under records until this one
 }
 
 // keepSnapshot notes what Consul is before a transaction.
 func (w *World) keepSnapshot() {
 	c := &w.consul
 	if w.has(RestoreTerm|RestoreVoters) && c.record.Exists() {
-		w.beyond.past = append(w.beyond.past, snapshot{c.record, c.lock, len(c.sessions)})
+		w.beyond.past = append(w.beyond.past, snapshot{c.record, c.lock, len(c.sessions), slices.Clone(w.check.acked)})
 	}
+}
+
+// snapshots are those that there are, and those to which Consul was put back.
+type snapshots struct {
+	past   []snapshot
+	unread []unread
 }
 
 // strikeConsul is what an administrator, or a disaster, does to Consul's data.
@@ -71,6 +79,9 @@ func (w *World) restore(f *fault, o Outside) {
 		return // nobody but its leader would know of the newest term: that is in no promise
 	}
 	s := w.beyond.past[from]
+	if s.record.Term == c.record.Term && s.record.Phase != ha.PhaseElecting {
+		w.beyond.unread = append(w.beyond.unread, unread{snapshot: s})
+	}
 	for i := range c.sessions {
 		x := &c.sessions[i]
 		switch {
